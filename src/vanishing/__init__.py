@@ -1,0 +1,1 @@
+"""Why deep plain CNNs do not train, and what cures it."""

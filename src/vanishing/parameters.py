@@ -1,0 +1,394 @@
+"""The study's configuration: `params.yaml`, typed and checked before anything runs.
+
+`load` reads one file and returns `Parameters`; every mistake in it is one `ParameterError`, whose
+text is a single line that names the key, its value and what is allowed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from vanishing.errors import UserError
+
+RECIPE = 1
+"""Version of the trainer's arithmetic: raised by whoever changes the weights that a configuration gives."""
+
+IMAGE_SIZE = 32
+"""Height and width of the images in pixels."""
+
+MAX_FILE_BYTES = 1 << 20
+"""A parameter file larger than this is refused unread."""
+
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=60)]
+Positive = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+class ParameterError(UserError):
+    """A mistake in the parameters; its text is one line for the user."""
+
+    exit_code = 2
+
+
+class Block(BaseModel):
+    """A block of `params.yaml`: unknown keys and values of another type are errors."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Generated(Block):
+    """Size of the generated data set, in images of each class."""
+
+    classes: Annotated[int, Field(ge=2, le=100)]
+    train_per_class: Positive
+    test_per_class: Positive
+
+
+class Data(Block):
+    """Which images, and how many of them are held out for validation."""
+
+    set: Literal["cifar100", "generated"]
+    sources: list[Source]
+    validation_per_class: Positive
+    seed: Seed
+    generated: Generated
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return 100 if self.set == "cifar100" else self.generated.classes
+
+    @property
+    def train_per_class(self) -> int:
+        """Images of each class left for training once validation has taken its share."""
+        total = 500 if self.set == "cifar100" else self.generated.train_per_class
+        return total - self.validation_per_class
+
+    @property
+    def path(self) -> Path:
+        """Where `vanishing data` leaves the arrays."""
+        return Path("data") / f"{self.set}.npz"
+
+    @model_validator(mode="after")
+    def _leave_training_images(self) -> Self:
+        if self.train_per_class < 1:
+            total = self.train_per_class + self.validation_per_class
+            raise KeyedError("validation_per_class", self.validation_per_class, f"less than the {total} of a class")
+        return self
+
+
+class Address(Block):
+    """An archive on the network; `sha256` is enforced where it is given."""
+
+    url: Annotated[str, Field(pattern=r"^https?://")]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+
+
+def _source_or_explain(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+    """One finding for a bad source, where a union would report one for each of its members."""
+    try:
+        return validate(value)
+    except ValidationError:
+        allowed = "a path, or a mapping with `url` (http or https) and, if known, `sha256` (64 hexadecimal digits)"
+        raise PydanticCustomError("source", allowed) from None
+
+
+Source = Annotated[Annotated[str, Field(min_length=1)] | Address, WrapValidator(_source_or_explain)]
+
+
+class Model(Block):
+    """A VGG variant; see `vanishing.models.VGG`."""
+
+    stages: Annotated[int, Field(ge=1, le=5)]
+    blocks: Annotated[int, Field(ge=0)]
+    filters: Positive
+    activation: Literal["leaky_relu", "relu", "sigmoid", "tanh"]
+    norm: Literal["none", "batch", "group"]
+    groups: Positive
+    shortcut: Literal["none", "identity"]
+    reduction_shortcut: Literal["none", "pool"]
+
+    @model_validator(mode="after")
+    def _divide_filters(self) -> Self:
+        if self.norm == "group" and self.filters % self.groups:
+            raise KeyedError("groups", self.groups, f"a divisor of filters = {self.filters}")
+        return self
+
+
+class Train(Block):
+    """How a run is trained; see `vanishing.training.train`."""
+
+    recipe: Literal[1]
+    epochs: Positive
+    batch_size: Positive
+    learning_rate: Rate
+    final_learning_rate: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    schedule: Literal["cosine_per_epoch", "cosine_per_iteration"]
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    precision: Literal["fp32", "bf16"]
+    device: Literal["auto", "cpu", "cuda"]
+    threads: Annotated[int, Field(ge=1, le=1024)]
+    snapshots: list[Positive]
+
+    @model_validator(mode="after")
+    def _decay(self) -> Self:
+        if self.final_learning_rate > self.learning_rate:
+            allowed = f"at most learning_rate = {self.learning_rate:g}"
+            raise KeyedError("final_learning_rate", self.final_learning_rate, allowed)
+        return self
+
+    @property
+    def snapshot_epochs(self) -> tuple[int, ...]:
+        """Epochs whose weights are kept: the initialisation, the chosen ones within reach, and the last."""
+        return tuple(sorted({0, self.epochs, *(e for e in self.snapshots if e <= self.epochs)}))
+
+
+class Gradients(Block):
+    """On what the gradient flow is measured."""
+
+    batches: Positive
+    batch_size: Positive
+    seed: Seed
+
+
+class Study(Block):
+    """Runs that answer one question: a table, figures and a section of the report."""
+
+    title: Annotated[str, Field(min_length=1, max_length=120)]
+    runs: Annotated[list[Name], Field(min_length=1)]
+    draw: Annotated[list[Literal["training", "gradient_flow"]], Field(min_length=1)]
+
+
+class Run(Block):
+    """The effective configuration of one run: the defaults with the run's differences laid over them."""
+
+    data: Data
+    model: Model
+    train: Train
+
+    def configuration(self) -> dict[str, Any]:
+        """Everything that the run's numbers depend on, as plain values.
+
+        Where the images come from is left out: the content hash decides which they are.
+        """
+        unused = {"sources"} if self.data.set == "generated" else {"sources", "generated"}
+        return self.model_dump(mode="json", exclude={"data": unused})
+
+
+class Parameters(Block):
+    """All of `params.yaml`."""
+
+    data: Data
+    model: Model
+    train: Train
+    gradients: Gradients
+    runs: Annotated[dict[Name, dict[str, Any]], Field(min_length=1)]
+    studies: dict[Name, Study]
+    seeds: Annotated[list[Seed], Field(min_length=1)]
+
+    def run(self, name: str) -> Run:
+        """Return the effective configuration of the run `name`; a `ParameterError` lists the runs there are."""
+        if name not in self.runs:
+            raise ParameterError(f"run {name!r} is not configured; allowed: {', '.join(self.runs)}")
+        return _effective(self.model_dump(), name)
+
+    def jobs(self) -> Iterator[tuple[str, int]]:
+        """Yield every (run, seed) of the study."""
+        return ((run, seed) for run in self.runs for seed in self.seeds)
+
+    def check_seed(self, seed: int) -> None:
+        """Raise `ParameterError` unless `seed` is one of the configured seeds."""
+        if seed not in self.seeds:
+            raise ParameterError(f"seed {seed} is not configured; allowed: {', '.join(map(str, self.seeds))}")
+
+
+class KeyedError(ValueError):
+    """A check across keys failed: `key`, its value, and what is allowed."""
+
+    def __init__(self, key: str, value: object, allowed: str) -> None:
+        super().__init__(key, value, allowed)
+        self.key, self.value, self.allowed = key, value, allowed
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML with numbers such as 1e-3 read as numbers, and repeated keys, aliases and tags refused."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.constructor.ConstructorError(None, None, "aliases are not allowed", mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str):
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is not text", key_node.start_mark)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is repeated", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_StrictLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
+)
+
+
+def merge(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay `overlay` over `base`: mappings key by key, everything else replaced."""
+    merged = dict(base)
+    for key, value in overlay.items():
+        below = merged.get(key)
+        merged[key] = merge(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Read a parameter file as plain values; `ParameterError` if it is missing, too large or not a YAML mapping."""
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise ParameterError(f"{path}: larger than {MAX_FILE_BYTES:,} bytes; that is no parameter file")
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)  # noqa: S506 - a SafeLoader
+    except OSError as error:
+        raise ParameterError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ParameterError(f"{path}: not UTF-8 text") from None
+    except RecursionError:
+        raise ParameterError(f"{path}: nested too deeply") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise ParameterError(f"{path}{where}: {problem}") from None
+    if not isinstance(content, dict):
+        raise ParameterError(f"{path}: must be a mapping with the keys {', '.join(Parameters.model_fields)}")
+    return content
+
+
+def load(path: Path = Path("params.yaml")) -> Parameters:
+    """Read and check a parameter file; every mistake is a `ParameterError`."""
+    return check(read(path), path)
+
+
+def check(content: Mapping[str, Any], path: Path = Path("params.yaml")) -> Parameters:
+    """Check plain values, read from `path`, in every way that needs no other file."""
+    try:
+        parameters = Parameters.model_validate(content)
+        for name in parameters.runs:
+            _check_sizes(_effective(content, name), name, parameters.runs[name])
+        _check_gradients(parameters)
+        _check_studies(parameters)
+        _check_unique("seeds", parameters.seeds)
+    except ParameterError as error:
+        raise ParameterError(f"{path}: {error}") from None
+    except ValidationError as error:
+        raise ParameterError(f"{path}: {_explain(error)}") from None
+    return parameters
+
+
+def _effective(content: Mapping[str, Any], name: str) -> Run:
+    differences = content["runs"][name]
+    unknown = sorted(set(differences) - {"model", "train"})
+    if unknown:
+        raise ParameterError(f"runs.{name}.{unknown[0]}: unknown key; allowed: model, train")
+    defaults = {key: content[key] for key in Run.model_fields}
+    try:
+        return Run.model_validate(merge(defaults, differences))
+    except ValidationError as error:
+        raise ParameterError(_explain(error, differences, f"runs.{name}.")) from None
+
+
+def _check_sizes(run: Run, name: str, differences: Mapping[str, Any]) -> None:
+    images = run.data.classes * run.data.train_per_class
+    if run.train.batch_size > images:
+        key = "train.batch_size"
+        prefix = f"runs.{name}." if _reaches(differences, ("train", "batch_size")) else ""
+        raise ParameterError(f"{prefix}{key} = {run.train.batch_size}: allowed: at most the {images:,} training images")
+
+
+def _check_gradients(parameters: Parameters) -> None:
+    images = parameters.data.classes * parameters.data.train_per_class
+    batches, size = parameters.gradients.batches, parameters.gradients.batch_size
+    if batches * size > images:
+        raise ParameterError(
+            f"gradients.batch_size = {size}: allowed: at most {images // batches:,}, "
+            f"the {images:,} training images over {batches} batches"
+        )
+
+
+def _check_studies(parameters: Parameters) -> None:
+    for key, study in parameters.studies.items():
+        for run in study.runs:
+            if run not in parameters.runs:
+                allowed = ", ".join(parameters.runs)
+                raise ParameterError(f"studies.{key}.runs = {run!r}: no such run; allowed: {allowed}")
+        _check_unique(f"studies.{key}.runs", study.runs)
+        _check_unique(f"studies.{key}.draw", study.draw)
+
+
+def _check_unique(key: str, values: list[Any]) -> None:
+    for value in values:
+        if values.count(value) > 1:
+            raise ParameterError(f"{key} = {value!r}: allowed: each once")
+
+
+def _reaches(content: Any, location: tuple[int | str, ...]) -> bool:
+    """Whether `location` leads somewhere in nested mappings."""
+    for key in location:
+        if not isinstance(content, Mapping) or key not in content:
+            return False
+        content = content[key]
+    return True
+
+
+def _explain(error: ValidationError, differences: Mapping[str, Any] | None = None, prefix: str = "") -> str:
+    """Turn the first of pydantic's findings into a line: key = value: what is allowed."""
+    first, *others = error.errors(include_url=False)
+    location, value, allowed = first["loc"], first["input"], first["msg"]
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, KeyedError):
+        location, value, allowed = (*location, cause.key), cause.value, cause.allowed
+    location = tuple(part for part in location if part != "[key]")
+    key = ".".join(map(str, location)) or "the file"
+    if differences is not None and _reaches(differences, location[:2]):
+        key = prefix + key
+    more = f" (and {len(others)} more)" if others else ""
+    if first["type"] == "missing":
+        return f"{key}: missing{more}"
+    if first["type"] == "extra_forbidden":
+        return f"{key} = {_short(value)}: unknown key; allowed: {_siblings(location)}{more}"
+    allowed = re.sub(r"^\w+ should (be )?", "", allowed)
+    return f"{key} = {_short(value)}: allowed: {allowed}{more}"
+
+
+def _siblings(location: tuple[int | str, ...]) -> str:
+    """Name the keys that may stand where `location` ends."""
+    block: Any = Parameters
+    for part in location[:-1]:
+        field = getattr(block, "model_fields", {}).get(part)
+        annotation = field.annotation if field else None
+        block = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else Study
+    return ", ".join(block.model_fields)
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
