@@ -25,9 +25,6 @@ from pydantic_core import PydanticCustomError
 
 from vanishing.errors import UserError
 
-RECIPE = 1
-"""Version of the trainer's arithmetic: raised by whoever changes the weights that a configuration gives."""
-
 IMAGE_SIZE = 32
 """Height and width of the images in pixels."""
 
@@ -132,7 +129,11 @@ class Model(Block):
 
 
 class Train(Block):
-    """How a run is trained; see `vanishing.training.train`."""
+    """How a run is trained; see `vanishing.training.train`.
+
+    `recipe` is the version of the arithmetic: whoever changes the weights that a configuration gives raises
+    it here and in `params.yaml`, and both engines train again.
+    """
 
     recipe: Literal[1]
     epochs: Positive
@@ -160,8 +161,9 @@ class Train(Block):
 
 
 class Gradients(Block):
-    """On what the gradient flow is measured."""
+    """On what the gradient flow is measured; `recipe` is the version of the arithmetic, as in `Train`."""
 
+    recipe: Literal[1]
     batches: Positive
     batch_size: Positive
     seed: Seed

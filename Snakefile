@@ -1,0 +1,50 @@
+# The study as Snakemake schedules it; dvc.yaml says the same to DVC, and params.yaml lists the runs for both.
+#
+#   snakemake --cores 4 --resources gpu=1     everything, ending in report/report.pdf
+#   snakemake --cores 2 report --config from_results=true     the report from results/ alone (`make report`)
+
+import sys
+
+from snakemake.utils import min_version
+
+from vanishing import paths, workflow as plan
+from vanishing.errors import UserError
+
+min_version("9.14")
+
+
+configfile: "params.yaml"
+
+
+try:
+    study = plan.load(config)
+except UserError as error:
+    print(f"snakemake: {error}", file=sys.stderr)
+    sys.exit(2)
+
+jobs = plan.jobs(study, config)
+
+
+wildcard_constraints:
+    run="[a-z][a-z0-9_]*",
+    seed="[0-9]+",
+    study="[a-z][a-z0-9_]*",
+
+
+rule all:
+    default_target: True
+    """Build everything."""
+    input:
+        paths.REPORT / "report.pdf",
+
+
+if not plan.from_results(config):
+
+    include: "workflow/rules/data.smk"
+    include: "workflow/rules/train.smk"
+    include: "workflow/rules/gradients.smk"
+
+
+include: "workflow/rules/tables.smk"
+include: "workflow/rules/figures.smk"
+include: "workflow/rules/report.smk"

@@ -1,0 +1,58 @@
+"""Checkpoints: tensors in safetensors files that check themselves.
+
+A snapshot, the weights of the best epoch and the resumable state are files of one kind: tensors,
+plain values beside them, and a SHA-256 over both, so that a flipped byte is an error and never a
+slightly different model. Equal content gives equal bytes, whatever the file's name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load, save
+from torch import Tensor
+
+from vanishing import files
+from vanishing.errors import UserError
+
+KEY = "vanishing"
+"""The only metadata key: safetensors orders several at random."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint is missing, damaged or of another kind."""
+
+
+def write(path: Path, tensors: Mapping[str, Tensor], values: Mapping[str, Any] | None = None) -> None:
+    """Write tensors, and values that JSON can hold, to `path`; whole or not at all."""
+    content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    files.write(path, save(content, {KEY: _envelope(content, values or {})}))
+
+
+def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `write` wrote; `CheckpointError` if the file is missing or not what was written."""
+    try:
+        content = path.read_bytes()
+        tensors = load(content)
+        with safe_open(path, framework="pt") as handle:
+            envelope = (handle.metadata() or {})[KEY]
+        values = json.loads(envelope)["values"]
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: missing; `vanishing train` makes it") from None
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{path}: damaged or no checkpoint of this project ({type(error).__name__})") from None
+    if envelope != _envelope(tensors, values) or content != save(tensors, {KEY: envelope}):
+        raise CheckpointError(f"{path}: damaged: its content does not have the SHA-256 written in it")
+    return tensors, values
+
+
+def _envelope(tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> str:
+    """Return the metadata: the values, and a SHA-256 over the tensors and them."""
+    plain = json.dumps(values, sort_keys=True)
+    digest = hashlib.sha256(save(dict(tensors), {KEY: plain})).hexdigest()
+    return json.dumps({"sha256": digest, "values": values}, sort_keys=True)

@@ -1,0 +1,112 @@
+"""The command line: `vanishing COMMAND`. Imports are lazy, since PyTorch takes seconds."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vanishing.errors import UserError
+
+if TYPE_CHECKING:
+    from vanishing.parameters import Parameters
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code: 0, 1 for a failure, 2 for a mistake in call or parameters."""
+    options = _parser().parse_args(arguments)
+    try:
+        _run(options)
+    except UserError as error:
+        print(f"vanishing {options.command}: {error}", file=sys.stderr)
+        return error.exit_code
+    except OSError as error:
+        print(f"vanishing {options.command}: {error.filename or 'system'}: {error.strerror}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"vanishing {options.command}: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="vanishing", description="Why deep plain CNNs do not train, and what cures it: the stages of the study."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    data = commands.add_parser("data", help="make data/SET.npz from any source of the images")
+    data.add_argument(
+        "--source", action="append", metavar="PATH|URL", help="use this instead of params.yaml's; may be repeated"
+    )
+    for name, text in (("train", "train a run"), ("gradients", "measure the gradient flow of a trained run")):
+        command = commands.add_parser(name, help=text)
+        command.add_argument("run", metavar="RUN", help="a run of params.yaml")
+        command.add_argument("--seed", type=int, required=True, help="a seed of params.yaml")
+    commands.add_parser("tables", help="write the tables and the report's numbers from results/")
+    figures = commands.add_parser("figures", help="run the figure notebooks of a study")
+    figures.add_argument("study", metavar="STUDY", help="a study of params.yaml")
+    commands.add_parser("report", help="typeset report/report.pdf")
+    commands.add_parser("models", help="list every configured run with layers, parameters and multiply-accumulates")
+    commands.add_parser("show", help="print the tables of results/")
+    commands.add_parser("sync", help="bring the records of Snakemake and DVC together")
+    workspace = commands.add_parser("workspace", help="lay out the pipeline in another folder")
+    workspace.add_argument("folder", type=Path, help="where")
+    workspace.add_argument("--overlay", type=Path, metavar="FILE", help="parameters to lay over params.yaml")
+    return parser
+
+
+def _run(options: argparse.Namespace) -> None:
+    from vanishing import parameters, stages
+
+    if options.command == "workspace":
+        from vanishing import workspace
+
+        return workspace.lay_out(Path.cwd(), options.folder, options.overlay)
+    study = parameters.load()
+    match options.command:
+        case "data":
+            stages.data(study, options.source)
+        case "train":
+            stages.train(study, options.run, options.seed)
+        case "gradients":
+            stages.gradients(study, options.run, options.seed)
+        case "tables":
+            stages.tables(study)
+        case "figures":
+            stages.figures(study, options.study)
+        case "report":
+            stages.report()
+        case "models":
+            _models(study)
+        case "show":
+            _show(study)
+        case "sync":
+            from vanishing import sync
+
+            sync.bring_together(study)
+
+
+def _models(study: Parameters) -> None:
+    from vanishing import models
+
+    rows = [("run", "layers", "parameters", "MACs per image")]
+    for name in study.runs:
+        run = study.run(name)
+        size = models.measure(run.model, run.data.classes)
+        rows.append((name, f"{size.layers}", f"{size.parameters:,}", f"{size.macs:,}"))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for name, *counts in rows:
+        print(name.ljust(widths[0]), *(count.rjust(width) for count, width in zip(counts, widths[1:], strict=True)))
+
+
+def _show(study: Parameters) -> None:
+    from vanishing import paths, tables
+
+    shown = [key for key in study.studies if (paths.TABLES / f"{key}.csv").exists()]
+    print("\n\n".join(tables.plain(study, key) for key in shown) or "no results yet")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

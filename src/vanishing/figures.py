@@ -1,0 +1,225 @@
+"""The figures of a study, drawn with seaborn from results alone.
+
+A run has the same colour and dashes in every figure: its place among the configured runs decides.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm, Normalize
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from vanishing import files, parameters, paths, results
+
+CAPTIONS: dict[str, dict[str, str]] = {
+    "training": {
+        "loss": "Training and validation loss. Lines are means over the seeds, bands their standard deviation; "
+        "the dotted line is the loss of a uniform guess.",
+        "accuracy": "Training and validation accuracy, as above; the dotted line is chance.",
+        "comparison": "The runs side by side, at the last epoch. Each mark is a seed.",
+    },
+    "gradient_flow": {
+        "gradient_flow_log": "Mean absolute gradient of each weight layer at every snapshot, logarithmic axis. "
+        "Layer 1 is the entry convolution, the last is the classifier; gradients that are exactly 0 are left out.",
+        "gradient_flow_linear": "Mean absolute gradient of each weight layer at every snapshot, linear axis.",
+        "gradient_heat_map": "Mean absolute gradient over layers and snapshots; white where it is exactly 0.",
+    },
+}
+"""Every figure of each family, by file name, with what its caption says."""
+
+COLUMNS = 3
+"""Panels beside one another."""
+
+
+@dataclass(frozen=True)
+class StudyResults:
+    """What the figures of a study are drawn from."""
+
+    runs: list[str]
+    """Runs that have results, in the study's order."""
+    looks: dict[str, tuple[tuple[float, float, float], str]]
+    """Colour and line style of each configured run."""
+    classes: int
+    history: pd.DataFrame
+    """`history.csv` of every run and seed, with the columns run and seed."""
+    gradients: pd.DataFrame
+    """`gradients.csv` of every run and seed, with the columns run and seed."""
+
+    @property
+    def palette(self) -> dict[str, tuple[float, float, float]]:
+        """Colour of each run."""
+        return {run: self.looks[run][0] for run in self.runs}
+
+
+def load(key: str, study: parameters.Parameters) -> StudyResults:
+    """Read the results of a study; runs without results are left out."""
+    found = [job for job in results.available(study) if job[0] in study.studies[key].runs]
+    read = [results.read(*job) for job in found]
+    return StudyResults(
+        runs=[run for run in study.studies[key].runs if any(run == job[0] for job in found)],
+        looks=_looks(study.runs),
+        classes=study.data.classes,
+        history=_stack((result, result.history) for result in read),
+        gradients=_stack((result, result.gradients) for result in read),
+    )
+
+
+def draw(family: str, data: StudyResults) -> dict[str, Figure]:
+    """Draw every figure of a family; the names are those of `CAPTIONS`."""
+    with _style():
+        if family == "training":
+            chance = math.log(data.classes)
+            return {
+                "loss": curves(data, "loss", "loss (nats)", chance),
+                "accuracy": curves(data, "accuracy", "accuracy", 1 / data.classes),
+                "comparison": comparison(data),
+            }
+        return {
+            "gradient_flow_log": gradient_flow(data, log=True),
+            "gradient_flow_linear": gradient_flow(data, log=False),
+            "gradient_heat_map": heat_map(data),
+        }
+
+
+def save(figures: Mapping[str, Figure], key: str) -> None:
+    """Save figures as PDF of the study `key`; the same figure gives the same bytes."""
+    folder = paths.FIGURES / key
+    for name, figure in figures.items():
+        with _style(), files.replacing(folder / f"{name}.pdf") as handle:
+            figure.savefig(handle, format="pdf", metadata={"CreationDate": None})
+
+
+def curves(data: StudyResults, quantity: str, label: str, chance: float) -> Figure:
+    """Draw a quantity over the epochs: training on the left, validation on the right, one scale."""
+    figure, axes = _panels(2, 2, height=2.9, sharey=True)
+    for axis, part, title in zip(axes, ("train", "val"), ("training", "validation"), strict=True):
+        for run in data.runs:
+            rows = data.history[data.history.run == run]
+            colour, dashes = data.looks[run]
+            marker = "o" if rows.epoch.nunique() == 1 else None
+            sns.lineplot(
+                rows, x="epoch", y=f"{part}_{quantity}", errorbar="sd", ax=axis,
+                color=colour, linestyle=dashes, marker=marker, label=run, legend=False,
+            )  # fmt: skip
+        axis.axhline(chance, color="0.4", linestyle=":", linewidth=0.8)
+        axis.set(title=title, xlabel="epoch", ylabel=label)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _legend(figure, axes[0])
+    return figure
+
+
+def comparison(data: StudyResults) -> Figure:
+    """Draw accuracy and loss of every run at its last epoch, a mark for each seed."""
+    rows = data.history.sort_values("epoch").groupby(["run", "seed"], sort=False).tail(1)
+    figure, axes = _panels(2, 2, height=0.5 + 0.28 * len(data.runs), sharey=True)
+    for axis, quantity, label in zip(axes, ("accuracy", "loss"), ("accuracy", "loss (nats)"), strict=True):
+        wide = rows.melt(["run", "seed"], [f"train_{quantity}", f"val_{quantity}"], "part", label)
+        wide["part"] = wide["part"].map({f"train_{quantity}": "training", f"val_{quantity}": "validation"})
+        sns.stripplot(
+            wide, x=label, y="run", hue="part", order=data.runs, hue_order=["training", "validation"], ax=axis,
+            palette=["0.65", "0.1"], jitter=False, size=5, legend=axis is axes[0],
+        )  # fmt: skip
+        axis.set(xlabel=label, ylabel="")
+    handles, labels = axes[0].get_legend_handles_labels()
+    if legend := axes[0].get_legend():
+        legend.remove()
+    figure.legend(handles, labels, loc="outside upper center", ncols=2)
+    return figure
+
+
+def gradient_flow(data: StudyResults, log: bool) -> Figure:
+    """Draw mean |dL/dW| over the layers, a line for each snapshot and a panel for each run."""
+    epochs = sorted(data.gradients.epoch.unique())
+    colours = dict(zip(epochs, sns.color_palette("viridis", len(epochs)), strict=True))
+    figure, axes = _panels(len(data.runs), min(COLUMNS, len(data.runs)), height=1.7, sharey=log)
+    for axis, run in zip(axes, data.runs, strict=True):
+        table = mean_gradients(data, run)
+        for epoch in table.columns:
+            values = table[epoch].where(table[epoch] > 0) if log else table[epoch]
+            axis.plot(table.index, values, color=colours[epoch], label=f"epoch {epoch}", linewidth=0.9)
+        axis.set(title=run, xlabel="layer", yscale="log" if log else "linear")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if not log:
+            axis.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
+    figure.supylabel("mean absolute gradient", fontsize=8)
+    longest = max(axes, key=lambda axis: len(axis.lines))
+    _legend(figure, longest)
+    return figure
+
+
+def heat_map(data: StudyResults) -> Figure:
+    """Draw mean |dL/dW| over layers and snapshots, a panel for each run, one colour scale."""
+    figure, axes = _panels(len(data.runs), min(COLUMNS, len(data.runs)), height=1.6)
+    positive = data.gradients.mean_abs_gradient[data.gradients.mean_abs_gradient > 0]
+    norm: Normalize = LogNorm(positive.min(), positive.max()) if len(positive) else Normalize(0, 1)
+    for axis, run in zip(axes, data.runs, strict=True):
+        table = mean_gradients(data, run).T
+        shown = axis.pcolormesh(np.ma.masked_less_equal(table.to_numpy(), 0), norm=norm, cmap="viridis")
+        axis.set_yticks(np.arange(len(table)) + 0.5, labels=[str(epoch) for epoch in table.index])
+        axis.set_xticks(*_layer_ticks(len(table.columns)))
+        axis.set(title=run, xlabel="layer", ylabel="epoch")
+        axis.grid(visible=False)
+    figure.colorbar(shown, ax=axes, label="mean absolute gradient", aspect=40, location="bottom", shrink=0.8)
+    return figure
+
+
+def mean_gradients(data: StudyResults, run: str) -> pd.DataFrame:
+    """Return mean |dL/dW| of a run, averaged over the seeds: layers down, snapshot epochs across."""
+    rows = data.gradients[data.gradients.run == run]
+    return rows.pivot_table(index="layer", columns="epoch", values="mean_abs_gradient", aggfunc="mean", dropna=False)
+
+
+@contextlib.contextmanager
+def _style() -> Iterator[None]:
+    """Apply the project's style; savefig reads it as well as drawing."""
+    with mpl.rc_context(fname=str(resources.files("vanishing") / "figures.mplstyle")):
+        yield
+
+
+def _stack(tables: Iterable[tuple[results.Result, pd.DataFrame]]) -> pd.DataFrame:
+    return pd.concat([table.assign(run=result.run, seed=result.seed) for result, table in tables], ignore_index=True)
+
+
+def _looks(runs: Iterable[str]) -> dict[str, tuple[tuple[float, float, float], str]]:
+    """Give each configured run a colour and, so that grey print tells them apart too, a line style."""
+    colours = sns.color_palette("colorblind")
+    styles = ["-", "--", "-.", ":"]
+    return {run: (colours[at % len(colours)], styles[at % len(styles)]) for at, run in enumerate(runs)}
+
+
+def _panels(count: int, columns: int, height: float, sharey: bool = False) -> tuple[Figure, list[Axes]]:
+    """Make a grid with `count` panels, each `height` inches high, and room for a legend."""
+    lines = math.ceil(count / columns)
+    figure = Figure(figsize=(6.3, lines * height + 0.6))
+    grid = figure.subplots(lines, columns, squeeze=False, sharey=sharey)
+    panels = list(grid.flat)
+    for spare in panels[count:]:
+        spare.remove()
+    return figure, panels[:count]
+
+
+def _legend(figure: Figure, axis: Axes) -> None:
+    handles, labels = axis.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=min(4, len(labels)), handlelength=3)
+
+
+def _layer_ticks(layers: int) -> tuple[list[float], list[str]]:
+    shown = sorted({1, *range(10, layers, 10), layers} - ({layers // 10 * 10} if layers % 10 in (1, 2) else set()))
+    return [layer - 0.5 for layer in shown], [str(layer) for layer in shown]
+
+
+def outputs(key: str, study: parameters.Study) -> list[Path]:
+    """List the files that the figures of a study are saved in."""
+    return [paths.FIGURES / key / f"{name}.pdf" for family in study.draw for name in CAPTIONS[family]]

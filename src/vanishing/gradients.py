@@ -1,0 +1,165 @@
+"""Gradient flow: how large dL/dW is, layer by layer.
+
+`gradient_flow` measures any `torch.nn.Module`; `measure_trajectory` applies it to the snapshots of a run.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from vanishing import augmentation, checkpoints, models, parameters, paths
+from vanishing.data import Split
+from vanishing.progress import Progress
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def gradient_flow(
+    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], loss: Loss = functional.cross_entropy
+) -> pd.DataFrame:
+    """Measure the gradient of each weight layer on each minibatch, in training mode.
+
+    A weight layer is a module with a `weight` of two or more dimensions (convolutions and linear layers,
+    not normalisation). Sums are in double precision: the squares of gradients near 1e-20 are 0 in single.
+
+    Args:
+        model: any module; it is left untouched, in weights, buffers, gradients and mode.
+        batches: pairs of what the model takes and what `loss` compares its output with, on its device.
+        loss: maps (output, target) to a scalar.
+
+    Returns:
+        A row for each layer, in the order of the forward pass:
+            layer: from 1.
+            name: of the module within the model.
+            mean_abs_gradient: mean of |dL/dW| over the layer's weights, then over the minibatches.
+            std_abs_gradient: standard deviation (n - 1) of that mean over the minibatches; NaN for one.
+            max_abs_gradient: the largest |dL/dW| on any minibatch.
+            gradient_norm: L2 norm of dL/dW, mean over the minibatches.
+            weight_norm: L2 norm of W.
+            gradient_weight_ratio: gradient_norm / weight_norm; NaN for weights that are all 0.
+            zero_share: share of the weights whose gradient is exactly 0, mean over the minibatches.
+
+    Raises:
+        ValueError: if there is no minibatch, no weight layer, or one that the forward pass does not use.
+    """
+    model = copy.deepcopy(model).train()
+    measured: list[list[tuple[float, float, float, float]]] = []
+    names: list[str] = []
+    for inputs, targets in batches:
+        model.zero_grad(set_to_none=True)
+        names, outputs = _forward_in_order(model, inputs)
+        loss(outputs, targets).backward()  # type: ignore[no-untyped-call]
+        measured.append([_statistics(_weight(model, name)) for name in names])
+    if not measured or not names:
+        raise ValueError("gradient flow needs at least one minibatch and one weight layer")
+    weights = [_weight(model, name).detach().double().norm().item() for name in names]
+    return _summarise(names, np.array(measured), np.array(weights))
+
+
+def measure_trajectory(
+    run: parameters.Run, gradients: parameters.Gradients, train: Split, folder: Path, device: torch.device
+) -> pd.DataFrame:
+    """Measure the gradient flow at every snapshot of a trajectory, on the same unaugmented minibatches.
+
+    Args:
+        run: the effective configuration of the run.
+        gradients: number, size and seed of the minibatches.
+        train: the training images.
+        folder: of the snapshots.
+        device: what to compute on.
+
+    Returns:
+        The rows of `gradient_flow`, those of each snapshot preceded by its `epoch`.
+    """
+    batches = fixed_batches(gradients, train, device)
+    model = models.build(run.model, run.data.classes, seed=0).to(device)
+    epochs = sorted(int(path.stem.removeprefix("epoch")) for path in folder.glob("epoch*.safetensors"))
+    tables = []
+    with Progress(f"gradient flow of {folder}", len(epochs), unit="snapshot") as progress:
+        for epoch in epochs:
+            model.load_state_dict(checkpoints.read(paths.snapshot(folder, epoch))[0])
+            table = gradient_flow(model, batches)
+            table.insert(0, "epoch", epoch)
+            tables.append(table)
+            progress.advance()
+    return pd.concat(tables, ignore_index=True)
+
+
+def fixed_batches(gradients: parameters.Gradients, train: Split, device: torch.device) -> list[tuple[Tensor, Tensor]]:
+    """Choose the minibatches that every model and snapshot is measured on: images without repetition."""
+    generator = torch.Generator().manual_seed(gradients.seed)
+    order = torch.randperm(len(train.images), generator=generator)[: gradients.batches * gradients.batch_size]
+    images, labels = torch.from_numpy(train.images)[order], torch.from_numpy(train.labels)[order].long()
+    return [
+        (augmentation.normalise(part.to(device)), target.to(device))
+        for part, target in zip(
+            torch.split(images, gradients.batch_size), torch.split(labels, gradients.batch_size), strict=True
+        )
+    ]
+
+
+def _forward_in_order(model: nn.Module, inputs: Tensor) -> tuple[list[str], Tensor]:
+    """Run the model, and name its weight layers in the order in which they are first used."""
+    used: dict[str, None] = {}
+    layers = {name: module for name, module in model.named_modules() if _is_weight_layer(module)}
+    hooks = [
+        module.register_forward_hook(lambda *_, name=name: used.setdefault(name)) for name, module in layers.items()
+    ]
+    outputs = model(inputs)
+    for hook in hooks:
+        hook.remove()
+    unused = [name for name in layers if name not in used]
+    if unused:
+        raise ValueError(f"weight layer {unused[0]!r} has no gradient: the forward pass does not use it")
+    return list(used), outputs
+
+
+def _is_weight_layer(module: nn.Module) -> bool:
+    weight = module._parameters.get("weight")
+    return weight is not None and weight.dim() >= 2 and weight.requires_grad
+
+
+def _weight(model: nn.Module, name: str) -> Tensor:
+    weight = model.get_submodule(name).weight
+    if not isinstance(weight, Tensor):
+        raise TypeError(f"the weight of {name!r} is no tensor")
+    return weight
+
+
+def _statistics(weight: Tensor) -> tuple[float, float, float, float]:
+    """Return mean and maximum of |dL/dW|, the gradient's L2 norm, and the share of exact zeros."""
+    if weight.grad is None:
+        return 0.0, 0.0, 0.0, 1.0  # the loss does not depend on this layer
+    size = weight.grad.double().abs()
+    values = torch.stack([size.mean(), size.max(), size.norm(), (size == 0).double().mean()])
+    mean, largest, norm, zeros = values.tolist()
+    return mean, largest, norm, zeros
+
+
+def _summarise(names: list[str], measured: np.ndarray, weights: np.ndarray) -> pd.DataFrame:
+    """Summarise what was measured, (batches, layers, 4), over the minibatches."""
+    mean, largest, norm, zeros = np.moveaxis(measured, 2, 0)
+    few = len(measured) < 2
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.where(weights > 0, norm.mean(axis=0) / weights, np.nan)
+    return pd.DataFrame(
+        {
+            "layer": range(1, len(names) + 1),
+            "name": names,
+            "mean_abs_gradient": mean.mean(axis=0),
+            "std_abs_gradient": np.full(len(names), np.nan) if few else mean.std(axis=0, ddof=1),
+            "max_abs_gradient": largest.max(axis=0),
+            "gradient_norm": norm.mean(axis=0),
+            "weight_norm": weights,
+            "gradient_weight_ratio": ratio,
+            "zero_share": zeros.mean(axis=0),
+        }
+    )

@@ -1,0 +1,63 @@
+"""Figure notebooks, run by papermill and stripped of whatever changes from one run to the next."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from pathlib import Path
+
+import nbformat
+import papermill
+from nbformat import NotebookNode
+from papermill.exceptions import PapermillExecutionError
+
+from vanishing import figures, files, parameters, paths
+from vanishing.errors import UserError
+from vanishing.progress import Progress
+
+SOURCES = Path("notebooks")
+"""One notebook for each figure family, committed without outputs."""
+
+
+def run(key: str, study: parameters.Parameters) -> None:
+    """Run the notebooks of a study: figures into `report/figures/`, themselves into `results/notebooks/`.
+
+    Raises:
+        UserError: a cell failed; the error says which and why, and what was written stays as it was.
+    """
+    if key not in study.studies:
+        raise UserError(f"study {key!r} is not configured; allowed: {', '.join(study.studies)}")
+    block = study.studies[key]
+    with Progress(f"figures of {key}", len(block.draw), unit="notebook") as progress:
+        for family in block.draw:
+            executed = execute(SOURCES / f"{family}.ipynb", {"study": key})
+            files.write(paths.NOTEBOOKS / key / f"{family}.ipynb", executed)
+            progress.advance()
+    missing = [path for path in figures.outputs(key, block) if not path.exists()]
+    if missing:
+        raise UserError(f"{missing[0]}: no notebook of study {key!r} has drawn it")
+
+
+def execute(path: Path, values: dict[str, str]) -> str:
+    """Run a notebook in the project's folder with `values` as its parameters, and return it as text."""
+    logging.getLogger("papermill").setLevel(logging.WARNING)
+    os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # the kernel's debugger would warn of frozen modules
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            executed = papermill.execute_notebook(
+                path, Path(folder) / path.name, values, kernel_name="python3", cwd=Path.cwd(), progress_bar=False
+            )
+        except PapermillExecutionError as error:
+            raise UserError(f"{path}: cell {error.exec_count} failed: {error.ename}: {error.evalue}") from None
+    return f"{nbformat.writes(normalise(executed))}\n"
+
+
+def normalise(notebook: NotebookNode) -> NotebookNode:
+    """Drop times, durations, paths and versions from an executed notebook, and number its cells."""
+    notebook.metadata = NotebookNode(kernelspec=notebook.metadata.kernelspec)
+    for place, cell in enumerate(notebook.cells):
+        cell.id = f"cell-{place}"
+        cell.metadata = NotebookNode(tags=cell.metadata.get("tags", []))
+    nbformat.validate(notebook)
+    return notebook

@@ -1,0 +1,38 @@
+"""Where the pipeline keeps what it makes, relative to the project's folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+RESULTS = Path("results")
+TABLES = RESULTS / "tables"
+NOTEBOOKS = RESULTS / "notebooks"
+REPORT = Path("report")
+FIGURES = REPORT / "figures"
+SCRATCH = Path(".vanishing")
+"""What a killed command goes on from; nothing in it is an output of the pipeline."""
+
+
+def checkpoints(run: str, seed: int) -> Path:
+    """Folder of a run's trajectory: the snapshots, and the weights of the best epoch."""
+    return Path("checkpoints") / run / f"seed{seed}"
+
+
+def results(run: str, seed: int) -> Path:
+    """Folder of a run's small results: history, summary and gradient flow."""
+    return RESULTS / "runs" / run / f"seed{seed}"
+
+
+def resume(run: str, seed: int) -> Path:
+    """Folder of the state that an unfinished training goes on from."""
+    return SCRATCH / "resume" / run / f"seed{seed}"
+
+
+def snapshot(folder: Path, epoch: int) -> Path:
+    """File of the weights at an epoch; 0 is the initialisation."""
+    return folder / f"epoch{epoch:04d}.safetensors"
+
+
+def best(folder: Path) -> Path:
+    """File of the weights of the epoch of best validation accuracy."""
+    return folder / "best.safetensors"

@@ -1,0 +1,134 @@
+"""The small results of runs: written by training and gradient flow, read by tables and figures.
+
+Numbers are text with ten significant digits, so that equal results are equal bytes. Nothing here
+holds a time, a date, a host, a path or a revision.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from vanishing import files, parameters, paths
+from vanishing.errors import UserError
+
+if TYPE_CHECKING:  # PyTorch takes seconds to import, and readers of results have no use for it
+    from vanishing.models import Size
+    from vanishing.training import Outcome
+
+HISTORY_COLUMNS = ["epoch", "learning_rate", "train_loss", "train_accuracy", "val_loss", "val_accuracy"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one run gave with one seed."""
+
+    run: str
+    seed: int
+    summary: dict[str, Any]
+    """`summary.json`; see `summarise`."""
+    history: pd.DataFrame
+    """`history.csv`: a row an epoch."""
+    gradients: pd.DataFrame
+    """`gradients.csv`: a row a snapshot and weight layer."""
+
+    @property
+    def diverged(self) -> bool:
+        """Whether a loss was no number."""
+        return bool(self.summary["status"] == "diverged")
+
+
+def summarise(run: parameters.Run, outcome: Outcome, size: Size, folder: Path) -> dict[str, Any]:
+    """Put together what `summary.json` says of a training.
+
+    Args:
+        run: the effective configuration.
+        outcome: of the training.
+        size: of the model.
+        folder: holds the trajectory, whose files are named with their SHA-256.
+    """
+    last, best = outcome.history[-1], outcome.best
+    return {
+        "status": "diverged" if outcome.diverged else "completed",
+        "layers": size.layers,
+        "parameters": size.parameters,
+        "macs": size.macs,
+        "epochs": last.epoch,
+        "train": {"loss": _finite(last.train_loss), "accuracy": last.train_accuracy},
+        "validation": {"loss": _finite(last.val_loss), "accuracy": last.val_accuracy},
+        "best": {"epoch": best.epoch, "loss": best.val_loss, "accuracy": best.val_accuracy} if best else None,
+        "test": outcome.test._asdict() if outcome.test else None,
+        "snapshots": outcome.snapshots,
+        "checkpoints": {path.name: files.sha256(path) for path in sorted(_trajectory(folder, outcome))},
+        "configuration": run.configuration(),
+    }
+
+
+def publish(name: str, seed: int, outcome: Outcome, summary: dict[str, Any], folder: Path) -> None:
+    """Put a finished training where the pipeline looks for it: trajectory, history, then summary.
+
+    A reader that sees the summary sees all of it; whatever stood there before is gone, gradient flow
+    of earlier weights included.
+    """
+    target, results = paths.checkpoints(name, seed), paths.results(name, seed)
+    for stale in ("summary.json", "gradients.csv"):
+        (results / stale).unlink(missing_ok=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as temporary:
+        for path in _trajectory(folder, outcome):
+            shutil.copy(path, temporary)
+        shutil.rmtree(target, ignore_errors=True)
+        target.mkdir()
+        for path in Path(temporary).iterdir():
+            path.replace(target / path.name)
+    history = pd.DataFrame([asdict(row) for row in outcome.history], columns=HISTORY_COLUMNS)
+    write_table(results / "history.csv", history)
+    files.write(results / "summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Write a table as CSV with ten significant digits; NaN is written as such."""
+    files.write(path, table.to_csv(index=False, float_format="%.10g", na_rep="nan", lineterminator="\n"))
+
+
+def read(name: str, seed: int) -> Result:
+    """Read the results of a run and seed; `UserError` if one is missing or cannot be read."""
+    folder = paths.results(name, seed)
+    try:
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        history, gradients = (pd.read_csv(folder / table) for table in ("history.csv", "gradients.csv"))
+    except FileNotFoundError as error:
+        raise UserError(f"{error.filename}: missing; `snakemake {error.filename}` makes it") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder}: cannot be read ({error}); delete the folder and build it again") from None
+    return Result(name, seed, summary, history, gradients)
+
+
+def available(study: parameters.Parameters) -> Iterator[tuple[str, int]]:
+    """Yield each (run, seed) that has complete results made with today's configuration of that run."""
+    for name, seed in study.jobs():
+        folder = paths.results(name, seed)
+        if all((folder / file).exists() for file in ("summary.json", "history.csv", "gradients.csv")):
+            try:
+                summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+            except ValueError:
+                raise UserError(f"{folder / 'summary.json'}: not JSON; delete it and build it again") from None
+            if summary.get("configuration") == study.run(name).configuration():
+                yield name, seed
+
+
+def _trajectory(folder: Path, outcome: Outcome) -> list[Path]:
+    """List the files of a trajectory: the snapshots, and the best weights if there are any."""
+    kept = [paths.snapshot(folder, epoch) for epoch in outcome.snapshots]
+    return kept + ([paths.best(folder)] if outcome.best else [])
+
+
+def _finite(loss: float) -> float | None:
+    return loss if abs(loss) < float("inf") else None

@@ -1,0 +1,95 @@
+"""The stages of the pipeline as both engines call them: read what a stage needs, compute, write.
+
+Each function is a command of `vanishing` and a rule of the same name.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from filelock import FileLock, Timeout
+
+from vanishing import parameters, paths
+from vanishing.errors import UserError
+from vanishing.progress import say
+
+
+def data(study: parameters.Parameters, sources: list[str] | None = None) -> None:
+    """Make the arrays from the first of `sources` that works; by default those of `params.yaml`."""
+    from vanishing import data as images
+
+    images.prepare(study.data, study.data.path, sources, say)
+
+
+def train(study: parameters.Parameters, name: str, seed: int) -> None:
+    """Train a run, going on where an earlier start was interrupted, and publish its results."""
+    from vanishing import data as images
+    from vanishing import files, models, results, training
+
+    run = study.run(name)
+    study.check_seed(seed)
+    dataset, data_hash = images.load(run.data.path), files.sha256(run.data.path)
+    with _only_one(name, seed):
+        states = paths.resume(name, seed)
+        folder = states / training.state_key(run, data_hash)
+        outcome = training.train(run, seed, dataset, folder, f"{name}, seed {seed}")
+        size = models.measure(run.model, run.data.classes)
+        surroundings = training.environment(run.train, training.configure(run.train))
+        summary = {"run": name, "seed": seed, **results.summarise(run, outcome, size, folder)}
+        summary |= {"data": {"path": run.data.path.as_posix(), "sha256": data_hash}, "environment": surroundings}
+        results.publish(name, seed, outcome, summary, folder)
+        shutil.rmtree(states)
+    accuracy = f", test accuracy {outcome.test.accuracy:.2%}" if outcome.test else ""
+    say(f"{name}, seed {seed}: {summary['status']} after {summary['epochs']} epochs{accuracy}")
+
+
+def gradients(study: parameters.Parameters, name: str, seed: int) -> None:
+    """Measure the gradient flow at every snapshot of a run."""
+    from vanishing import data as images
+    from vanishing import gradients as flow
+    from vanishing import results, training
+
+    run = study.run(name)
+    study.check_seed(seed)
+    folder = paths.checkpoints(name, seed)
+    if not paths.snapshot(folder, 0).exists():
+        raise UserError(f"{folder}: no trajectory; `vanishing train {name} --seed {seed}` makes it")
+    device = training.configure(run.train)
+    dataset = images.load(run.data.path)
+    table = flow.measure_trajectory(run, study.gradients, dataset.train, folder, device)
+    results.write_table(paths.results(name, seed) / "gradients.csv", table)
+
+
+def tables(study: parameters.Parameters) -> None:
+    """Write the tables and every number of the report."""
+    from vanishing import tables as made
+
+    made.make(study)
+
+
+def figures(study: parameters.Parameters, key: str) -> None:
+    """Run the figure notebooks of a study."""
+    from vanishing import notebooks
+
+    notebooks.run(key, study)
+
+
+def report() -> None:
+    """Typeset the report."""
+    from vanishing import report as paper
+
+    say(f"{paper.typeset()}")
+
+
+@contextmanager
+def _only_one(name: str, seed: int) -> Iterator[None]:
+    """Hold the lock of a run's training, so that no two processes write its state."""
+    lock = paths.SCRATCH / "locks" / f"{name}-seed{seed}.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(lock, timeout=0):
+            yield
+    except Timeout:
+        raise UserError(f"run {name!r}, seed {seed} is being trained by another process (lock {lock})") from None

@@ -1,0 +1,377 @@
+"""Training: the step, the schedule, and a loop that can be killed at any moment.
+
+Everything random is drawn from (seed, epoch), so what a run needs to go on is its tensors and its
+place; it ends with the bytes of an uninterrupted run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from vanishing import augmentation, checkpoints, models, parameters, paths
+from vanishing.data import Dataset, Split
+from vanishing.errors import UserError
+from vanishing.progress import Progress
+
+SAVE_EVERY = 30.0
+"""Seconds between two writes of the resumable state: what a kill can cost."""
+
+EVALUATION_BATCH = 250
+"""Images evaluated at once; in evaluation mode the figures do not depend on it, up to rounding."""
+
+
+class Interrupted(UserError):
+    """The process was told to stop; its state is saved."""
+
+    def __init__(self, signal_number: int, place: str) -> None:
+        super().__init__(f"stopped by {signal.Signals(signal_number).name}, saved at {place}; the same command goes on")
+        self.exit_code = 128 + signal_number
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """A row of `history.csv`: losses in nats, accuracies as fractions."""
+
+    epoch: int
+    learning_rate: float
+    """Of the epoch's first iteration."""
+    train_loss: float
+    """Mean over the epoch's minibatches, in training mode, as the weights change."""
+    train_accuracy: float
+    val_loss: float
+    """With the weights at the end of the epoch, in evaluation mode."""
+    val_accuracy: float
+
+    @property
+    def finite(self) -> bool:
+        """Whether both losses are numbers."""
+        return math.isfinite(self.train_loss) and math.isfinite(self.val_loss)
+
+
+class Figures(NamedTuple):
+    """A mean cross-entropy in nats and the share of images whose largest logit is the label's."""
+
+    loss: float
+    accuracy: float
+
+
+@dataclass
+class Place:
+    """How far a training has come."""
+
+    epoch: int = 1
+    iteration: int = 0
+    """Iterations done within `epoch`."""
+    history: list[Epoch] = field(default_factory=list)
+
+    @property
+    def diverged(self) -> bool:
+        """Whether a loss was no number."""
+        return bool(self.history) and not self.history[-1].finite
+
+    @property
+    def best(self) -> Epoch | None:
+        """The epoch of best validation accuracy, the first of equals; None if no loss was a number."""
+        return max((row for row in self.history if row.finite), key=lambda row: row.val_accuracy, default=None)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a training gives, beside the files of its trajectory."""
+
+    history: list[Epoch]
+    diverged: bool
+    best: Epoch | None
+    test: Figures | None
+    """With the weights of the best epoch."""
+    snapshots: list[int]
+
+
+class Learner:
+    """A model, its optimiser, and the epoch's sums: everything that a training step changes.
+
+    All of it lies on one device, and no method but `figures` and `tensors` waits for that device.
+    """
+
+    def __init__(self, run: parameters.Run, seed: int, device: torch.device) -> None:
+        self.bf16 = run.train.precision == "bf16"
+        self.device = device
+        self.model = models.build(run.model, run.data.classes, seed).to(device)
+        if device.type == "cpu":
+            # oneDNN's convolutions are 1.1 to 1.8 times as fast on it
+            self.model = self.model.to(memory_format=torch.channels_last)
+        self.rate = torch.tensor(run.train.learning_rate, device=device)
+        self.optimiser = torch.optim.Adam(
+            self.model.parameters(), lr=self.rate, weight_decay=run.train.weight_decay, fused=True
+        )
+        for weight in self.model.parameters():  # Adam's state exists from the start, so that it can be restored
+            self.optimiser.state[weight] = {
+                "step": torch.zeros((), device=device),
+                "exp_avg": torch.zeros_like(weight),
+                "exp_avg_sq": torch.zeros_like(weight),
+            }
+        self.sums = torch.zeros(2, dtype=torch.float64, device=device)
+
+    def step(self, images: Tensor, labels: Tensor, plan: augmentation.Plan) -> None:
+        """Take one step of Adam on a minibatch.
+
+        Args:
+            images: all training images, uint8 (n, 3, 32, 32).
+            labels: their labels, int64 (n,).
+            plan: which of them, and how they are cropped and flipped.
+        """
+        chosen = labels[plan.order]
+        batch = augmentation.normalise(augmentation.augment(images[plan.order], plan))
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            logits = self.model(batch)
+            loss = functional.cross_entropy(logits, chosen)
+        self.optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimiser.step()
+        correct = (logits.detach().argmax(dim=1) == chosen).double().mean()
+        self.sums += torch.stack([loss.detach().double(), correct])
+
+    def figures(self, minibatches: int) -> Figures:
+        """Return the means over the epoch's minibatches, and begin new sums."""
+        loss, accuracy = (self.sums / minibatches).tolist()
+        self.sums.zero_()
+        return Figures(loss, accuracy)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Name every tensor that a step changes."""
+        named = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        for name, weight in self.model.named_parameters():
+            named |= {f"optimiser.{name}.{key}": tensor for key, tensor in self.optimiser.state[weight].items()}
+        return named | {"sums": self.sums}
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Put back what `tensors` gave, in place."""
+        with torch.no_grad():
+            for name, tensor in self.tensors().items():
+                tensor.copy_(tensors[name])
+
+
+def learning_rate(train: parameters.Train, epoch: int, iteration: int, iterations: int) -> float:
+    """Return the learning rate of an iteration: cosine annealing (Loshchilov & Hutter 2017, without restarts).
+
+    Args:
+        train: start, end, number of epochs, and which of the two schedules.
+        epoch: from 1.
+        iteration: within the epoch, from 0.
+        iterations: of an epoch.
+
+    `cosine_per_epoch` changes once an epoch and nears the end at the last. `cosine_per_iteration` takes
+    its step at every iteration while the period stays that many epochs: it falls to the end in `epochs`
+    iterations and rises again in as many, on and on.
+    """
+    steps = epoch - 1 if train.schedule == "cosine_per_epoch" else (epoch - 1) * iterations + iteration
+    share = (1 + math.cos(math.pi * steps / train.epochs)) / 2
+    return train.final_learning_rate + (train.learning_rate - train.final_learning_rate) * share
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, images: Tensor, labels: Tensor, bf16: bool = False) -> Figures:
+    """Evaluate a model, in evaluation mode and without augmentation.
+
+    Args:
+        model: maps normalised images to logits (batch, classes); left in the mode it was in.
+        images: uint8 (n, 3, 32, 32).
+        labels: int64 (n,).
+        bf16: whether to compute in bfloat16 where autocast does.
+    """
+    training = model.training
+    model.eval()
+    sums = torch.zeros(2, dtype=torch.float64, device=images.device)
+    for start in range(0, len(images), EVALUATION_BATCH):
+        part = slice(start, start + EVALUATION_BATCH)
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
+            logits = model(augmentation.normalise(images[part]))
+            loss = functional.cross_entropy(logits, labels[part], reduction="sum")
+        correct = (logits.argmax(dim=1) == labels[part]).sum()
+        sums += torch.stack([loss.double(), correct.double()])
+    model.train(training)
+    loss_mean, accuracy = (sums / len(images)).tolist()
+    return Figures(loss_mean, accuracy)
+
+
+def configure(train: parameters.Train) -> torch.device:
+    """Set PyTorch up so that the same seed gives the same bytes, and return the device.
+
+    The number of threads comes from the configuration, never from a scheduler: another number gives
+    other sums. fp32 means IEEE single precision; PyTorch's default would convolve in TF32 on CUDA.
+    """
+    kind = train.device
+    if kind == "auto":
+        kind = "cuda" if torch.cuda.is_available() else "cpu"
+    elif kind == "cuda" and not torch.cuda.is_available():
+        raise UserError("train.device = 'cuda': this machine has no CUDA device; allowed here: auto, cpu")
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # read when CUDA starts, which is later
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.set_num_threads(train.threads)
+    return torch.device(kind)
+
+
+def environment(train: parameters.Train, device: torch.device) -> dict[str, Any]:
+    """Name what the numbers depend on beside the configuration."""
+    kind = torch.cuda.get_device_name() if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
+    return {
+        "device": device.type,
+        "kind": kind,
+        "torch": torch.__version__,
+        "precision": train.precision,
+        "threads": train.threads,
+    }
+
+
+def train(run: parameters.Run, seed: int, dataset: Dataset, folder: Path, title: str) -> Outcome:
+    """Train a run to its end, from where an earlier start was interrupted if it was.
+
+    Args:
+        run: the effective configuration.
+        seed: of initialisation, order and augmentation.
+        dataset: training, validation and test images.
+        folder: takes the state, and the trajectory as it comes into being; a folder that holds the state of
+            another configuration must not be handed in, see `state_key`.
+        title: what progress is reported under.
+
+    Raises:
+        Interrupted: after SIGINT or SIGTERM, once the state is saved.
+    """
+    device = configure(run.train)
+    return _Training(run, seed, dataset, folder, device).finish(title)
+
+
+def state_key(run: parameters.Run, data_hash: str) -> str:
+    """Return a name for the state of a training: equal for trainings that may go on from one another."""
+    device = configure(run.train)
+    content = [run.configuration(), data_hash, environment(run.train, device)]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+class _Training:
+    """One training under way."""
+
+    def __init__(self, run: parameters.Run, seed: int, dataset: Dataset, folder: Path, device: torch.device) -> None:
+        self.run, self.seed, self.folder, self.device = run, seed, folder, device
+        self.images, self.labels = _upload(dataset.train, device)
+        self.val, self.test = _upload(dataset.val, device), _upload(dataset.test, device)
+        self.iterations = math.ceil(len(self.images) / run.train.batch_size)  # a short last batch is kept
+        self.learner = Learner(run, seed, device)
+        self.place = Place()
+        self.saved = time.monotonic()
+
+    def finish(self, title: str) -> Outcome:
+        """Run every epoch that is left, then the test."""
+        if self._state.exists():
+            self._load()
+        else:
+            self._keep(paths.snapshot(self.folder, 0))
+        total = self.run.train.epochs * self.iterations
+        done = (self.place.epoch - 1) * self.iterations + self.place.iteration
+        with _signals() as caught, Progress(title, total, done) as progress:
+            while self.place.epoch <= self.run.train.epochs and not self.place.diverged:
+                self._epoch(progress, caught)
+        return self._outcome()
+
+    def _epoch(self, progress: Progress, caught: list[int]) -> None:
+        """Run the epoch that is under way to its end."""
+        epoch, size = self.place.epoch, self.run.train.batch_size
+        plan = augmentation.draw(len(self.images), self.seed, epoch).to(self.device)
+        for iteration in range(self.place.iteration, self.iterations):
+            self.learner.rate.fill_(learning_rate(self.run.train, epoch, iteration, self.iterations))
+            self.learner.step(self.images, self.labels, plan.batch(iteration * size, size))
+            self.place.iteration = iteration + 1
+            progress.advance()
+            self._save_if_due(caught)
+        row = self._row()
+        self.place = Place(epoch + 1, 0, [*self.place.history, row])
+        self._keep_trajectory(row)
+        progress.figures(
+            f"epoch {epoch}/{self.run.train.epochs}, loss {row.train_loss:.3f}, "
+            f"validation {row.val_loss:.3f} and {row.val_accuracy:.1%}"
+        )
+        self._save_if_due(caught)
+
+    def _row(self) -> Epoch:
+        trained = self.learner.figures(self.iterations)
+        rate = learning_rate(self.run.train, self.place.epoch, 0, self.iterations)
+        val = evaluate(self.learner.model, *self.val, bf16=self.learner.bf16)
+        return Epoch(self.place.epoch, rate, *trained, *val)
+
+    def _keep_trajectory(self, row: Epoch) -> None:
+        """Keep the epoch's weights if they are wanted; those of a diverged epoch are not."""
+        if row.finite and row.epoch in self.run.train.snapshot_epochs:
+            self._keep(paths.snapshot(self.folder, row.epoch))
+        if row == self.place.best:
+            self._keep(paths.best(self.folder))
+
+    def _keep(self, path: Path) -> None:
+        checkpoints.write(path, self.learner.model.state_dict())
+
+    def _outcome(self) -> Outcome:
+        """Use the test set, for the first and only time."""
+        place, test = self.place, None
+        if place.best:
+            weights, _ = checkpoints.read(paths.best(self.folder))
+            self.learner.model.load_state_dict(weights)
+            test = evaluate(self.learner.model, *self.test, bf16=self.learner.bf16)
+        reached = place.history[-1].epoch - place.diverged
+        snapshots = [epoch for epoch in self.run.train.snapshot_epochs if epoch <= reached]
+        return Outcome(place.history, place.diverged, place.best, test, snapshots)
+
+    @property
+    def _state(self) -> Path:
+        return self.folder / "state.safetensors"
+
+    def _save_if_due(self, caught: list[int]) -> None:
+        if not caught and time.monotonic() - self.saved < SAVE_EVERY:
+            return
+        values = asdict(self.place)
+        checkpoints.write(self._state, self.learner.tensors(), values)
+        self.saved = time.monotonic()
+        if caught:
+            raise Interrupted(caught[0], f"epoch {self.place.epoch}, iteration {self.place.iteration}")
+
+    def _load(self) -> None:
+        tensors, values = checkpoints.read(self._state)
+        self.learner.restore(tensors)
+        self.place = Place(values["epoch"], values["iteration"], [Epoch(**row) for row in values["history"]])
+
+
+def _upload(split: Split, device: torch.device) -> tuple[Tensor, Tensor]:
+    return torch.from_numpy(split.images).to(device), torch.from_numpy(split.labels).long().to(device)
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM in a list instead of dying of them."""
+    caught: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        caught.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,120 @@
+"""What the Snakefile asks of the configuration: which jobs there are, and what each depends on.
+
+This module knows the files and parameters of each stage but nothing of Snakemake; `dvc.yaml` states
+the same for DVC, and a test holds the two graphs against each other. It imports nothing slow, since
+Snakemake loads it for every job.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vanishing import parameters, paths
+from vanishing.parameters import ParameterError, Parameters
+
+FROM_RESULTS = "from_results"
+"""Key of `--config` that leaves out every rule which could train, for `make report`."""
+
+Job = tuple[str, int]
+"""A run and a seed."""
+
+
+def load(config: Mapping[str, Any], path: Path = Path("params.yaml")) -> Parameters:
+    """Load and check `params.yaml`; `ParameterError` also where `--config` would change what it says.
+
+    The commands of the pipeline read the file themselves, so that a change from elsewhere would be half a change.
+    """
+    study = parameters.load(path)
+    written = yaml.safe_load(path.read_text(encoding="utf-8"))  # as Snakemake reads it
+    for key in config:
+        if key != FROM_RESULTS and config[key] != written.get(key):
+            raise ParameterError(f"--config {key}: settings come from {path} alone; change them there")
+    return study
+
+
+def from_results(config: Mapping[str, Any]) -> bool:
+    """Return whether only tables, figures and report are to be built, from the results that there are."""
+    return bool(config.get(FROM_RESULTS, False))
+
+
+def jobs(study: Parameters, config: Mapping[str, Any]) -> list[Job]:
+    """List the runs and seeds that tables and figures are made of."""
+    if not from_results(config):
+        return list(study.jobs())
+    from vanishing import results
+
+    return list(results.available(study))
+
+
+def results_of(chosen: Iterable[Job]) -> list[Path]:
+    """List the small results of jobs."""
+    names = ("history.csv", "summary.json", "gradients.csv")
+    return [paths.results(run, seed) / name for run, seed in chosen for name in names]
+
+
+def study_jobs(study: Parameters, chosen: Iterable[Job], key: str) -> list[Job]:
+    """List the jobs of one study."""
+    return [job for job in chosen if job[0] in study.studies[key].runs]
+
+
+def drawn(study: Parameters, chosen: list[Job]) -> list[str]:
+    """List the studies that have something to draw."""
+    return [key for key in study.studies if study_jobs(study, chosen, key)]
+
+
+def notebooks() -> list[Path]:
+    """List the figure notebooks."""
+    return sorted(Path("notebooks").glob("*.ipynb"))
+
+
+def report_text() -> list[Path]:
+    """List the hand-written sources of the report."""
+    fixed = [paths.REPORT / name for name in ("report.tex", "preamble.tex", "references.bib")]
+    return fixed + sorted((paths.REPORT / "sections").glob("*.tex"))
+
+
+def gpus(study: Parameters, run: str) -> int:
+    """Return how many GPUs a job of a run takes from `--resources gpu`: none where it is told to use the CPU."""
+    return 0 if study.run(run).train.device == "cpu" else 1
+
+
+def threads(study: Parameters, run: str) -> int:
+    """Return the CPU threads that a job of a run uses."""
+    return study.run(run).train.threads
+
+
+# What decides whether a stage's outputs are stale, beside its input files: text that Snakemake records.
+
+
+def data_configuration(study: Parameters) -> str:
+    """Name what the arrays depend on."""
+    return _text(study.run(next(iter(study.runs))).configuration()["data"])
+
+
+def train_configuration(study: Parameters, run: str) -> str:
+    """Name what a run depends on: its effective configuration."""
+    return _text(study.run(run).configuration())
+
+
+def gradients_configuration(study: Parameters) -> str:
+    """Name what the measurement of gradient flow depends on, beside the trajectory."""
+    return _text(study.gradients.model_dump(mode="json"))
+
+
+def tables_configuration(study: Parameters) -> str:
+    """Name what the tables and numbers depend on, beside the results."""
+    return _text(study.model_dump(mode="json", exclude={"data": {"sources"}}))
+
+
+def figures_configuration(study: Parameters, key: str) -> str:
+    """Name what the figures of a study depend on: the study, and the order of runs, which gives their colours."""
+    return _text([study.studies[key].model_dump(mode="json"), list(study.runs), study.data.classes])
+
+
+def _text(content: object) -> str:
+    return json.dumps(content, sort_keys=True)

@@ -1,0 +1,69 @@
+"""A second folder with the whole pipeline in it, under other parameters: how the demonstration is run.
+
+The same Snakefile, `dvc.yaml`, notebooks and report work there as here; nothing is written outside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+
+from vanishing import files, parameters
+from vanishing.errors import UserError
+
+SOURCES = [
+    "Snakefile",
+    "dvc.yaml",
+    "workflow/rules/*.smk",
+    "workflow/profiles/*/config.yaml",
+    "notebooks/*.ipynb",
+    "report/report.tex",
+    "report/preamble.tex",
+    "report/references.bib",
+    "report/sections/*.tex",
+    "src/vanishing/*.py",
+    "src/vanishing/*.mplstyle",
+]
+"""What the pipeline reads and does not make, beside `params.yaml`."""
+
+DVC_CONFIG = "[core]\n    no_scm = true\n    analytics = false\n    check_update = false\n"
+
+
+def lay_out(origin: Path, folder: Path, overlay: Path | None) -> None:
+    """Copy the pipeline from `origin` into `folder`, with the parameters of `overlay` laid over its own.
+
+    Files that are there already with the right content keep their times, so that neither engine builds
+    again what has not changed; sources that `origin` no longer has are removed.
+
+    Raises:
+        UserError: `origin` is no project, or `folder` is `origin`.
+        ParameterError: the parameters, once overlaid, are not allowed.
+    """
+    if not (origin / "Snakefile").exists():
+        raise UserError(f"{origin}: no Snakefile here; run this in the project's folder")
+    if folder.resolve() == origin.resolve():
+        raise UserError(f"{folder}: is the project itself; name another folder")
+    content = parameters.read(origin / "params.yaml")
+    if overlay:
+        content = parameters.merge(content, parameters.read(overlay))
+        parameters.check(content, overlay)
+    sources = set(_sources(origin))
+    for stale in set(_sources(folder)) - sources:
+        (folder / stale).unlink()
+    for source in sources:
+        _write(folder / source, (origin / source).read_bytes())
+    _write(folder / "params.yaml", yaml.safe_dump(content, sort_keys=False).encode())
+    _write(folder / ".dvc" / "config", DVC_CONFIG.encode())
+
+
+def _sources(folder: Path) -> Iterator[Path]:
+    for pattern in SOURCES:
+        for path in folder.glob(pattern):
+            yield path.relative_to(folder)
+
+
+def _write(path: Path, content: bytes) -> None:
+    if not path.exists() or path.read_bytes() != content:
+        files.write(path, content)

@@ -1,0 +1,19 @@
+# In:   any source of the images (params.yaml: data.sources)
+# Out:  data/SET.npz
+# Steps: read the first source that works, check its content, hold out the validation images
+
+
+rule data:
+    """Make the training, validation and test arrays."""
+    output:
+        study.data.path,
+    log:
+        "logs/data.log",
+    benchmark:
+        "logs/benchmarks/data.tsv"
+    params:
+        configuration=plan.data_configuration(study),
+    message:
+        "images: {output}"
+    shell:
+        "vanishing data 2>&1 | tee {log}"

@@ -1,0 +1,31 @@
+# In:   results/runs/ of a study, notebooks/
+# Out:  report/figures/STUDY/, results/notebooks/STUDY/
+# Steps: papermill runs each notebook of the study; times, paths and identifiers are taken out
+
+
+rule figures:
+    """Draw the figures of one study in its notebooks."""
+    input:
+        results=lambda wildcards: plan.results_of(
+            plan.study_jobs(study, jobs, wildcards.study)
+        ),
+        notebooks=plan.notebooks(),
+        code=expand(
+            "src/vanishing/{file}",
+            file=["figures.mplstyle", "figures.py", "notebooks.py", "results.py"],
+        ),
+    output:
+        figures=directory("report/figures/{study}"),
+        notebooks=directory("results/notebooks/{study}"),
+    log:
+        "logs/figures/{study}.log",
+    benchmark:
+        "logs/benchmarks/figures/{study}.tsv"
+    params:
+        configuration=lambda wildcards: plan.figures_configuration(
+            study, wildcards.study
+        ),
+    message:
+        "figures of {wildcards.study}; progress in {log}"
+    shell:
+        "vanishing figures {wildcards.study} 2>&1 | tee {log}"

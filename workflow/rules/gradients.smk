@@ -1,0 +1,25 @@
+# In:   data/SET.npz, checkpoints/RUN/seedS/
+# Out:  results/runs/RUN/seedS/gradients.csv
+# Steps: measure dL/dW of every weight layer at every snapshot, on fixed minibatches
+
+
+rule gradients:
+    """Measure the gradient flow along one trajectory."""
+    input:
+        data=study.data.path,
+        trajectory="checkpoints/{run}/seed{seed}",
+    output:
+        "results/runs/{run}/seed{seed}/gradients.csv",
+    log:
+        "logs/gradients/{run}-seed{seed}.log",
+    benchmark:
+        "logs/benchmarks/gradients/{run}-seed{seed}.tsv"
+    threads: lambda wildcards: plan.threads(study, wildcards.run)
+    resources:
+        gpu=lambda wildcards: plan.gpus(study, wildcards.run),
+    params:
+        configuration=plan.gradients_configuration(study),
+    message:
+        "gradient flow of {wildcards.run}, seed {wildcards.seed}; progress in {log}"
+    shell:
+        "vanishing gradients {wildcards.run} --seed {wildcards.seed} 2>&1 | tee {log}"

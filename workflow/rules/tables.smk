@@ -1,0 +1,23 @@
+# In:   results/runs/
+# Out:  results/tables/, report/tables/, report/numbers.tex, report/studies.tex
+# Steps: mean and standard deviation over the seeds, every number that the report names
+
+
+rule tables:
+    """Make the tables of all studies, and every number of the report."""
+    input:
+        results=plan.results_of(jobs),
+        code=["src/vanishing/results.py", "src/vanishing/tables.py"],
+    output:
+        csv=directory("results/tables"),
+        tex=directory("report/tables"),
+        numbers="report/numbers.tex",
+        studies="report/studies.tex",
+    log:
+        "logs/tables.log",
+    benchmark:
+        "logs/benchmarks/tables.tsv"
+    params:
+        configuration=plan.tables_configuration(study),
+    shell:
+        "vanishing tables 2>&1 | tee {log}"

@@ -1,0 +1,26 @@
+# In:   data/SET.npz
+# Out:  checkpoints/RUN/seedS/, results/runs/RUN/seedS/{history.csv,summary.json}
+# Steps: train, keep the trajectory, test the weights of the best epoch
+
+
+rule train:
+    """Train one run with one seed; a killed training goes on where it was."""
+    input:
+        study.data.path,
+    output:
+        trajectory=directory("checkpoints/{run}/seed{seed}"),
+        history="results/runs/{run}/seed{seed}/history.csv",
+        summary="results/runs/{run}/seed{seed}/summary.json",
+    log:
+        "logs/train/{run}-seed{seed}.log",
+    benchmark:
+        "logs/benchmarks/train/{run}-seed{seed}.tsv"
+    threads: lambda wildcards: plan.threads(study, wildcards.run)
+    resources:
+        gpu=lambda wildcards: plan.gpus(study, wildcards.run),
+    params:
+        configuration=lambda wildcards: plan.train_configuration(study, wildcards.run),
+    message:
+        "training {wildcards.run}, seed {wildcards.seed}; progress in {log}"
+    shell:
+        "vanishing train {wildcards.run} --seed {wildcards.seed} 2>&1 | tee {log}"
