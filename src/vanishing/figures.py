@@ -26,7 +26,8 @@ from vanishing import files, parameters, paths, results
 CAPTIONS: dict[str, dict[str, str]] = {
     "training": {
         "loss": "Training and validation loss. Lines are means over the seeds, bands their standard deviation; "
-        "the dotted line is the loss of a uniform guess.",
+        "the dotted line is the loss of a uniform guess. The axis ends at one and a half times that loss; what is "
+        "larger leaves the panel.",
         "accuracy": "Training and validation accuracy, as above; the dotted line is chance.",
         "comparison": "The runs side by side, at the last epoch. Each mark is a seed.",
     },
@@ -38,6 +39,12 @@ CAPTIONS: dict[str, dict[str, str]] = {
     },
 }
 """Every figure of each family, by file name, with what its caption says."""
+
+LOSS_LIMIT = 1.5
+"""Top of the loss axis, in units of the loss of a uniform guess."""
+
+TOO_LIGHT = {6, 8}
+"""Colours of seaborn's colour-blind palette that are too light for a line on white."""
 
 COLUMNS = 3
 """Panels beside one another."""
@@ -114,6 +121,8 @@ def curves(data: StudyResults, quantity: str, label: str, chance: float) -> Figu
                 color=colour, linestyle=dashes, marker=marker, label=run, legend=False,
             )  # fmt: skip
         axis.axhline(chance, color="0.4", linestyle=":", linewidth=0.8)
+        if quantity == "loss":  # a single early validation loss of hundreds would flatten everything else
+            axis.set_ylim(0, min(axis.get_ylim()[1], LOSS_LIMIT * chance))
         axis.set(title=title, xlabel="epoch", ylabel=label)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     _legend(figure, axes[0])
@@ -149,7 +158,8 @@ def gradient_flow(data: StudyResults, log: bool) -> Figure:
         for epoch in table.columns:
             values = table[epoch].where(table[epoch] > 0) if log else table[epoch]
             axis.plot(table.index, values, color=colours[epoch], label=f"epoch {epoch}", linewidth=0.9)
-        axis.set(title=run, xlabel="layer", yscale="log" if log else "linear")
+        axis.set(xlabel="layer", yscale="log" if log else "linear")
+        axis.set_title(run, pad=4 if log else 12)  # room for the exponent of a linear axis
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         if not log:
             axis.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
@@ -166,8 +176,9 @@ def heat_map(data: StudyResults) -> Figure:
     norm: Normalize = LogNorm(positive.min(), positive.max()) if len(positive) else Normalize(0, 1)
     for axis, run in zip(axes, data.runs, strict=True):
         table = mean_gradients(data, run).T
-        shown = axis.pcolormesh(np.ma.masked_less_equal(table.to_numpy(), 0), norm=norm, cmap="viridis")
-        axis.set_yticks(np.arange(len(table)) + 0.5, labels=[str(epoch) for epoch in table.index])
+        values = np.ma.masked_less_equal(table.to_numpy(), 0)
+        shown = axis.imshow(values, norm=norm, cmap="viridis", aspect="auto", origin="lower", interpolation="none")
+        axis.set_yticks(range(len(table)), labels=[str(epoch) for epoch in table.index])
         axis.set_xticks(*_layer_ticks(len(table.columns)))
         axis.set(title=run, xlabel="layer", ylabel="epoch")
         axis.grid(visible=False)
@@ -184,7 +195,8 @@ def mean_gradients(data: StudyResults, run: str) -> pd.DataFrame:
 @contextlib.contextmanager
 def _style() -> Iterator[None]:
     """Apply the project's style; savefig reads it as well as drawing."""
-    with mpl.rc_context(fname=str(resources.files("vanishing") / "figures.mplstyle")):
+    with mpl.rc_context():
+        mpl.rc_file(str(resources.files("vanishing") / "figures.mplstyle"))  # forgets a user's own settings
         yield
 
 
@@ -194,7 +206,7 @@ def _stack(tables: Iterable[tuple[results.Result, pd.DataFrame]]) -> pd.DataFram
 
 def _looks(runs: Iterable[str]) -> dict[str, tuple[tuple[float, float, float], str]]:
     """Give each configured run a colour and, so that grey print tells them apart too, a line style."""
-    colours = sns.color_palette("colorblind")
+    colours = [colour for at, colour in enumerate(sns.color_palette("colorblind")) if at not in TOO_LIGHT]
     styles = ["-", "--", "-.", ":"]
     return {run: (colours[at % len(colours)], styles[at % len(styles)]) for at, run in enumerate(runs)}
 
@@ -215,9 +227,9 @@ def _legend(figure: Figure, axis: Axes) -> None:
     figure.legend(handles, labels, loc="outside upper center", ncols=min(4, len(labels)), handlelength=3)
 
 
-def _layer_ticks(layers: int) -> tuple[list[float], list[str]]:
+def _layer_ticks(layers: int) -> tuple[list[int], list[str]]:
     shown = sorted({1, *range(10, layers, 10), layers} - ({layers // 10 * 10} if layers % 10 in (1, 2) else set()))
-    return [layer - 0.5 for layer in shown], [str(layer) for layer in shown]
+    return [layer - 1 for layer in shown], [str(layer) for layer in shown]
 
 
 def outputs(key: str, study: parameters.Study) -> list[Path]:

@@ -42,6 +42,8 @@ def run(key: str, study: parameters.Parameters) -> None:
 def execute(path: Path, values: dict[str, str]) -> str:
     """Run a notebook in the project's folder with `values` as its parameters, and return it as text."""
     logging.getLogger("papermill").setLevel(logging.WARNING)
+    for name in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "MPLCONFIGDIR"):  # a user's own settings change no figure
+        os.environ[name] = str((paths.SCRATCH / "kernel" / name.lower()).resolve())
     os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # the kernel's debugger would warn of frozen modules
     with tempfile.TemporaryDirectory() as folder:
         try:

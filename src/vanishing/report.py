@@ -23,11 +23,11 @@ def typeset() -> Path:
         raise UserError(f"latexmk: not installed; on Debian: {INSTALL}")
     shutil.rmtree(BUILD, ignore_errors=True)
     BUILD.mkdir(parents=True)
-    command = ["latexmk", "-norc", "-pdf", "-interaction=nonstopmode", "-halt-on-error", "-file-line-error"]
     done = subprocess.run(
-        [*command, f"-outdir={BUILD.name}", "report.tex"],
+        # a user's own settings are left out: the project's are in .latexmkrc
+        ["latexmk", "-norc", "-r", ".latexmkrc", f"-outdir={BUILD.name}", "report.tex"],
         cwd=paths.REPORT,
-        env=os.environ | {"SOURCE_DATE_EPOCH": "0", "FORCE_SOURCE_DATE": "1", "TZ": "UTC", "LC_ALL": "C"},
+        env=os.environ | {"LC_ALL": "C", "TEXMFVAR": str((paths.SCRATCH / "texmf").resolve())},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -45,15 +44,8 @@ class Result:
         return bool(self.summary["status"] == "diverged")
 
 
-def summarise(run: parameters.Run, outcome: Outcome, size: Size, folder: Path) -> dict[str, Any]:
-    """Put together what `summary.json` says of a training.
-
-    Args:
-        run: the effective configuration.
-        outcome: of the training.
-        size: of the model.
-        folder: holds the trajectory, whose files are named with their SHA-256.
-    """
+def summarise(run: parameters.Run, outcome: Outcome, size: Size) -> dict[str, Any]:
+    """Put together what `summary.json` says of a training."""
     last, best = outcome.history[-1], outcome.best
     return {
         "status": "diverged" if outcome.diverged else "completed",
@@ -66,7 +58,6 @@ def summarise(run: parameters.Run, outcome: Outcome, size: Size, folder: Path) -
         "best": {"epoch": best.epoch, "loss": best.val_loss, "accuracy": best.val_accuracy} if best else None,
         "test": outcome.test._asdict() if outcome.test else None,
         "snapshots": outcome.snapshots,
-        "checkpoints": {path.name: files.sha256(path) for path in sorted(_trajectory(folder, outcome))},
         "configuration": run.configuration(),
     }
 
@@ -74,23 +65,20 @@ def summarise(run: parameters.Run, outcome: Outcome, size: Size, folder: Path) -
 def publish(name: str, seed: int, outcome: Outcome, summary: dict[str, Any], folder: Path) -> None:
     """Put a finished training where the pipeline looks for it: trajectory, history, then summary.
 
-    A reader that sees the summary sees all of it; whatever stood there before is gone, gradient flow
-    of earlier weights included.
+    The summary also names the SHA-256 of every other file, and comes last: a reader that sees it sees all
+    of them. Whatever stood there before is gone, the gradient flow of earlier weights included.
     """
-    target, results = paths.checkpoints(name, seed), paths.results(name, seed)
+    target, small = paths.checkpoints(name, seed), paths.results(name, seed)
     for stale in ("summary.json", "gradients.csv"):
-        (results / stale).unlink(missing_ok=True)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as temporary:
-        for path in _trajectory(folder, outcome):
-            shutil.copy(path, temporary)
-        shutil.rmtree(target, ignore_errors=True)
-        target.mkdir()
-        for path in Path(temporary).iterdir():
-            path.replace(target / path.name)
+        (small / stale).unlink(missing_ok=True)
+    shutil.rmtree(target, ignore_errors=True)
+    for path in _trajectory(folder, outcome):
+        files.write(target / path.name, path.read_bytes())
     history = pd.DataFrame([asdict(row) for row in outcome.history], columns=HISTORY_COLUMNS)
-    write_table(results / "history.csv", history)
-    files.write(results / "summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
+    write_table(small / "history.csv", history)
+    written = [small / "history.csv", *sorted(target.iterdir())]
+    content = summary | {"files": {path.name: files.sha256(path) for path in written}}
+    files.write(small / "summary.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:

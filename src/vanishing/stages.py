@@ -37,7 +37,7 @@ def train(study: parameters.Parameters, name: str, seed: int) -> None:
         outcome = training.train(run, seed, dataset, folder, f"{name}, seed {seed}")
         size = models.measure(run.model, run.data.classes)
         surroundings = training.environment(run.train, training.configure(run.train))
-        summary = {"run": name, "seed": seed, **results.summarise(run, outcome, size, folder)}
+        summary = {"run": name, "seed": seed, **results.summarise(run, outcome, size)}
         summary |= {"data": {"path": run.data.path.as_posix(), "sha256": data_hash}, "environment": surroundings}
         results.publish(name, seed, outcome, summary, folder)
         shutil.rmtree(states)

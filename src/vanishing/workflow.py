@@ -74,7 +74,7 @@ def notebooks() -> list[Path]:
 
 def report_text() -> list[Path]:
     """List the hand-written sources of the report."""
-    fixed = [paths.REPORT / name for name in ("report.tex", "preamble.tex", "references.bib")]
+    fixed = [paths.REPORT / name for name in (".latexmkrc", "report.tex", "preamble.tex", "references.bib")]
     return fixed + sorted((paths.REPORT / "sections").glob("*.tex"))
 
 

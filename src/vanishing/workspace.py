@@ -19,6 +19,7 @@ SOURCES = [
     "workflow/rules/*.smk",
     "workflow/profiles/*/config.yaml",
     "notebooks/*.ipynb",
+    "report/.latexmkrc",
     "report/report.tex",
     "report/preamble.tex",
     "report/references.bib",

@@ -1,0 +1,62 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`. `make help` lists the others.
+
+PYTHON ?= python3
+CORES ?= $(shell nproc)
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+READY := .venv/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo demo-dvc study report test test-fast lint format lock clean distclean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY)  ## make .venv from requirements.lock and find LaTeX (done by the others as needed)
+
+$(READY): requirements.lock pyproject.toml workflow/setup.sh
+	@sh workflow/setup.sh "$(PYTHON)"
+	@touch $@
+
+demo: $(READY)  ## the whole study on generated images, without a GPU: build/demo/report/report.pdf
+	@vanishing workspace build/demo --overlay workflow/demo.yaml
+	cd build/demo && snakemake --cores $(CORES)
+	@cd build/demo && vanishing show && echo && echo build/demo/report/report.pdf
+
+demo-dvc: $(READY)  ## the same by DVC, in build/demo-dvc
+	@vanishing workspace build/demo-dvc --overlay workflow/demo.yaml
+	cd build/demo-dvc && dvc repro
+	@cd build/demo-dvc && vanishing show && echo && echo build/demo-dvc/report/report.pdf
+
+study: $(READY)  ## the real study on CIFAR-100 (hours on a CPU; one GPU is used if there is one)
+	snakemake --cores $(CORES)
+
+report: $(READY)  ## tables, figures and report/report.pdf from results/, without data or training
+	snakemake report --cores $(CORES) --config from_results=true
+
+test: lint  ## formatting, lint, types, unit tests, and a tiny study through both engines
+	pytest
+
+test-fast: $(READY)  ## unit tests alone
+	pytest -m "not pipeline and not real"
+
+lint: $(READY)  ## formatting, lint and types
+	ruff format --check .
+	ruff check .
+	snakefmt --check Snakefile workflow
+	mypy
+
+format: $(READY)  ## format Python and Snakemake code
+	ruff format .
+	ruff check --fix .
+	snakefmt Snakefile workflow
+
+lock: $(READY)  ## pin the newest allowed versions of everything in requirements.lock
+	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --upgrade --generate-hashes \
+	  --no-emit-index-url --no-emit-find-links --no-header --no-annotate --output-file requirements.lock
+
+clean:  ## remove what can be made again in minutes: build/, logs/, the typeset report, caches
+	rm -rf build logs report/build report/report.pdf .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean  ## remove .venv too
+	rm -rf .venv

@@ -1,0 +1,146 @@
+"""The bridge between the engines: what one has built, the other need not build again.
+
+Snakemake and DVC each keep a record of what every output was made from. `bring_together` compares them
+stage by stage: what is up to date in one record alone is entered in the other, and what is up to date in
+neither is left for an engine to build.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from vanishing import files, parameters, paths
+from vanishing.errors import UserError
+from vanishing.progress import say
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of `dvc.yaml`, expanded."""
+
+    name: str
+    outputs: frozenset[str]
+    """Paths relative to the project's folder."""
+    upstream: frozenset[str]
+    """Names of all stages that it stands on, directly or not."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to do with stages whose records differ, by stage name."""
+
+    commit: list[str]
+    """Up to date in Snakemake's record alone: to be entered in DVC's."""
+    touch: list[str]
+    """Up to date in DVC's record alone: to be entered in Snakemake's."""
+    build: list[str]
+    """Up to date in neither, or standing on such a stage."""
+
+
+def bring_together(study: parameters.Parameters) -> None:
+    """Enter what one engine has built in the record of the other.
+
+    Raises:
+        UserError: a result is not what its summary says, an engine cannot be asked, or some stages are up
+            to date in neither record; the others are brought together all the same.
+    """
+    stages = _stages()
+    plan = compare(stages, stale=_stale(), pending=_pending())
+    _check_results(study)
+    if plan.commit:
+        _engine("dvc", "commit", "--force", "--quiet", *plan.commit)
+    if plan.touch:
+        outputs = sorted(path for stage in stages if stage.name in plan.touch for path in stage.outputs)
+        _engine("snakemake", "--cores", "1", "--quiet", "all", "--touch", *outputs)
+    for action, names in (("entered in DVC's record", plan.commit), ("entered in Snakemake's record", plan.touch)):
+        say(f"{len(names)} stages {action}{': ' if names else ''}{', '.join(names)}")
+    if plan.build:
+        raise UserError(
+            f"up to date in neither record: {', '.join(plan.build)}; `snakemake` or `dvc repro` builds them"
+        )
+
+
+def compare(stages: Iterable[Stage], stale: set[str], pending: set[str]) -> Plan:
+    """Decide about every stage.
+
+    Args:
+        stages: all of them.
+        stale: names of those that DVC would run.
+        pending: outputs that Snakemake would make.
+    """
+    stages = list(stages)
+    behind = {stage.name for stage in stages if stage.outputs & pending}
+    neither = stale & behind
+    waiting = {stage.name for stage in stages if stage.upstream & neither}
+    return Plan(
+        commit=sorted(stale - behind - waiting),
+        touch=sorted(behind - stale - waiting),
+        build=sorted(neither | (waiting & (stale | behind))),
+    )
+
+
+def _stages() -> list[Stage]:
+    """Ask DVC for the stages of `dvc.yaml`, their outputs and how they stand on one another."""
+    import networkx
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    try:
+        with Repo() as repo:
+            graph = repo.index.graph  # edges lead from a stage to what it needs
+            return [
+                Stage(
+                    name=stage.addressing,
+                    outputs=frozenset(Path(out.fs_path).relative_to(repo.root_dir).as_posix() for out in stage.outs),
+                    upstream=frozenset(below.addressing for below in networkx.descendants(graph, stage)),
+                )
+                for stage in graph
+            ]
+    except DvcException as error:
+        raise UserError(f"dvc: {error}") from None
+
+
+def _stale() -> set[str]:
+    """Ask DVC which stages it would run."""
+    return set(json.loads(_engine("dvc", "status", "--json")))
+
+
+def _pending() -> set[str]:
+    """Ask Snakemake which outputs it would make."""
+    lines = _engine("snakemake", "--summary").splitlines()
+    start = next((at for at, line in enumerate(lines) if line.startswith("output_file\t")), None)
+    if start is None:
+        raise UserError("snakemake: printed no summary; `snakemake -n` says why")
+    rows = csv.DictReader(lines[start:], delimiter="\t")
+    return {row["output_file"] for row in rows if row["plan"] != "no update"}
+
+
+def _check_results(study: parameters.Parameters) -> None:
+    """Check that every trained run is what its summary says: DVC's commit would bless whatever is there."""
+    for run, seed in study.jobs():
+        results, trajectory = paths.results(run, seed), paths.checkpoints(run, seed)
+        summary = results / "summary.json"
+        if not summary.exists() or not trajectory.exists():
+            continue
+        for name, expected in json.loads(summary.read_text(encoding="utf-8"))["files"].items():
+            path = results / name if name == "history.csv" else trajectory / name
+            if not path.exists() or files.sha256(path) != expected:
+                raise UserError(
+                    f"{path}: not what {summary} says, SHA-256 {expected}; "
+                    f"`vanishing train {run} --seed {seed}` makes it again"
+                )
+
+
+def _engine(name: str, *arguments: str) -> str:
+    """Run an engine and return what it printed; `UserError` with its last line if it failed."""
+    done = subprocess.run([sys.executable, "-m", name, *arguments], capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()[-1]
+        raise UserError(f"{name} {arguments[0]} failed: {last}")
+    return done.stdout
