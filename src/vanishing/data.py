@@ -1,0 +1,122 @@
+"""The data set: one file of arrays in canonical order, the same bytes from every source.
+
+`prepare` is the stage `vanishing data`; `load` gives its file to the stages that follow.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from vanishing import files, generated, parameters, sources
+from vanishing.splits import SHAPE, DataError, Split, canonical, content_hash, hold_out
+
+__all__ = ["DataError", "Dataset", "Split", "canonical", "content_hash", "hold_out", "load", "prepare", "save"]
+
+PARTS = ("train", "val", "test")
+"""The splits of a data set, in the order of its file."""
+
+NEXT = "run `vanishing data`"
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Training, validation and test images; `classes[label]` is the name of a label."""
+
+    train: Split
+    val: Split
+    test: Split
+    classes: tuple[str, ...]
+
+
+def save(path: Path, dataset: Dataset) -> None:
+    """Write `dataset` to `path`: equal data sets give equal bytes.
+
+    The archive is not compressed (photographs hardly shrink) and holds no time, so neither a version of
+    zlib nor a clock enters it.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    for part in PARTS:
+        split: Split = getattr(dataset, part)
+        arrays |= {f"{part}_images": split.images, f"{part}_labels": split.labels}
+    with files.replacing(path) as handle:
+        np.savez(handle, allow_pickle=False, **arrays, classes=np.array(dataset.classes, dtype=np.str_))
+
+
+def load(path: Path) -> Dataset:
+    """Read what `save` wrote; everything that is wrong with the file is a `DataError` that names it."""
+    if not path.exists():
+        raise DataError(f"{path}: not there; {NEXT}")
+    try:
+        arrays = _read(path)
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, NotImplementedError) as error:
+        what = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"{path}: cannot be read as an archive of arrays ({what}); {NEXT}") from None
+    _check_keys(path, arrays)
+    classes = arrays["classes"]
+    if classes.dtype.kind != "U" or classes.ndim != 1:
+        raise DataError(f"{path}: classes: found {_kind(classes)}, expected text of shape (C,); {NEXT}")
+    train, val, test = (_checked(path, arrays, part, len(classes)) for part in PARTS)
+    return Dataset(train, val, test, tuple(map(str, classes)))
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    if not zipfile.is_zipfile(path):
+        raise ValueError("no zip archive, or not a whole one")
+    with np.load(path, allow_pickle=False) as archive:
+        return {key: archive[key] for key in archive.files}
+
+
+def _check_keys(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    expected = [f"{part}_{kind}" for part in PARTS for kind in ("images", "labels")] + ["classes"]
+    if sorted(arrays) != sorted(expected):
+        found = ", ".join(sorted(map(repr, arrays))) or "nothing"
+        raise DataError(f"{path}: found the arrays {found}, expected {', '.join(expected)}; {NEXT}")
+
+
+def _checked(path: Path, arrays: Mapping[str, np.ndarray], part: str, classes: int) -> Split:
+    images, labels = arrays[f"{part}_images"], arrays[f"{part}_labels"]
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != SHAPE:
+        raise DataError(f"{path}: {part}_images: found {_kind(images)}, expected uint8 of shape (N, 3, 32, 32); {NEXT}")
+    if labels.dtype != np.uint8 or labels.shape != images.shape[:1]:
+        expected = f"uint8 of shape ({len(images)},)"
+        raise DataError(f"{path}: {part}_labels: found {_kind(labels)}, expected {expected}; {NEXT}")
+    if not len(labels):
+        raise DataError(f"{path}: {part}_images: found no image, expected at least one; {NEXT}")
+    if labels.max() >= classes:
+        raise DataError(f"{path}: {part}_labels: found label {labels.max()}, expected 0 to {classes - 1}; {NEXT}")
+    return Split(images, labels)
+
+
+def _kind(array: np.ndarray) -> str:
+    return f"{array.dtype} of shape {array.shape}"
+
+
+def prepare(  # noqa: PLR0913 - the last two are for tests and libraries
+    data: parameters.Data,
+    target: Path,
+    sources_override: Sequence[sources.Source] | None = None,
+    report: Callable[[str], None] = print,
+    *,
+    expected: sources.Expected = sources.CIFAR100,
+    cache: Path = sources.CACHE,
+) -> None:
+    """Make the file `target` as `data` says: read or generate the images, hold validation out, save.
+
+    `sources_override` stands in for `data.sources`; `report` is given each line for the user. Only images of
+    the `expected` content pass. `DataError` if no source gives them; then `target` is as it was.
+    """
+    if data.set == "generated":
+        size = data.generated
+        train, test, classes = generated.generate(size.classes, size.train_per_class, size.test_per_class, data.seed)
+    else:
+        chosen: Sequence[sources.Source] = data.sources if sources_override is None else sources_override
+        train, test = sources.read_first(chosen, expected, cache, report)
+        classes = sources.CLASSES
+    kept, held = hold_out(train, data.validation_per_class, data.seed)
+    save(target, Dataset(kept, held, canonical(test), classes))
+    report(f"{target}: {len(kept):,} training, {len(held):,} validation and {len(test):,} test images")
