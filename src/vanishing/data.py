@@ -96,7 +96,7 @@ def _kind(array: np.ndarray) -> str:
     return f"{array.dtype} of shape {array.shape}"
 
 
-def prepare(  # noqa: PLR0913 - the last two are for tests and libraries
+def prepare(
     data: parameters.Data,
     target: Path,
     sources_override: Sequence[sources.Source] | None = None,

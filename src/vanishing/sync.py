@@ -57,7 +57,7 @@ def bring_together(study: parameters.Parameters) -> None:
         _engine("dvc", "commit", "--force", "--quiet", *plan.commit)
     if plan.touch:
         outputs = sorted(path for stage in stages if stage.name in plan.touch for path in stage.outputs)
-        _engine("snakemake", "--cores", "1", "--quiet", "all", "--touch", *outputs)
+        _engine("snakemake", "--cores", "1", "--touch", "--force", *outputs)
     for action, names in (("entered in DVC's record", plan.commit), ("entered in Snakemake's record", plan.touch)):
         say(f"{len(names)} stages {action}{': ' if names else ''}{', '.join(names)}")
     if plan.build:
@@ -72,7 +72,7 @@ def compare(stages: Iterable[Stage], stale: set[str], pending: set[str]) -> Plan
     Args:
         stages: all of them.
         stale: names of those that DVC would run.
-        pending: outputs that Snakemake would make.
+        pending: outputs that Snakemake would make or has no record of.
     """
     stages = list(stages)
     behind = {stage.name for stage in stages if stage.outputs & pending}
@@ -112,13 +112,16 @@ def _stale() -> set[str]:
 
 
 def _pending() -> set[str]:
-    """Ask Snakemake which outputs it would make."""
-    lines = _engine("snakemake", "--summary").splitlines()
+    """Ask Snakemake which outputs it would make, or has no record of.
+
+    What it has no record of it would leave alone until the configuration changes, and then not notice.
+    """
+    lines = _engine("snakemake", "--detailed-summary").splitlines()
     start = next((at for at, line in enumerate(lines) if line.startswith("output_file\t")), None)
     if start is None:
         raise UserError("snakemake: printed no summary; `snakemake -n` says why")
     rows = csv.DictReader(lines[start:], delimiter="\t")
-    return {row["output_file"] for row in rows if row["plan"] != "no update"}
+    return {row["output_file"] for row in rows if row["plan"] != "no update" or row["shellcmd"] == "-"}
 
 
 def _check_results(study: parameters.Parameters) -> None:

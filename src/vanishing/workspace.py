@@ -16,6 +16,7 @@ from vanishing.errors import UserError
 SOURCES = [
     "Snakefile",
     "dvc.yaml",
+    ".dvcignore",
     "workflow/rules/*.smk",
     "workflow/profiles/*/config.yaml",
     "notebooks/*.ipynb",
