@@ -128,7 +128,8 @@ def _disc(draws: Plane) -> Plane:
     down, across = _offsets(draws)
     size = 7 + 4 * draws[0]
     # (r^2 - d^2) / 2r is the distance to the rim to first order
-    return np.clip((size * size - down * down - across * across) / (2 * size) + 0.5, 0.0, 1.0)
+    disc: Plane = np.clip((size * size - down * down - across * across) / (2 * size) + 0.5, 0.0, 1.0)
+    return disc
 
 
 def _fine_rows(draws: Plane) -> Plane:
