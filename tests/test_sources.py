@@ -234,6 +234,8 @@ def test_a_pickle_that_calls_the_system_is_refused_and_calls_nothing(tmp_path: P
         (fields(fine_labels=[0, -1]), "found the label '-1', expected 0 to 99"),
         (fields(fine_labels=[0, True]), "found the label 'True', expected 0 to 99"),
         (pickle.dumps([1, 2], 2), "'data' is no uint8 array"),
+        (b"\x80\x02Nr\xff\xff\xff\x7f.", "refused: the pickle puts value 2,147,483,647 at step 2"),
+        (b"Np4294967295\n.", "refused: the pickle puts value 4,294,967,295 at step 1"),
         (b"", "no pickle of CIFAR-100"),
         (b"no pickle at all", "no pickle of CIFAR-100"),
         (layouts.pickled(SMALL["test"])[:-1000], "no pickle of CIFAR-100"),
