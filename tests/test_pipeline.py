@@ -111,7 +111,7 @@ def test_a_changed_learning_rate_runs_that_run_and_what_stands_on_it(built, tmp_
         "vanishing figures core",
         "vanishing report",
     }
-    for engine, text in texts.items():
+    for text in texts.values():
         ran = {" ".join(line) for line in re.findall(r"(vanishing) ((?:(?!2>&1)[^\n])+?)(?: 2>&1.*)?$", text, re.M)}
         assert ran == commands, text
     assert content(folders["snakemake"]) == content(folders["dvc"])
