@@ -26,8 +26,8 @@ def configure(train: parameters.Train) -> torch.device:
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = train.precision == "tf32"
+    torch.backends.cuda.matmul.allow_tf32 = train.precision == "tf32"
     torch.set_num_threads(train.threads)
     return torch.device(kind)
 

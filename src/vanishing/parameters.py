@@ -142,7 +142,7 @@ class Train(Block):
     final_learning_rate: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     schedule: Literal["cosine_per_epoch", "cosine_per_iteration"]
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)]
-    precision: Literal["fp32", "bf16"]
+    precision: Literal["fp32", "tf32", "bf16"]
     device: Literal["auto", "cpu", "cuda"]
     threads: Annotated[int, Field(ge=1, le=1024)]
     snapshots: list[Positive]

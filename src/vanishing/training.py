@@ -23,7 +23,7 @@ from torch import Tensor
 from vanishing import augmentation, checkpoints, devices, parameters, paths
 from vanishing.data import Dataset, Split
 from vanishing.errors import UserError
-from vanishing.learner import Figures, Learner, evaluate
+from vanishing.learner import CapturedStep, Figures, Learner, evaluate
 from vanishing.progress import Progress
 
 SAVE_EVERY = 30.0
@@ -141,6 +141,10 @@ class _Training:
         self.val, self.test = _upload(dataset.val, device), _upload(dataset.test, device)
         self.iterations = math.ceil(len(self.images) / run.train.batch_size)  # a short last batch is kept
         self.learner = Learner(run, seed, device)
+        self.captured = None
+        if device.type == "cuda":
+            self.captured = CapturedStep(self.learner, self.images, self.labels, run.train.batch_size)
+        self.best: dict[str, Tensor] = {}
         self.place = Place()
         self.saved = time.monotonic()
 
@@ -157,13 +161,20 @@ class _Training:
                 self._epoch(progress, caught)
         return self._outcome()
 
+    def _step(self, plan: augmentation.Plan) -> None:
+        """Take a step: captured where there are CUDA graphs, though not for a short last minibatch."""
+        if self.captured and len(plan.order) == self.run.train.batch_size:
+            self.captured(plan)
+        else:
+            self.learner.step(self.images, self.labels, plan)
+
     def _epoch(self, progress: Progress, caught: list[int]) -> None:
         """Run the epoch that is under way to its end."""
         epoch, size = self.place.epoch, self.run.train.batch_size
         plan = augmentation.draw(len(self.images), self.seed, epoch).to(self.device)
         for iteration in range(self.place.iteration, self.iterations):
             self.learner.rate.fill_(learning_rate(self.run.train, epoch, iteration, self.iterations))
-            self.learner.step(self.images, self.labels, plan.batch(iteration * size, size))
+            self._step(plan.batch(iteration * size, size))
             self.place.iteration = iteration + 1
             progress.advance()
             self._save_if_due(caught)
@@ -187,7 +198,7 @@ class _Training:
         if row.finite and row.epoch in self.run.train.snapshot_epochs:
             self._keep(paths.snapshot(self.folder, row.epoch))
         if row == self.place.best:
-            self._keep(paths.best(self.folder))
+            self.best = {name: tensor.clone() for name, tensor in self.learner.model.state_dict().items()}
 
     def _keep(self, path: Path) -> None:
         checkpoints.write(path, self.learner.model.state_dict())
@@ -196,8 +207,8 @@ class _Training:
         """Use the test set, for the first and only time."""
         place, test = self.place, None
         if place.best:
-            weights, _ = checkpoints.read(paths.best(self.folder))
-            self.learner.model.load_state_dict(weights)
+            self.learner.model.load_state_dict(self.best)
+            self._keep(paths.best(self.folder))
             test = evaluate(self.learner.model, *self.test, bf16=self.learner.bf16)
         reached = place.history[-1].epoch - place.diverged
         snapshots = [epoch for epoch in self.run.train.snapshot_epochs if epoch <= reached]
@@ -210,8 +221,8 @@ class _Training:
     def _save_if_due(self, caught: list[int]) -> None:
         if not caught and time.monotonic() - self.saved < SAVE_EVERY:
             return
-        values = asdict(self.place)
-        checkpoints.write(self._state, self.learner.tensors(), values)
+        best = {f"best.{name}": tensor for name, tensor in self.best.items()}
+        checkpoints.write(self._state, self.learner.tensors() | best, asdict(self.place))
         self.saved = time.monotonic()
         if caught:
             raise Interrupted(caught[0], f"epoch {self.place.epoch}, iteration {self.place.iteration}")
@@ -219,6 +230,11 @@ class _Training:
     def _load(self) -> None:
         tensors, values = checkpoints.read(self._state)
         self.learner.restore(tensors)
+        self.best = {
+            name.removeprefix("best."): tensor.to(self.device)
+            for name, tensor in tensors.items()
+            if name.startswith("best.")
+        }
         self.place = Place(values["epoch"], values["iteration"], [Epoch(**row) for row in values["history"]])
 
 
