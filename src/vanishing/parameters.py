@@ -301,7 +301,7 @@ def read(path: Path) -> dict[str, Any]:
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise ParameterError(f"{path}{where}: {problem}") from None
     except (ValueError, OverflowError) as error:  # PyYAML's, for an escape such as "\\UFFFFFFFF"
-        raise ParameterError(f"{path}: cannot be read as YAML: {error}") from None
+        raise ParameterError(f"{path}: cannot be read as YAML ({type(error).__name__})") from None
     if not isinstance(content, dict):
         raise ParameterError(f"{path}: must be a mapping with the keys {', '.join(Parameters.model_fields)}")
     return content
@@ -420,10 +420,10 @@ ITEMS = {"studies": Study, "sources": Address}
 
 def _siblings(location: tuple[int | str, ...]) -> str:
     """Name the keys that may stand where `location` ends."""
-    block: type[BaseModel] = Parameters
+    block: Any = Parameters
     for part in location[:-1]:
         field = block.model_fields.get(str(part))
-        annotation: Any = field.annotation if field else None
+        annotation = field.annotation if field else None
         is_block = isinstance(annotation, type) and issubclass(annotation, BaseModel)
         block = annotation if is_block else ITEMS.get(str(part), block)
     return ", ".join(block.model_fields)
