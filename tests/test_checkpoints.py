@@ -3,7 +3,7 @@ import pickle
 
 import pytest
 import torch
-from safetensors.torch import save
+from safetensors.torch import load, save
 
 from vanishing import checkpoints
 from vanishing.checkpoints import CheckpointError
@@ -97,6 +97,14 @@ def test_a_truncated_or_lengthened_file_is_noticed(path):
         assert refusal(path).startswith("damaged")
     path.write_bytes(content + b"\0")
     assert refusal(path).startswith("damaged")
+
+
+def test_the_same_tensors_in_other_bytes_are_noticed(path):
+    content = path.read_bytes()
+    size = int.from_bytes(content[:8], "little")
+    path.write_bytes((size + 8).to_bytes(8, "little") + content[8 : 8 + size] + b" " * 8 + content[8 + size :])
+    assert torch.equal(load(path.read_bytes())["weight"], TENSORS["weight"])
+    assert refusal(path) == "damaged: its content does not have the SHA-256 written in it"
 
 
 def test_a_missing_file_is_answered_with_what_makes_it(tmp_path):
