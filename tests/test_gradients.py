@@ -230,6 +230,15 @@ def test_nothing_to_measure_is_an_error(batches):
         gradient_flow(nn.BatchNorm2d(3), [batches[0]], total)
 
 
+def test_a_trajectory_of_another_model_is_refused_in_one_line(tmp_path, tiny, dataset, sizes):
+    snapshot = paths.snapshot(tmp_path, 0)
+    checkpoints.write(snapshot, models.build(tiny(model={"filters": 6}).model, 3, seed=0).state_dict())
+    with pytest.raises(checkpoints.CheckpointError) as caught:
+        measure_trajectory(tiny(), sizes, dataset.train, tmp_path, torch.device("cpu"))
+    changed = "the parameters have changed since; `vanishing train` trains anew"
+    assert str(caught.value) == f"{snapshot}: weights of another model; {changed}"
+
+
 @pytest.fixture
 def sizes():
     return parameters.Gradients(recipe=1, batches=3, batch_size=5, seed=2)

@@ -439,6 +439,15 @@ def test_signals_are_handled_as_before_once_the_training_is_over(tiny, dataset, 
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
+def test_images_of_another_number_of_classes_are_refused_in_one_line(tiny, dataset, tmp_path):
+    more = data.Dataset(dataset.train, dataset.val, dataset.test, (*dataset.classes, "fourth"))
+    with pytest.raises(UserError) as caught:
+        run_to_end(tiny(), more, tmp_path)
+    made = "data/generated.npz: made of 4 classes, and the parameters say 3; `vanishing data` makes it anew"
+    assert str(caught.value) == made
+    assert not list(tmp_path.iterdir())
+
+
 # diverged
 
 
