@@ -121,7 +121,13 @@ def train(run: parameters.Run, seed: int, dataset: Dataset, folder: Path, title:
 
     Raises:
         Interrupted: after SIGINT or SIGTERM, once the state is saved.
+        UserError: if the data set has another number of classes than the configuration.
     """
+    if len(dataset.classes) != run.data.classes:
+        raise UserError(
+            f"{run.data.path}: made of {len(dataset.classes)} classes, and the parameters say {run.data.classes}; "
+            "`vanishing data` makes it anew"
+        )
     device = devices.configure(run.train)
     return _Training(run, seed, dataset, folder, device).finish(title)
 
