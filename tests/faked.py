@@ -35,7 +35,7 @@ def study(overlay: Mapping[str, Any] | None = None, runs: Sequence[str] = ("vgg0
     return parameters.check(content(overlay, runs))
 
 
-def result(
+def result(  # noqa: PLR0917 - figures of a result, each with a default
     configured: parameters.Parameters,
     run: str,
     seed: int = 0,

@@ -5,6 +5,7 @@ from pathlib import Path
 import faked
 import pandas as pd
 import pytest
+
 from vanishing import parameters, paths, tables
 
 SEEDS = {"seeds": [0, 1, 2]}
