@@ -14,9 +14,8 @@ min_version("9.14")
 
 
 try:
-    study = plan.load(
-        config
-    )  # before Snakemake reads the file: its own complaints name neither line nor key
+    # before Snakemake reads the file: its own complaints name neither line nor key
+    study = plan.load(config)
 except UserError as error:
     print(f"snakemake: {error}", file=sys.stderr)
     sys.exit(2)

@@ -6,6 +6,7 @@ import nbformat
 import pytest
 import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
 from vanishing import figures, notebooks, parameters, paths, workspace
 from vanishing.errors import UserError
 
