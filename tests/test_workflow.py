@@ -82,9 +82,7 @@ def stages(project):
         return [
             {
                 "command": stage.cmd,
-                "inputs": [
-                    relative(project, dep.fs_path) for dep in stage.deps if "params" not in type(dep).__name__.lower()
-                ],
+                "inputs": [relative(project, dep.fs_path) for dep in stage.deps if not hasattr(dep, "params")],
                 "outputs": [relative(project, out.fs_path) for out in stage.outs],
             }
             for stage in repo.index.stages
@@ -281,8 +279,7 @@ def test_what_dvc_tracks_as_parameters_covers_what_snakemake_records(project):
     study = parameters.load(project / "params.yaml")
     with Repo(str(project)) as repo:
         tracked = {
-            stage.addressing: {key for dep in stage.deps for key in getattr(dep, "params", [])}
-            for stage in repo.index.stages
+            stage.name: {key for dep in stage.deps for key in getattr(dep, "params", [])} for stage in repo.index.stages
         }
     assert tracked["data"] == {"data.set", "data.validation_per_class", "data.seed", "data.generated"}
     for run, seed in study.jobs():
