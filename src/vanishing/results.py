@@ -96,10 +96,15 @@ def read(name: str, seed: int) -> Result:
     return Result(
         name,
         seed,
-        summary=_read(folder / "summary.json", _summary),
+        summary=read_summary(folder / "summary.json"),
         history=_read(folder / "history.csv", lambda path: _table(path, HISTORY_COLUMNS)),
         gradients=_read(folder / "gradients.csv", lambda path: _table(path, GRADIENT_COLUMNS)),
     )
+
+
+def read_summary(path: Path) -> dict[str, Any]:
+    """Read a `summary.json`; `UserError` if it is missing, damaged or does not name the files it stands for."""
+    return _read(path, _summary)
 
 
 def available(study: parameters.Parameters) -> Iterator[tuple[str, int]]:
@@ -107,7 +112,7 @@ def available(study: parameters.Parameters) -> Iterator[tuple[str, int]]:
     for name, seed in study.jobs():
         folder = paths.results(name, seed)
         if all((folder / file).exists() for file in ("summary.json", "history.csv", "gradients.csv")):
-            summary = _read(folder / "summary.json", _summary)
+            summary = read_summary(folder / "summary.json")
             if summary.get("configuration") == study.run(name).configuration():
                 yield name, seed
 
@@ -125,8 +130,8 @@ def _read(path: Path, reader: Callable[[Path], Content]) -> Content:
 
 def _summary(path: Path) -> dict[str, Any]:
     content = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(content, dict):
-        raise ValueError("no JSON object")
+    if not isinstance(content, dict) or not isinstance(content.get("files"), dict):
+        raise ValueError("no summary of a training")
     return content
 
 
