@@ -196,7 +196,6 @@ def refused(folder, *arguments):
     [
         ("\nepocs: 3\n", "snakemake: params.yaml: epocs = 3: unknown key"),
         ("\ndata: [\n", "snakemake: params.yaml, line "),
-        ("\nseeds: [1]\n", "key 'seeds' is repeated"),
     ],
 )
 def test_a_mistake_in_the_parameters_is_one_line_and_creates_nothing(tmp_path, mistake, told):
