@@ -128,6 +128,14 @@ def test_one_epoch_and_one_snapshot_can_be_drawn():
     figures.save({name: made[name] for name in ("loss", "gradient_flow_log", "gradient_heat_map")}, "core")
 
 
+def test_the_legend_names_every_snapshot_of_every_run():
+    study = faked.study()
+    faked.result(study, "vgg08", snapshots=[0, 2, 4])
+    faked.result(study, "vgg38", snapshots=[0, 3, 4])
+    legend = drawn(study)["gradient_flow_log"].legends[0]
+    assert [text.get_text() for text in legend.get_texts()] == ["epoch 0", "epoch 2", "epoch 3", "epoch 4"]
+
+
 @pytest.mark.parametrize("value", [0.0, 1e-45, math.nan, math.inf])
 def test_gradients_that_are_all_alike_can_be_drawn(value):
     study = faked.study(runs=["vgg08"])

@@ -128,7 +128,7 @@ def curves(data: StudyResults, quantity: str, label: str, chance: float) -> Figu
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     if quantity == "loss":  # a single early validation loss of hundreds would flatten everything else
         axes[0].set_ylim(0, min(axes[0].get_ylim()[1], LOSS_LIMIT * chance))  # both panels: they share the axis
-    _legend(figure, axes[0])
+    _legend(figure, axes, data.runs)
     return figure
 
 
@@ -167,8 +167,7 @@ def gradient_flow(data: StudyResults, log: bool) -> Figure:
         if not log:
             axis.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
     figure.supylabel("mean absolute gradient", fontsize=8)
-    longest = max(axes, key=lambda axis: len(axis.lines))
-    _legend(figure, longest)
+    _legend(figure, axes, [f"epoch {epoch}" for epoch in epochs])
     return figure
 
 
@@ -229,8 +228,10 @@ def _panels(count: int, columns: int, height: float, sharey: bool = False) -> tu
     return figure, panels[:count]
 
 
-def _legend(figure: Figure, axis: Axes) -> None:
-    handles, labels = axis.get_legend_handles_labels()
+def _legend(figure: Figure, axes: list[Axes], labels: list[str]) -> None:
+    """Name the lines of all panels above them, in the order of `labels`."""
+    lines = {line.get_label(): line for axis in axes for line in axis.lines}
+    handles = [lines[label] for label in labels]
     figure.legend(handles, labels, loc="outside upper center", ncols=min(4, len(labels)), handlelength=3)
 
 
