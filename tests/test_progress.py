@@ -6,18 +6,7 @@ import sys
 import pytest
 
 from vanishing import progress
-
-
-@pytest.fixture
-def clock(monkeypatch):
-    """A clock that the test sets."""
-    now = [100.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
-    return now
-
-
-def lines(capsys):
-    return capsys.readouterr().err.splitlines()
+from vanishing.progress import Progress, duration
 
 
 @pytest.mark.parametrize(
@@ -33,46 +22,46 @@ def lines(capsys):
         (float("inf"), "unknown time"),
     ],
 )
-def test_durations_are_written_as_people_read_them(seconds, text):
-    assert progress.duration(seconds) == text
+def test_a_duration_as_people_read_it(seconds, text):
+    assert duration(seconds) == text
 
 
-def test_a_log_file_gets_plain_lines_with_rate_and_time_left(clock, capsys):
-    with progress.Progress("vgg08, seed 0", 1200) as job:
-        clock[0] += 20
-        job.advance(400)
-    assert lines(capsys) == ["vgg08, seed 0: 400/1,200, 20.0 it/s, 40 s left"]
+@pytest.fixture
+def clock(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    return now
 
 
-def test_plain_lines_are_no_more_than_one_every_few_seconds(clock, capsys):
-    with progress.Progress("job", 1000) as job:
-        for _ in range(1000):
-            clock[0] += 0.1
-            job.advance()
-    assert len(lines(capsys)) in (9, 10)  # 100 seconds, a line every 10
+def test_lines_tell_count_rate_time_left_and_results_no_oftener_than_every_ten_seconds(capsys, clock):
+    with Progress("vgg08, seed 0", total=5000, done=1000) as shown:
+        clock[0] = 109.9
+        shown.advance()
+        assert capsys.readouterr().err == ""
+        clock[0] = 110.0
+        shown.advance(999)
+        assert capsys.readouterr().err == "vgg08, seed 0: 2,000/5,000, 100.0 it/s, 30 s left\n"
+        shown.figures("loss 1.234")
+        clock[0] = 120.0
+        shown.advance(0)
+    assert capsys.readouterr().err == "vgg08, seed 0: 2,000/5,000, 50.0 it/s, 1 min 0 s left, loss 1.234\n"
 
 
-def test_the_rate_leaves_out_what_an_earlier_start_has_done(clock, capsys):
-    with progress.Progress("job", 1000, done=900, unit="image") as job:
-        clock[0] += 10
-        job.advance(50)
-    assert lines(capsys) == ["job: 950/1,000, 5.0 image/s, 10 s left"]
+def test_nothing_done_yet_has_no_time_left(capsys, clock):
+    with Progress("a", total=10, unit="snapshot") as shown:
+        clock[0] = 110.0
+        shown.advance(0)
+    assert capsys.readouterr().err == "a: 0/10, 0.0 snapshot/s, unknown time left\n"
 
 
-def test_without_progress_the_time_left_is_unknown(clock, capsys):
-    with progress.Progress("job", 10) as job:
-        clock[0] += 10
-        job.advance(0)
-    assert lines(capsys) == ["job: 0/10, 0.0 it/s, unknown time left"]
-
-
-def test_the_latest_figures_stand_beside_the_count(clock, capsys):
-    with progress.Progress("job", 10) as job:
-        job.figures("loss 4.6")
-        job.figures("loss 4.5")
-        clock[0] += 10
-        job.advance(5)
-    assert lines(capsys) == ["job: 5/10, 0.5 it/s, 10 s left, loss 4.5"]
+def test_a_bar_takes_the_place_of_lines_on_a_terminal(capsys, clock, monkeypatch):
+    monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: True)
+    with Progress("a", total=10) as shown:
+        clock[0] = 200.0
+        shown.advance(5)
+    told = capsys.readouterr().err
+    assert "5/10" in told
+    assert "left" not in told
 
 
 def test_what_is_said_goes_to_the_log_whole(capsys):

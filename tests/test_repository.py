@@ -146,7 +146,7 @@ def test_what_the_comments_of_choices_offer_is_what_is_allowed():
         for key, entry in schema.items():
             if "enum" in entry:
                 comment = re.search(rf"^  {key}: .*?# (.*)$", part, re.MULTILINE)[1]
-                offered = re.findall(r"\w+", comment.split("(")[0].split(",")[0])
+                offered = re.findall(r"\w+", re.sub(r"\(.*?\)|,.*", "", comment))
                 assert offered == entry["enum"], f"{block}.{key}"
 
 

@@ -47,7 +47,8 @@ def members(path: Path, wanted: Wanted) -> Iterator[tuple[str, bytes]]:
     except (EOFError, ValueError, zlib.error, tarfile.TarError, gzip.BadGzipFile) as error:
         raise SourceError(f"no whole tar archive: {one_line(error)}") from None
     except OSError as error:
-        raise SourceError(f"cannot be read: {error.strerror or one_line(error)}") from None
+        where = f"{Path(error.filename).name!r} " if error.filename else ""
+        raise SourceError(f"{where}cannot be read: {error.strerror or one_line(error)}") from None
 
 
 def one_line(error: BaseException) -> str:

@@ -44,7 +44,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         values = json.loads(envelope)["values"]
     except FileNotFoundError:
         raise CheckpointError(f"{path}: missing; `vanishing train` makes it") from None
-    except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path}: damaged or no checkpoint of this project ({type(error).__name__})") from None
     if envelope != _envelope(tensors, values) or content != save(tensors, {KEY: envelope}):
         raise CheckpointError(f"{path}: damaged: its content does not have the SHA-256 written in it")

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from vanishing import files, generated, parameters, sources
+from vanishing import files, generated, parameters
+from vanishing.sources import CACHE, CIFAR100, CLASSES, Expected, Source, read_first
 from vanishing.splits import SHAPE, DataError, Split, canonical, content_hash, hold_out
 
 __all__ = ["DataError", "Dataset", "Split", "canonical", "content_hash", "hold_out", "load", "prepare", "save"]
@@ -37,14 +38,18 @@ def save(path: Path, dataset: Dataset) -> None:
     """Write `dataset` to `path`: equal data sets give equal bytes.
 
     The archive is not compressed (photographs hardly shrink) and holds no time, so neither a version of
-    zlib nor a clock enters it.
+    zlib nor a clock enters it. `DataError` where the file cannot be written.
     """
     arrays: dict[str, np.ndarray] = {}
     for part in PARTS:
         split: Split = getattr(dataset, part)
         arrays |= {f"{part}_images": split.images, f"{part}_labels": split.labels}
-    with files.replacing(path) as handle:
-        np.savez(handle, allow_pickle=False, **arrays, classes=np.array(dataset.classes, dtype=np.str_))
+    arrays["classes"] = np.array(dataset.classes, dtype=np.str_)
+    try:
+        with files.replacing(path) as handle:
+            np.savez(handle, allow_pickle=False, **arrays)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written: {error.strerror or error}; make room there, then {NEXT}") from None
 
 
 def load(path: Path) -> Dataset:
@@ -99,24 +104,23 @@ def _kind(array: np.ndarray) -> str:
 def prepare(
     data: parameters.Data,
     target: Path,
-    sources_override: Sequence[sources.Source] | None = None,
+    sources: Sequence[Source] | None = None,
     report: Callable[[str], None] = print,
     *,
-    expected: sources.Expected = sources.CIFAR100,
-    cache: Path = sources.CACHE,
+    expected: Expected = CIFAR100,
+    cache: Path = CACHE,
 ) -> None:
     """Make the file `target` as `data` says: read or generate the images, hold validation out, save.
 
-    `sources_override` stands in for `data.sources`; `report` is given each line for the user. Only images of
+    `sources`, where given, stand in for `data.sources`; `report` is given each line for the user. Only images of
     the `expected` content pass. `DataError` if no source gives them; then `target` is as it was.
     """
     if data.set == "generated":
         size = data.generated
         train, test, classes = generated.generate(size.classes, size.train_per_class, size.test_per_class, data.seed)
     else:
-        chosen: Sequence[sources.Source] = data.sources if sources_override is None else sources_override
-        train, test = sources.read_first(chosen, expected, cache, report)
-        classes = sources.CLASSES
+        train, test = read_first(data.sources if sources is None else sources, expected, cache, report)
+        classes = CLASSES
     kept, held = hold_out(train, data.validation_per_class, data.seed)
     save(target, Dataset(kept, held, canonical(test), classes))
     report(f"{target}: {len(kept):,} training, {len(held):,} validation and {len(test):,} test images")

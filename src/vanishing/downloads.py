@@ -117,10 +117,16 @@ def _download(url: str, partial: Path, report: Report, pauses: tuple[float, ...]
                 failures, most = 0, _size(partial)
             if failures == len(pauses):
                 kept = f"; {_megabytes(_size(partial))} MB are kept for the next try" if _size(partial) else ""
-                raise SourceError(f"the download broke off: {one_line(error)}{kept}") from None
-            report(f"{url}: broke off ({one_line(error)}); next try in {pauses[failures]:g} s")
+                raise SourceError(f"the download broke off: {_reason(error)}{kept}") from None
+            report(f"{url}: broke off ({_reason(error)}); next try in {pauses[failures]:g} s")
             time.sleep(pauses[failures])
             failures += 1
+
+
+def _reason(error: Exception) -> str:
+    """Tell a broken connection once: urllib3 repeats its text in the cause that it wraps."""
+    inner = error.args[0] if isinstance(error, urllib3.exceptions.ProtocolError) and error.args else error
+    return one_line(inner) if isinstance(inner, Exception) else str(inner).partition("\n")[0]
 
 
 def _attempt(url: str, partial: Path, report: Report) -> None:

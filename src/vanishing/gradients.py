@@ -78,6 +78,9 @@ def measure_trajectory(
 
     Returns:
         The rows of `gradient_flow`, those of each snapshot preceded by its `epoch`.
+
+    Raises:
+        CheckpointError: if a snapshot is damaged, or of another model than the run's.
     """
     batches = fixed_batches(gradients, train, device)
     model = models.build(run.model, run.data.classes, seed=0).to(device)
@@ -85,7 +88,7 @@ def measure_trajectory(
     tables = []
     with Progress(f"gradient flow of {folder}", len(epochs), unit="snapshot") as progress:
         for epoch in epochs:
-            model.load_state_dict(checkpoints.read(paths.snapshot(folder, epoch))[0])
+            _restore(model, paths.snapshot(folder, epoch))
             table = gradient_flow(model, batches)
             table.insert(0, "epoch", epoch)
             tables.append(table)
@@ -104,6 +107,15 @@ def fixed_batches(gradients: parameters.Gradients, train: Split, device: torch.d
             torch.split(images, gradients.batch_size), torch.split(labels, gradients.batch_size), strict=True
         )
     ]
+
+
+def _restore(model: nn.Module, snapshot: Path) -> None:
+    weights, _ = checkpoints.read(snapshot)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError:
+        again = "the parameters have changed since; `vanishing train` trains anew"
+        raise checkpoints.CheckpointError(f"{snapshot}: weights of another model; {again}") from None
 
 
 def _forward_in_order(model: nn.Module, inputs: Tensor) -> tuple[list[str], Tensor]:

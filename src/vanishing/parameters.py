@@ -53,8 +53,8 @@ class Generated(Block):
     """Size of the generated data set, in images of each class."""
 
     classes: Annotated[int, Field(ge=2, le=100)]
-    train_per_class: Positive
-    test_per_class: Positive
+    train_per_class: Annotated[int, Field(ge=1, le=10_000)]
+    test_per_class: Annotated[int, Field(ge=1, le=10_000)]
 
 
 class Data(Block):
@@ -99,6 +99,8 @@ class Address(Block):
 
 def _source_or_explain(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
     """One finding for a bad source, where a union would report one for each of its members."""
+    if isinstance(value, Mapping):
+        return Address.model_validate(value)
     try:
         return validate(value)
     except ValidationError:
@@ -113,8 +115,8 @@ class Model(Block):
     """A VGG variant; see `vanishing.models.VGG`."""
 
     stages: Annotated[int, Field(ge=1, le=5)]
-    blocks: Annotated[int, Field(ge=0)]
-    filters: Positive
+    blocks: Annotated[int, Field(ge=0, le=1000)]
+    filters: Annotated[int, Field(ge=1, le=4096)]
     activation: Literal["leaky_relu", "relu", "sigmoid", "tanh"]
     norm: Literal["none", "batch", "group"]
     groups: Positive
@@ -136,13 +138,13 @@ class Train(Block):
     """
 
     recipe: Literal[1]
-    epochs: Positive
+    epochs: Annotated[int, Field(ge=1, lt=2**20)]  # beyond, two seeds would draw alike: `augmentation.draw`
     batch_size: Positive
     learning_rate: Rate
     final_learning_rate: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     schedule: Literal["cosine_per_epoch", "cosine_per_iteration"]
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)]
-    precision: Literal["fp32", "bf16"]
+    precision: Literal["fp32", "tf32", "bf16"]
     device: Literal["auto", "cpu", "cuda"]
     threads: Annotated[int, Field(ge=1, le=1024)]
     snapshots: list[Positive]
@@ -172,7 +174,7 @@ class Gradients(Block):
 class Study(Block):
     """Runs that answer one question: a table, figures and a section of the report."""
 
-    title: Annotated[str, Field(min_length=1, max_length=120)]
+    title: Annotated[str, Field(min_length=1, max_length=120, pattern=r"^\P{Cc}*$")]
     runs: Annotated[list[Name], Field(min_length=1)]
     draw: Annotated[list[Literal["training", "gradient_flow"]], Field(min_length=1)]
 
@@ -229,12 +231,17 @@ class KeyedError(ValueError):
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """YAML with numbers such as 1e-3 read as numbers, and repeated keys, aliases and tags refused."""
+    """YAML with plain numbers, 1e-3 among them, and with repeated keys, anchors, aliases and tags refused.
+
+    Octal numbers (0144), base 60 (1:40) and dates are text here, since YAML 1.1 and 1.2 disagree on them.
+    """
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
-            raise yaml.constructor.ConstructorError(None, None, "aliases are not allowed", mark)
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        for refused in ("anchor", "tag"):
+            if getattr(event, refused, None):
+                problem = f"anchors, aliases and tags are not allowed, found {_short(getattr(event, refused))}"
+                raise yaml.constructor.ConstructorError(None, None, problem, event.start_mark)
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
@@ -242,16 +249,29 @@ class _StrictLoader(yaml.SafeLoader):
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, str):
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is not text", key_node.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {_short(key)} is not text", key_node.start_mark
+                )
             if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is repeated", key_node.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {_short(key)} is repeated", key_node.start_mark
+                )
             seen.add(key)
         return super().construct_mapping(node, deep)
 
 
-_StrictLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
-)
+_KEPT = ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:null")
+_StrictLoader.yaml_implicit_resolvers = {
+    first: [resolver for resolver in resolvers if resolver[0] in _KEPT]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+for _kind, _pattern in (
+    ("int", r"[-+]?(0|[1-9]\d{0,17})"),
+    ("float", r"[-+]?(\d+\.\d*|\.\d+)|[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"),
+):
+    _StrictLoader.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_kind}", re.compile(f"^(?:{_pattern})$"), list("-+0123456789.")
+    )
 
 
 def merge(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
@@ -280,6 +300,8 @@ def read(path: Path) -> dict[str, Any]:
         where = f", line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise ParameterError(f"{path}{where}: {problem}") from None
+    except (ValueError, OverflowError) as error:  # PyYAML's, for an escape such as "\\UFFFFFFFF"
+        raise ParameterError(f"{path}: cannot be read as YAML ({type(error).__name__})") from None
     if not isinstance(content, dict):
         raise ParameterError(f"{path}: must be a mapping with the keys {', '.join(Parameters.model_fields)}")
     return content
@@ -310,12 +332,13 @@ def _effective(content: Mapping[str, Any], name: str) -> Run:
     differences = content["runs"][name]
     unknown = sorted(set(differences) - {"model", "train"})
     if unknown:
-        raise ParameterError(f"runs.{name}.{unknown[0]}: unknown key; allowed: model, train")
+        key, value = _dotted(("runs", name, unknown[0])), _short(differences[unknown[0]])
+        raise ParameterError(f"{key} = {value}: unknown key; allowed: model, train")
     defaults = {key: content[key] for key in Run.model_fields}
     try:
         return Run.model_validate(merge(defaults, differences))
     except ValidationError as error:
-        raise ParameterError(_explain(error, differences, f"runs.{name}.")) from None
+        raise ParameterError(f"runs.{name}.{_explain(error)}") from None
 
 
 def _check_sizes(run: Run, name: str, differences: Mapping[str, Any]) -> None:
@@ -328,12 +351,10 @@ def _check_sizes(run: Run, name: str, differences: Mapping[str, Any]) -> None:
 
 def _check_gradients(parameters: Parameters) -> None:
     images = parameters.data.classes * parameters.data.train_per_class
-    batches, size = parameters.gradients.batches, parameters.gradients.batch_size
-    if batches * size > images:
-        raise ParameterError(
-            f"gradients.batch_size = {size}: allowed: at most {images // batches:,}, "
-            f"the {images:,} training images over {batches} batches"
-        )
+    wanted = parameters.gradients.batches * parameters.gradients.batch_size
+    if wanted > images:
+        key = "gradients.batches x gradients.batch_size"
+        raise ParameterError(f"{key} = {wanted}: allowed: at most the {images:,} training images")
 
 
 def _check_studies(parameters: Parameters) -> None:
@@ -361,34 +382,56 @@ def _reaches(content: Any, location: tuple[int | str, ...]) -> bool:
     return True
 
 
-def _explain(error: ValidationError, differences: Mapping[str, Any] | None = None, prefix: str = "") -> str:
+def _explain(error: ValidationError) -> str:
     """Turn the first of pydantic's findings into a line: key = value: what is allowed."""
-    first, *others = error.errors(include_url=False)
+    # a misspelt key is missing too; the spelling tells more
+    first, *others = sorted(error.errors(include_url=False), key=lambda found: found["type"] != "extra_forbidden")
     location, value, allowed = first["loc"], first["input"], first["msg"]
     cause = first.get("ctx", {}).get("error")
     if isinstance(cause, KeyedError):
         location, value, allowed = (*location, cause.key), cause.value, cause.allowed
     location = tuple(part for part in location if part != "[key]")
-    key = ".".join(map(str, location)) or "the file"
-    if differences is not None and _reaches(differences, location[:2]):
-        key = prefix + key
+    key = _dotted(location)
     more = f" (and {len(others)} more)" if others else ""
     if first["type"] == "missing":
         return f"{key}: missing{more}"
     if first["type"] == "extra_forbidden":
         return f"{key} = {_short(value)}: unknown key; allowed: {_siblings(location)}{more}"
-    allowed = re.sub(r"^\w+ should (be )?", "", allowed)
+    for pattern, wording in WORDINGS.items():
+        allowed = re.sub(pattern, wording, allowed)
     return f"{key} = {_short(value)}: allowed: {allowed}{more}"
+
+
+WORDINGS = {
+    r"^\w+ should (be |have )?": "",
+    r" after validation, not \d+$": "",
+    r"^match pattern '\^\\P{Cc}\*\$'$": "text of one line",
+    r"^match pattern": "text that matches",
+    r"^a valid dictionary( or instance of \w+)?$": "a mapping",
+    r"^a valid integer$": "an integer",
+    r"^a valid string$": "text",
+    r"^a valid ": "a ",
+}
+"""What pydantic says, and what the user reads."""
+
+ITEMS = {"studies": Study, "sources": Address}
+"""Blocks that stand in a list or under names of the user's."""
 
 
 def _siblings(location: tuple[int | str, ...]) -> str:
     """Name the keys that may stand where `location` ends."""
     block: Any = Parameters
     for part in location[:-1]:
-        field = getattr(block, "model_fields", {}).get(part)
+        field = block.model_fields.get(str(part))
         annotation = field.annotation if field else None
-        block = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else Study
+        is_block = isinstance(annotation, type) and issubclass(annotation, BaseModel)
+        block = annotation if is_block else ITEMS.get(str(part), block)
     return ", ".join(block.model_fields)
+
+
+def _dotted(location: tuple[int | str, ...]) -> str:
+    """Write a key with its path, in one line whatever the user has named it."""
+    return ".".join(part if part.isprintable() and len(part) <= 60 else _short(part) for part in map(str, location))
 
 
 def _short(value: object) -> str:

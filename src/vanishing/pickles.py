@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import math
 import pickle
+import pickletools
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ def loads(name: str, content: bytes) -> Any:
     arrays of integers.
     """
     try:
+        _check_memo(content)
         return _plain(_Unpickler(io.BytesIO(content), encoding="bytes").load())
     except SourceError as error:
         raise SourceError(f"{name!r}: {error}") from None
@@ -106,6 +108,13 @@ class _Unpickler(pickle.Unpickler):
         except KeyError:
             called = f"{module}.{name}"[:60]
             raise SourceError(f"refused: the pickle wants {called!r}; allowed: numpy arrays and plain values") from None
+
+
+def _check_memo(content: bytes) -> None:
+    """Refuse a place in the memo beyond what was put there: the C unpickler makes room for it, terabytes too."""
+    for count, (operation, argument, _) in enumerate(pickletools.genops(content)):
+        if operation.name in ("PUT", "LONG_BINPUT") and argument is not None and argument > count + 1:
+            raise SourceError(f"refused: the pickle puts value {argument:,} at step {count:,}")
 
 
 def _plain(value: Any) -> Any:

@@ -9,10 +9,14 @@ from pathlib import Path
 
 from vanishing import files, paths
 from vanishing.errors import UserError
+from vanishing.progress import say
 
 TARGET = paths.REPORT / "report.pdf"
 BUILD = paths.REPORT / "build"
 """Auxiliary files of the latest run, begun afresh each time: what a killed one left is never read."""
+
+SHOWN_LINES = 30
+"""Of latexmk's output, when it fails; all of it is in `report/build/report.log`."""
 
 INSTALL = "apt-get install latexmk texlive-latex-recommended texlive-fonts-recommended lmodern"
 
@@ -34,8 +38,8 @@ def typeset() -> Path:
         errors="replace",
         check=False,
     )
-    print(done.stdout + done.stderr)
     if done.returncode:
+        say("\n".join((done.stdout + done.stderr).splitlines()[-SHOWN_LINES:]))
         raise UserError(f"{paths.REPORT / 'report.tex'}: LaTeX failed: {_complaint(done.stdout)}")
     files.write(TARGET, (BUILD / "report.pdf").read_bytes())
     return TARGET

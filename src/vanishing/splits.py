@@ -72,7 +72,8 @@ def hold_out(split: Split, per_class: int, seed: int) -> tuple[Split, Split]:
 
 def _records(split: Split) -> Bytes:
     """Lay labels and images side by side: (N, 3073)."""
-    return np.concatenate([split.labels[:, None], split.images.reshape(len(split), IMAGE_BYTES)], axis=1)
+    records = np.concatenate([split.labels[:, None], split.images.reshape(len(split), IMAGE_BYTES)], axis=1)
+    return np.ascontiguousarray(records)  # images that lie in columns would give records that do
 
 
 def _sorted(records: Bytes) -> Bytes:

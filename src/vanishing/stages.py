@@ -26,7 +26,7 @@ def data(study: parameters.Parameters, sources: list[str] | None = None) -> None
 def train(study: parameters.Parameters, name: str, seed: int) -> None:
     """Train a run, going on where an earlier start was interrupted, and publish its results."""
     from vanishing import data as images
-    from vanishing import files, models, results, training
+    from vanishing import devices, files, models, results, training
 
     run = study.run(name)
     study.check_seed(seed)
@@ -36,7 +36,7 @@ def train(study: parameters.Parameters, name: str, seed: int) -> None:
         folder = states / training.state_key(run, data_hash)
         outcome = training.train(run, seed, dataset, folder, f"{name}, seed {seed}")
         size = models.measure(run.model, run.data.classes)
-        surroundings = training.environment(run.train, training.configure(run.train))
+        surroundings = devices.environment(run.train, devices.configure(run.train))
         summary = {"run": name, "seed": seed, **results.summarise(run, outcome, size)}
         summary |= {"data": {"path": run.data.path.as_posix(), "sha256": data_hash}, "environment": surroundings}
         results.publish(name, seed, outcome, summary, folder)
@@ -48,15 +48,15 @@ def train(study: parameters.Parameters, name: str, seed: int) -> None:
 def gradients(study: parameters.Parameters, name: str, seed: int) -> None:
     """Measure the gradient flow at every snapshot of a run."""
     from vanishing import data as images
+    from vanishing import devices, results
     from vanishing import gradients as flow
-    from vanishing import results, training
 
     run = study.run(name)
     study.check_seed(seed)
     folder = paths.checkpoints(name, seed)
     if not paths.snapshot(folder, 0).exists():
         raise UserError(f"{folder}: no trajectory; `vanishing train {name} --seed {seed}` makes it")
-    device = training.configure(run.train)
+    device = devices.configure(run.train)
     dataset = images.load(run.data.path)
     table = flow.measure_trajectory(run, study.gradients, dataset.train, folder, device)
     results.write_table(paths.results(name, seed) / "gradients.csv", table)

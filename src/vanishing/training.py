@@ -10,29 +10,24 @@ import contextlib
 import hashlib
 import json
 import math
-import os
 import signal
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
-from vanishing import augmentation, checkpoints, models, parameters, paths
+from vanishing import augmentation, checkpoints, devices, parameters, paths
 from vanishing.data import Dataset, Split
 from vanishing.errors import UserError
+from vanishing.learner import CapturedStep, Figures, Learner, evaluate
 from vanishing.progress import Progress
 
 SAVE_EVERY = 30.0
 """Seconds between two writes of the resumable state: what a kill can cost."""
-
-EVALUATION_BATCH = 250
-"""Images evaluated at once; in evaluation mode the figures do not depend on it, up to rounding."""
 
 
 class Interrupted(UserError):
@@ -61,13 +56,6 @@ class Epoch:
     def finite(self) -> bool:
         """Whether both losses are numbers."""
         return math.isfinite(self.train_loss) and math.isfinite(self.val_loss)
-
-
-class Figures(NamedTuple):
-    """A mean cross-entropy in nats and the share of images whose largest logit is the label's."""
-
-    loss: float
-    accuracy: float
 
 
 @dataclass
@@ -102,70 +90,6 @@ class Outcome:
     snapshots: list[int]
 
 
-class Learner:
-    """A model, its optimiser, and the epoch's sums: everything that a training step changes.
-
-    All of it lies on one device, and no method but `figures` and `tensors` waits for that device.
-    """
-
-    def __init__(self, run: parameters.Run, seed: int, device: torch.device) -> None:
-        self.bf16 = run.train.precision == "bf16"
-        self.device = device
-        self.model = models.build(run.model, run.data.classes, seed).to(device)
-        if device.type == "cpu":
-            # oneDNN's convolutions are 1.1 to 1.8 times as fast on it
-            self.model = self.model.to(memory_format=torch.channels_last)
-        self.rate = torch.tensor(run.train.learning_rate, device=device)
-        self.optimiser = torch.optim.Adam(
-            self.model.parameters(), lr=self.rate, weight_decay=run.train.weight_decay, fused=True
-        )
-        for weight in self.model.parameters():  # Adam's state exists from the start, so that it can be restored
-            self.optimiser.state[weight] = {
-                "step": torch.zeros((), device=device),
-                "exp_avg": torch.zeros_like(weight),
-                "exp_avg_sq": torch.zeros_like(weight),
-            }
-        self.sums = torch.zeros(2, dtype=torch.float64, device=device)
-
-    def step(self, images: Tensor, labels: Tensor, plan: augmentation.Plan) -> None:
-        """Take one step of Adam on a minibatch.
-
-        Args:
-            images: all training images, uint8 (n, 3, 32, 32).
-            labels: their labels, int64 (n,).
-            plan: which of them, and how they are cropped and flipped.
-        """
-        chosen = labels[plan.order]
-        batch = augmentation.normalise(augmentation.augment(images[plan.order], plan))
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            logits = self.model(batch)
-            loss = functional.cross_entropy(logits, chosen)
-        self.optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimiser.step()
-        correct = (logits.detach().argmax(dim=1) == chosen).double().mean()
-        self.sums += torch.stack([loss.detach().double(), correct])
-
-    def figures(self, minibatches: int) -> Figures:
-        """Return the means over the epoch's minibatches, and begin new sums."""
-        loss, accuracy = (self.sums / minibatches).tolist()
-        self.sums.zero_()
-        return Figures(loss, accuracy)
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Name every tensor that a step changes."""
-        named = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
-        for name, weight in self.model.named_parameters():
-            named |= {f"optimiser.{name}.{key}": tensor for key, tensor in self.optimiser.state[weight].items()}
-        return named | {"sums": self.sums}
-
-    def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Put back what `tensors` gave, in place."""
-        with torch.no_grad():
-            for name, tensor in self.tensors().items():
-                tensor.copy_(tensors[name])
-
-
 def learning_rate(train: parameters.Train, epoch: int, iteration: int, iterations: int) -> float:
     """Return the learning rate of an iteration: cosine annealing (Loshchilov & Hutter 2017, without restarts).
 
@@ -184,64 +108,6 @@ def learning_rate(train: parameters.Train, epoch: int, iteration: int, iteration
     return train.final_learning_rate + (train.learning_rate - train.final_learning_rate) * share
 
 
-@torch.no_grad()
-def evaluate(model: nn.Module, images: Tensor, labels: Tensor, bf16: bool = False) -> Figures:
-    """Evaluate a model, in evaluation mode and without augmentation.
-
-    Args:
-        model: maps normalised images to logits (batch, classes); left in the mode it was in.
-        images: uint8 (n, 3, 32, 32).
-        labels: int64 (n,).
-        bf16: whether to compute in bfloat16 where autocast does.
-    """
-    training = model.training
-    model.eval()
-    sums = torch.zeros(2, dtype=torch.float64, device=images.device)
-    for start in range(0, len(images), EVALUATION_BATCH):
-        part = slice(start, start + EVALUATION_BATCH)
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
-            logits = model(augmentation.normalise(images[part]))
-            loss = functional.cross_entropy(logits, labels[part], reduction="sum")
-        correct = (logits.argmax(dim=1) == labels[part]).sum()
-        sums += torch.stack([loss.double(), correct.double()])
-    model.train(training)
-    loss_mean, accuracy = (sums / len(images)).tolist()
-    return Figures(loss_mean, accuracy)
-
-
-def configure(train: parameters.Train) -> torch.device:
-    """Set PyTorch up so that the same seed gives the same bytes, and return the device.
-
-    The number of threads comes from the configuration, never from a scheduler: another number gives
-    other sums. fp32 means IEEE single precision; PyTorch's default would convolve in TF32 on CUDA.
-    """
-    kind = train.device
-    if kind == "auto":
-        kind = "cuda" if torch.cuda.is_available() else "cpu"
-    elif kind == "cuda" and not torch.cuda.is_available():
-        raise UserError("train.device = 'cuda': this machine has no CUDA device; allowed here: auto, cpu")
-    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # read when CUDA starts, which is later
-    torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.set_num_threads(train.threads)
-    return torch.device(kind)
-
-
-def environment(train: parameters.Train, device: torch.device) -> dict[str, Any]:
-    """Name what the numbers depend on beside the configuration."""
-    kind = torch.cuda.get_device_name() if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
-    return {
-        "device": device.type,
-        "kind": kind,
-        "torch": torch.__version__,
-        "precision": train.precision,
-        "threads": train.threads,
-    }
-
-
 def train(run: parameters.Run, seed: int, dataset: Dataset, folder: Path, title: str) -> Outcome:
     """Train a run to its end, from where an earlier start was interrupted if it was.
 
@@ -255,15 +121,20 @@ def train(run: parameters.Run, seed: int, dataset: Dataset, folder: Path, title:
 
     Raises:
         Interrupted: after SIGINT or SIGTERM, once the state is saved.
+        UserError: if the data set has another number of classes than the configuration.
     """
-    device = configure(run.train)
+    if len(dataset.classes) != run.data.classes:
+        raise UserError(
+            f"{run.data.path}: made of {len(dataset.classes)} classes, and the parameters say {run.data.classes}; "
+            "`vanishing data` makes it anew"
+        )
+    device = devices.configure(run.train)
     return _Training(run, seed, dataset, folder, device).finish(title)
 
 
 def state_key(run: parameters.Run, data_hash: str) -> str:
     """Return a name for the state of a training: equal for trainings that may go on from one another."""
-    device = configure(run.train)
-    content = [run.configuration(), data_hash, environment(run.train, device)]
+    content = [run.configuration(), data_hash, devices.environment(run.train, devices.configure(run.train))]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -276,6 +147,10 @@ class _Training:
         self.val, self.test = _upload(dataset.val, device), _upload(dataset.test, device)
         self.iterations = math.ceil(len(self.images) / run.train.batch_size)  # a short last batch is kept
         self.learner = Learner(run, seed, device)
+        self.captured = None
+        if device.type == "cuda":
+            self.captured = CapturedStep(self.learner, self.images, self.labels, run.train.batch_size)
+        self.best: dict[str, Tensor] = {}
         self.place = Place()
         self.saved = time.monotonic()
 
@@ -292,13 +167,20 @@ class _Training:
                 self._epoch(progress, caught)
         return self._outcome()
 
+    def _step(self, plan: augmentation.Plan) -> None:
+        """Take a step: captured where there are CUDA graphs, though not for a short last minibatch."""
+        if self.captured and len(plan.order) == self.run.train.batch_size:
+            self.captured(plan)
+        else:
+            self.learner.step(self.images, self.labels, plan)
+
     def _epoch(self, progress: Progress, caught: list[int]) -> None:
         """Run the epoch that is under way to its end."""
         epoch, size = self.place.epoch, self.run.train.batch_size
         plan = augmentation.draw(len(self.images), self.seed, epoch).to(self.device)
         for iteration in range(self.place.iteration, self.iterations):
             self.learner.rate.fill_(learning_rate(self.run.train, epoch, iteration, self.iterations))
-            self.learner.step(self.images, self.labels, plan.batch(iteration * size, size))
+            self._step(plan.batch(iteration * size, size))
             self.place.iteration = iteration + 1
             progress.advance()
             self._save_if_due(caught)
@@ -322,7 +204,7 @@ class _Training:
         if row.finite and row.epoch in self.run.train.snapshot_epochs:
             self._keep(paths.snapshot(self.folder, row.epoch))
         if row == self.place.best:
-            self._keep(paths.best(self.folder))
+            self.best = {name: tensor.clone() for name, tensor in self.learner.model.state_dict().items()}
 
     def _keep(self, path: Path) -> None:
         checkpoints.write(path, self.learner.model.state_dict())
@@ -331,8 +213,8 @@ class _Training:
         """Use the test set, for the first and only time."""
         place, test = self.place, None
         if place.best:
-            weights, _ = checkpoints.read(paths.best(self.folder))
-            self.learner.model.load_state_dict(weights)
+            self.learner.model.load_state_dict(self.best)
+            self._keep(paths.best(self.folder))
             test = evaluate(self.learner.model, *self.test, bf16=self.learner.bf16)
         reached = place.history[-1].epoch - place.diverged
         snapshots = [epoch for epoch in self.run.train.snapshot_epochs if epoch <= reached]
@@ -345,8 +227,8 @@ class _Training:
     def _save_if_due(self, caught: list[int]) -> None:
         if not caught and time.monotonic() - self.saved < SAVE_EVERY:
             return
-        values = asdict(self.place)
-        checkpoints.write(self._state, self.learner.tensors(), values)
+        best = {f"best.{name}": tensor for name, tensor in self.best.items()}
+        checkpoints.write(self._state, self.learner.tensors() | best, asdict(self.place))
         self.saved = time.monotonic()
         if caught:
             raise Interrupted(caught[0], f"epoch {self.place.epoch}, iteration {self.place.iteration}")
@@ -354,6 +236,11 @@ class _Training:
     def _load(self) -> None:
         tensors, values = checkpoints.read(self._state)
         self.learner.restore(tensors)
+        self.best = {
+            name.removeprefix("best."): tensor.to(self.device)
+            for name, tensor in tensors.items()
+            if name.startswith("best.")
+        }
         self.place = Place(values["epoch"], values["iteration"], [Epoch(**row) for row in values["history"]])
 
 

@@ -18,7 +18,7 @@ SOURCES = [
     "dvc.yaml",
     ".dvcignore",
     "workflow/rules/*.smk",
-    "workflow/profiles/*/config.yaml",
+    "profiles/*/config.yaml",
     "notebooks/*.ipynb",
     "report/.latexmkrc",
     "report/report.tex",

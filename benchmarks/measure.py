@@ -1,0 +1,168 @@
+"""What the benchmarks share: repeated timing, the machine's limits, a step's arithmetic and traffic, CSV files."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from vanishing import augmentation, data, generated, parameters
+from vanishing.data import Split
+from vanishing.learner import CapturedStep, Learner
+
+ROOT = Path(__file__).parents[1]
+WARM_UP = 3
+
+
+def arguments(description: str) -> argparse.ArgumentParser:
+    """Make a parser with the options that every benchmark takes."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
+    parser.add_argument("--repeats", type=int, default=5, help="measurements whose median is given")
+    parser.add_argument("--output", type=Path, default=Path("build/benchmarks"), help="folder of the CSV files")
+    return parser
+
+
+def configured(name: str, device: str, threads: int, **train: Any) -> parameters.Run:
+    """Return a run of the study's models, `vgg68_resnet` included, with some of its training settings changed."""
+    content = parameters.read(ROOT / "params.yaml")
+    content["runs"]["vgg68_resnet"] = {
+        "model": {"blocks": 10, "norm": "batch", "shortcut": "identity", "reduction_shortcut": "pool"}
+    }
+    content["train"] |= {"device": device, "threads": threads, **train}
+    return parameters.check(content).run(name)
+
+
+def images(count: int = 5000) -> Split:
+    """Return training images: CIFAR-100's where the pipeline has made them, otherwise generated ones."""
+    path = ROOT / "data" / "cifar100.npz"
+    if path.exists():
+        train = data.load(path).train
+        return Split(
+            train.images[:: len(train.images) // count][:count], train.labels[:: len(train.labels) // count][:count]
+        )
+    return generated.generate(100, max(1, count // 100), 1, seed=0)[0]
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until the device has done everything that it was told."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def seconds(work: Callable[[], object], device: torch.device, repeats: int, inner: int = 1) -> list[float]:
+    """Time `inner` calls of `work` together, `repeats` times after a warm-up; seconds for one call."""
+    for _ in range(WARM_UP):
+        work()
+    measured = []
+    for _ in range(repeats):
+        synchronise(device)
+        start = time.perf_counter()
+        for _ in range(inner):
+            work()
+        synchronise(device)
+        measured.append((time.perf_counter() - start) / inner)
+    return measured
+
+
+def step_of(run: parameters.Run, train: Split, device: torch.device, captured: bool = True) -> Callable[[], None]:
+    """Return the project's own training step on successive minibatches, captured where there are CUDA graphs."""
+    learner = Learner(run, 0, device)
+    pixels, labels = torch.from_numpy(train.images).to(device), torch.from_numpy(train.labels).long().to(device)
+    plan = augmentation.draw(len(pixels), 0, 1).to(device)
+    size = run.train.batch_size
+    recorded = CapturedStep(learner, pixels, labels, size) if captured and device.type == "cuda" else None
+    place = 0
+
+    def step() -> None:
+        nonlocal place
+        part = plan.batch(place, size)
+        if recorded:
+            recorded(part)
+        else:
+            learner.step(pixels, labels, part)
+        place = (place + size) % (len(pixels) - size + 1)
+
+    return step
+
+
+def arithmetic(run: parameters.Run, train: Split) -> tuple[float, float]:
+    """Count multiply-accumulates of a step, and the bytes that its operations read and write, one by one."""
+    step = step_of(run, train, torch.device("cpu"))
+    step()
+    with FlopCounterMode(display=False) as flops:
+        step()
+    with Traffic() as traffic:
+        step()
+    return flops.get_total_flops() / 2, traffic.bytes
+
+
+class Traffic(TorchDispatchMode):
+    """Add up the bytes of every operation's operands and results: what a step moves if nothing is fused."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0.0
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run the operation and count it, unless it only looks at memory in another way."""
+        result = function(*args, **(kwargs or {}))
+        if not function.is_view:
+            self.bytes += sum(tensor.nbytes for tensor in _tensors([*args, *(kwargs or {}).values(), result]))
+        return result
+
+
+def _tensors(values: Any) -> list[Tensor]:
+    """List the tensors in nested lists and tuples."""
+    if isinstance(values, Tensor):
+        return [values]
+    return [tensor for value in values for tensor in _tensors(value)] if isinstance(values, list | tuple) else []
+
+
+def product_rate(device: torch.device, dtype: torch.dtype, repeats: int) -> float:
+    """Measure multiply-accumulates per second of a large matrix product of random numbers."""
+    size = 8192 if device.type == "cuda" else 2048
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    return size**3 / statistics.median(seconds(lambda: a @ b, device, repeats))
+
+
+def copy_rate(device: torch.device, repeats: int) -> float:
+    """Measure bytes per second, read and written, of a large copy."""
+    source = torch.randn((1 << 30) // 4 if device.type == "cuda" else (1 << 28) // 4, device=device)
+    target = torch.empty_like(source)
+    return 2 * source.nbytes / statistics.median(seconds(lambda: target.copy_(source), device, repeats))
+
+
+def machine(device: torch.device) -> dict[str, str]:
+    """Name the hardware and the versions."""
+    kind = torch.cuda.get_device_name() if device.type == "cuda" else _processor()
+    return {"device": kind, "python": platform.python_version(), "torch": torch.__version__}
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.processor()}, {torch.get_num_threads()} threads"
+
+
+def report(rows: list[dict[str, Any]], name: str, device: torch.device, folder: Path) -> None:
+    """Print the rows as a table and write them as CSV, with the machine beside each."""
+    table = pd.DataFrame(rows)
+    surroundings = machine(device)
+    print(", ".join(surroundings.values()))
+    print(table.to_string(index=False, float_format=lambda value: f"{value:.4g}"), flush=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    table.assign(**surroundings).to_csv(folder / f"{name}.csv", index=False, float_format="%.6g")

@@ -1,0 +1,65 @@
+"""Seconds of what a user waits for beside training: start-up of every command, dry run, no-op builds, the report.
+
+python benchmarks/pipeline.py [FOLDER]      a folder with a finished pipeline, build/demo by default
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import measure
+import torch
+
+COMMANDS = {
+    "vanishing --help": ["vanishing", "--help"],
+    "vanishing models": ["vanishing", "models"],
+    "vanishing show": ["vanishing", "show"],
+    "vanishing tables": ["vanishing", "tables"],
+    "import of train": [sys.executable, "-c", "import vanishing.training"],
+    "import of gradients": [sys.executable, "-c", "import vanishing.gradients"],
+    "import of figures": [sys.executable, "-c", "import vanishing.notebooks"],
+    "import of data": [sys.executable, "-c", "import vanishing.data"],
+    "import of sync": [sys.executable, "-c", "import vanishing.sync"],
+    "snakemake, dry run of everything": ["snakemake", "-n", "--forceall", "--quiet", "all"],
+    "snakemake, nothing to do": ["snakemake", "--cores", "2", "--quiet", "all"],
+    "dvc status, nothing to do": ["dvc", "status"],
+    "report from results": ["snakemake", "report", "--cores", "2", "--forceall", "--config", "from_results=true"],
+}
+
+
+def main() -> None:
+    """Time every command, print and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", nargs="?", type=Path, default=measure.ROOT / "build" / "demo")
+    parser.add_argument("--repeats", type=int, default=5, help="measurements whose median is given")
+    parser.add_argument("--output", type=Path, default=Path("build/benchmarks"), help="folder of the CSV file")
+    options = parser.parse_args()
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    rows = []
+    for name, command in COMMANDS.items():
+        measured = []
+        for _ in range(options.repeats + 1):
+            start = time.perf_counter()
+            done = subprocess.run(command, cwd=options.folder, env=environment, capture_output=True, check=False)
+            measured.append(time.perf_counter() - start)
+        kept = measured[1:]  # the first is the warm-up
+        rows.append(
+            {
+                "command": name,
+                "median (s)": statistics.median(kept),
+                "min (s)": min(kept),
+                "max (s)": max(kept),
+                "exit": done.returncode,
+            }
+        )
+    measure.report(rows, "pipeline", torch.device("cpu"), options.output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""Training iterations per second, against a textbook PyTorch loop in the same run, and against the machine's limits.
+
+python benchmarks/training.py [--device cpu|cuda] [--models vgg08 ...] [--precisions fp32 bf16]
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import measure
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+
+from vanishing import augmentation, devices, models, parameters
+from vanishing.data import Split
+
+DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16}
+
+
+class Pictures(Dataset[tuple[Any, int]]):
+    """The training images as a textbook has them: PIL images, transformed one by one."""
+
+    def __init__(self, train: Split) -> None:
+        self.images = [Image.fromarray(image.transpose(1, 2, 0)) for image in train.images]
+        self.labels = train.labels.tolist()
+        self.transform = transforms.Compose(
+            [
+                transforms.RandomCrop(32, padding=4),
+                transforms.RandomHorizontalFlip(),
+                transforms.ToTensor(),
+                transforms.Normalize(augmentation.MEAN, augmentation.STD),
+            ]
+        )
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.images)
+
+    def __getitem__(self, at: int) -> tuple[Any, int]:
+        """Return an image (3, 32, 32) and its label."""
+        return self.transform(self.images[at]), self.labels[at]
+
+
+def textbook(run: parameters.Run, train: Split, device: torch.device) -> Iterator[None]:
+    """Train as a textbook does, a step for each `next`: a loader with 4 workers, plain Adam, `.item()` each step."""
+    torch.use_deterministic_algorithms(False)
+    loader = DataLoader(
+        Pictures(train), batch_size=run.train.batch_size, shuffle=True, num_workers=4, drop_last=True,
+        persistent_workers=True,
+    )  # fmt: skip
+    model = models.build(run.model, run.data.classes, seed=0).to(device)
+    optimiser = torch.optim.Adam(model.parameters(), lr=run.train.learning_rate)
+    loss_sum = correct = 0.0
+    while True:
+        for pixels, target in loader:
+            images, labels = pixels.to(device), target.to(device)
+            with torch.autocast(device.type, torch.bfloat16, enabled=run.train.precision == "bf16"):
+                logits = model(images)
+                loss = torch.nn.functional.cross_entropy(logits, labels)
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            loss_sum += loss.item()
+            correct += (logits.argmax(dim=1) == labels).float().mean().item()
+            yield
+
+
+def rates(run: parameters.Run, train: Split, device: torch.device, repeats: int, inner: int) -> dict[str, list[float]]:
+    """Measure iterations per second of both loops in turn, so that the machine's moods fall on both alike."""
+    ours, theirs = measure.step_of(run, train, device), textbook(run, train, device)
+    loops = {"ours": ours, "textbook": lambda: next(theirs)}
+    if device.type == "cuda":
+        loops["eager"] = measure.step_of(run, train, device, captured=False)
+    found: dict[str, list[float]] = {name: [] for name in loops}
+    for repeat in range(repeats + 1):
+        for name, step in loops.items():
+            devices.configure(run.train) if name != "textbook" else torch.use_deterministic_algorithms(False)
+            measure.synchronise(device)
+            start = time.perf_counter()
+            for _ in range(inner):
+                step()
+            measure.synchronise(device)
+            if repeat:  # the first is the warm-up
+                found[name].append(inner / (time.perf_counter() - start))
+    theirs.close()
+    return found
+
+
+def main() -> None:
+    """Measure, print and write the table."""
+    parser = measure.arguments(__doc__ or "")
+    parser.add_argument("--models", nargs="+", default=["vgg08", "vgg38", "vgg38_bn_rc", "vgg68_resnet"])
+    parser.add_argument("--precisions", nargs="+", default=["fp32", "bf16"], choices=list(DTYPES))
+    parser.add_argument("--inner", type=int, help="iterations of one measurement")
+    options = parser.parse_args()
+    device, train = torch.device(options.device), measure.images()
+    inner = options.inner or (200 if device.type == "cuda" else 10)
+    torch.set_num_threads(options.threads)
+    copy = measure.copy_rate(device, options.repeats)
+    rows = []
+    for precision in options.precisions:
+        product = measure.product_rate(device, DTYPES[precision], options.repeats)
+        for name in options.models:
+            run = measure.configured(name, options.device, options.threads, precision=precision)
+            macs, traffic = measure.arithmetic(run, train)
+            found = rates(run, train, device, options.repeats, inner)
+            medians = {loop: statistics.median(values) for loop, values in found.items()}
+            ratios = [a / b for a, b in zip(found["ours"], found["textbook"], strict=True)]
+            rows.append(
+                {
+                    "model": name,
+                    "precision": precision,
+                    **{f"{loop} (it/s)": rate for loop, rate in medians.items()},
+                    "ratio": statistics.median(ratios),
+                    "ratio min": min(ratios),
+                    "ratio max": max(ratios),
+                    "GMAC": macs / 1e9,
+                    "share of product": medians["ours"] * macs / product,
+                    "GB moved": traffic / 1e9,
+                    "share of copy": medians["ours"] * traffic / copy,
+                    "peak GB": torch.cuda.max_memory_allocated() / 1e9 if device.type == "cuda" else float("nan"),
+                }
+            )
+    print(f"copy {copy / 1e9:.1f} GB/s")
+    measure.report(rows, f"training-{device.type}", device, options.output)
+
+
+if __name__ == "__main__":
+    main()

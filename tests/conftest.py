@@ -1,0 +1,54 @@
+"""What the tests share: the study of `params.yaml`, and a run and a data set that train in a moment."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vanishing import generated, parameters
+from vanishing.data import Dataset, canonical, hold_out
+
+ROOT = Path(__file__).parents[1]
+
+TINY = {
+    "data": {
+        "set": "generated",
+        "validation_per_class": 4,
+        "generated": {"classes": 3, "train_per_class": 14, "test_per_class": 5},
+    },
+    "model": {"stages": 2, "blocks": 0, "filters": 4, "groups": 2},
+    "train": {"epochs": 3, "batch_size": 8, "device": "cpu", "threads": 1, "snapshots": [1]},
+}
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """Return the project's folder."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def study(root: Path) -> parameters.Parameters:
+    """Return the project's own study."""
+    return parameters.load(root / "params.yaml")
+
+
+@pytest.fixture(scope="session")
+def tiny(study: parameters.Parameters) -> Callable[..., parameters.Run]:
+    """Return a maker of tiny runs; it takes differences of the blocks `model` and `train`."""
+
+    def make(model: Mapping[str, Any] | None = None, train: Mapping[str, Any] | None = None) -> parameters.Run:
+        defaults = {key: study.model_dump()[key] for key in parameters.Run.model_fields}
+        differences = {"model": model or {}, "train": train or {}}
+        return parameters.Run.model_validate(parameters.merge(parameters.merge(defaults, TINY), differences))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def dataset() -> Dataset:
+    """Return 30 training, 12 validation and 15 test images of 3 classes."""
+    train, test, classes = generated.generate(3, 14, 5, seed=0)
+    kept, held = hold_out(train, 4, seed=0)
+    return Dataset(kept, held, canonical(test), classes)

@@ -1,0 +1,196 @@
+"""A tiny study through both engines, PDF included, in two folders that differ in all that must not matter."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from vanishing import parameters, workspace
+
+ROOT = Path(__file__).parents[1]
+
+TINY = {
+    "data": {
+        "set": "generated",
+        "validation_per_class": 10,
+        "generated": {"classes": 4, "train_per_class": 30, "test_per_class": 10},
+    },
+    "model": {"filters": 4},
+    "train": {"epochs": 2, "batch_size": 20, "device": "cpu", "threads": 1},
+    "gradients": {"batches": 2, "batch_size": 20},
+}
+RUNS = {"vgg08": {"model": {"blocks": 0}}, "vgg14_bn": {"model": {"blocks": 1, "norm": "batch"}}}
+STUDIES = {"core": {"title": "Depth & norm", "runs": list(RUNS), "draw": ["training", "gradient_flow"]}}
+
+SURROUNDINGS = {
+    "snakemake": {"TZ": "Asia/Tokyo", "LC_ALL": "C.UTF-8", "PYTHONHASHSEED": "1", "OMP_NUM_THREADS": "1"},
+    "dvc": {"TZ": "America/Lima", "LC_ALL": "C", "PYTHONHASHSEED": "2"},
+}
+COMMANDS = {"snakemake": ["snakemake", "--cores", "1"], "dvc": ["dvc", "repro"]}
+BYTES_OF = ["data", "checkpoints", "results", "report"]
+
+pytestmark = pytest.mark.pipeline
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """Build the study by each engine, at the same time."""
+    folders = {engine: tmp_path_factory.mktemp(engine) / "study" for engine in COMMANDS}
+    started = {}
+    for engine, folder in folders.items():
+        lay_out(folder, {})
+        started[engine] = start(engine, folder)
+    for engine, process in started.items():
+        output, _ = process.communicate(timeout=500)
+        assert process.returncode == 0, f"{engine}:\n{output[-3000:]}"
+    return folders
+
+
+def test_both_engines_give_the_same_bytes(built):
+    assert content(built["snakemake"]) == content(built["dvc"])
+
+
+def test_the_report_is_there_and_every_table_and_figure(built):
+    made = content(built["snakemake"])
+    assert made["report/report.pdf"].startswith(b"%PDF")
+    assert {"results/tables/core.csv", "report/tables/core.tex", "report/figures/core/loss.pdf"} <= set(made)
+    assert {"results/notebooks/core/training.ipynb", "results/notebooks/core/gradient_flow.ipynb"} <= set(made)
+
+
+def test_nothing_in_the_results_names_a_folder_a_host_or_a_day(built):
+    folder = built["snakemake"]
+    hosts = {str(folder), str(folder.parent), os.uname().nodename + ".", str(ROOT)}
+    for name, text in content(folder).items():
+        if name.startswith("results/"):
+            found = [host for host in hosts if host.encode() in text]
+            assert not found, f"{name} names {found}"
+            assert not re.search(rb"20\d\d-\d\d-\d\d", text), f"{name} holds a date"
+
+
+def test_after_a_sync_neither_engine_has_anything_to_do(built):
+    for folder in built.values():
+        run(folder, "vanishing", "sync")
+        assert "Nothing to be done" in run(folder, "snakemake", "-n")
+        assert run(folder, "dvc", "status").strip() == "Data and pipelines are up to date."
+        assert "0 stages entered in DVC's record\n0 stages entered in Snakemake's" in run(folder, "vanishing", "sync")
+
+
+def test_after_a_sync_each_engine_sees_a_changed_parameter(built):
+    """Snakemake notices it only where the sync has entered the parameters, not the times alone."""
+    for folder in built.values():
+        run(folder, "vanishing", "sync")
+        before = (folder / "params.yaml").read_bytes()
+        lay_out(folder, {"vgg08": {"train": {"learning_rate": 0.002}}})
+        assert planned(folder) == ALL_OF_VGG08
+        assert set(json.loads(run(folder, "dvc", "status", "--json"))) >= {"train@vgg08-0"}
+        (folder / "params.yaml").write_bytes(before)
+        assert "Nothing to be done" in run(folder, "snakemake", "-n")
+
+
+ALL_OF_VGG08 = {("train", "vgg08"), ("gradients", "vgg08"), ("tables", ""), ("figures", ""), ("report", "")}
+
+
+def test_a_changed_learning_rate_runs_that_run_and_what_stands_on_it(built, tmp_path):
+    folders = {engine: Path(shutil.copytree(folder, tmp_path / engine)) for engine, folder in built.items()}
+    outputs = {}
+    for engine, folder in folders.items():
+        run(folder, "vanishing", "sync")
+        lay_out(folder, {"vgg08": {"train": {"learning_rate": 0.002}}})
+        outputs[engine] = start(engine, folder)
+    texts = {engine: process.communicate(timeout=300)[0] for engine, process in outputs.items()}
+    commands = {
+        "vanishing train vgg08 --seed 0",
+        "vanishing gradients vgg08 --seed 0",
+        "vanishing tables",
+        "vanishing figures core",
+        "vanishing report",
+    }
+    for text in texts.values():
+        ran = {" ".join(line) for line in re.findall(r"(vanishing) ((?:(?!2>&1)[^\n])+?)(?: 2>&1.*)?$", text, re.M)}
+        assert ran == commands, text
+    assert content(folders["snakemake"]) == content(folders["dvc"])
+    changed = {name for name, bytes_ in content(folders["dvc"]).items() if content(built["dvc"]).get(name) != bytes_}
+    assert not {name for name in changed if "vgg14_bn" in name}
+
+
+def test_the_report_is_rebuilt_from_results_alone(built, tmp_path):
+    folder = tmp_path / "clone"
+    lay_out(folder, {})
+    shutil.copytree(built["snakemake"] / "results" / "runs", folder / "results" / "runs")
+    run(folder, "snakemake", "report", "--cores", "2", "--config", "from_results=true")
+    assert not (folder / "data").exists()
+    assert not (folder / "checkpoints").exists()
+    assert (folder / "report/report.pdf").read_bytes() == (built["snakemake"] / "report/report.pdf").read_bytes()
+
+
+def test_a_report_without_any_result_says_so(tmp_path):
+    lay_out(tmp_path / "empty", {})
+    run(tmp_path / "empty", "snakemake", "report", "--cores", "1", "--config", "from_results=true")
+    assert (tmp_path / "empty/report/studies.tex").read_text() == ""
+    assert (tmp_path / "empty/report/report.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_a_failing_job_names_its_log_and_shows_its_end(tmp_path):
+    lay_out(tmp_path / "broken", {}, data={"set": "cifar100", "sources": ["nowhere"], "validation_per_class": 25})
+    process = start("snakemake", tmp_path / "broken")
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "logs/data.log" in output
+    assert output.count("vanishing data: ") >= 2, "once as it happens, once from the log"
+    assert not (tmp_path / "broken/data/cifar100.npz").exists()
+
+
+def lay_out(folder, differences, data=None):
+    """Lay out the tiny study, with `differences` laid over its runs."""
+    content = parameters.merge(parameters.read(ROOT / "params.yaml"), TINY)
+    content |= {"runs": parameters.merge(RUNS, differences), "studies": STUDIES}
+    content["data"] |= data or {}
+    workspace.lay_out(ROOT, folder, None)
+    (folder / "params.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+
+
+def start(engine, folder):
+    """Start an engine among its own surroundings."""
+    return subprocess.Popen(
+        COMMANDS[engine],
+        cwd=folder,
+        env=environment() | SURROUNDINGS[engine],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def run(folder, *command):
+    """Run a command that must succeed; return what it printed."""
+    done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout + done.stderr
+
+
+def environment():
+    """Return an environment in which the commands of this Python are found."""
+    return os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+
+
+def planned(folder):
+    """Return what Snakemake would run: rules, with the run they are of."""
+    output = run(folder, "snakemake", "-n", "--printshellcmds")
+    found = re.findall(r"vanishing (\w+)(?: (vgg\w+) --seed)?", output)
+    return {(rule, name) for rule, name in found}
+
+
+def content(folder):
+    """Return the bytes of every file that the pipeline makes, by name; LaTeX's scratch and marks left out."""
+    found = (path for part in BYTES_OF for path in sorted((folder / part).rglob("*")))
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in found
+        if path.is_file() and path.name != ".snakemake_timestamp" and "report/build" not in path.as_posix()
+    }
