@@ -13,14 +13,16 @@ from vanishing.errors import UserError
 min_version("9.14")
 
 
-configfile: "params.yaml"
-
-
 try:
+    # before Snakemake reads the file: its own complaints name neither line nor key
     study = plan.load(config)
 except UserError as error:
     print(f"snakemake: {error}", file=sys.stderr)
     sys.exit(2)
+
+
+configfile: "params.yaml"
+
 
 jobs = plan.jobs(study, config)
 
@@ -32,8 +34,8 @@ wildcard_constraints:
 
 
 rule all:
-    default_target: True
     """Build everything."""
+    default_target: True
     input:
         paths.REPORT / "report.pdf",
 

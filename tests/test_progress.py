@@ -1,3 +1,8 @@
+import os
+import re
+import subprocess
+import sys
+
 import pytest
 
 from vanishing import progress
@@ -13,6 +18,7 @@ from vanishing.progress import Progress, duration
         (200, "3 min 20 s"),
         (3599.6, "1 h 0 min"),
         (7500, "2 h 5 min"),
+        (360000, "100 h 0 min"),
         (float("inf"), "unknown time"),
     ],
 )
@@ -56,3 +62,27 @@ def test_a_bar_takes_the_place_of_lines_on_a_terminal(capsys, clock, monkeypatch
     told = capsys.readouterr().err
     assert "5/10" in told
     assert "left" not in told
+
+
+def test_what_is_said_goes_to_the_log_whole(capsys):
+    progress.say("50 % done")
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", "50 % done\n")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_a_terminal_gets_a_bar():
+    pty = pytest.importorskip("pty")
+    code = (
+        "from vanishing.progress import Progress, say\n"
+        "with Progress('job', 4, done=1) as job:\n"
+        "    job.figures('loss 4.5'); job.advance(3); say('a line')\n"
+    )
+    ours, theirs = pty.openpty()
+    pytest.importorskip("termios").tcsetwinsize(theirs, (24, 80))
+    subprocess.run([sys.executable, "-c", code], stderr=theirs, check=True, timeout=60)
+    os.close(theirs)
+    shown = os.read(ours, 65536).decode()
+    os.close(ours)
+    assert re.search(r"job: 100%\|.*\| 4/4 .*loss 4\.5", shown)
+    assert "a line\r\n" in shown

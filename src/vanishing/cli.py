@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"vanishing {options.command}: {error}", file=sys.stderr)
         return error.exit_code
     except OSError as error:
-        print(f"vanishing {options.command}: {error.filename or 'system'}: {error.strerror}", file=sys.stderr)
+        print(f"vanishing {options.command}: {error.filename or 'system'}: {error.strerror or error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"vanishing {options.command}: interrupted", file=sys.stderr)

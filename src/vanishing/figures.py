@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from vanishing import files, parameters, paths, results
+from vanishing.errors import UserError
 
 CAPTIONS: dict[str, dict[str, str]] = {
     "training": {
@@ -71,8 +72,10 @@ class StudyResults:
 
 
 def load(key: str, study: parameters.Parameters) -> StudyResults:
-    """Read the results of a study; runs without results are left out."""
+    """Read the results of a study; runs without results are left out, and `UserError` if none has any."""
     found = [job for job in results.available(study) if job[0] in study.studies[key].runs]
+    if not found:
+        raise UserError(f"study {key!r} has no results yet; `snakemake` or `dvc repro` makes them")
     read = [results.read(*job) for job in found]
     return StudyResults(
         runs=[run for run in study.studies[key].runs if any(run == job[0] for job in found)],
@@ -121,11 +124,11 @@ def curves(data: StudyResults, quantity: str, label: str, chance: float) -> Figu
                 color=colour, linestyle=dashes, marker=marker, label=run, legend=False,
             )  # fmt: skip
         axis.axhline(chance, color="0.4", linestyle=":", linewidth=0.8)
-        if quantity == "loss":  # a single early validation loss of hundreds would flatten everything else
-            axis.set_ylim(0, min(axis.get_ylim()[1], LOSS_LIMIT * chance))
         axis.set(title=title, xlabel="epoch", ylabel=label)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _legend(figure, axes[0])
+    if quantity == "loss":  # a single early validation loss of hundreds would flatten everything else
+        axes[0].set_ylim(0, min(axes[0].get_ylim()[1], LOSS_LIMIT * chance))  # both panels: they share the axis
+    _legend(figure, axes, data.runs)
     return figure
 
 
@@ -164,19 +167,19 @@ def gradient_flow(data: StudyResults, log: bool) -> Figure:
         if not log:
             axis.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
     figure.supylabel("mean absolute gradient", fontsize=8)
-    longest = max(axes, key=lambda axis: len(axis.lines))
-    _legend(figure, longest)
+    _legend(figure, axes, [f"epoch {epoch}" for epoch in epochs])
     return figure
 
 
 def heat_map(data: StudyResults) -> Figure:
     """Draw mean |dL/dW| over layers and snapshots, a panel for each run, one colour scale."""
     figure, axes = _panels(len(data.runs), min(COLUMNS, len(data.runs)), height=1.6)
-    positive = data.gradients.mean_abs_gradient[data.gradients.mean_abs_gradient > 0]
+    sizes = data.gradients.mean_abs_gradient
+    positive = sizes[(sizes > 0) & np.isfinite(sizes)]
     norm: Normalize = LogNorm(positive.min(), positive.max()) if len(positive) else Normalize(0, 1)
     for axis, run in zip(axes, data.runs, strict=True):
         table = mean_gradients(data, run).T
-        values = np.ma.masked_less_equal(table.to_numpy(), 0)
+        values = np.ma.masked_less_equal(np.ma.masked_invalid(table.to_numpy()), 0)
         shown = axis.imshow(values, norm=norm, cmap="viridis", aspect="auto", origin="lower", interpolation="none")
         axis.set_yticks(range(len(table)), labels=[str(epoch) for epoch in table.index])
         axis.set_xticks(*_layer_ticks(len(table.columns)))
@@ -208,7 +211,10 @@ def _looks(runs: Iterable[str]) -> dict[str, tuple[tuple[float, float, float], s
     """Give each configured run a colour and, so that grey print tells them apart too, a line style."""
     colours = [colour for at, colour in enumerate(sns.color_palette("colorblind")) if at not in TOO_LIGHT]
     styles = ["-", "--", "-.", ":"]
-    return {run: (colours[at % len(colours)], styles[at % len(styles)]) for at, run in enumerate(runs)}
+    return {
+        run: (colours[at % len(colours)], styles[(at + at // len(colours)) % len(styles)])
+        for at, run in enumerate(runs)
+    }
 
 
 def _panels(count: int, columns: int, height: float, sharey: bool = False) -> tuple[Figure, list[Axes]]:
@@ -222,8 +228,10 @@ def _panels(count: int, columns: int, height: float, sharey: bool = False) -> tu
     return figure, panels[:count]
 
 
-def _legend(figure: Figure, axis: Axes) -> None:
-    handles, labels = axis.get_legend_handles_labels()
+def _legend(figure: Figure, axes: list[Axes], labels: list[str]) -> None:
+    """Name the lines of all panels above them, in the order of `labels`."""
+    lines = {line.get_label(): line for axis in axes for line in axis.lines}
+    handles = [lines[label] for label in labels]
     figure.legend(handles, labels, loc="outside upper center", ncols=min(4, len(labels)), handlelength=3)
 
 

@@ -24,10 +24,11 @@ def run(key: str, study: parameters.Parameters) -> None:
     """Run the notebooks of a study: figures into `report/figures/`, themselves into `results/notebooks/`.
 
     Raises:
+        ParameterError: there is no such study.
         UserError: a cell failed; the error says which and why, and what was written stays as it was.
     """
     if key not in study.studies:
-        raise UserError(f"study {key!r} is not configured; allowed: {', '.join(study.studies)}")
+        raise parameters.ParameterError(f"study {key!r} is not configured; allowed: {', '.join(study.studies)}")
     block = study.studies[key]
     with Progress(f"figures of {key}", len(block.draw), unit="notebook") as progress:
         for family in block.draw:
@@ -43,7 +44,9 @@ def execute(path: Path, values: dict[str, str]) -> str:
     """Run a notebook in the project's folder with `values` as its parameters, and return it as text."""
     logging.getLogger("papermill").setLevel(logging.WARNING)
     for name in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "MPLCONFIGDIR"):  # a user's own settings change no figure
-        os.environ[name] = str((paths.SCRATCH / "kernel" / name.lower()).resolve())
+        own = (paths.SCRATCH / "kernel" / name.lower()).resolve()
+        own.mkdir(parents=True, exist_ok=True)
+        os.environ[name] = str(own)
     os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # the kernel's debugger would warn of frozen modules
     with tempfile.TemporaryDirectory() as folder:
         try:
@@ -51,7 +54,8 @@ def execute(path: Path, values: dict[str, str]) -> str:
                 path, Path(folder) / path.name, values, kernel_name="python3", cwd=Path.cwd(), progress_bar=False
             )
         except PapermillExecutionError as error:
-            raise UserError(f"{path}: cell {error.exec_count} failed: {error.ename}: {error.evalue}") from None
+            problem = " ".join(f"{error.ename}: {error.evalue}".split())
+            raise UserError(f"{path}: cell {error.exec_count} failed: {problem}") from None
     return f"{nbformat.writes(normalise(executed))}\n"
 
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pandas as pd
 
@@ -23,6 +23,10 @@ if TYPE_CHECKING:  # PyTorch takes seconds to import, and readers of results hav
     from vanishing.training import Outcome
 
 HISTORY_COLUMNS = ["epoch", "learning_rate", "train_loss", "train_accuracy", "val_loss", "val_accuracy"]
+GRADIENT_COLUMNS = ["epoch", "layer", "mean_abs_gradient"]
+"""Columns of `gradients.csv` that tables and figures are made of; `vanishing.gradients` writes more."""
+
+Content = TypeVar("Content")
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ def summarise(run: parameters.Run, outcome: Outcome, size: Size) -> dict[str, An
         "train": {"loss": _finite(last.train_loss), "accuracy": last.train_accuracy},
         "validation": {"loss": _finite(last.val_loss), "accuracy": last.val_accuracy},
         "best": {"epoch": best.epoch, "loss": best.val_loss, "accuracy": best.val_accuracy} if best else None,
-        "test": outcome.test._asdict() if outcome.test else None,
+        "test": {"loss": _finite(outcome.test.loss), "accuracy": outcome.test.accuracy} if outcome.test else None,
         "snapshots": outcome.snapshots,
         "configuration": run.configuration(),
     }
@@ -89,14 +93,18 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
 def read(name: str, seed: int) -> Result:
     """Read the results of a run and seed; `UserError` if one is missing or cannot be read."""
     folder = paths.results(name, seed)
-    try:
-        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-        history, gradients = (pd.read_csv(folder / table) for table in ("history.csv", "gradients.csv"))
-    except FileNotFoundError as error:
-        raise UserError(f"{error.filename}: missing; `snakemake {error.filename}` makes it") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder}: cannot be read ({error}); delete the folder and build it again") from None
-    return Result(name, seed, summary, history, gradients)
+    return Result(
+        name,
+        seed,
+        summary=read_summary(folder / "summary.json"),
+        history=_read(folder / "history.csv", lambda path: _table(path, HISTORY_COLUMNS)),
+        gradients=_read(folder / "gradients.csv", lambda path: _table(path, GRADIENT_COLUMNS)),
+    )
+
+
+def read_summary(path: Path) -> dict[str, Any]:
+    """Read a `summary.json`; `UserError` if it is missing, damaged or does not name the files it stands for."""
+    return _read(path, _summary)
 
 
 def available(study: parameters.Parameters) -> Iterator[tuple[str, int]]:
@@ -104,12 +112,35 @@ def available(study: parameters.Parameters) -> Iterator[tuple[str, int]]:
     for name, seed in study.jobs():
         folder = paths.results(name, seed)
         if all((folder / file).exists() for file in ("summary.json", "history.csv", "gradients.csv")):
-            try:
-                summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-            except ValueError:
-                raise UserError(f"{folder / 'summary.json'}: not JSON; delete it and build it again") from None
+            summary = read_summary(folder / "summary.json")
             if summary.get("configuration") == study.run(name).configuration():
                 yield name, seed
+
+
+def _read(path: Path, reader: Callable[[Path], Content]) -> Content:
+    """Read a file; `UserError` with the next step if it is missing or not what `reader` expects."""
+    try:
+        return reader(path)
+    except FileNotFoundError:
+        raise UserError(f"{path}: missing; `snakemake {path}` makes it") from None
+    except (OSError, ValueError) as error:
+        problem = " ".join(str(error).split())
+        raise UserError(f"{path}: cannot be read ({problem}); delete it and build it again") from None
+
+
+def _summary(path: Path) -> dict[str, Any]:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict) or not isinstance(content.get("files"), dict):
+        raise ValueError("no summary of a training")
+    return content
+
+
+def _table(path: Path, columns: list[str]) -> pd.DataFrame:
+    content = pd.read_csv(path)
+    missing = [column for column in columns if column not in content]
+    if missing or content.empty:
+        raise ValueError(f"no column {missing[0]}" if missing else "no rows")
+    return content
 
 
 def _trajectory(folder: Path, outcome: Outcome) -> list[Path]:

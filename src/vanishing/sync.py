@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from vanishing import files, parameters, paths
+from vanishing import files, parameters, paths, results
 from vanishing.errors import UserError
 from vanishing.progress import say
 
@@ -127,12 +127,12 @@ def _pending() -> set[str]:
 def _check_results(study: parameters.Parameters) -> None:
     """Check that every trained run is what its summary says: DVC's commit would bless whatever is there."""
     for run, seed in study.jobs():
-        results, trajectory = paths.results(run, seed), paths.checkpoints(run, seed)
-        summary = results / "summary.json"
+        folder, trajectory = paths.results(run, seed), paths.checkpoints(run, seed)
+        summary = folder / "summary.json"
         if not summary.exists() or not trajectory.exists():
             continue
-        for name, expected in json.loads(summary.read_text(encoding="utf-8"))["files"].items():
-            path = results / name if name == "history.csv" else trajectory / name
+        for name, expected in results.read_summary(summary)["files"].items():
+            path = folder / name if name == "history.csv" else trajectory / name
             if not path.exists() or files.sha256(path) != expected:
                 raise UserError(
                     f"{path}: not what {summary} says, SHA-256 {expected}; "

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 
@@ -98,7 +99,7 @@ def make(study: parameters.Parameters) -> None:
     found: dict[str, list[Result]] = {}
     for name, seed in results.available(study):
         found.setdefault(name, []).append(results.read(name, seed))
-    lines, layout = list(_settings(study)), []
+    lines, layout, written = list(_settings(study)), [], set()
     for key, block in study.studies.items():
         rows = [Row(run, study.run(run), found[run]) for run in block.runs if run in found]
         if not rows:
@@ -107,8 +108,11 @@ def make(study: parameters.Parameters) -> None:
         files.write(paths.REPORT / "tables" / f"{key}.tex", latex(rows))
         lines += _numbers(key, rows)
         layout.append(_section(key, block, rows))
+        written.add(key)
     files.write(paths.REPORT / "numbers.tex", "".join(f"{line}\n" for line in lines))
     files.write(paths.REPORT / "studies.tex", "\n".join(layout))
+    for folder, suffix in ((paths.TABLES, ".csv"), (paths.REPORT / "tables", ".tex")):
+        _keep_only(folder, suffix, written)
 
 
 def table(rows: list[Row]) -> pd.DataFrame:
@@ -163,8 +167,8 @@ def number(value: float, digits: int | None = None) -> str:
     """Write a number in LaTeX: with `digits` decimals, or by itself with an exponent where it is far from 1."""
     if digits is not None:
         return f"{value:,.{digits}f}".replace(",", "\\,").replace("-", "$-$")
-    if value == 0 or 1e-2 <= abs(value) < 1e4:
-        return f"{value:.3g}"
+    if value == 0 or 1e-2 <= abs(value) < 999.5:  # from there on, three digits need an exponent
+        return f"{value:.3g}".replace("-", "$-$")
     mantissa, exponent = f"{value:.1e}".split("e")
     factor = "" if mantissa == "1.0" else f"{mantissa.removesuffix('.0')} \\times "
     return f"${factor}10^{{{int(exponent)}}}$"
@@ -175,6 +179,14 @@ def escape(text: str) -> str:
     special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
     special |= {character: f"\\{character}" for character in "&%$#_{}"}
     return "".join(special.get(character, character) for character in text)
+
+
+def _keep_only(folder: Path, suffix: str, keys: set[str]) -> None:
+    """Remove the tables of other studies; the folder is there even if no study has results."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.glob(f"*{suffix}"):
+        if path.stem not in keys:
+            path.unlink()
 
 
 def _record(row: Row) -> dict[str, object]:
@@ -264,10 +276,11 @@ def _numbers(key: str, rows: list[Row]) -> Iterator[str]:
 def _gradient_numbers(stem: str, row: Row) -> Iterator[str]:
     first, last, end = row.gradient(0, 0).mean, row.gradient(-1, 0).mean, row.gradient(0, -1).mean
     values = {"gradient_first": first, "gradient_last": last, "gradient_first_end": end}
-    if last:
+    if 0 < last < math.inf:
         values["gradient_ratio"] = first / last
     for name, value in values.items():
-        yield _result(f"{stem}/{name}", value, number(value))
+        if math.isfinite(value):
+            yield _result(f"{stem}/{name}", value, number(value))
 
 
 def _text(row: Row, metric: str) -> str:

@@ -1,0 +1,78 @@
+"""Small studies, and results that no training has made: what the tests of tables, figures and report stand on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from vanishing import files, parameters, paths, results
+
+ROOT = Path(__file__).resolve().parents[1]
+
+SMALL: dict[str, Any] = {
+    "data": {"set": "generated", "validation_per_class": 5, "generated": {"classes": 10, "train_per_class": 20}},
+    "train": {"epochs": 2, "batch_size": 10, "device": "cpu", "threads": 1, "snapshots": [1]},
+    "gradients": {"batches": 2, "batch_size": 10},
+    "seeds": [0],
+}
+"""Laid over the project's parameters: seconds of work, and 10 classes, so that chance is 10 % and ln 10."""
+
+
+def content(overlay: Mapping[str, Any] | None = None, runs: Sequence[str] = ("vgg08", "vgg38")) -> dict[str, Any]:
+    """Return the project's parameters as plain values, made small, with the study `core` of `runs` only."""
+    merged = parameters.merge(parameters.read(ROOT / "params.yaml"), SMALL)
+    merged["runs"] = {run: merged["runs"].get(run, {}) for run in runs}
+    merged["studies"]["core"]["runs"] = list(runs)
+    return parameters.merge(merged, overlay or {})
+
+
+def study(overlay: Mapping[str, Any] | None = None, runs: Sequence[str] = ("vgg08", "vgg38")) -> parameters.Parameters:
+    """Check what `content` returns."""
+    return parameters.check(content(overlay, runs))
+
+
+def result(  # noqa: PLR0917 - figures of a result, each with a default
+    configured: parameters.Parameters,
+    run: str,
+    seed: int = 0,
+    train: tuple[float, float] = (1.5, 0.5),
+    val: tuple[float, float] = (1.6, 0.4),
+    test: tuple[float, float] = (1.7, 0.3),
+    epochs: int = 2,
+    layers: int = 4,
+    snapshots: Sequence[int] = (0, 1, 2),
+    gradient: Callable[[int, int], float] = lambda epoch, layer: 1e-3 * layer / (1 + epoch),
+) -> None:
+    """Write the results of a run and seed: every epoch has the same figures, and (loss, accuracy) are pairs.
+
+    A training loss that is no number makes the run a diverged one.
+    """
+    folder = paths.results(run, seed)
+    history = [[epoch, 1e-3, *train, *val] for epoch in range(1, epochs + 1)]
+    results.write_table(folder / "history.csv", pd.DataFrame(history, columns=results.HISTORY_COLUMNS))
+    rows = [
+        {"epoch": epoch, "layer": layer, "name": f"layer{layer}", "mean_abs_gradient": gradient(epoch, layer)}
+        for epoch in snapshots
+        for layer in range(1, layers + 1)
+    ]
+    results.write_table(folder / "gradients.csv", pd.DataFrame(rows))
+    diverged = not abs(train[0]) < float("inf")
+    summary = {
+        "run": run,
+        "seed": seed,
+        "status": "diverged" if diverged else "completed",
+        "layers": layers,
+        "parameters": 59716,
+        "epochs": epochs,
+        "train": {"loss": None if diverged else train[0], "accuracy": train[1]},
+        "validation": {"loss": None if diverged else val[0], "accuracy": val[1]},
+        "best": None if diverged else {"epoch": epochs, "loss": val[0], "accuracy": val[1]},
+        "test": None if diverged else {"loss": test[0], "accuracy": test[1]},
+        "configuration": configured.run(run).configuration(),
+        "files": {"history.csv": files.sha256(folder / "history.csv")},
+    }
+    files.write(folder / "summary.json", json.dumps(summary))

@@ -1,0 +1,156 @@
+import errno
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import faked
+import pytest
+import yaml
+
+from vanishing import cli, files, paths, stages
+from vanishing.errors import UserError
+
+COMMANDS = ["data", "train", "gradients", "tables", "figures", "report", "models", "show", "sync", "workspace"]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """A folder with the parameters of a small study."""
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text(yaml.safe_dump(faked.content()))
+    return tmp_path
+
+
+def call(capsys, *arguments):
+    """Run a command in this process: exit code, and the lines on stderr."""
+    code = cli.main(arguments)
+    return code, capsys.readouterr().err.splitlines()
+
+
+def test_help_is_quick_and_names_every_command():
+    code = (
+        "import atexit, json, sys; from vanishing import cli\n"
+        "atexit.register(lambda: print(json.dumps(sorted({name.split('.')[0] for name in sys.modules}))))\n"
+        "cli.main(['--help'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0
+    text, modules = done.stdout.rstrip("\n").rsplit("\n", 1)
+    assert not {"torch", "pandas", "numpy", "matplotlib", "pydantic", "snakemake", "dvc"} & set(json.loads(modules))
+    for command in COMMANDS:
+        assert re.search(rf"^ +{command}\s+\w+ \w+", text, re.MULTILINE), f"{command} is not explained"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_a_help_of_its_own(command, capsys):
+    with pytest.raises(SystemExit) as raised:
+        cli.main([command, "--help"])
+    assert raised.value.code == 0
+    assert capsys.readouterr().out.startswith(f"usage: vanishing {command}")
+
+
+@pytest.mark.parametrize("arguments", [[], ["trian"], ["train"], ["train", "vgg08"], ["train", "vgg08", "--seed", "x"]])
+def test_a_mistyped_call_ends_with_2_and_the_usage(arguments, capsys):
+    with pytest.raises(SystemExit) as raised:
+        cli.main(arguments)
+    assert raised.value.code == 2
+    assert capsys.readouterr().err.startswith("usage: vanishing")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "line"),
+    [
+        (["train", "vgg09", "--seed", "0"], 2, "train: run 'vgg09' is not configured; allowed: vgg08, vgg38"),
+        (["train", "vgg08", "--seed", "5"], 2, "train: seed 5 is not configured; allowed: 0"),
+        (["gradients", "vgg09", "--seed", "0"], 2, "gradients: run 'vgg09' is not configured; allowed: vgg08, vgg38"),
+        (["gradients", "vgg08", "--seed", "5"], 2, "gradients: seed 5 is not configured; allowed: 0"),
+        (["figures", "cor"], 2, "figures: study 'cor' is not configured; allowed: core"),
+        (
+            ["gradients", "vgg08", "--seed", "0"],
+            1,
+            "gradients: checkpoints/vgg08/seed0: no trajectory; `vanishing train vgg08 --seed 0` makes it",
+        ),
+        (["workspace", "elsewhere"], 1, "no Snakefile here; run this in the project's folder"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_what_is_allowed_or_the_next_step(arguments, code, line, capsys):
+    ended, lines = call(capsys, *arguments)
+    assert (ended, len(lines)) == (code, 1)
+    assert lines[0].endswith(line)
+    assert lines[0].startswith(f"vanishing {arguments[0]}: ")
+
+
+@pytest.mark.parametrize("command", ["train", "gradients"])
+def test_without_the_images_the_next_step_is_named(command, capsys):
+    files.write(paths.snapshot(paths.checkpoints("vgg08", 0), 0), "weights")
+    code, lines = call(capsys, command, "vgg08", "--seed", "0")
+    assert (code, len(lines)) == (1, 1)
+    assert lines[0].startswith(f"vanishing {command}: data/generated.npz: ")
+    assert "`vanishing data`" in lines[0]
+
+
+@pytest.mark.parametrize("text", [None, "data: [", "epocs: 3"])
+def test_bad_parameters_end_every_command_with_2_and_one_line(text, capsys):
+    if text is None:
+        Path("params.yaml").unlink()
+    else:
+        Path("params.yaml").write_text(text)
+    code, lines = call(capsys, "models")
+    assert (code, len(lines)) == (2, 1)
+    assert lines[0].startswith("vanishing models: params.yaml")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "data/x.npz"), 1, "data/x.npz: No space left on device"),
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), 1, "system: No space left on device"),
+        (PermissionError(errno.EACCES, os.strerror(errno.EACCES), "results"), 1, "results: Permission denied"),
+        (OSError("cannot send"), 1, "system: cannot send"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (UserError("no such thing"), 1, "no such thing"),
+    ],
+)
+def test_what_the_system_refuses_is_one_line(error, code, line, monkeypatch, capsys):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(stages, "tables", fail)
+    assert call(capsys, "tables") == (code, [f"vanishing tables: {line}"])
+
+
+def test_a_full_disk_leaves_the_file_before_and_no_other(monkeypatch, capsys):
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    faked.result(faked.study(), "vgg08")
+    assert cli.main(["tables"]) == 0
+    before = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
+    monkeypatch.setattr(os, "fsync", full)
+    code, lines = call(capsys, "tables")
+    assert (code, lines) == (1, ["vanishing tables: system: No space left on device"])
+    assert {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()} == before
+
+
+def test_models_prints_the_counts_of_the_design(capsys):
+    Path("params.yaml").write_text((faked.ROOT / "params.yaml").read_text())
+    assert cli.main(["models"]) == 0
+    head, *rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert head[:3] == ["run", "layers", "parameters"]
+    counts = {row[0]: (row[1], row[2]) for row in rows}
+    assert counts["vgg08"] == ("8", "59,716")
+    assert counts["vgg38"] == counts["vgg38_rc"] == ("38", "336,196")
+    assert counts["vgg38_bn"] == counts["vgg38_bn_rc"] == ("38", "338,500")
+    assert len(rows) == len(yaml.safe_load(Path("params.yaml").read_text())["runs"])
+
+
+def test_show_prints_the_tables_or_says_that_there_are_none(capsys):
+    assert cli.main(["show"]) == 0
+    assert capsys.readouterr().out == "no results yet\n"
+    faked.result(faked.study(), "vgg08")
+    cli.main(["tables"])
+    cli.main(["show"])
+    assert "Depth, batch normalisation" in capsys.readouterr().out

@@ -1,0 +1,205 @@
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import faked
+import matplotlib as mpl
+import numpy as np
+import pytest
+
+from vanishing import figures, paths
+from vanishing.errors import UserError
+
+FAMILIES = tuple(figures.CAPTIONS)
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def drawn(study, families=FAMILIES):
+    data = figures.load("core", study)
+    return {name: figure for family in families for name, figure in figures.draw(family, data).items()}
+
+
+def saved(study, families=FAMILIES):
+    """Draw and save figures, and return the bytes by name."""
+    figures.save(drawn(study, families), "core")
+    return {path.name: path.read_bytes() for path in sorted((paths.FIGURES / "core").iterdir())}
+
+
+def lines(figure, panel):
+    """Return the data of the lines of a panel that are no mark of chance, as pairs of lists."""
+    return [
+        (list(line.get_xdata()), list(line.get_ydata())) for line in figure.axes[panel].lines if len(line.get_xdata())
+    ][:-1]
+
+
+def test_every_captioned_figure_is_drawn_and_saved():
+    study = faked.study(runs=["vgg08"])
+    faked.result(study, "vgg08")
+    made = saved(study)
+    assert sorted(made) == sorted(f"{name}.pdf" for family in FAMILIES for name in figures.CAPTIONS[family])
+    assert sorted(made) == sorted(path.name for path in figures.outputs("core", study.studies["core"]))
+    assert all(content.startswith(b"%PDF") and b"CreationDate" not in content for content in made.values())
+
+
+def test_lines_are_the_means_over_the_seeds():
+    study = faked.study({"seeds": [0, 1, 2]}, runs=["vgg08"])
+    for seed, loss in enumerate((1.0, 1.5, 2.3)):
+        faked.result(study, "vgg08", seed, train=(loss, 0.2 + 0.1 * seed), val=(2 * loss / 1.6, 0.3))
+    made = drawn(study)
+    assert lines(made["loss"], 0)[0] == ([1, 2], pytest.approx([1.6, 1.6]))
+    assert lines(made["loss"], 1)[0] == ([1, 2], pytest.approx([2.0, 2.0]))
+    assert lines(made["accuracy"], 0)[0] == ([1, 2], pytest.approx([0.3, 0.3]))
+    band = made["accuracy"].axes[0].collections[0].get_paths()[0].vertices[:, 1]
+    assert (band.min(), band.max()) == (pytest.approx(0.2), pytest.approx(0.4))  # 0.3 +- 0.1, n - 1
+
+
+def test_gradients_are_the_means_over_the_seeds_by_layer():
+    study = faked.study({"seeds": [0, 1]}, runs=["vgg08"])
+    faked.result(study, "vgg08", 0, gradient=lambda epoch, layer: 1e-20 * layer)
+    faked.result(study, "vgg08", 1, gradient=lambda epoch, layer: 3e-20 * layer)
+    axis = drawn(study)["gradient_flow_log"].axes[0]
+    assert axis.get_yscale() == "log"
+    assert [line.get_label() for line in axis.lines] == ["epoch 0", "epoch 1", "epoch 2"]
+    for line in axis.lines:
+        assert list(line.get_xdata()) == [1, 2, 3, 4]
+        np.testing.assert_allclose(line.get_ydata(), [2e-20, 4e-20, 6e-20, 8e-20], rtol=1e-9)
+
+
+def test_the_comparison_has_a_mark_for_every_run_seed_and_part():
+    study = faked.study({"seeds": [0, 1, 2]})
+    for run, seed in study.jobs():
+        faked.result(study, run, seed, train=(1.0, 0.1 * seed), val=(1.0, 0.5))
+    axis = drawn(study)["comparison"].axes[0]
+    marks = np.concatenate([marks.get_offsets() for marks in axis.collections if len(marks.get_offsets())])
+    assert len(marks) == 2 * 3 * 2
+    assert sorted(marks[:, 0].round(3)) == [0.0] * 2 + [0.1] * 2 + [0.2] * 2 + [0.5] * 6
+
+
+def test_chance_is_marked():
+    study = faked.study(runs=["vgg08"])
+    faked.result(study, "vgg08")
+    made = drawn(study)
+    assert made["loss"].axes[1].lines[-1].get_ydata()[0] == pytest.approx(math.log(10))
+    assert made["accuracy"].axes[1].lines[-1].get_ydata()[0] == pytest.approx(0.1)
+
+
+def test_one_huge_loss_does_not_flatten_the_others():
+    study = faked.study()
+    faked.result(study, "vgg08", val=(500.0, 0.1))
+    faked.result(study, "vgg38")
+    for axis in drawn(study)["loss"].axes:
+        assert axis.get_ylim() == (0, pytest.approx(1.5 * math.log(10)))
+
+
+def test_small_losses_fill_the_axis():
+    study = faked.study(runs=["vgg08"])
+    faked.result(study, "vgg08", train=(0.5, 0.9), val=(0.5, 0.9))
+    low, high = drawn(study)["loss"].axes[0].get_ylim()
+    assert low == 0
+    assert math.log(10) < high < 1.2 * math.log(10)  # the mark of chance is always seen
+
+
+def test_a_run_keeps_its_colour_when_others_have_no_results():
+    study = faked.study(runs=["vgg08", "vgg38", "vgg38_bn"])
+    for run in study.runs:
+        faked.result(study, run)
+    every = [(line.get_color(), line.get_linestyle()) for line in drawn(study)["loss"].axes[0].lines[:3]]
+    assert len(set(every)) == 3
+    (paths.results("vgg38", 0) / "summary.json").unlink()
+    data = figures.load("core", study)
+    assert data.runs == ["vgg08", "vgg38_bn"]
+    some = [(line.get_color(), line.get_linestyle()) for line in drawn(study)["loss"].axes[0].lines[:2]]
+    assert some == [every[0], every[2]]
+    assert set(data.palette) == set(data.runs)
+
+
+def test_one_epoch_and_one_snapshot_can_be_drawn():
+    study = faked.study({"train": {"epochs": 1}}, runs=["vgg08"])
+    faked.result(study, "vgg08", epochs=1, snapshots=[0])
+    made = drawn(study)
+    assert made["loss"].axes[0].lines[0].get_marker() == "o"
+    figures.save({name: made[name] for name in ("loss", "gradient_flow_log", "gradient_heat_map")}, "core")
+
+
+def test_the_legend_names_every_snapshot_of_every_run():
+    study = faked.study()
+    faked.result(study, "vgg08", snapshots=[0, 2, 4])
+    faked.result(study, "vgg38", snapshots=[0, 3, 4])
+    legend = drawn(study)["gradient_flow_log"].legends[0]
+    assert [text.get_text() for text in legend.get_texts()] == ["epoch 0", "epoch 2", "epoch 3", "epoch 4"]
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-45, math.nan, math.inf])
+def test_gradients_that_are_all_alike_can_be_drawn(value):
+    study = faked.study(runs=["vgg08"])
+    faked.result(study, "vgg08", gradient=lambda epoch, layer: value)
+    assert len(saved(study, ["gradient_flow"])) == 3
+
+
+def test_gradients_of_zero_are_left_out_of_the_logarithmic_axis_only():
+    study = faked.study(runs=["vgg08"])
+    faked.result(study, "vgg08", snapshots=[0], gradient=lambda epoch, layer: 0.0 if layer == 1 else 0.5)
+    made = drawn(study)
+    np.testing.assert_equal(made["gradient_flow_log"].axes[0].lines[0].get_ydata(), [np.nan, 0.5, 0.5, 0.5])
+    np.testing.assert_equal(made["gradient_flow_linear"].axes[0].lines[0].get_ydata(), [0, 0.5, 0.5, 0.5])
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+def test_a_diverged_run_can_be_drawn(loss):
+    study = faked.study({"seeds": [0, 1]})
+    faked.result(study, "vgg08")
+    faked.result(study, "vgg38", 0, train=(loss, 0.1), val=(loss, 0.1), epochs=1, snapshots=[0])
+    faked.result(study, "vgg38", 1)
+    made = drawn(study, ["training"])
+    assert made["loss"].axes[0].get_ylim()[1] <= 1.5 * math.log(10)
+    figures.save(made, "core")
+
+
+def test_a_study_of_diverged_runs_alone_can_be_drawn():
+    study = faked.study(runs=["vgg08"])
+    faked.result(study, "vgg08", train=(math.nan, 0.1), val=(math.inf, 0.1), epochs=1, snapshots=[0])
+    assert len(saved(study, ["training"])) == 3
+
+
+def test_ten_runs_and_three_seeds_fit():
+    runs = [f"run{number}" for number in range(10)]
+    study = faked.study({"seeds": [0, 1, 2]}, runs=runs)
+    for run, seed in study.jobs():
+        faked.result(study, run, seed, train=(1 + 0.1 * seed, 0.5))
+    made = drawn(study)
+    styles = {(line.get_color(), line.get_linestyle()) for line in made["loss"].axes[0].lines[:10]}
+    assert len(styles) == 10
+    assert sum(bool(axis.get_title()) for axis in made["gradient_flow_log"].axes) == 10
+    assert all(figure.get_size_inches()[0] == pytest.approx(6.3) for figure in made.values())
+    figures.save({"loss": made["loss"], "comparison": made["comparison"]}, "core")
+
+
+def test_the_same_results_give_the_same_bytes_whatever_the_users_settings(folder):
+    study = faked.study(runs=["vgg08"])
+    faked.result(study, "vgg08")
+    with mpl.rc_context({"font.size": 20, "lines.linewidth": 9, "pdf.compression": 0, "axes.facecolor": "red"}):
+        before = dict(mpl.rcParams)
+        first = saved(study)
+        assert dict(mpl.rcParams) == before
+    Path("matplotlibrc").write_text("font.size: 20\npdf.fonttype: 3\nsavefig.facecolor: red\n")
+    subprocess.run(  # another process starts in another second, too
+        [sys.executable, "-c", "import faked, test_figures as t; t.saved(faked.study(runs=['vgg08']))"],
+        env=os.environ
+        | {"TZ": "Asia/Kathmandu", "MPLCONFIGDIR": str(folder), "LC_ALL": "C", "SOURCE_DATE_EPOCH": "1"}
+        | {"PYTHONPATH": os.pathsep.join([str(faked.ROOT / "src"), str(Path(__file__).parent)])},
+        check=True,
+        timeout=120,
+    )
+    assert {path.name: path.read_bytes() for path in (paths.FIGURES / "core").iterdir()} == first
+
+
+def test_a_study_without_results_is_one_line_with_the_next_step():
+    with pytest.raises(UserError, match="study 'core' has no results"):
+        figures.load("core", faked.study())

@@ -1,0 +1,106 @@
+import shutil
+from pathlib import Path
+
+import faked
+import nbformat
+import pytest
+import yaml
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from vanishing import figures, notebooks, parameters, paths, workspace
+from vanishing.errors import UserError
+
+COMMITTED = sorted((faked.ROOT / "notebooks").glob("*.ipynb"))
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "MPLCONFIGDIR", "PYDEVD_DISABLE_FILE_VALIDATION"):
+        monkeypatch.setenv(name, str(tmp_path))  # execute() sets them; monkeypatch puts them back
+    return tmp_path
+
+
+def test_there_is_a_notebook_for_every_figure_family():
+    assert {path.stem for path in COMMITTED} == set(figures.CAPTIONS)
+
+
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)
+def test_committed_notebooks_hold_no_outputs_and_are_as_the_project_writes_them(path):
+    notebook = nbformat.read(path, as_version=4)
+    for place, cell in enumerate(notebook.cells):
+        assert cell.id == f"cell-{place}"
+        assert set(cell.metadata) <= {"tags"}
+        if cell.cell_type == "code":
+            assert cell.outputs == []
+            assert cell.execution_count is None
+    assert path.read_text(encoding="utf-8") == f"{nbformat.writes(notebook)}\n"
+    assert sum("parameters" in cell.metadata.get("tags", []) for cell in notebook.cells) == 1
+
+
+def test_times_paths_and_identifiers_are_dropped():
+    cell = new_code_cell("1 + 1", id="8f1a", execution_count=3, outputs=[new_output("stream", text="2")])
+    cell.metadata = {"papermill": {"duration": 0.1, "start_time": "2026-01-01"}, "tags": ["parameters"]}
+    notebook = new_notebook(cells=[cell, new_markdown_cell("text")])
+    notebook.metadata = {
+        "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"},
+        "language_info": {"name": "python", "version": "3.11.7"},
+        "papermill": {"input_path": "/home/someone/notebook.ipynb", "end_time": "2026-01-01"},
+    }
+    normal = notebooks.normalise(nbformat.from_dict(notebook))
+    text = nbformat.writes(normal)
+    assert [cell.id for cell in normal.cells] == ["cell-0", "cell-1"]
+    assert normal.cells[0].metadata == {"tags": ["parameters"]}
+    assert normal.cells[0].outputs[0].text == "2"
+    assert not [word for word in ("papermill", "someone", "2026", "duration", "3.11.7", "8f1a") if word in text]
+
+
+def notebook(folder, *cells):
+    path = folder / "small.ipynb"
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(new_notebook(cells=[new_code_cell(cell) for cell in cells], metadata={"kernelspec": kernel}), path)
+    return path
+
+
+def test_a_failing_cell_is_one_line_that_names_notebook_cell_and_error(folder):
+    path = notebook(folder, "study = 'core'", "raise ValueError('no such\\ncolour')")
+    with pytest.raises(UserError, match=r"small.ipynb: cell \d failed: ValueError: no such colour$"):
+        notebooks.execute(path, {})
+    assert not Path("small.ipynb.out").exists()
+
+
+def test_an_unknown_study_is_named_with_those_there_are():
+    with pytest.raises(UserError, match=r"^study 'cor' is not configured; allowed: core$"):
+        notebooks.run("cor", faked.study())
+
+
+@pytest.mark.pipeline
+def test_a_notebook_gives_the_same_text_and_figures_each_time(folder):
+    workspace.lay_out(faked.ROOT, folder, None)
+    configured = faked.content()
+    Path("params.yaml").write_text(yaml.safe_dump(configured))
+    for run in configured["runs"]:
+        faked.result(parameters.load(), run)
+
+    def run():
+        notebooks.run("core", parameters.load())
+        made = [*(paths.NOTEBOOKS / "core").iterdir(), *(paths.FIGURES / "core").iterdir()]
+        return {path: path.read_bytes() for path in made}
+
+    first = run()
+    assert {path.name for path in first if path.suffix == ".ipynb"} == {"training.ipynb", "gradient_flow.ipynb"}
+    assert {path for path in first if path.suffix == ".pdf"} == set(
+        figures.outputs("core", parameters.load().studies["core"])
+    )
+    assert not [path for path, content in first.items() if str(folder).encode() in content]
+    assert b'"image/png"' in first[paths.NOTEBOOKS / "core" / "training.ipynb"]
+    shutil.rmtree(paths.SCRATCH)
+    assert run() == first
+
+
+@pytest.mark.pipeline
+def test_a_study_without_results_is_told_in_one_line(folder):
+    workspace.lay_out(faked.ROOT, folder, None)
+    with pytest.raises(UserError, match=r"^notebooks/training.ipynb: cell \d failed: UserError: study 'core' has no"):
+        notebooks.run("core", parameters.load())
+    assert not paths.NOTEBOOKS.exists()

@@ -1,0 +1,122 @@
+import json
+import re
+
+import faked
+import pytest
+
+from vanishing import files, paths, sync
+from vanishing.errors import UserError
+from vanishing.sync import Plan, Stage
+
+
+def chain(*names):
+    """Make stages that each stand on all before them; the output of `a` is `a.out`."""
+    return [Stage(name, frozenset({f"{name}.out"}), frozenset(names[:at])) for at, name in enumerate(names)]
+
+
+def plan(stale="", pending="", stages="abc"):
+    """Compare records in which the stages named by letters are behind."""
+    return sync.compare(chain(*stages), set(stale), {f"{name}.out" for name in pending})
+
+
+def test_nothing_is_done_where_both_records_are_up_to_date():
+    assert plan() == Plan(commit=[], touch=[], build=[])
+
+
+def test_what_snakemake_alone_has_built_is_entered_in_dvcs_record():
+    assert plan(stale="abc") == Plan(commit=["a", "b", "c"], touch=[], build=[])
+
+
+def test_what_dvc_alone_has_built_is_entered_in_snakemakes_record():
+    assert plan(pending="abc") == Plan(commit=[], touch=["a", "b", "c"], build=[])
+
+
+def test_what_neither_has_built_is_left_for_an_engine():
+    assert plan(stale="abc", pending="abc") == Plan(commit=[], touch=[], build=["a", "b", "c"])
+
+
+def test_each_engine_may_have_built_another_stage():
+    assert plan(stale="a", pending="b") == Plan(commit=["a"], touch=["b"], build=[])
+
+
+def test_what_stands_on_a_stage_that_neither_has_built_waits():
+    assert plan(stale="bc", pending="b") == Plan(commit=[], touch=[], build=["b", "c"])
+    assert plan(stale="b", pending="bc") == Plan(commit=[], touch=[], build=["b", "c"])
+
+
+def test_what_stands_on_such_a_stage_and_is_up_to_date_in_both_is_not_named():
+    assert plan(stale="a", pending="a") == Plan(commit=[], touch=[], build=["a"])
+
+
+def test_what_stands_beside_such_a_stage_does_not_wait():
+    beside = Stage("d", frozenset({"d.out"}), frozenset())
+    assert sync.compare([*chain("a"), beside], {"a", "d"}, {"a.out"}) == Plan(commit=["d"], touch=[], build=["a"])
+
+
+def test_one_pending_output_of_several_makes_the_stage_pending():
+    stage = Stage("a", frozenset({"one", "two"}), frozenset())
+    assert sync.compare([stage], set(), {"two"}) == Plan(commit=[], touch=["a"], build=[])
+
+
+def test_outputs_that_belong_to_no_stage_are_ignored():
+    assert sync.compare(chain("a"), set(), {"elsewhere"}) == Plan(commit=[], touch=[], build=[])
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    """A study with one finished run, its trajectory included."""
+    monkeypatch.chdir(tmp_path)
+    configured = faked.study()
+    faked.result(configured, "vgg08")
+    summary = paths.results("vgg08", 0) / "summary.json"
+    content = json.loads(summary.read_text())
+    snapshot = paths.snapshot(paths.checkpoints("vgg08", 0), 0)
+    files.write(snapshot, "weights")
+    content["files"][snapshot.name] = files.sha256(snapshot)
+    files.write(summary, json.dumps(content))
+    return configured
+
+
+def test_results_that_are_what_their_summary_says_pass(study):
+    sync._check_results(study)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        paths.results("vgg08", 0) / "history.csv",
+        paths.snapshot(paths.checkpoints("vgg08", 0), 0),
+    ],
+    ids=["history", "snapshot"],
+)
+@pytest.mark.parametrize("change", ["edited", "removed"])
+def test_an_edited_or_missing_result_is_refused_by_name_with_the_command_to_run(study, path, change):
+    if change == "edited":
+        with path.open("a") as handle:
+            handle.write("1")
+    else:
+        path.unlink()
+    with pytest.raises(UserError, match=rf"^{re.escape(str(path))}: not what results/.*summary.json says") as raised:
+        sync._check_results(study)
+    assert str(raised.value).endswith("`vanishing train vgg08 --seed 0` makes it again")
+
+
+@pytest.mark.parametrize("damage", ["{", "[]", "{}", '{"files": 3}'])
+def test_a_damaged_summary_is_refused_by_name(study, damage):
+    (paths.results("vgg08", 0) / "summary.json").write_text(damage)
+    with pytest.raises(UserError, match=r"^results/runs/vgg08/seed0/summary.json: "):
+        sync._check_results(study)
+
+
+def test_an_engine_that_fails_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"^snakemake --detailed-summary failed: .+") as raised:
+        sync._pending()
+    assert "\n" not in str(raised.value)
+
+
+def test_a_folder_that_dvc_does_not_know_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"^dvc: ") as raised:
+        sync._stages()
+    assert "\n" not in str(raised.value)

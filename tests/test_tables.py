@@ -1,0 +1,277 @@
+import math
+import re
+from pathlib import Path
+
+import faked
+import pandas as pd
+import pytest
+
+from vanishing import parameters, paths, tables
+
+SEEDS = {"seeds": [0, 1, 2]}
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def table(key="core"):
+    return pd.read_csv(paths.TABLES / f"{key}.csv", index_col="run")
+
+
+def numbers():
+    """Read numbers.tex as a mapping of key to (RAW, TEXT)."""
+    lines = Path("report/numbers.tex").read_text().splitlines()
+    found = [re.fullmatch(r"\\defineresult\{(.+?)\}\{(.*?)\}\{(.*)\}", line) for line in lines]
+    return {match[1]: (match[2], match[3]) for match in found if match}
+
+
+def facts():
+    return set(re.findall(r"\\definefact\{(.+)\}", Path("report/numbers.tex").read_text()))
+
+
+def test_mean_and_deviation_of_three_seeds_are_those_worked_out_by_hand():
+    study = faked.study(SEEDS, runs=["vgg08"])
+    for seed, accuracy in enumerate((0.1, 0.2, 0.6)):
+        faked.result(study, "vgg08", seed, val=(1.0 + seed, accuracy))
+    tables.make(study)
+    row = table().loc["vgg08"]
+    assert row.n == 3
+    assert row.val_loss_mean == pytest.approx(2.0)
+    assert row.val_loss_std == pytest.approx(1.0)
+    assert row.val_accuracy_mean == pytest.approx(0.3)
+    assert row.val_accuracy_std == pytest.approx(math.sqrt((0.04 + 0.01 + 0.09) / 2))
+    assert numbers()["core/vgg08/val_accuracy"] == ("30", r"30.00 $\pm$ 26.46")
+    assert numbers()["core/vgg08/val_loss"] == ("2", r"2.000 $\pm$ 1.000")
+    assert r"2.000 $\pm$ 1.000 & 30.00 $\pm$ 26.46" in Path("report/tables/core.tex").read_text()
+
+
+def test_one_seed_has_no_spread():
+    study = faked.study(runs=["vgg08"])
+    faked.result(study, "vgg08", val=(1.5, 0.25))
+    tables.make(study)
+    assert math.isnan(table().loc["vgg08"].val_loss_std)
+    assert r"\pm" not in Path("report/tables/core.tex").read_text()
+    assert "seeds/one" in facts()
+
+
+def test_a_diverged_seed_is_shown_and_left_out_of_the_means():
+    study = faked.study(SEEDS, runs=["vgg08"])
+    faked.result(study, "vgg08", 0, val=(1.0, 0.2))
+    faked.result(study, "vgg08", 1, val=(3.0, 0.4))
+    faked.result(study, "vgg08", 2, train=(math.nan, 0.1), val=(math.inf, 0.1), epochs=1)
+    tables.make(study)
+    row = table().loc["vgg08"]
+    assert (row.n, row.diverged) == (3, 1)
+    assert row.val_loss_mean == pytest.approx(2.0)
+    assert row.val_accuracy_mean == pytest.approx(0.3)
+    assert "2 + 1 diverged (epoch 1)" in Path("report/tables/core.tex").read_text()
+    assert "core/vgg08/diverged" in facts()
+    assert "1 diverged" in tables.plain(study, "core")
+
+
+def test_a_run_whose_seeds_all_diverged_has_dashes_and_no_numbers():
+    study = faked.study(SEEDS, runs=["vgg08"])
+    for seed in range(3):
+        faked.result(study, "vgg08", seed, train=(math.nan, 0.1), val=(math.nan, 0.1), epochs=1 + seed)
+    tables.make(study)
+    assert table().loc["vgg08"].filter(like="_mean").isna().all()
+    assert "-- & -- & -- & -- & -- & 0 + 3 diverged (epoch 1, 2, 3)" in Path("report/tables/core.tex").read_text()
+    assert "core/vgg08/val_loss" not in numbers()
+    assert numbers()["core/vgg08/n"] == ("3", "3")
+    assert "core/vgg08/chance" not in facts()
+
+
+def test_a_run_without_results_is_named_in_the_caption():
+    study = faked.study()
+    faked.result(study, "vgg08")
+    tables.make(study)
+    assert list(table().index) == ["vgg08"]
+    assert r"Not run: vgg38." in Path("report/studies.tex").read_text()
+
+
+def test_seeds_without_results_are_not_counted():
+    study = faked.study(SEEDS, runs=["vgg08"])
+    faked.result(study, "vgg08", seed=1)
+    tables.make(study)
+    assert table().loc["vgg08"].n == 1
+
+
+def test_results_of_another_configuration_are_not_used():
+    faked.result(faked.study({"train": {"epochs": 3}}), "vgg08")
+    faked.result(faked.study(), "vgg38")
+    tables.make(faked.study())
+    assert list(table().index) == ["vgg38"]
+
+
+def test_a_study_without_results_leaves_its_section_out():
+    other = {"title": "Other", "runs": ["vgg38"], "draw": ["training"]}
+    study = faked.study({"studies": {"other": other}})
+    faked.result(study, "vgg08")
+    tables.make(study)
+    assert re.findall(r"\\begin\{study\}\{(\w+)\}", Path("report/studies.tex").read_text()) == ["core"]
+    assert not (paths.TABLES / "other.csv").exists()
+    assert {"study/core"} == {fact for fact in facts() if fact.startswith("study/")}
+
+
+def test_without_any_results_every_output_is_there_for_the_engines():
+    tables.make(faked.study())
+    assert paths.TABLES.is_dir()
+    assert Path("report/tables").is_dir()
+    assert Path("report/studies.tex").read_text() == ""
+    assert "chance/loss" in numbers()
+
+
+def test_a_table_of_an_earlier_study_does_not_stay():
+    earlier = {"title": "Other", "runs": ["vgg38"], "draw": ["training"]}
+    study = faked.study({"studies": {"other": earlier}})
+    faked.result(study, "vgg38")
+    tables.make(study)
+    assert (paths.TABLES / "other.csv").exists()
+    tables.make(faked.study())
+    assert [path.name for path in paths.TABLES.iterdir()] == ["core.csv"]
+    assert [path.name for path in Path("report/tables").iterdir()] == ["core.tex"]
+
+
+def test_a_title_reaches_latex_as_text():
+    study = faked.study({"studies": {"core": {"title": r"50 % & _more_ \input{x}"}}})
+    faked.result(study, "vgg08")
+    tables.make(study)
+    layout = Path("report/studies.tex").read_text()
+    assert r"\begin{study}{core}{50 \% \& \_more\_ \textbackslash{}input\{x\}}" in layout
+
+
+def test_every_character_special_to_latex_is_escaped():
+    assert tables.escape("~^#$") == r"\textasciitilde{}\textasciicircum{}\#\$"
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "text"),
+    [
+        (1e-20, None, "$10^{-20}$"),
+        (1.5e-20, None, r"$1.5 \times 10^{-20}$"),
+        (0.0, None, "0"),
+        (0.01, None, "0.01"),
+        (2e-5, None, r"$2 \times 10^{-5}$"),
+        (0.5, None, "0.5"),
+        (999.4, None, "999"),
+        (1234.0, None, r"$1.2 \times 10^{3}$"),
+        (9999.0, None, "$10^{4}$"),
+        (-0.5, None, "$-$0.5"),
+        (-1e-20, None, r"$-1 \times 10^{-20}$"),
+        (1234567, 0, r"1\,234\,567"),
+        (-1.234, 2, "$-$1.23"),
+        (0.005, 3, "0.005"),
+    ],
+)
+def test_numbers_are_written_as_people_write_them(value, digits, text):
+    assert tables.number(value, digits) == text
+
+
+@pytest.fixture
+def real_study():
+    """Give every run of the real study results, in the test's folder."""
+    study = parameters.load(faked.ROOT / "params.yaml")
+    for run in study.runs:
+        faked.result(study, run)
+    tables.make(study)
+
+
+def test_every_number_that_the_report_names_is_defined(real_study):
+    text = "".join(path.read_text() for path in sorted((faked.ROOT / "report" / "sections").glob("*.tex")))
+    used = set(re.findall(r"\\(?:result|raw|ifabove|ifresult)\{([^}#]+)\}", text))
+    used |= {key for keys in re.findall(r"\\ifresults\{([^}]+)\}", text) for key in keys.split(",")}
+    used |= {key for pair in re.findall(r"\\if(?:greater|within)\{([^}]+)\}\{([^}]+)\}", text) for key in pair}
+    assert len(used) > 40
+    assert used <= set(numbers())
+
+
+def test_every_fact_that_the_report_asks_for_can_be_defined():
+    text = "".join(path.read_text() for path in sorted((faked.ROOT / "report" / "sections").glob("*.tex")))
+    used = set(re.findall(r"\\iffact\{([^}#]+)\}", text))
+    runs = parameters.load(faked.ROOT / "params.yaml").runs
+    known = {f"core/{run}/{fact}" for run in runs for fact in ("chance", "diverged")}
+    assert used <= known | {"demo", "seeds/one"}
+
+
+def test_the_settings_are_those_of_the_configuration(real_study):
+    found = numbers()
+    assert found["data/name"][1] == "CIFAR-100"
+    assert [found[f"data/{part}"] for part in ("train", "val", "test")] == [
+        ("47500", r"47\,500"), ("2500", r"2\,500"), ("10000", r"10\,000"),
+    ]  # fmt: skip
+    assert found["chance/loss"] == ("4.605170186", "4.605")
+    assert found["chance/accuracy"] == ("1", "1")
+    assert "demo" not in facts()
+
+
+def test_the_demonstration_is_named_one():
+    study = faked.study()
+    tables.make(study)
+    assert "demo" in facts()
+    assert numbers()["data/train"] == ("150", "150")
+
+
+def test_chance_means_both_the_loss_and_the_accuracy_of_a_guess():
+    study = faked.study(runs=["vgg08", "vgg38", "vgg38_bn", "vgg38_rc"])
+    chance = math.log(10)
+    faked.result(study, "vgg08", train=(1.009 * chance, 0.1), val=(chance, 0.119))
+    faked.result(study, "vgg38", train=(0.98 * chance, 0.1), val=(chance, 0.1))
+    faked.result(study, "vgg38_bn", train=(chance, 0.1), val=(chance, 0.13))
+    faked.result(study, "vgg38_rc", train=(math.nan, 0.1), val=(math.nan, 0.1))
+    tables.make(study)
+    assert {fact for fact in facts() if fact.endswith("/chance")} == {"core/vgg08/chance"}
+
+
+def test_one_seed_that_learns_is_not_chance():
+    study = faked.study({"seeds": [0, 1]}, runs=["vgg08"])
+    faked.result(study, "vgg08", 0, train=(math.log(10), 0.1), val=(math.log(10), 0.1))
+    faked.result(study, "vgg08", 1)
+    tables.make(study)
+    assert "core/vgg08/chance" not in facts()
+
+
+def test_gradient_numbers_are_of_first_and_last_layer_at_the_start_and_the_end():
+    study = faked.study(runs=["vgg08"])
+    faked.result(study, "vgg08", layers=4, snapshots=(0, 2), gradient=lambda epoch, layer: 10.0**-layer * (1 + epoch))
+    tables.make(study)
+    found = numbers()
+    assert found["core/vgg08/gradient_first"][0] == "0.1"
+    assert found["core/vgg08/gradient_last"][0] == "0.0001"
+    assert found["core/vgg08/gradient_first_end"][0] == "0.3"
+    assert found["core/vgg08/gradient_ratio"] == ("1000", "$10^{3}$")
+
+
+@pytest.mark.parametrize("last", [0.0, math.nan, math.inf])
+def test_a_ratio_of_gradients_that_is_no_number_is_not_defined(last):
+    study = faked.study(runs=["vgg08"])
+    faked.result(study, "vgg08", layers=2, gradient=lambda epoch, layer: last if layer == 2 else 0.5)
+    tables.make(study)
+    assert "core/vgg08/gradient_first" in numbers()
+    assert "core/vgg08/gradient_ratio" not in numbers()
+
+
+def test_the_same_results_give_the_same_bytes():
+    def made():
+        tables.make(study)
+        chosen = [*paths.TABLES.iterdir(), *Path("report").rglob("*.tex")]
+        return {path: path.read_bytes() for path in chosen}
+
+    study = faked.study({"seeds": [0, 1]})
+    for run, seed in study.jobs():
+        faked.result(study, run, seed, val=(1 / 3 + seed, 0.1))
+    first = made()
+    assert len(first) == 4
+    assert made() == first
+
+
+def test_plain_shows_per_cent_and_nats():
+    study = faked.study()
+    faked.result(study, "vgg08", val=(1.23456, 0.4321))
+    tables.make(study)
+    lines = tables.plain(study, "core").splitlines()
+    assert lines[0] == study.studies["core"].title
+    assert "val_accuracy" in lines[1]
+    assert "1.235" in lines[2]
+    assert "43.21" in lines[2]

@@ -1,0 +1,295 @@
+"""The two engines: the same commands, inputs and outputs, whoever calls them."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import faked
+import pytest
+import yaml
+
+from vanishing import parameters, workflow, workspace
+
+EXPAND = """
+import json, sys
+from pathlib import Path
+from snakemake.api import SnakemakeApi
+from snakemake.settings.types import DAGSettings, OutputSettings, ResourceSettings
+
+with SnakemakeApi(OutputSettings(quiet=None)) as api:
+    opened = api.workflow(ResourceSettings(cores=4), snakefile=Path("Snakefile"))
+    opened.dag(DAGSettings(forceall=True)).summary()
+    jobs = opened._workflow.dag.jobs
+    found = [
+        {
+            "rule": job.rule.name, "doc": job.rule.docstring, "command": job.shellcmd, "threads": job.threads,
+            "gpu": job.resources.get("gpu", 0), "log": list(job.log), "benchmark": str(job.benchmark or ""),
+            "inputs": list(job.input), "outputs": list(job.output), "params": {**dict(job.params.items())},
+        }
+        for job in jobs
+    ]
+Path("graph.json").write_text(json.dumps(found, default=str))
+"""
+"""Expand Snakemake's graph and write its jobs to graph.json."""
+
+
+PROFILE_FOUND = "Using workflow specific profile profiles/default"
+"""What Snakemake says first wherever the project's profile is in force."""
+
+
+def snakemake(*arguments, folder=None):
+    return subprocess.run(
+        [sys.executable, "-m", "snakemake", *arguments],
+        cwd=folder, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+
+
+def lay_out(folder, overlay):
+    """Lay out the pipeline with the project's own parameters, and `overlay` over them."""
+    over = folder / "overlay.yaml"
+    over.write_text(yaml.safe_dump(overlay))
+    workspace.lay_out(faked.ROOT, folder / "project", over)
+    return folder / "project"
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A folder with the real study, two seeds, and one run that is told to use the CPU."""
+    overlay = {
+        "seeds": [0, 7],
+        "runs": {"vgg08": {"train": {"device": "cpu", "threads": 3}}},
+        "studies": {"depth": {"title": "Depth", "runs": ["vgg08", "vgg38"], "draw": ["training"]}},
+    }
+    return lay_out(tmp_path_factory.mktemp("workflow"), overlay)
+
+
+@pytest.fixture(scope="module")
+def jobs(project):
+    """Every job of Snakemake's graph but `all`."""
+    done = subprocess.run(
+        [sys.executable, "-c", EXPAND], cwd=project, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return [job for job in json.loads((project / "graph.json").read_text()) if job["rule"] != "all"]
+
+
+@pytest.fixture(scope="module")
+def stages(project):
+    """Every stage of DVC's graph: command, inputs but parameters, outputs."""
+    from dvc.repo import Repo
+
+    with Repo(str(project)) as repo:
+        return [
+            {
+                "command": stage.cmd,
+                "inputs": [relative(project, dep.fs_path) for dep in stage.deps if not hasattr(dep, "params")],
+                "outputs": [relative(project, out.fs_path) for out in stage.outs],
+            }
+            for stage in repo.index.stages
+        ]
+
+
+def relative(folder, path):
+    return Path(path).relative_to(folder).as_posix()
+
+
+def command(job):
+    """Drop what only Snakemake does: a copy of the output into the job's log."""
+    return re.sub(r" 2>&1 \| tee \S+$", "", job["command"])
+
+
+def within(path, folders):
+    return any(path == folder or path.startswith(f"{folder}/") for folder in folders)
+
+
+def test_both_engines_call_the_same_commands(jobs, stages):
+    assert sorted(map(command, jobs)) == sorted(stage["command"] for stage in stages)
+
+
+def test_every_run_and_seed_is_trained_and_measured(jobs, project):
+    study = parameters.load(project / "params.yaml")
+    wanted = {f"vanishing {verb} {run} --seed {seed}" for verb in ("train", "gradients") for run, seed in study.jobs()}
+    assert len(wanted) == 2 * 7 * 2
+    assert wanted <= set(map(command, jobs))
+    assert len(jobs) == 1 + len(wanted) + 1 + 2 + 1  # data; tables; figures of two studies; report
+
+
+def test_both_engines_make_the_same_outputs(jobs, stages):
+    by_command = {stage["command"]: set(stage["outputs"]) for stage in stages}
+    assert {command(job): set(job["outputs"]) for job in jobs} == by_command
+
+
+def test_both_engines_read_the_same_inputs(jobs, stages):
+    """Equal up to a folder that stands for the files in it, on either side."""
+    by_command = {stage["command"]: stage["inputs"] for stage in stages}
+    for job in jobs:
+        dvc = by_command[command(job)]
+        assert [path for path in job["inputs"] if not within(path, dvc)] == [], command(job)
+        assert [path for path in dvc if not within(path, job["inputs"]) and not any(
+            within(mine, [path]) for mine in job["inputs"]
+        )] == [], command(job)  # fmt: skip
+
+
+def test_no_input_is_left_that_nothing_makes(jobs, project):
+    made = [output for job in jobs for output in job["outputs"]]
+    for job in jobs:
+        for path in job["inputs"]:
+            assert within(path, made) or (project / path).exists(), f"{job['rule']}: {path}"
+
+
+def test_every_rule_is_documented_logged_and_timed(jobs):
+    for job in jobs:
+        assert job["doc"], job["rule"]
+        assert job["log"][0].startswith("logs/"), job["rule"]
+        assert job["benchmark"].startswith("logs/benchmarks/"), job["rule"]
+        assert job["command"].endswith(f" 2>&1 | tee {job['log'][0]}")
+
+
+def test_logs_and_benchmarks_are_no_jobs_in_common(jobs):
+    assert len({job["log"][0] for job in jobs}) == len({job["benchmark"] for job in jobs}) == len(jobs)
+
+
+def test_gpu_jobs_take_the_gpu_and_those_told_to_use_the_cpu_do_not(jobs):
+    for job in jobs:
+        trains = job["rule"] in ("train", "gradients")
+        assert job["gpu"] == int(trains and " vgg08 " not in job["command"]), command(job)
+
+
+def test_threads_are_those_of_the_configuration(jobs):
+    assert {job["threads"] for job in jobs if " vgg08 " in job["command"]} == {3}
+    assert {job["threads"] for job in jobs if " vgg38 " in job["command"]} == {2}
+
+
+def test_one_gpu_job_at_a_time_is_the_default():
+    profile = yaml.safe_load((faked.ROOT / "profiles/default/config.yaml").read_text())
+    assert "gpu=1" in profile["resources"]
+
+
+def test_snakemake_finds_nothing_to_complain_of_but_the_missing_conda_environment(project):
+    # Both engines run in the one environment of requirements.lock; a conda environment of Snakemake's alone
+    # would let the two give different numbers.
+    done = snakemake("--lint", folder=project)
+    found = re.findall(r"^ +\* (.*)$", done.stdout + done.stderr, re.MULTILINE)
+    assert set(found) == {"Specify a conda environment or container for each rule.:"}
+
+
+def test_a_dry_run_is_quick(project):
+    start = time.monotonic()
+    done = snakemake("-n", folder=project)
+    print(f"dry run of the study: {time.monotonic() - start:.1f} s")
+    assert done.returncode == 0, done.stderr
+    assert PROFILE_FOUND in done.stderr + done.stdout  # without it, two runs would share one GPU
+
+
+def refused(folder, *arguments):
+    """Return the one line of a refused dry run, which creates nothing."""
+    before = set(folder.rglob("*"))
+    done = snakemake("-n", *arguments, folder=folder)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert set(folder.rglob("*")) == before
+    lines = [line for line in done.stderr.splitlines() if not line.startswith(PROFILE_FOUND)]
+    assert len(lines) == 1, done.stderr
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("mistake", "told"),
+    [
+        ("\nepocs: 3\n", "snakemake: params.yaml: epocs = 3: unknown key"),
+        ("\ndata: [\n", "snakemake: params.yaml, line "),
+    ],
+)
+def test_a_mistake_in_the_parameters_is_one_line_and_creates_nothing(tmp_path, mistake, told):
+    folder = lay_out(tmp_path, {})
+    with (folder / "params.yaml").open("a") as handle:
+        handle.write(mistake)
+    assert told in refused(folder)
+
+
+def test_no_parameters_are_one_line(tmp_path):
+    folder = lay_out(tmp_path, {})
+    (folder / "params.yaml").unlink()
+    assert refused(folder) == "snakemake: params.yaml: cannot be read: No such file or directory"
+
+
+def test_a_setting_on_the_command_line_is_refused(tmp_path):
+    folder = lay_out(tmp_path, {})
+    line = refused(folder, "--config", "seeds=[1]")
+    assert line == "snakemake: --config seeds: settings come from params.yaml alone; change them there"
+
+
+@pytest.mark.parametrize("key", ["train", "seeds", "epochs", "from_result"])
+def test_any_setting_but_from_results_is_refused(tmp_path, monkeypatch, key):
+    monkeypatch.chdir(lay_out(tmp_path, {}))
+    with pytest.raises(parameters.ParameterError, match=rf"^--config {key}: settings come from params.yaml alone"):
+        workflow.load({key: {"epochs": 3}})
+    assert workflow.load({"from_results": True}).seeds == [0]
+
+
+def test_the_report_alone_needs_neither_data_nor_training(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    study = faked.study({"seeds": [0, 1]}, runs=["vgg08", "vgg38", "vgg38_bn"])
+    faked.result(study, "vgg08", 1)
+    chosen = workflow.jobs(study, {"from_results": True})
+    assert chosen == [("vgg08", 1)]
+    assert workflow.drawn(study, chosen) == ["core"]
+    assert workflow.drawn(study, []) == []
+    assert {path.name for path in workflow.results_of(chosen)} == {"history.csv", "summary.json", "gradients.csv"}
+    assert len(workflow.jobs(study, {})) == 6
+
+
+def configurations(study):
+    """Return what each stage's staleness is decided by."""
+    runs = {f"train {run}": workflow.train_configuration(study, run) for run in study.runs}
+    figures = {f"figures {key}": workflow.figures_configuration(study, key) for key in study.studies}
+    return runs | figures | {
+        "data": workflow.data_configuration(study),
+        "gradients": workflow.gradients_configuration(study),
+        "tables": workflow.tables_configuration(study),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "stale"),
+    [
+        ({"runs": {"vgg38": {"train": {"learning_rate": 2e-3}}}}, {"train vgg38", "tables"}),
+        ({"train": {"epochs": 3}}, {"train vgg08", "train vgg38", "tables"}),
+        ({"gradients": {"batches": 3}}, {"gradients", "tables"}),
+        ({"data": {"sources": ["elsewhere"]}}, set()),
+        ({"data": {"seed": 5}}, {"data", "train vgg08", "train vgg38", "tables"}),
+        ({"studies": {"core": {"title": "Other"}}}, {"figures core", "tables"}),
+        ({"seeds": [0, 1]}, {"tables"}),
+    ],
+)
+def test_a_change_makes_stale_what_stands_on_it_and_nothing_else(change, stale):
+    before, after = configurations(faked.study()), configurations(faked.study(change))
+    assert {stage for stage in before if before[stage] != after[stage]} == stale
+
+
+def test_staleness_depends_on_no_place_time_or_revision():
+    text = "".join(configurations(parameters.load(faked.ROOT / "params.yaml")).values())
+    assert str(faked.ROOT) not in text
+    assert os.uname().nodename not in re.findall(r"\w+", text)
+
+
+def test_what_dvc_tracks_as_parameters_covers_what_snakemake_records(project):
+    """A key that decides staleness for one engine must do so for the other."""
+    from dvc.repo import Repo
+
+    study = parameters.load(project / "params.yaml")
+    with Repo(str(project)) as repo:
+        tracked = {
+            stage.name: {key for dep in stage.deps for key in getattr(dep, "params", [])} for stage in repo.index.stages
+        }
+    assert tracked["data"] == {"data.set", "data.validation_per_class", "data.seed", "data.generated"}
+    for run, seed in study.jobs():
+        assert tracked[f"train@{run}-{seed}"] == {"model", "train", f"runs.{run}"}
+        assert tracked[f"gradients@{run}-{seed}"] == {"gradients"}
+    assert set(parameters.Parameters.model_fields) - {"data"} <= tracked["tables"]
+    for key in study.studies:
+        assert {f"studies.{key}", "runs"} <= tracked[f"figures@{key}"]
