@@ -11,10 +11,14 @@ import nbformat
 import papermill
 from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
+from traitlets.config import Config
 
 from vanishing import figures, files, parameters, paths
 from vanishing.errors import UserError
 from vanishing.progress import Progress
+
+SOCKETS = Config({"KernelManager": {"transport": "ipc"}})
+"""Kernels are spoken to through files, not TCP ports, which kernels started at the same time can clash on."""
 
 SOURCES = Path("notebooks")
 """One notebook for each figure family, committed without outputs."""
@@ -49,9 +53,16 @@ def execute(path: Path, values: dict[str, str]) -> str:
         os.environ[name] = str(own)
     os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # the kernel's debugger would warn of frozen modules
     with tempfile.TemporaryDirectory() as folder:
+        os.environ["JUPYTER_RUNTIME_DIR"] = folder  # short, since a socket's path is limited to 107 bytes
         try:
             executed = papermill.execute_notebook(
-                path, Path(folder) / path.name, values, kernel_name="python3", cwd=Path.cwd(), progress_bar=False
+                path,
+                Path(folder) / path.name,
+                values,
+                kernel_name="python3",
+                cwd=Path.cwd(),
+                progress_bar=False,
+                config=SOCKETS,
             )
         except PapermillExecutionError as error:
             problem = " ".join(f"{error.ename}: {error.evalue}".split())
