@@ -54,7 +54,8 @@ def bring_together(study: parameters.Parameters) -> None:
     plan = compare(stages, stale=_stale(), pending=_pending())
     _check_results(study)
     if plan.commit:
-        _engine("dvc", "commit", "--force", "--quiet", *plan.commit)
+        # relinked files would have new times, by which Snakemake would want everything after them again
+        _engine("dvc", "commit", "--force", "--no-relink", "--quiet", *plan.commit)
     if plan.touch:
         outputs = sorted(path for stage in stages if stage.name in plan.touch for path in stage.outputs)
         _engine("snakemake", "--cores", "1", "--touch", "--force", *outputs)
