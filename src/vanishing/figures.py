@@ -19,7 +19,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from vanishing import files, parameters, paths, results
 from vanishing.errors import UserError
@@ -125,9 +125,12 @@ def curves(data: StudyResults, quantity: str, label: str, chance: float) -> Figu
             )  # fmt: skip
         axis.axhline(chance, color="0.4", linestyle=":", linewidth=0.8)
         axis.set(title=title, xlabel="epoch", ylabel=label)
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        _whole_numbers(axis, data.history.epoch)
+        if quantity == "accuracy":
+            axis.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
     if quantity == "loss":  # a single early validation loss of hundreds would flatten everything else
-        axes[0].set_ylim(0, min(axes[0].get_ylim()[1], LOSS_LIMIT * chance))  # both panels: they share the axis
+        top = max(axes[0].get_ylim()[1], 1.05 * chance)
+        axes[0].set_ylim(0, min(top, LOSS_LIMIT * chance))  # both panels: they share the axis
     _legend(figure, axes, data.runs)
     return figure
 
@@ -144,6 +147,8 @@ def comparison(data: StudyResults) -> Figure:
             palette=["0.65", "0.1"], jitter=False, size=5, legend=axis is axes[0],
         )  # fmt: skip
         axis.set(xlabel=label, ylabel="")
+        if quantity == "accuracy":
+            axis.xaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
     handles, labels = axes[0].get_legend_handles_labels()
     if legend := axes[0].get_legend():
         legend.remove()
@@ -226,6 +231,13 @@ def _panels(count: int, columns: int, height: float, sharey: bool = False) -> tu
     for spare in panels[count:]:
         spare.remove()
     return figure, panels[:count]
+
+
+def _whole_numbers(axis: Axes, epochs: pd.Series) -> None:
+    """Mark epochs at whole numbers, a single one too, around which the axis would otherwise span fractions."""
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if epochs.nunique() == 1:
+        axis.set_xticks([epochs.iloc[0]])
 
 
 def _legend(figure: Figure, axes: list[Axes], labels: list[str]) -> None:
