@@ -16,15 +16,13 @@ min_version("9.14")
 try:
     # before Snakemake reads the file: its own complaints name neither line nor key
     study = plan.load(config)
+    jobs = plan.jobs(study, config)
 except UserError as error:
     print(f"snakemake: {error}", file=sys.stderr)
     sys.exit(2)
 
 
 configfile: "params.yaml"
-
-
-jobs = plan.jobs(study, config)
 
 
 wildcard_constraints:

@@ -27,7 +27,7 @@ REAL = Path(__file__).resolve().parents[2] / "shared" / "cifar-100"
 
 def settings(kind: str = "cifar100", places: list[str | Address] | None = None, per_class: int = 1) -> Data:
     size = Generated(classes=3, train_per_class=4, test_per_class=2)
-    return Data(set=kind, sources=places or [], validation_per_class=per_class, seed=0, generated=size)  # type: ignore[arg-type]
+    return Data(recipe=1, set=kind, sources=places or [], validation_per_class=per_class, seed=0, generated=size)  # type: ignore[arg-type]
 
 
 def flat(labels: list[int], values: list[int]) -> Split:

@@ -13,7 +13,7 @@ from vanishing.parameters import ParameterError
 PARAMS = (Path(__file__).parents[1] / "params.yaml").read_text()
 RUNS = ", ".join(yaml.safe_load(PARAMS)["runs"])
 BLOCKS = "data, model, train, gradients, runs, studies, seeds"
-DATA = "set, sources, validation_per_class, seed, generated"
+DATA = "recipe, set, sources, validation_per_class, seed, generated"
 MODEL = "stages, blocks, filters, activation, norm, groups, shortcut, reduction_shortcut"
 TRAIN = (
     "recipe, epochs, batch_size, learning_rate, final_learning_rate, schedule, weight_decay, precision, device, "
@@ -188,7 +188,7 @@ BAD = {
         "snapshots: [0,",
         ": train.snapshots.0 = 0: allowed: greater than or equal to 1",
     ),
-    "recipe 2": ("recipe: 1", "recipe: 2", ": train.recipe = 2: allowed: 1"),
+    "recipe 2": ("recipe: 1", "recipe: 2", ": data.recipe = 2: allowed: 1"),
     "gradients on more than the training images": (
         "batches: 5",
         "batches: 500",
@@ -198,6 +198,12 @@ BAD = {
         "validation_per_class: 25",
         "validation_per_class: 500",
         ": data.validation_per_class = 500: allowed: less than the 500 of a class",
+    ),
+    "a minibatch of one image at one pixel": (
+        "  vgg08:\n    model: {blocks: 0}",
+        "  vgg08:\n    model: {stages: 5, norm: batch}\n    train: {batch_size: 71}",
+        ": runs.vgg08.train.batch_size = 71: leaves a minibatch of one image, of which batch normalisation has no "
+        "variance at 1 x 1 pixels (run vgg08); allowed: another size",
     ),
     "source that is no address": (
         PYTHON_URL,
@@ -331,7 +337,7 @@ def test_a_missing_file_and_a_directory_are_named(tmp_path):
 
 
 def test_recipe_of_the_measurement_is_checked_too(write):
-    path = write("  recipe: 1                  # as in train", "  recipe: 3  # as in train")
+    path = write("  recipe: 1                  # version of the measurement", "  recipe: 3  # version")
     assert refusal(path) == f"{path}: gradients.recipe = 3: allowed: 1"
 
 
@@ -398,8 +404,8 @@ def test_snapshots_are_the_initialisation_the_chosen_within_reach_and_the_last(t
 
 def test_the_configuration_of_a_run_leaves_out_where_the_images_come_from(study, tiny):
     real, made = study.run("vgg08").configuration(), tiny().configuration()
-    assert sorted(real["data"]) == ["seed", "set", "validation_per_class"]
-    assert sorted(made["data"]) == ["generated", "seed", "set", "validation_per_class"]
+    assert sorted(real["data"]) == ["recipe", "seed", "set", "validation_per_class"]
+    assert sorted(made["data"]) == ["generated", "recipe", "seed", "set", "validation_per_class"]
     assert real["model"]["blocks"] == 0
     assert sorted(real) == ["data", "model", "train"]
 

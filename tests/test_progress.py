@@ -41,10 +41,13 @@ def test_lines_tell_count_rate_time_left_and_results_no_oftener_than_every_ten_s
         clock[0] = 110.0
         shown.advance(999)
         assert capsys.readouterr().err == "vgg08, seed 0: 2,000/5,000, 100.0 it/s, 30 s left\n"
+        clock[0] = 115.0
         shown.figures("loss 1.234")
+        told = capsys.readouterr().err
         clock[0] = 120.0
         shown.advance(0)
-    assert capsys.readouterr().err == "vgg08, seed 0: 2,000/5,000, 50.0 it/s, 1 min 0 s left, loss 1.234\n"
+    assert told == "vgg08, seed 0: 2,000/5,000, 66.7 it/s, 45 s left, loss 1.234\n", "results come at once"
+    assert capsys.readouterr().err == ""
 
 
 def test_nothing_done_yet_has_no_time_left(capsys, clock):

@@ -419,16 +419,25 @@ def test_a_killed_process_leaves_a_state_that_gives_the_same_bytes(tiny, dataset
     assert (run_to_end(tiny(), dataset, folder), trajectory(folder)) == uninterrupted
 
 
-def test_a_damaged_state_is_an_error_and_no_other_model(tiny, dataset, tmp_path, monkeypatch):
+@pytest.mark.parametrize("damage", ["state", "snapshot", "missing snapshot"])
+def test_a_state_that_cannot_be_used_is_named_and_the_training_begins_anew(
+    tiny, dataset, tmp_path, monkeypatch, capsys, damage
+):
+    whole = run_to_end(tiny(), dataset, tmp_path / "whole")
+    folder = tmp_path / "damaged"
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
         at_step(patch, {2}, lambda _: signal.raise_signal(signal.SIGTERM))
-        run_to_end(tiny(), dataset, tmp_path)
-    state = tmp_path / "state.safetensors"
-    content = bytearray(state.read_bytes())
-    content[-9] ^= 1
-    state.write_bytes(content)
-    with pytest.raises(checkpoints.CheckpointError, match="damaged"):
-        run_to_end(tiny(), dataset, tmp_path)
+        run_to_end(tiny(), dataset, folder)
+    path = folder / ("state.safetensors" if damage == "state" else "epoch0000.safetensors")
+    if damage == "missing snapshot":
+        path.unlink()
+    else:
+        content = bytearray(path.read_bytes())
+        content[-9] ^= 1
+        path.write_bytes(content)
+    assert repr(run_to_end(tiny(), dataset, folder)) == repr(whole)
+    assert f"{path}: {'missing' if 'missing' in damage else 'damaged'}" in capsys.readouterr().err
+    assert trajectory(folder) == trajectory(tmp_path / "whole")
 
 
 def test_signals_are_handled_as_before_once_the_training_is_over(tiny, dataset, tmp_path, monkeypatch):
@@ -443,8 +452,8 @@ def test_images_of_another_number_of_classes_are_refused_in_one_line(tiny, datas
     more = data.Dataset(dataset.train, dataset.val, dataset.test, (*dataset.classes, "fourth"))
     with pytest.raises(UserError) as caught:
         run_to_end(tiny(), more, tmp_path)
-    made = "data/generated.npz: made of 4 classes, and the parameters say 3; `vanishing data` makes it anew"
-    assert str(caught.value) == made
+    made = "found (4, 30, 12, 15), and the parameters say (3, 30, 12, 15); run `vanishing data`"
+    assert str(caught.value).endswith(made)
     assert not list(tmp_path.iterdir())
 
 

@@ -86,11 +86,16 @@ def stages(project):
         return [
             {
                 "command": stage.cmd,
-                "inputs": [relative(project, dep.fs_path) for dep in stage.deps if not hasattr(dep, "params")],
+                "inputs": [path for path in inputs(project, stage) if not within(path, ["configuration"])],
                 "outputs": [relative(project, out.fs_path) for out in stage.outs],
             }
             for stage in repo.index.stages
+            if stage.name != "configure"  # its files hold what Snakemake records as parameters of its jobs
         ]
+
+
+def inputs(folder, stage):
+    return [relative(folder, dep.fs_path) for dep in stage.deps if not hasattr(dep, "params")]
 
 
 def relative(folder, path):
@@ -277,19 +282,26 @@ def test_staleness_depends_on_no_place_time_or_revision():
     assert os.uname().nodename not in re.findall(r"\w+", text)
 
 
-def test_what_dvc_tracks_as_parameters_covers_what_snakemake_records(project):
-    """A key that decides staleness for one engine must do so for the other."""
+def test_dvc_compares_what_snakemake_records_as_parameters(project, jobs):
+    """The file that a stage of DVC depends on holds, to the letter, the parameter of the same job in Snakemake."""
     from dvc.repo import Repo
 
     study = parameters.load(project / "params.yaml")
+    texts = {path.as_posix(): text for path, text in workflow.configurations(study).items()}
+    recorded = {command(job): job["params"].get("configuration") for job in jobs}
     with Repo(str(project)) as repo:
-        tracked = {
-            stage.name: {key for dep in stage.deps for key in getattr(dep, "params", [])} for stage in repo.index.stages
-        }
-    assert tracked["data"] == {"data.set", "data.validation_per_class", "data.seed", "data.generated"}
-    for run, seed in study.jobs():
-        assert tracked[f"train@{run}-{seed}"] == {"model", "train", f"runs.{run}"}
-        assert tracked[f"gradients@{run}-{seed}"] == {"gradients"}
-    assert set(parameters.Parameters.model_fields) - {"data"} <= tracked["tables"]
-    for key in study.studies:
-        assert {f"studies.{key}", "runs"} <= tracked[f"figures@{key}"]
+        for stage in repo.index.stages:
+            files = [path for path in inputs(project, stage) if within(path, ["configuration"])]
+            if stage.name in ("configure", "report"):
+                assert files == []
+            else:
+                assert [texts[path].strip() for path in files] == [recorded[stage.cmd]], stage.name
+
+
+def test_dvc_checks_the_parameters_before_anything_else(project):
+    """DVC removes a stage's outputs before it runs: what refuses a mistake must own none that cost anything."""
+    from dvc.repo import Repo
+
+    with Repo(str(project)) as repo:
+        reading = {stage.name for stage in repo.index.stages if any(hasattr(dep, "params") for dep in stage.deps)}
+    assert reading == {"configure"}

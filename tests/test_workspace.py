@@ -45,7 +45,7 @@ def test_nothing_that_the_pipeline_makes_is_laid_out(origin, tmp_path):
         (origin / made).write_text("made")
     workspace.lay_out(origin, tmp_path / "copy", None)
     assert files_below(tmp_path / "copy") == {
-        "Snakefile", "notebooks/training.ipynb", "params.yaml", ".dvc/config"
+        "Snakefile", "notebooks/training.ipynb", "params.yaml", ".dvc/config", ".vanishing/workspace"
     }  # fmt: skip
 
 
@@ -96,6 +96,15 @@ def test_the_project_itself_is_refused(origin, monkeypatch, folder):
     with pytest.raises(UserError, match="is the project itself; name another folder"):
         workspace.lay_out(origin, origin / folder, None)
     assert (origin / "params.yaml").read_text() == before
+
+
+def test_a_folder_with_files_of_somebody_elses_is_refused_and_left_alone(origin, tmp_path):
+    theirs = tmp_path / "thesis" / "notebooks" / "thesis.ipynb"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("mine")
+    with pytest.raises(UserError, match="neither empty nor laid out by this command"):
+        workspace.lay_out(origin, tmp_path / "thesis", None)
+    assert files_below(tmp_path / "thesis") == {"notebooks/thesis.ipynb"}
 
 
 def test_a_folder_that_is_no_project_is_refused(tmp_path):

@@ -36,6 +36,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="vanishing", description="Why deep plain CNNs do not train, and what cures it: the stages of the study."
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands.add_parser("configure", help="check params.yaml, and write what each stage depends on, for DVC")
     data = commands.add_parser("data", help="make data/SET.npz from any source of the images")
     data.add_argument(
         "--source", action="append", metavar="PATH|URL", help="use this instead of params.yaml's; may be repeated"
@@ -66,6 +67,8 @@ def _run(options: argparse.Namespace) -> None:
         return workspace.lay_out(Path.cwd(), options.folder, options.overlay)
     study = parameters.load()
     match options.command:
+        case "configure":
+            stages.configure(study)
         case "data":
             stages.data(study, options.source)
         case "train":

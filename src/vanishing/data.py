@@ -16,7 +16,7 @@ from vanishing import files, generated, parameters
 from vanishing.sources import CACHE, CIFAR100, CLASSES, Expected, Source, read_first
 from vanishing.splits import SHAPE, DataError, Split, canonical, content_hash, hold_out
 
-__all__ = ["DataError", "Dataset", "Split", "canonical", "content_hash", "hold_out", "load", "prepare", "save"]
+__all__ = ["DataError", "Dataset", "Split", "canonical", "check", "content_hash", "hold_out", "load", "prepare", "save"]
 
 PARTS = ("train", "val", "test")
 """The splits of a data set, in the order of its file."""
@@ -67,6 +67,16 @@ def load(path: Path) -> Dataset:
         raise DataError(f"{path}: classes: found {_kind(classes)}, expected text of shape (C,); {NEXT}")
     train, val, test = (_checked(path, arrays, part, len(classes)) for part in PARTS)
     return Dataset(train, val, test, tuple(map(str, classes)))
+
+
+def check(dataset: Dataset, data: parameters.Data) -> None:
+    """Raise `DataError` unless `dataset` has the classes, and the images in each split, that `data` describes."""
+    per_class = (data.train_per_class, data.validation_per_class, data.test_per_class)
+    expected = (data.classes, *(data.classes * count for count in per_class))
+    found = (len(dataset.classes), *(len(getattr(dataset, part).labels) for part in PARTS))
+    if found != expected:
+        names = "classes, training, validation and test images"
+        raise DataError(f"{data.path}: {names}: found {found}, and the parameters say {expected}; {NEXT}")
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:

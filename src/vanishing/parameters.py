@@ -58,8 +58,9 @@ class Generated(Block):
 
 
 class Data(Block):
-    """Which images, and how many of them are held out for validation."""
+    """Which images, and how many of them are held out; `recipe` is the version of how, as in `Train`."""
 
+    recipe: Literal[1]
     set: Literal["cifar100", "generated"]
     sources: list[Source]
     validation_per_class: Positive
@@ -76,6 +77,11 @@ class Data(Block):
         """Images of each class left for training once validation has taken its share."""
         total = 500 if self.set == "cifar100" else self.generated.train_per_class
         return total - self.validation_per_class
+
+    @property
+    def test_per_class(self) -> int:
+        """Images of each class in the test set."""
+        return 100 if self.set == "cifar100" else self.generated.test_per_class
 
     @property
     def path(self) -> Path:
@@ -203,7 +209,7 @@ class Parameters(Block):
     train: Train
     gradients: Gradients
     runs: Annotated[dict[Name, dict[str, Any]], Field(min_length=1)]
-    studies: dict[Name, Study]
+    studies: Annotated[dict[Name, Study], Field(min_length=1)]
     seeds: Annotated[list[Seed], Field(min_length=1)]
 
     def run(self, name: str) -> Run:
@@ -347,6 +353,18 @@ def _check_sizes(run: Run, name: str, differences: Mapping[str, Any]) -> None:
         key = "train.batch_size"
         prefix = f"runs.{name}." if _reaches(differences, ("train", "batch_size")) else ""
         raise ParameterError(f"{prefix}{key} = {run.train.batch_size}: allowed: at most the {images:,} training images")
+    last = images % run.train.batch_size or run.train.batch_size
+    if last == 1 and _needs_two_images(run.model):
+        prefix = f"runs.{name}." if _reaches(differences, ("train", "batch_size")) else ""
+        raise ParameterError(
+            f"{prefix}train.batch_size = {run.train.batch_size}: leaves a minibatch of one image, of which batch "
+            f"normalisation has no variance at 1 x 1 pixels (run {name}); allowed: another size"
+        )
+
+
+def _needs_two_images(model: Model) -> bool:
+    """Whether batch normalisation meets maps of one pixel, of which a single image has no variance."""
+    return model.norm == "batch" and 2**model.stages == IMAGE_SIZE
 
 
 def _check_gradients(parameters: Parameters) -> None:
@@ -355,6 +373,10 @@ def _check_gradients(parameters: Parameters) -> None:
     if wanted > images:
         key = "gradients.batches x gradients.batch_size"
         raise ParameterError(f"{key} = {wanted}: allowed: at most the {images:,} training images")
+    if parameters.gradients.batch_size == 1:
+        for name in parameters.runs:
+            if _needs_two_images(parameters.run(name).model):
+                raise ParameterError(f"gradients.batch_size = 1: allowed: 2 or more, for the run {name}")
 
 
 def _check_studies(parameters: Parameters) -> None:

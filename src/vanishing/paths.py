@@ -9,6 +9,8 @@ TABLES = RESULTS / "tables"
 NOTEBOOKS = RESULTS / "notebooks"
 REPORT = Path("report")
 FIGURES = REPORT / "figures"
+CONFIGURATION = Path("configuration")
+"""What each stage depends on beside its input files, for DVC to compare."""
 SCRATCH = Path(".vanishing")
 """What a killed command goes on from; nothing in it is an output of the pipeline."""
 

@@ -55,13 +55,15 @@ class Progress:
             self._tell()
 
     def figures(self, text: str) -> None:
-        """Show `text`, the latest results, beside the count from now on."""
+        """Show `text`, the latest results, beside the count from now on; a line of its own off a terminal."""
         self._figures = text
         self._bar.set_postfix_str(text, refresh=False)
+        if not self._terminal:
+            self._tell()
 
     def _tell(self) -> None:
         self._told = time.monotonic()
-        rate = (self._done - self._done_at_start) / (self._told - self._started)
+        rate = (self._done - self._done_at_start) / max(self._told - self._started, 1e-9)
         left = (self.total - self._done) / rate if rate else float("inf")
         parts = [f"{self.title}: {self._done:,}/{self.total:,}", f"{rate:.1f} {self.unit}/s", f"{duration(left)} left"]
         say(", ".join(parts + ([self._figures] if self._figures else [])))

@@ -73,16 +73,17 @@ def publish(name: str, seed: int, outcome: Outcome, summary: dict[str, Any], fol
     of them. Whatever stood there before is gone, the gradient flow of earlier weights included.
     """
     target, small = paths.checkpoints(name, seed), paths.results(name, seed)
+    trajectory = {path.name: path.read_bytes() for path in _trajectory(folder, outcome)}
     for stale in ("summary.json", "gradients.csv"):
         (small / stale).unlink(missing_ok=True)
     shutil.rmtree(target, ignore_errors=True)
-    for path in _trajectory(folder, outcome):
-        files.write(target / path.name, path.read_bytes())
+    for file, content in trajectory.items():
+        files.write(target / file, content)
     history = pd.DataFrame([asdict(row) for row in outcome.history], columns=HISTORY_COLUMNS)
     write_table(small / "history.csv", history)
     written = [small / "history.csv", *sorted(target.iterdir())]
-    content = summary | {"files": {path.name: files.sha256(path) for path in written}}
-    files.write(small / "summary.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
+    complete = summary | {"files": {path.name: files.sha256(path) for path in written}}
+    files.write(small / "summary.json", json.dumps(complete, indent=2, allow_nan=False) + "\n")
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:

@@ -16,6 +16,19 @@ from vanishing.errors import UserError
 from vanishing.progress import say
 
 
+def configure(study: parameters.Parameters) -> None:
+    """Write what each stage depends on, a file each; those that are there already and right are left alone."""
+    from vanishing import files, workflow
+
+    texts = workflow.configurations(study)
+    for path in paths.CONFIGURATION.rglob("*.json"):
+        if path not in texts:
+            path.unlink()
+    for path, text in texts.items():
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            files.write(path, text)
+
+
 def data(study: parameters.Parameters, sources: list[str] | None = None) -> None:
     """Make the arrays from the first of `sources` that works; by default those of `params.yaml`."""
     from vanishing import data as images
@@ -38,8 +51,9 @@ def train(study: parameters.Parameters, name: str, seed: int) -> None:
         size = models.measure(run.model, run.data.classes)
         surroundings = devices.environment(run.train, devices.configure(run.train))
         summary = {"run": name, "seed": seed, **results.summarise(run, outcome, size)}
-        summary |= {"data": {"path": run.data.path.as_posix(), "sha256": data_hash}, "environment": surroundings}
+        summary |= {"data": {"sha256": data_hash}, "environment": surroundings}
         results.publish(name, seed, outcome, summary, folder)
+        training.forget(folder)
         shutil.rmtree(states)
     accuracy = f", test accuracy {outcome.test.accuracy:.2%}" if outcome.test else ""
     say(f"{name}, seed {seed}: {summary['status']} after {summary['epochs']} epochs{accuracy}")
@@ -56,8 +70,10 @@ def gradients(study: parameters.Parameters, name: str, seed: int) -> None:
     folder = paths.checkpoints(name, seed)
     if not paths.snapshot(folder, 0).exists():
         raise UserError(f"{folder}: no trajectory; `vanishing train {name} --seed {seed}` makes it")
-    device = devices.configure(run.train)
     dataset = images.load(run.data.path)
+    images.check(dataset, run.data)
+    _check_trained_so(run, name, seed)
+    device = devices.configure(run.train)
     table = flow.measure_trajectory(run, study.gradients, dataset.train, folder, device)
     results.write_table(paths.results(name, seed) / "gradients.csv", table)
 
@@ -81,6 +97,22 @@ def report() -> None:
     from vanishing import report as paper
 
     say(f"{paper.typeset()}")
+
+
+def _check_trained_so(run: parameters.Run, name: str, seed: int) -> None:
+    """Raise `UserError` if the trajectory was made with another configuration than the run has now."""
+    from vanishing import results
+
+    path = paths.results(name, seed) / "summary.json"
+    made_with = results.read_summary(path).get("configuration", {})
+    for block, values in run.configuration().items():
+        for key, value in values.items():
+            before = made_with.get(block, {}).get(key)
+            if before != value:
+                raise UserError(
+                    f"{path}: trained with {block}.{key} = {before!r}, and the parameters say {value!r}; "
+                    f"`vanishing train {name} --seed {seed}` trains anew"
+                )
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from pathlib import Path
 from vanishing import files, parameters, paths, results
 from vanishing.errors import UserError
 from vanishing.progress import say
+from vanishing.stages import configure
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ def bring_together(study: parameters.Parameters) -> None:
         UserError: a result is not what its summary says, an engine cannot be asked, or some stages are up
             to date in neither record; the others are brought together all the same.
     """
+    configure(study)  # DVC compares its files, and Snakemake does not make them
     stages = _stages()
     plan = compare(stages, stale=_stale(), pending=_pending())
     _check_results(study)

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from vanishing import figures, files, parameters, paths, results
+from vanishing import files, parameters, paths, results
+from vanishing.captions import CAPTIONS
 from vanishing.results import Result
 
 METRICS = {
@@ -73,9 +74,9 @@ class Row:
         return spread([result.summary[part][key] for result in self.completed])
 
     def gradient(self, layer: int, snapshot: int) -> Cell:
-        """Return mean |dL/dW| of a layer (0 the first, -1 the last) at a snapshot, over all seeds."""
+        """Return mean |dL/dW| of a layer (0 the first, -1 the last) at a snapshot, over the completed seeds."""
         found = []
-        for result in self.results:
+        for result in self.completed:
             table = result.gradients
             epoch = sorted(table.epoch.unique())[snapshot]
             found.append(table[table.epoch == epoch].sort_values("layer").mean_abs_gradient.iloc[layer])
@@ -219,13 +220,12 @@ def _seeds(row: Row) -> str:
 def _settings(study: parameters.Parameters) -> Iterator[str]:
     """Define the numbers and facts of the configuration's defaults."""
     data, train, model, gradients = study.data, study.train, study.model, study.gradients
-    test = 100 if data.set == "cifar100" else data.generated.test_per_class
     yield _result("data/name", 0, "CIFAR-100" if data.set == "cifar100" else "the generated set")
     counts = {
         "data/classes": data.classes,
         "data/train": data.classes * data.train_per_class,
         "data/val": data.classes * data.validation_per_class,
-        "data/test": data.classes * test,
+        "data/test": data.classes * data.test_per_class,
         "train/epochs": train.epochs,
         "train/batch_size": train.batch_size,
         "train/threads": train.threads,
@@ -313,5 +313,5 @@ def _section(key: str, block: parameters.Study, rows: list[Row]) -> str:
         caption += f" Not run: {escape(', '.join(missing))}."
     lines = [f"\\begin{{study}}{{{key}}}{{{escape(block.title)}}}", f"\\studytable{{{key}}}{{{caption}}}"]
     for family in block.draw:
-        lines += [f"\\studyfigure{{{key}}}{{{name}}}{{{text}}}" for name, text in figures.CAPTIONS[family].items()]
+        lines += [f"\\studyfigure{{{key}}}{{{name}}}{{{text}}}" for name, text in CAPTIONS[family].items()]
     return "\n".join([*lines, r"\end{study}", ""])

@@ -21,10 +21,13 @@ import torch
 from torch import Tensor
 
 from vanishing import augmentation, checkpoints, devices, parameters, paths
-from vanishing.data import Dataset, Split
+from vanishing.data import Dataset, Split, check
 from vanishing.errors import UserError
 from vanishing.learner import CapturedStep, Figures, Learner, evaluate
-from vanishing.progress import Progress
+from vanishing.progress import Progress, say
+
+STATE = "state.safetensors"
+"""File of the resumable state, beside the snapshots taken so far."""
 
 SAVE_EVERY = 30.0
 """Seconds between two writes of the resumable state: what a kill can cost."""
@@ -121,15 +124,16 @@ def train(run: parameters.Run, seed: int, dataset: Dataset, folder: Path, title:
 
     Raises:
         Interrupted: after SIGINT or SIGTERM, once the state is saved.
-        UserError: if the data set has another number of classes than the configuration.
+        UserError: if the data set is not the one that the configuration describes.
     """
-    if len(dataset.classes) != run.data.classes:
-        raise UserError(
-            f"{run.data.path}: made of {len(dataset.classes)} classes, and the parameters say {run.data.classes}; "
-            "`vanishing data` makes it anew"
-        )
+    check(dataset, run.data)
     device = devices.configure(run.train)
     return _Training(run, seed, dataset, folder, device).finish(title)
+
+
+def forget(folder: Path) -> None:
+    """Delete the state of a training, before the snapshots that it stands on: it would go on without them."""
+    (folder / STATE).unlink(missing_ok=True)
 
 
 def state_key(run: parameters.Run, data_hash: str) -> str:
@@ -156,9 +160,7 @@ class _Training:
 
     def finish(self, title: str) -> Outcome:
         """Run every epoch that is left, then the test."""
-        if self._state.exists():
-            self._load()
-        else:
+        if not (self._state.exists() and self._load()):
             self._keep(paths.snapshot(self.folder, 0))
         total = self.run.train.epochs * self.iterations
         done = (self.place.epoch - 1) * self.iterations + self.place.iteration
@@ -216,13 +218,11 @@ class _Training:
             self.learner.model.load_state_dict(self.best)
             self._keep(paths.best(self.folder))
             test = evaluate(self.learner.model, *self.test, bf16=self.learner.bf16)
-        reached = place.history[-1].epoch - place.diverged
-        snapshots = [epoch for epoch in self.run.train.snapshot_epochs if epoch <= reached]
-        return Outcome(place.history, place.diverged, place.best, test, snapshots)
+        return Outcome(place.history, place.diverged, place.best, test, self._snapshots(place))
 
     @property
     def _state(self) -> Path:
-        return self.folder / "state.safetensors"
+        return self.folder / STATE
 
     def _save_if_due(self, caught: list[int]) -> None:
         if not caught and time.monotonic() - self.saved < SAVE_EVERY:
@@ -233,15 +233,27 @@ class _Training:
         if caught:
             raise Interrupted(caught[0], f"epoch {self.place.epoch}, iteration {self.place.iteration}")
 
-    def _load(self) -> None:
-        tensors, values = checkpoints.read(self._state)
+    def _load(self) -> bool:
+        """Go on from the saved state; if it cannot be used, say so and return False: the training begins anew."""
+        try:
+            tensors, values = checkpoints.read(self._state)
+            place = Place(values["epoch"], values["iteration"], [Epoch(**row) for row in values["history"]])
+            for epoch in self._snapshots(place):
+                checkpoints.read(paths.snapshot(self.folder, epoch))
+        except checkpoints.CheckpointError as error:
+            say(f"{error}; the training begins anew")
+            return False
         self.learner.restore(tensors)
-        self.best = {
-            name.removeprefix("best."): tensor.to(self.device)
-            for name, tensor in tensors.items()
-            if name.startswith("best.")
-        }
-        self.place = Place(values["epoch"], values["iteration"], [Epoch(**row) for row in values["history"]])
+        best = {name: tensor for name, tensor in tensors.items() if name.startswith("best.")}
+        self.best = {name.removeprefix("best."): tensor.to(self.device) for name, tensor in best.items()}
+        self.place = place
+        say(f"going on from epoch {place.epoch}, iteration {place.iteration}")
+        return True
+
+    def _snapshots(self, place: Place) -> list[int]:
+        """List the epochs whose weights are kept by the time that a training is at `place`."""
+        reached = place.epoch - 1 - place.diverged
+        return [epoch for epoch in self.run.train.snapshot_epochs if epoch <= reached]
 
 
 def _upload(split: Split, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -38,8 +38,11 @@ def load(config: Mapping[str, Any], path: Path = Path("params.yaml")) -> Paramet
 
 
 def from_results(config: Mapping[str, Any]) -> bool:
-    """Return whether only tables, figures and report are to be built, from the results that there are."""
-    return bool(config.get(FROM_RESULTS, False))
+    """Return whether only tables, figures and report are to be built; `ParameterError` if neither true nor false."""
+    chosen = config.get(FROM_RESULTS, False)
+    if not isinstance(chosen, bool):
+        raise ParameterError(f"--config {FROM_RESULTS} = {chosen!r}: allowed: true, false")
+    return chosen
 
 
 def jobs(study: Parameters, config: Mapping[str, Any]) -> list[Job]:
@@ -88,7 +91,21 @@ def threads(study: Parameters, run: str) -> int:
     return study.run(run).train.threads
 
 
-# What decides whether a stage's outputs are stale, beside its input files: text that Snakemake records.
+# What decides whether a stage's outputs are stale, beside its input files. Snakemake records these texts as the
+# parameters of its jobs; DVC, whose parameters are keys of a file, records the hashes of files that hold them.
+
+
+def configurations(study: Parameters) -> dict[Path, str]:
+    """Return the files of `vanishing configure`, by path, and what is in them."""
+    folder = paths.CONFIGURATION
+    texts = {
+        folder / "data.json": data_configuration(study),
+        folder / "gradients.json": gradients_configuration(study),
+        folder / "tables.json": tables_configuration(study),
+    }
+    texts |= {folder / "runs" / f"{run}.json": train_configuration(study, run) for run in study.runs}
+    texts |= {folder / "studies" / f"{key}.json": figures_configuration(study, key) for key in study.studies}
+    return {path: f"{text}\n" for path, text in texts.items()}
 
 
 def data_configuration(study: Parameters) -> str:

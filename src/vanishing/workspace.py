@@ -30,6 +30,9 @@ SOURCES = [
 ]
 """What the pipeline reads and does not make, beside `params.yaml`."""
 
+MARK = Path(".vanishing") / "workspace"
+"""File by which a folder is known to be one of these, whose sources may be replaced."""
+
 DVC_CONFIG = "[core]\n    no_scm = true\n    analytics = false\n    check_update = false\n"
 
 
@@ -40,18 +43,22 @@ def lay_out(origin: Path, folder: Path, overlay: Path | None) -> None:
     again what has not changed; sources that `origin` no longer has are removed.
 
     Raises:
-        UserError: `origin` is no project, or `folder` is `origin`.
+        UserError: `origin` is no project, or `folder` is `origin` or holds files of somebody else's.
         ParameterError: the parameters, once overlaid, are not allowed.
     """
     if not (origin / "Snakefile").exists():
         raise UserError(f"{origin}: no Snakefile here; run this in the project's folder")
     if folder.resolve() == origin.resolve():
         raise UserError(f"{folder}: is the project itself; name another folder")
+    mark = folder / MARK
+    if folder.exists() and any(folder.iterdir()) and not mark.exists():
+        raise UserError(f"{folder}: is neither empty nor laid out by this command; name another folder")
     content = parameters.read(origin / "params.yaml")
     if overlay:
         content = parameters.merge(content, parameters.read(overlay))
         parameters.check(content, overlay)
     sources = set(_sources(origin))
+    _write(mark, b"laid out by `vanishing workspace`; its sources are replaced each time\n")
     for stale in set(_sources(folder)) - sources:
         (folder / stale).unlink()
     for source in sources:

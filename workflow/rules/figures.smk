@@ -12,7 +12,13 @@ rule figures:
         notebooks=plan.notebooks(),
         code=expand(
             "src/vanishing/{file}",
-            file=["figures.mplstyle", "figures.py", "notebooks.py", "results.py"],
+            file=[
+                "captions.py",
+                "figures.mplstyle",
+                "figures.py",
+                "notebooks.py",
+                "results.py",
+            ],
         ),
     output:
         figures=directory("report/figures/{study}"),

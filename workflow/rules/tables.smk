@@ -7,7 +7,9 @@ rule tables:
     """Make the tables of all studies, and every number of the report."""
     input:
         results=plan.results_of(jobs),
-        code=["src/vanishing/results.py", "src/vanishing/tables.py"],
+        code=expand(
+            "src/vanishing/{file}", file=["captions.py", "results.py", "tables.py"]
+        ),
     output:
         csv=directory("results/tables"),
         tex=directory("report/tables"),

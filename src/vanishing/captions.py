@@ -1,0 +1,18 @@
+"""The figures of each family, and what their captions say."""
+
+CAPTIONS: dict[str, dict[str, str]] = {
+    "training": {
+        "loss": "Training and validation loss. Lines are means over the seeds, bands their standard deviation; "
+        "the dotted line is the loss of a uniform guess. The axis ends at one and a half times that loss; what is "
+        "larger leaves the panel.",
+        "accuracy": "Training and validation accuracy, as above; the dotted line is chance.",
+        "comparison": "The runs side by side, at the last epoch. Each mark is a seed.",
+    },
+    "gradient_flow": {
+        "gradient_flow_log": "Mean absolute gradient of each weight layer at every snapshot, logarithmic axis. "
+        "Layer 1 is the entry convolution, the last is the classifier; gradients that are exactly 0 are left out.",
+        "gradient_flow_linear": "Mean absolute gradient of each weight layer at every snapshot, linear axis.",
+        "gradient_heat_map": "Mean absolute gradient over layers and snapshots; white where it is exactly 0.",
+    },
+}
+"""Every figure of each family, by file name, with what its caption says."""

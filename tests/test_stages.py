@@ -1,0 +1,102 @@
+"""What a stage refuses to read, and what it leaves when it is killed."""
+
+import json
+from types import SimpleNamespace
+
+import faked
+import pytest
+
+from vanishing import data, files, generated, parameters, paths, results, stages, training
+from vanishing.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path, monkeypatch):
+    """Stand in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def trained():
+    """Train a tiny run."""
+    study = tiny()
+    stages.data(study)
+    stages.train(study, "vgg08", 0)
+    return study
+
+
+def tiny(**overlay):
+    small = {
+        "data": {"validation_per_class": 4, "generated": {"classes": 3, "train_per_class": 12, "test_per_class": 4}},
+        "model": {"filters": 4},
+        "train": {"epochs": 1, "batch_size": 8},
+        "gradients": {"batches": 2, "batch_size": 8},
+    }
+    return faked.study(parameters.merge(small, overlay), runs=["vgg08"])
+
+
+def test_images_held_out_in_another_number_are_refused(trained):
+    with pytest.raises(UserError, match=r"found \(3, 24, 12, 12\), and the parameters say \(3, 27, 9, 12\); run `van"):
+        stages.train(tiny(data={"validation_per_class": 3}), "vgg08", 0)
+
+
+def test_a_trajectory_of_another_configuration_is_not_measured(trained):
+    told = (
+        r"trained with model.activation = 'leaky_relu', and the parameters say 'tanh'; `vanishing train vgg08 --seed 0`"
+    )
+    with pytest.raises(UserError, match=told):
+        stages.gradients(tiny(model={"activation": "tanh"}), "vgg08", 0)
+
+
+def test_a_kill_while_the_state_is_cleared_away_costs_nothing(trained, monkeypatch):
+    """The state goes before the snapshots that it stands on; what is left of them is no obstacle."""
+    done = published()
+    monkeypatch.setattr(stages, "shutil", SimpleNamespace(rmtree=lambda _: kill()))
+    with pytest.raises(KeyboardInterrupt):
+        stages.train(trained, "vgg08", 0)
+    assert not list(paths.SCRATCH.rglob(training.STATE))
+    next(paths.SCRATCH.rglob("epoch0000.safetensors")).unlink()
+    monkeypatch.undo()
+    stages.train(trained, "vgg08", 0)
+    assert published() == done
+
+
+def test_nothing_is_replaced_before_all_of_the_new_is_there(trained, monkeypatch):
+    done = published()
+    monkeypatch.setattr(results.paths, "best", lambda folder: folder / "lost.safetensors")
+    monkeypatch.setattr(training._Training, "_keep", lambda *_: None)
+    with pytest.raises(FileNotFoundError):
+        stages.train(trained, "vgg08", 0)
+    assert published() == done
+
+
+def test_configure_writes_only_what_has_changed(tmp_path):
+    stages.configure(tiny())
+    before = {path: path.stat().st_mtime_ns for path in paths.CONFIGURATION.rglob("*.json")}
+    stages.configure(tiny(runs={"vgg08": {"train": {"learning_rate": 0.002}}}))
+    changed = {path.name for path, time in before.items() if path.stat().st_mtime_ns != time}
+    assert changed == {"vgg08.json", "tables.json"}
+    assert json.loads((paths.CONFIGURATION / "runs/vgg08.json").read_text())["train"]["learning_rate"] == 0.002
+
+
+def test_configure_removes_what_is_no_longer_configured():
+    files.write(paths.CONFIGURATION / "runs" / "gone.json", "{}")
+    stages.configure(tiny())
+    assert not (paths.CONFIGURATION / "runs" / "gone.json").exists()
+
+
+def test_the_generated_set_is_what_the_parameters_say():
+    stages.data(tiny())
+    made = data.load(tiny().data.path)
+    assert (len(made.train.labels), len(made.val.labels), len(made.test.labels)) == (24, 12, 12)
+    train, _, _ = generated.generate(3, 12, 4, seed=0)
+    assert {image.tobytes() for image in made.val.images} <= {image.tobytes() for image in train.images}
+
+
+def published():
+    folders = (paths.checkpoints("vgg08", 0), paths.results("vgg08", 0))
+    return {path: path.read_bytes() for folder in folders for path in folder.iterdir()}
+
+
+def kill():
+    raise KeyboardInterrupt
