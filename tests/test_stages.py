@@ -51,12 +51,11 @@ def test_a_trajectory_of_another_configuration_is_not_measured(trained):
 def test_a_kill_while_the_state_is_cleared_away_costs_nothing(trained, monkeypatch):
     """The state goes before the snapshots that it stands on; what is left of them is no obstacle."""
     done = published()
-    monkeypatch.setattr(stages, "shutil", SimpleNamespace(rmtree=lambda _: kill()))
-    with pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(stages, "shutil", SimpleNamespace(rmtree=lambda _: kill()))
         stages.train(trained, "vgg08", 0)
     assert not list(paths.SCRATCH.rglob(training.STATE))
     next(paths.SCRATCH.rglob("epoch0000.safetensors")).unlink()
-    monkeypatch.undo()
     stages.train(trained, "vgg08", 0)
     assert published() == done
 
