@@ -89,7 +89,10 @@ def test_after_a_sync_each_engine_sees_a_changed_parameter(built):
         before = (folder / "params.yaml").read_bytes()
         lay_out(folder, {"vgg08": {"train": {"learning_rate": 0.002}}})
         assert planned(folder) == ALL_OF_VGG08
-        assert set(json.loads(run(folder, "dvc", "status", "--json"))) >= {"train@vgg08-0"}
+        assert set(json.loads(run(folder, "dvc", "status", "--json"))) == {"configure"}
+        run(folder, "vanishing", "configure")
+        assert "train@vgg08-0" in json.loads(run(folder, "dvc", "status", "--json"))
+        assert "train@vgg14_bn-0" not in json.loads(run(folder, "dvc", "status", "--json"))
         (folder / "params.yaml").write_bytes(before)
         assert "Nothing to be done" in run(folder, "snakemake", "-n")
 
@@ -112,12 +115,35 @@ def test_a_changed_learning_rate_runs_that_run_and_what_stands_on_it(built, tmp_
         "vanishing figures core",
         "vanishing report",
     }
-    for text in texts.values():
+    for engine, text in texts.items():
         ran = {" ".join(line) for line in re.findall(r"(vanishing) ((?:(?!2>&1)[^\n])+?)(?: 2>&1.*)?$", text, re.M)}
-        assert ran == commands, text
+        assert ran == (commands | {"vanishing configure"} if engine == "dvc" else commands), text
     assert content(folders["snakemake"]) == content(folders["dvc"])
     changed = {name for name, bytes_ in content(folders["dvc"]).items() if content(built["dvc"]).get(name) != bytes_}
     assert not {name for name in changed if "vgg14_bn" in name}
+
+
+def test_a_mistake_in_the_parameters_costs_dvc_nothing(built, tmp_path):
+    folder = Path(shutil.copytree(built["dvc"], tmp_path / "dvc"))
+    before = content(folder)
+    lay_out(folder, {"vgg08": {"train": {"epochs": 0}}})
+    process = start("dvc", folder)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert (
+        "vanishing configure: params.yaml: runs.vgg08.train.epochs = 0: allowed: greater than or equal to 1" in output
+    )
+    assert content(folder) == before
+
+
+def test_a_changed_default_trains_only_the_runs_that_it_changes(built, tmp_path):
+    folder = Path(shutil.copytree(built["dvc"], tmp_path / "dvc"))
+    run(folder, "vanishing", "sync")
+    lay_out(folder, {"vgg14_bn": {"train": {"batch_size": 20}}}, train={"batch_size": 10})
+    run(folder, "vanishing", "configure")
+    stale = {name for name in json.loads(run(folder, "dvc", "status", "--json")) if name.startswith("train@")}
+    assert stale == {"train@vgg08-0"}
+    assert {name for rule, name in planned(folder) if rule == "train"} == {"vgg08"}
 
 
 def test_the_report_is_rebuilt_from_results_alone(built, tmp_path):
@@ -147,11 +173,12 @@ def test_a_failing_job_names_its_log_and_shows_its_end(tmp_path):
     assert not (tmp_path / "broken/data/cifar100.npz").exists()
 
 
-def lay_out(folder, differences, data=None):
-    """Lay out the tiny study, with `differences` laid over its runs."""
+def lay_out(folder, differences, data=None, train=None):
+    """Lay out the tiny study, with `differences` laid over its runs, and others over its defaults."""
     content = parameters.merge(parameters.read(ROOT / "params.yaml"), TINY)
     content |= {"runs": parameters.merge(RUNS, differences), "studies": STUDIES}
     content["data"] |= data or {}
+    content["train"] |= train or {}
     workspace.lay_out(ROOT, folder, None)
     (folder / "params.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
 

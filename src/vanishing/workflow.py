@@ -39,10 +39,10 @@ def load(config: Mapping[str, Any], path: Path = Path("params.yaml")) -> Paramet
 
 def from_results(config: Mapping[str, Any]) -> bool:
     """Return whether only tables, figures and report are to be built; `ParameterError` if neither true nor false."""
-    chosen = config.get(FROM_RESULTS, False)
-    if not isinstance(chosen, bool):
+    chosen = str(config.get(FROM_RESULTS, False)).lower()  # Snakemake leaves `true` text, and makes `True` a truth
+    if chosen not in ("true", "false"):
         raise ParameterError(f"--config {FROM_RESULTS} = {chosen!r}: allowed: true, false")
-    return chosen
+    return chosen == "true"
 
 
 def jobs(study: Parameters, config: Mapping[str, Any]) -> list[Job]:
