@@ -1,0 +1,127 @@
+"""What the report's text refers to exists, and the figures that it works out for itself are right."""
+
+import math
+import re
+from pathlib import Path
+
+import faked
+import numpy as np
+import pytest
+
+from vanishing import figures, parameters, tables
+
+KEYED = ("result", "raw", "ifabove", "ifgreater", "ifwithin", "ifresults", "iffact", "epochs")
+"""Commands whose first argument is a key, or several."""
+
+FACTS = {"chance", "diverged"}
+
+
+def text():
+    """Return the text of the report without comments and without the definitions of its commands."""
+    paths = sorted((faked.ROOT / "report" / "sections").glob("*.tex"))
+    return re.sub(r"(?<!\\)%.*", "", "\n".join(path.read_text() for path in paths))
+
+
+def keys():
+    """Return every key that the text looks up, in numbers.tex or among its facts."""
+    found = re.findall(rf"\\(?:{'|'.join(KEYED)})\{{([^{{}}]+)\}}", text())
+    found += re.findall(r"\\(?:ifgreater|ifwithin)\{[^{}]+\}\{([^{}]+)\}", text())
+    return {key for keys in found for key in keys.split(",") if "#" not in key}
+
+
+def runs():
+    return parameters.load(faked.ROOT / "params.yaml").studies["core"].runs
+
+
+@pytest.fixture
+def defined(tmp_path, monkeypatch):
+    """Return the keys that `tables` defines for one finished run, as (settings, metrics of the run)."""
+    monkeypatch.chdir(tmp_path)
+    study = faked.study(runs=["vgg08"])
+    faked.result(study, "vgg08")
+    tables.make(study)
+    written = set(re.findall(r"\\define(?:result|fact)\{([^{}]+)\}", Path("report/numbers.tex").read_text()))
+    prefix = "core/vgg08/"
+    return written, {key.removeprefix(prefix) for key in written if key.startswith(prefix)} | FACTS
+
+
+def test_every_figure_that_the_text_points_to_is_one_that_its_study_draws():
+    pointed = re.findall(r"\\seefigure\{([^{}]+)\}", text())
+    study = parameters.load(faked.ROOT / "params.yaml")
+    assert pointed
+    for key in pointed:
+        name, figure = key.split("/")
+        assert figure in {drawn for family in study.studies[name].draw for drawn in figures.CAPTIONS[family]}, key
+
+
+def test_every_key_is_one_that_the_tables_define(defined):
+    settings, metrics = defined
+    looked_up = keys()
+    assert len(looked_up) > 30
+    for key in looked_up:
+        if key.startswith("core/"):
+            _, run, metric = key.split("/")
+            assert run in runs(), key
+            assert metric in metrics, key
+        else:
+            assert key in settings | {"demo", "seeds/one"}, key
+
+
+def test_every_run_that_diverged_is_told():
+    assert re.findall(r"\\divergednote\{([^{}#]+)\}", text()) == runs()
+
+
+def test_every_citation_has_its_entry_and_every_entry_its_citation():
+    cited = re.findall(r"\\cite[a-z]*(?:\[[^]]*\])*\{([^{}]+)\}", text())
+    entries = re.findall(r"@\w+\{([^,\s]+),", (faked.ROOT / "report" / "references.bib").read_text())
+    assert len(entries) == len(set(entries))
+    assert {key.strip() for keys in cited for key in keys.split(",")} == set(entries)
+
+
+def test_every_label_that_the_text_points_to_exists():
+    pointed = set(re.findall(r"\\(?:eq)?ref\{([^{}]+)\}", text()))
+    assert pointed <= set(re.findall(r"\\label\{([^{}]+)\}", text()))
+
+
+def test_chance_is_defined_with_the_bounds_of_the_tables():
+    words = " ".join(text().split())
+    assert f"within {100 * tables.CHANCE_LOSS:g}\\,\\% of $\\ln K$" in words
+    assert f"at most {100 * tables.CHANCE_ACCURACY:g} percentage points above" in words
+
+
+def error(blocks: int, borders: bool = True) -> float:
+    """Follow the error's second moment, a product of two profiles, from the last convolution to the first.
+
+    All factors but 1/6 a layer and those of the borders are the same for any number of blocks.
+    """
+    profile = np.ones(4)
+    layers = 0
+    for width in (8, 16, 32):
+        profile = _border(4 if width == 8 else width // 2, borders) @ profile  # a reduction block's second
+        profile = np.repeat(profile, 2) / 2
+        for _ in range(1 + 2 * blocks):
+            profile = _border(width, borders) @ profile
+        layers += 2 + 2 * blocks
+    return math.sqrt(profile.sum() ** 2 / 6**layers)
+
+
+def _border(width: int, borders: bool) -> np.ndarray:
+    """Return the matrix by which a row of taps maps second moments, with zero padding or without borders."""
+    near = np.eye(width) + np.eye(width, k=1) + np.eye(width, k=-1)
+    if not borders:
+        near[0, -1] = near[-1, 0] = 1
+    return near / 3
+
+
+def test_what_the_additional_layers_take_away_is_worked_out_right():
+    kappa = {width: (1 + 2 * math.cos(math.pi / (width + 1))) / 3 for width in (32, 16, 8)}
+    for width, factor in kappa.items():
+        assert np.linalg.eigvalsh(_border(width, True)).max() == pytest.approx(factor)
+        assert f"\\kappa_{{{width}}}^2 \\approx {factor**2:.3f}".replace("{8}", "8") in text()
+    assert _border(8, True).sum() / 8 == pytest.approx(22 / 24)
+    assert error(5, borders=False) / error(0, borders=False) == pytest.approx(6**-15)
+    assert f"{6**-15:.1e}" == "2.1e-12"
+    assert math.prod(kappa.values()) ** 10 == pytest.approx(0.57, abs=0.005)
+    assert error(5) / error(0) / 6**-15 == pytest.approx(0.56, abs=0.005)
+    assert f"{6**-15 * math.prod(kappa.values()) ** 10:.1e}" == "1.2e-12"
+    assert (error(5) / error(0)) ** (1 / 30) == pytest.approx(0.40, abs=0.005)
