@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-dvc study report test test-fast lint format lock clean distclean
+.PHONY: help setup demo demo-dvc study report test test-fast lint bench format lock clean distclean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,11 @@ lint: $(READY)  ## formatting, lint and types
 	ruff check .
 	snakefmt --check Snakefile workflow
 	mypy
+
+bench: $(READY)  ## speed of training, its scaling, and the pipeline, into build/benchmarks/ (a GPU is used if there is one)
+	python benchmarks/training.py
+	python benchmarks/scaling.py
+	python benchmarks/pipeline.py
 
 format: $(READY)  ## format Python and Snakemake code
 	ruff format .
