@@ -60,7 +60,8 @@ lock: $(READY)  ## pin the newest allowed versions of everything in requirements
 	  --no-emit-index-url --no-emit-find-links --no-header --no-annotate --output-file requirements.lock
 
 clean:  ## remove what can be made again in minutes: build/, logs/, the typeset report, caches
-	rm -rf build logs report/build report/report.pdf .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf build logs dvc_plots report/build report/report.pdf report/tables report/figures report/numbers.tex \
+	  report/studies.tex .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean  ## remove .venv too

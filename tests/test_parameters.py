@@ -32,7 +32,7 @@ BAD = {
     "unknown key of data": (
         "validation_per_class: 25",
         "validation_per_clas: 25",
-        f": data.validation_per_clas = 25: unknown key; allowed: {DATA} (and 1 more)",
+        f": data.validation_per_clas = 25: unknown key; allowed: {DATA}; 1 more mistake",
     ),
     "unknown key of data.generated": (
         "    classes: 10",

@@ -68,7 +68,7 @@ def test_a_diverged_seed_is_shown_and_left_out_of_the_means():
     assert row.val_accuracy_mean == pytest.approx(0.3)
     assert "2 + 1 diverged (epoch 1)" in Path("report/tables/core.tex").read_text()
     assert "core/vgg08/diverged" in facts()
-    assert "1 diverged" in tables.plain(study, "core")
+    assert "1 diverged" in tables.plain("Depth", tables.collect(study)["core"])
 
 
 def test_a_run_whose_seeds_all_diverged_has_dashes_and_no_numbers():
@@ -266,12 +266,20 @@ def test_the_same_results_give_the_same_bytes():
     assert made() == first
 
 
+def test_results_of_another_configuration_are_named_and_left_out(capsys):
+    faked.result(faked.study({"train": {"epochs": 3}}), "vgg08")
+    assert tables.collect(faked.study()) == {}
+    told = capsys.readouterr().err
+    assert (
+        told == "results/runs/vgg08/seed0: incomplete, or made with another configuration; left out\nno results yet\n"
+    )
+
+
 def test_plain_shows_per_cent_and_nats():
     study = faked.study()
     faked.result(study, "vgg08", val=(1.23456, 0.4321))
-    tables.make(study)
-    lines = tables.plain(study, "core").splitlines()
-    assert lines[0] == study.studies["core"].title
+    lines = tables.plain("Depth", tables.collect(study)["core"]).splitlines()
+    assert lines[0] == "Depth"
     assert "val_accuracy" in lines[1]
     assert "1.235" in lines[2]
     assert "43.21" in lines[2]

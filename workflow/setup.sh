@@ -34,7 +34,7 @@ fi
 command -v latexmk >/dev/null || need "LaTeX" $latex
 "$python" -c 'import ensurepip, venv' 2>/dev/null || need "Python's venv" python3-venv
 
-echo "installing requirements.lock into .venv (about 3 GB, some minutes)"
+echo "installing requirements.lock into .venv (a download of 3 GB, 6 GB on the disk, some minutes)"
 .venv/bin/python -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear .venv
 .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock
 .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .

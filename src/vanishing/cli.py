@@ -94,21 +94,23 @@ def _run(options: argparse.Namespace) -> None:
 def _models(study: Parameters) -> None:
     from vanishing import models
 
-    rows = [("run", "layers", "parameters", "MACs per image")]
+    rows = [("run", "layers", "parameters", "MACs per image", "studies")]
     for name in study.runs:
         run = study.run(name)
         size = models.measure(run.model, run.data.classes)
-        rows.append((name, f"{size.layers}", f"{size.parameters:,}", f"{size.macs:,}"))
+        studies = ", ".join(key for key, block in study.studies.items() if name in block.runs) or "none"
+        rows.append((name, f"{size.layers}", f"{size.parameters:,}", f"{size.macs:,}", studies))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for name, *counts in rows:
         print(name.ljust(widths[0]), *(count.rjust(width) for count, width in zip(counts, widths[1:], strict=True)))
 
 
 def _show(study: Parameters) -> None:
-    from vanishing import paths, tables
+    from vanishing import tables
 
-    shown = [key for key in study.studies if (paths.TABLES / f"{key}.csv").exists()]
-    print("\n\n".join(tables.plain(study, key) for key in shown) or "no results yet")
+    found = tables.collect(study)
+    for key, rows in found.items():
+        print(tables.plain(study.studies[key].title, rows))
 
 
 if __name__ == "__main__":

@@ -28,8 +28,8 @@ from vanishing.errors import UserError
 LOSS_LIMIT = 1.5
 """Top of the loss axis, in units of the loss of a uniform guess."""
 
-TOO_LIGHT = {6, 8}
-"""Colours of seaborn's colour-blind palette that are too light for a line on white."""
+COLOURS = [0, 1, 2, 4, 9, 3, 5, 7]
+"""Of seaborn's colour-blind palette, those dark enough for a line on white; neighbours are unlike each other."""
 
 COLUMNS = 3
 """Panels beside one another."""
@@ -198,7 +198,8 @@ def _stack(tables: Iterable[tuple[results.Result, pd.DataFrame]]) -> pd.DataFram
 
 def _looks(runs: Iterable[str]) -> dict[str, tuple[tuple[float, float, float], str]]:
     """Give each configured run a colour and, so that grey print tells them apart too, a line style."""
-    colours = [colour for at, colour in enumerate(sns.color_palette("colorblind")) if at not in TOO_LIGHT]
+    palette = sns.color_palette("colorblind")
+    colours = [palette[at] for at in COLOURS]
     styles = ["-", "--", "-.", ":"]
     return {
         run: (colours[at % len(colours)], styles[(at + at // len(colours)) % len(styles)])
@@ -228,7 +229,13 @@ def _legend(figure: Figure, axes: list[Axes], labels: list[str]) -> None:
     """Name the lines of all panels above them, in the order of `labels`."""
     lines = {line.get_label(): line for axis in axes for line in axis.lines}
     handles = [lines[label] for label in labels]
-    figure.legend(handles, labels, loc="outside upper center", ncols=min(4, len(labels)), handlelength=3)
+    figure.legend(
+        handles,
+        labels,
+        loc="outside upper center",
+        ncols=min(4 if max(map(len, labels)) > 9 else 8, len(labels)),
+        handlelength=3,
+    )
 
 
 def _layer_ticks(layers: int) -> tuple[list[int], list[str]]:

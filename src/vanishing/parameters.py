@@ -182,7 +182,7 @@ class Study(Block):
 
     title: Annotated[str, Field(min_length=1, max_length=120, pattern=r"^\P{Cc}*$")]
     runs: Annotated[list[Name], Field(min_length=1)]
-    draw: Annotated[list[Literal["training", "gradient_flow"]], Field(min_length=1)]
+    draw: Annotated[list[Literal["training", "gradient_flow"]], Field(min_length=1)] = ["training", "gradient_flow"]
 
 
 class Run(Block):
@@ -414,7 +414,7 @@ def _explain(error: ValidationError) -> str:
         location, value, allowed = (*location, cause.key), cause.value, cause.allowed
     location = tuple(part for part in location if part != "[key]")
     key = _dotted(location)
-    more = f" (and {len(others)} more)" if others else ""
+    more = f"; {len(others)} more mistake{'' if len(others) == 1 else 's'}" if others else ""
     if first["type"] == "missing":
         return f"{key}: missing{more}"
     if first["type"] == "extra_forbidden":

@@ -56,7 +56,7 @@ def train(study: parameters.Parameters, name: str, seed: int) -> None:
         training.forget(folder)
         shutil.rmtree(states)
     accuracy = f", test accuracy {outcome.test.accuracy:.2%}" if outcome.test else ""
-    say(f"{name}, seed {seed}: {summary['status']} after {summary['epochs']} epochs{accuracy}")
+    say(f"{name}, seed {seed}: {summary['status']} after {summary['epochs']} of {run.train.epochs} epochs{accuracy}")
 
 
 def gradients(study: parameters.Parameters, name: str, seed: int) -> None:

@@ -48,8 +48,7 @@ def bring_together(study: parameters.Parameters) -> None:
     """Enter what one engine has built in the record of the other.
 
     Raises:
-        UserError: a result is not what its summary says, an engine cannot be asked, or some stages are up
-            to date in neither record; the others are brought together all the same.
+        UserError: a result is not what its summary says, or an engine cannot be asked.
     """
     configure(study)  # DVC compares its files, and Snakemake does not make them
     stages = _stages()
@@ -64,9 +63,7 @@ def bring_together(study: parameters.Parameters) -> None:
     for action, names in (("entered in DVC's record", plan.commit), ("entered in Snakemake's record", plan.touch)):
         say(f"{len(names)} stages {action}{': ' if names else ''}{', '.join(names)}")
     if plan.build:
-        raise UserError(
-            f"up to date in neither record: {', '.join(plan.build)}; `snakemake` or `dvc repro` builds them"
-        )
+        say(f"{len(plan.build)} of {len(stages)} stages still to be built, by either engine: {', '.join(plan.build)}")
 
 
 def compare(stages: Iterable[Stage], stale: set[str], pending: set[str]) -> Plan:

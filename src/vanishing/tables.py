@@ -16,6 +16,7 @@ import pandas as pd
 
 from vanishing import files, parameters, paths, results
 from vanishing.captions import CAPTIONS
+from vanishing.progress import say
 from vanishing.results import Result
 
 METRICS = {
@@ -97,23 +98,34 @@ class Row:
 
 def make(study: parameters.Parameters) -> None:
     """Write the tables, `numbers.tex` and `studies.tex` from the results that there are."""
-    found: dict[str, list[Result]] = {}
-    for name, seed in results.available(study):
-        found.setdefault(name, []).append(results.read(name, seed))
     lines, layout, written = list(_settings(study)), [], set()
-    for key, block in study.studies.items():
-        rows = [Row(run, study.run(run), found[run]) for run in block.runs if run in found]
-        if not rows:
-            continue
+    for key, rows in collect(study).items():
         results.write_table(paths.TABLES / f"{key}.csv", table(rows))
         files.write(paths.REPORT / "tables" / f"{key}.tex", latex(rows))
         lines += _numbers(key, rows)
-        layout.append(_section(key, block, rows))
+        layout.append(_section(key, study.studies[key], rows))
         written.add(key)
     files.write(paths.REPORT / "numbers.tex", "".join(f"{line}\n" for line in lines))
     files.write(paths.REPORT / "studies.tex", "\n".join(layout))
     for folder, suffix in ((paths.TABLES, ".csv"), (paths.REPORT / "tables", ".tex")):
         _keep_only(folder, suffix, written)
+
+
+def collect(study: parameters.Parameters) -> dict[str, list[Row]]:
+    """Read the rows of every study that has results; what another configuration made is left out, with a line."""
+    found: dict[str, list[Result]] = {}
+    for name, seed in results.available(study):
+        found.setdefault(name, []).append(results.read(name, seed))
+    for name, seed in study.jobs():
+        if name not in found and (paths.results(name, seed) / "summary.json").exists():
+            say(f"{paths.results(name, seed)}: incomplete, or made with another configuration; left out")
+    if not found:
+        say("no results yet")
+    rows = {
+        key: [Row(run, study.run(run), found[run]) for run in block.runs if run in found]
+        for key, block in study.studies.items()
+    }
+    return {key: of_study for key, of_study in rows.items() if of_study}
 
 
 def table(rows: list[Row]) -> pd.DataFrame:
@@ -148,14 +160,14 @@ def latex(rows: list[Row]) -> str:
     return "\n".join([*head, *body, r"\bottomrule", r"\end{tabular}", ""])
 
 
-def plain(study: parameters.Parameters, key: str) -> str:
+def plain(title: str, rows: list[Row]) -> str:
     """Return the table of a study for a terminal: per cent and nats."""
-    shown = pd.read_csv(paths.TABLES / f"{key}.csv")
+    shown = table(rows)
     columns = {"run": shown.run, "layers": shown.layers, "rate": shown.learning_rate, "n": shown.n}
     for metric in SHOWN:
         columns[metric] = (shown[f"{metric}_mean"] * _scale(metric)).round(3)
     columns["status"] = shown.diverged.map(lambda count: f"{count} diverged" if count else "completed")
-    return f"{study.studies[key].title}\n{pd.DataFrame(columns).to_string(index=False, na_rep='-')}"
+    return f"{title}\n{pd.DataFrame(columns).to_string(index=False, na_rep='-')}"
 
 
 def spread(values: list[float]) -> Cell:

@@ -6,7 +6,7 @@
 rule gradients:
     """Measure the gradient flow along one trajectory."""
     input:
-        data=study.data.path,
+        data=ancient(study.data.path),
         trajectory="checkpoints/{run}/seed{seed}",
     output:
         "results/runs/{run}/seed{seed}/gradients.csv",

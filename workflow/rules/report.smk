@@ -18,5 +18,7 @@ rule report:
         "logs/report.log",
     benchmark:
         "logs/benchmarks/report.tsv"
+    message:
+        "typesetting {output}"
     shell:
         "vanishing report 2>&1 | tee {log}"

@@ -21,5 +21,7 @@ rule tables:
         "logs/benchmarks/tables.tsv"
     params:
         configuration=plan.tables_configuration(study),
+    message:
+        "tables of all studies, and the report's numbers"
     shell:
         "vanishing tables 2>&1 | tee {log}"

@@ -6,7 +6,8 @@
 rule train:
     """Train one run with one seed; a killed training goes on where it was."""
     input:
-        study.data.path,
+        # by content: its configuration, a parameter of this job, says what is in it, and its time says nothing
+        data=ancient(study.data.path),
     output:
         trajectory=directory("checkpoints/{run}/seed{seed}"),
         history="results/runs/{run}/seed{seed}/history.csv",
