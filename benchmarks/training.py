@@ -8,6 +8,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import measure
@@ -46,7 +47,7 @@ class Pictures(Dataset[tuple[Any, int]]):
         return self.transform(self.images[at]), self.labels[at]
 
 
-def textbook(run: parameters.Run, train: Split, device: torch.device) -> Iterator[None]:
+def textbook(run: parameters.Run, train: Split, device: torch.device, bf16: bool) -> Iterator[None]:
     """Train as a textbook does, a step for each `next`: a loader with 4 workers, plain Adam, `.item()` each step."""
     torch.use_deterministic_algorithms(False)
     loader = DataLoader(
@@ -59,7 +60,7 @@ def textbook(run: parameters.Run, train: Split, device: torch.device) -> Iterato
     while True:
         for pixels, target in loader:
             images, labels = pixels.to(device), target.to(device)
-            with torch.autocast(device.type, torch.bfloat16, enabled=run.train.precision == "bf16"):
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 logits = model(images)
                 loss = torch.nn.functional.cross_entropy(logits, labels)
             optimiser.zero_grad()
@@ -72,14 +73,19 @@ def textbook(run: parameters.Run, train: Split, device: torch.device) -> Iterato
 
 def rates(run: parameters.Run, train: Split, device: torch.device, repeats: int, inner: int) -> dict[str, list[float]]:
     """Measure iterations per second of both loops in turn, so that the machine's moods fall on both alike."""
-    ours, theirs = measure.step_of(run, train, device), textbook(run, train, device)
-    loops = {"ours": ours, "textbook": lambda: next(theirs)}
+    books = {"textbook": textbook(run, train, device, bf16=False)}
+    if run.train.precision == "bf16":
+        books["textbook bf16"] = textbook(run, train, device, bf16=True)
+    loops = {"ours": measure.step_of(run, train, device)} | {name: partial(next, book) for name, book in books.items()}
     if device.type == "cuda":
         loops["eager"] = measure.step_of(run, train, device, captured=False)
     found: dict[str, list[float]] = {name: [] for name in loops}
     for repeat in range(repeats + 1):
         for name, step in loops.items():
-            devices.configure(run.train) if name != "textbook" else torch.use_deterministic_algorithms(False)
+            if name in books:
+                torch.use_deterministic_algorithms(False)
+            else:
+                devices.configure(run.train)
             measure.synchronise(device)
             start = time.perf_counter()
             for _ in range(inner):
@@ -87,7 +93,8 @@ def rates(run: parameters.Run, train: Split, device: torch.device, repeats: int,
             measure.synchronise(device)
             if repeat:  # the first is the warm-up
                 found[name].append(inner / (time.perf_counter() - start))
-    theirs.close()
+    for book in books.values():
+        book.close()
     return found
 
 

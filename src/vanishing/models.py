@@ -9,7 +9,9 @@ normalisation, Wu & He 2018 for group normalisation, He et al. 2016 for the shor
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -18,12 +20,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vanishing import parameters
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {
-    "leaky_relu": nn.LeakyReLU,  # slope 0.01, PyTorch's default
-    "relu": nn.ReLU,
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    # in place, where PyTorch offers it: the gradients of convolution and norm do not read what they gave
+    "leaky_relu": partial(nn.LeakyReLU, inplace=True),  # slope 0.01, PyTorch's default
+    "relu": partial(nn.ReLU, inplace=True),
     "sigmoid": nn.Sigmoid,
     "tanh": nn.Tanh,
 }
+"""Elementwise functions between the convolutions."""
 
 
 class Residual(nn.Module):
@@ -53,7 +57,7 @@ class Residual(nn.Module):
         out = self.between(self.activation(self.norm1(self.conv1(x))))
         out = self.norm2(self.conv2(out))
         if self.shortcut:
-            out = out + self.between(x)
+            out += self.between(x)
         activated: Tensor = self.activation(out)
         return activated
 

@@ -44,6 +44,7 @@ def train(study: parameters.Parameters, name: str, seed: int) -> None:
     run = study.run(name)
     study.check_seed(seed)
     dataset, data_hash = images.load(run.data.path), files.sha256(run.data.path)
+    say(devices.describe(devices.configure(run.train)))
     with _only_one(name, seed):
         states = paths.resume(name, seed)
         folder = states / training.state_key(run, data_hash)

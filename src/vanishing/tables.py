@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from vanishing import files, parameters, paths, results
+from vanishing import files, parameters, paths, published, results
 from vanishing.captions import CAPTIONS
 from vanishing.progress import say
 from vanishing.results import Result
@@ -254,10 +254,21 @@ def _settings(study: parameters.Parameters) -> Iterator[str]:
     yield _result("chance/accuracy", 100 / data.classes, number(100 / data.classes))
     for key in ("learning_rate", "final_learning_rate"):
         yield _result(f"train/{key}", getattr(train, key), number(getattr(train, key)))
+    yield from _published()
     if data.set == "generated":
         yield _fact("demo")
     if len(study.seeds) == 1:
         yield _fact("seeds/one")
+
+
+def _published() -> Iterator[str]:
+    """Define what the reports give for the common training: published/REPORT/MODEL/LEARNING_RATE/METRIC."""
+    rows = published.load().query("epochs == '100' and batch_size == '100' and weight_decay == '0'")
+    for row in rows.drop_duplicates(["report", "model", "learning_rate"]).to_dict("records"):
+        for metric in published.FIGURES:
+            if text := row[metric]:
+                key = f"published/{row['report']}/{row['model']}/{row['learning_rate']}/{metric}"
+                yield _result(key, published.value(text), text)
 
 
 def _numbers(key: str, rows: list[Row]) -> Iterator[str]:

@@ -27,6 +27,7 @@ SOURCES = [
     "report/sections/*.tex",
     "src/vanishing/*.py",
     "src/vanishing/*.mplstyle",
+    "src/vanishing/*.csv",
 ]
 """What the pipeline reads and does not make, beside `params.yaml`."""
 

@@ -8,7 +8,8 @@ rule tables:
     input:
         results=plan.results_of(jobs),
         code=expand(
-            "src/vanishing/{file}", file=["captions.py", "results.py", "tables.py"]
+            "src/vanishing/{file}",
+            file=["captions.py", "published.csv", "results.py", "tables.py"],
         ),
     output:
         csv=directory("results/tables"),
