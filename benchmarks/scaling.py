@@ -33,7 +33,7 @@ def point(device: str, threads: int, repeats: int, model: dict[str, Any], batch:
     """Measure one configuration: seconds of a step and of an epoch over `size` images, and peak memory."""
     content = parameters.read(measure.ROOT / "params.yaml")
     content["runs"] = {"point": {"model": MODEL | model}}
-    content["studies"] = {}
+    content["studies"] = {"scaling": {"title": "Scaling", "runs": ["point"]}}
     content["train"] |= {"device": device, "threads": threads, "batch_size": batch}
     run = parameters.check(content).run("point")
     where = devices.configure(run.train)
