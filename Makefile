@@ -57,7 +57,7 @@ format: $(READY)  ## format Python and Snakemake code
 
 lock: $(READY)  ## pin the newest allowed versions of everything in requirements.lock
 	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --upgrade --generate-hashes \
-	  --no-emit-index-url --no-emit-find-links --no-header --no-annotate --output-file requirements.lock
+	  --no-header --no-annotate --output-file requirements.lock
 
 clean:  ## remove what can be made again in minutes: build/, logs/, the typeset report, caches
 	rm -rf build logs dvc_plots report/build report/report.pdf report/tables report/figures report/numbers.tex \
