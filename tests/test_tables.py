@@ -157,7 +157,7 @@ def test_every_character_special_to_latex_is_escaped():
         (0.5, None, "0.5"),
         (999.4, None, "999"),
         (1234.0, None, r"$1.2 \times 10^{3}$"),
-        (9999.0, None, "$10^{4}$"),
+        (9999.0, None, r"$1.0 \times 10^{4}$"),
         (-0.5, None, "$-$0.5"),
         (-1e-20, None, r"$-1 \times 10^{-20}$"),
         (1234567, 0, r"1\,234\,567"),

@@ -125,6 +125,8 @@ def _download(url: str, partial: Path, report: Report, pauses: tuple[float, ...]
 
 def _reason(error: Exception) -> str:
     """Tell a broken connection once: urllib3 repeats its text in the cause that it wraps."""
+    if isinstance(error, requests.ConnectionError) and isinstance(error.args[0], urllib3.exceptions.MaxRetryError):
+        return "the server cannot be reached"  # a page of nested causes, which names the address again and again
     inner = error.args[0] if isinstance(error, urllib3.exceptions.ProtocolError) and error.args else error
     return one_line(inner) if isinstance(inner, Exception) else str(inner).partition("\n")[0]
 

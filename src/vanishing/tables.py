@@ -183,7 +183,8 @@ def number(value: float, digits: int | None = None) -> str:
     if value == 0 or 1e-2 <= abs(value) < 999.5:  # from there on, three digits need an exponent
         return f"{value:.3g}".replace("-", "$-$")
     mantissa, exponent = f"{value:.1e}".split("e")
-    factor = "" if mantissa == "1.0" else f"{mantissa.removesuffix('.0')} \\times "
+    exact = math.isclose(value, float(f"{mantissa}e{exponent}"), rel_tol=1e-9)
+    factor = "" if exact and mantissa == "1.0" else f"{mantissa.removesuffix('.0') if exact else mantissa} \\times "
     return f"${factor}10^{{{int(exponent)}}}$"
 
 
