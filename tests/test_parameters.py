@@ -283,7 +283,7 @@ BAD_FILES = {
     "alias": (b"a: [1]\nb: *a\n", f", line 2: {REFUSED} 'a'"),
     "not UTF-8": ("seeds: [é]".encode("latin-1"), ": not UTF-8 text"),
     "null byte": (b"seeds: \0", ": unacceptable character #x0000: special characters are not allowed"),
-    "impossible escape": (b'"\\UFFFFFFFF": 1', ": cannot be read as YAML (OverflowError)"),
+    "impossible escape": (b'"\\UFFFFFFFF": 1', ": cannot be read as YAML"),
     "two documents": (b"a: 1\n---\nb: 1\n", ", line 2: but found another document"),
     "unclosed bracket": (b"seeds: [1,", ", line 1: expected the node content, but found '<stream end>'"),
     "deep nesting": (b"seeds: " + b"[" * 100_000, ": nested too deeply"),

@@ -306,8 +306,8 @@ def read(path: Path) -> dict[str, Any]:
         where = f", line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise ParameterError(f"{path}{where}: {problem}") from None
-    except (ValueError, OverflowError) as error:  # PyYAML's, for an escape such as "\\UFFFFFFFF"
-        raise ParameterError(f"{path}: cannot be read as YAML ({type(error).__name__})") from None
+    except (ValueError, OverflowError):  # PyYAML's, for an escape such as "\\UFFFFFFFF"
+        raise ParameterError(f"{path}: cannot be read as YAML") from None
     if not isinstance(content, dict):
         raise ParameterError(f"{path}: must be a mapping with the keys {', '.join(Parameters.model_fields)}")
     return content
