@@ -15,8 +15,8 @@ min_version("9.14")
 
 try:
     # before Snakemake reads the file: its own complaints name neither line nor key
-    study = plan.load(config)
-    jobs = plan.jobs(study, config)
+    settings = plan.load(config)
+    jobs = plan.jobs(settings, config)
 except UserError as error:
     print(f"snakemake: {error}", file=sys.stderr)
     sys.exit(2)

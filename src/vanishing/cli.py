@@ -65,52 +65,52 @@ def _run(options: argparse.Namespace) -> None:
         from vanishing import workspace
 
         return workspace.lay_out(Path.cwd(), options.folder, options.overlay)
-    study = parameters.load()
+    settings = parameters.load()
     match options.command:
         case "configure":
-            stages.configure(study)
+            stages.configure(settings)
         case "data":
-            stages.data(study, options.source)
+            stages.data(settings, options.source)
         case "train":
-            stages.train(study, options.run, options.seed)
+            stages.train(settings, options.run, options.seed)
         case "gradients":
-            stages.gradients(study, options.run, options.seed)
+            stages.gradients(settings, options.run, options.seed)
         case "tables":
-            stages.tables(study)
+            stages.tables(settings)
         case "figures":
-            stages.figures(study, options.study)
+            stages.figures(settings, options.study)
         case "report":
             stages.report()
         case "models":
-            _models(study)
+            _models(settings)
         case "show":
-            _show(study)
+            _show(settings)
         case "sync":
             from vanishing import sync
 
-            sync.bring_together(study)
+            sync.bring_together(settings)
 
 
-def _models(study: Parameters) -> None:
+def _models(settings: Parameters) -> None:
     from vanishing import models
 
     rows = [("run", "layers", "parameters", "MACs per image", "studies")]
-    for name in study.runs:
-        run = study.run(name)
+    for name in settings.runs:
+        run = settings.run(name)
         size = models.measure(run.model, run.data.classes)
-        studies = ", ".join(key for key, block in study.studies.items() if name in block.runs) or "none"
+        studies = ", ".join(key for key, block in settings.studies.items() if name in block.runs) or "none"
         rows.append((name, f"{size.layers}", f"{size.parameters:,}", f"{size.macs:,}", studies))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for name, *counts in rows:
         print(name.ljust(widths[0]), *(count.rjust(width) for count, width in zip(counts, widths[1:], strict=True)))
 
 
-def _show(study: Parameters) -> None:
+def _show(settings: Parameters) -> None:
     from vanishing import tables
 
-    found = tables.collect(study)
+    found = tables.collect(settings)
     for key, rows in found.items():
-        print(tables.plain(study.studies[key].title, rows))
+        print(tables.plain(settings.studies[key].title, rows))
 
 
 if __name__ == "__main__":

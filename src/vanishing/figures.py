@@ -55,16 +55,16 @@ class StudyResults:
         return {run: self.looks[run][0] for run in self.runs}
 
 
-def load(key: str, study: parameters.Parameters) -> StudyResults:
+def load(key: str, settings: parameters.Parameters) -> StudyResults:
     """Read the results of a study; runs without results are left out, and `UserError` if none has any."""
-    found = [job for job in results.available(study) if job[0] in study.studies[key].runs]
+    found = [job for job in results.available(settings) if job[0] in settings.studies[key].runs]
     if not found:
         raise UserError(f"study {key!r} has no results yet; `snakemake` or `dvc repro` makes them")
     read = [results.read(*job) for job in found]
     return StudyResults(
-        runs=[run for run in study.studies[key].runs if any(run == job[0] for job in found)],
-        looks=_looks(study.runs),
-        classes=study.data.classes,
+        runs=[run for run in settings.studies[key].runs if any(run == job[0] for job in found)],
+        looks=_looks(settings.runs),
+        classes=settings.data.classes,
         history=_stack((result, result.history) for result in read),
         gradients=_stack((result, result.gradients) for result in read),
     )

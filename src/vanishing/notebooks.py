@@ -24,16 +24,16 @@ SOURCES = Path("notebooks")
 """One notebook for each figure family, committed without outputs."""
 
 
-def run(key: str, study: parameters.Parameters) -> None:
+def run(key: str, settings: parameters.Parameters) -> None:
     """Run the notebooks of a study: figures into `report/figures/`, themselves into `results/notebooks/`.
 
     Raises:
         ParameterError: there is no such study.
         UserError: a cell failed; the error says which and why, and what was written stays as it was.
     """
-    if key not in study.studies:
-        raise parameters.ParameterError(f"study {key!r} is not configured; allowed: {', '.join(study.studies)}")
-    block = study.studies[key]
+    if key not in settings.studies:
+        raise parameters.ParameterError(f"study {key!r} is not configured; allowed: {', '.join(settings.studies)}")
+    block = settings.studies[key]
     with Progress(f"figures of {key}", len(block.draw), unit="notebook") as progress:
         for family in block.draw:
             executed = execute(SOURCES / f"{family}.ipynb", {"study": key})

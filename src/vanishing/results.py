@@ -108,13 +108,13 @@ def read_summary(path: Path) -> dict[str, Any]:
     return _read(path, _summary)
 
 
-def available(study: parameters.Parameters) -> Iterator[tuple[str, int]]:
+def available(settings: parameters.Parameters) -> Iterator[tuple[str, int]]:
     """Yield each (run, seed) that has complete results made with today's configuration of that run."""
-    for name, seed in study.jobs():
+    for name, seed in settings.jobs():
         folder = paths.results(name, seed)
         if all((folder / file).exists() for file in ("summary.json", "history.csv", "gradients.csv")):
             summary = read_summary(folder / "summary.json")
-            if summary.get("configuration") == study.run(name).configuration():
+            if summary.get("configuration") == settings.run(name).configuration():
                 yield name, seed
 
 

@@ -16,11 +16,11 @@ from vanishing.errors import UserError
 from vanishing.progress import say
 
 
-def configure(study: parameters.Parameters) -> None:
+def configure(settings: parameters.Parameters) -> None:
     """Write what each stage depends on, a file each; those that are there already and right are left alone."""
     from vanishing import files, workflow
 
-    texts = workflow.configurations(study)
+    texts = workflow.configurations(settings)
     for path in paths.CONFIGURATION.rglob("*.json"):
         if path not in texts:
             path.unlink()
@@ -29,20 +29,20 @@ def configure(study: parameters.Parameters) -> None:
             files.write(path, text)
 
 
-def data(study: parameters.Parameters, sources: list[str] | None = None) -> None:
+def data(settings: parameters.Parameters, sources: list[str] | None = None) -> None:
     """Make the arrays from the first of `sources` that works; by default those of `params.yaml`."""
     from vanishing import data as images
 
-    images.prepare(study.data, study.data.path, sources, say)
+    images.prepare(settings.data, settings.data.path, sources, say)
 
 
-def train(study: parameters.Parameters, name: str, seed: int) -> None:
+def train(settings: parameters.Parameters, name: str, seed: int) -> None:
     """Train a run, going on where an earlier start was interrupted, and publish its results."""
     from vanishing import data as images
     from vanishing import devices, files, models, results, training
 
-    run = study.run(name)
-    study.check_seed(seed)
+    run = settings.run(name)
+    settings.check_seed(seed)
     dataset, data_hash = images.load(run.data.path), files.sha256(run.data.path)
     say(devices.describe(devices.configure(run.train)))
     with _only_one(name, seed):
@@ -60,14 +60,14 @@ def train(study: parameters.Parameters, name: str, seed: int) -> None:
     say(f"{name}, seed {seed}: {summary['status']} after {summary['epochs']} of {run.train.epochs} epochs{accuracy}")
 
 
-def gradients(study: parameters.Parameters, name: str, seed: int) -> None:
+def gradients(settings: parameters.Parameters, name: str, seed: int) -> None:
     """Measure the gradient flow at every snapshot of a run."""
     from vanishing import data as images
     from vanishing import devices, results
     from vanishing import gradients as flow
 
-    run = study.run(name)
-    study.check_seed(seed)
+    run = settings.run(name)
+    settings.check_seed(seed)
     folder = paths.checkpoints(name, seed)
     if not paths.snapshot(folder, 0).exists():
         raise UserError(f"{folder}: no trajectory; `vanishing train {name} --seed {seed}` makes it")
@@ -75,22 +75,22 @@ def gradients(study: parameters.Parameters, name: str, seed: int) -> None:
     images.check(dataset, run.data)
     _check_trained_so(run, name, seed)
     device = devices.configure(run.train)
-    table = flow.measure_trajectory(run, study.gradients, dataset.train, folder, device)
+    table = flow.measure_trajectory(run, settings.gradients, dataset.train, folder, device)
     results.write_table(paths.results(name, seed) / "gradients.csv", table)
 
 
-def tables(study: parameters.Parameters) -> None:
+def tables(settings: parameters.Parameters) -> None:
     """Write the tables and every number of the report."""
     from vanishing import tables as made
 
-    made.make(study)
+    made.make(settings)
 
 
-def figures(study: parameters.Parameters, key: str) -> None:
+def figures(settings: parameters.Parameters, key: str) -> None:
     """Run the figure notebooks of a study."""
     from vanishing import notebooks
 
-    notebooks.run(key, study)
+    notebooks.run(key, settings)
 
 
 def report() -> None:

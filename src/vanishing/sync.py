@@ -44,16 +44,16 @@ class Plan:
     """Up to date in neither, or standing on such a stage."""
 
 
-def bring_together(study: parameters.Parameters) -> None:
+def bring_together(settings: parameters.Parameters) -> None:
     """Enter what one engine has built in the record of the other.
 
     Raises:
         UserError: a result is not what its summary says, or an engine cannot be asked.
     """
-    configure(study)  # DVC compares its files, and Snakemake does not make them
+    configure(settings)  # DVC compares its files, and Snakemake does not make them
     stages = _stages()
     plan = compare(stages, stale=_stale(), pending=_pending())
-    _check_results(study)
+    _check_results(settings)
     if plan.commit:
         # relinked files would have new times, by which Snakemake would want everything after them again
         _engine("dvc", "commit", "--force", "--no-relink", "--quiet", *plan.commit)
@@ -124,9 +124,9 @@ def _pending() -> set[str]:
     return {row["output_file"] for row in rows if row["plan"] != "no update" or row["shellcmd"] == "-"}
 
 
-def _check_results(study: parameters.Parameters) -> None:
+def _check_results(settings: parameters.Parameters) -> None:
     """Check that every trained run is what its summary says: DVC's commit would bless whatever is there."""
-    for run, seed in study.jobs():
+    for run, seed in settings.jobs():
         folder, trajectory = paths.results(run, seed), paths.checkpoints(run, seed)
         summary = folder / "summary.json"
         if not summary.exists() or not trajectory.exists():

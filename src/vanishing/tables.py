@@ -96,14 +96,14 @@ class Row:
         )
 
 
-def make(study: parameters.Parameters) -> None:
+def make(settings: parameters.Parameters) -> None:
     """Write the tables, `numbers.tex` and `studies.tex` from the results that there are."""
-    lines, layout, written = list(_settings(study)), [], set()
-    for key, rows in collect(study).items():
+    lines, layout, written = list(_settings(settings)), [], set()
+    for key, rows in collect(settings).items():
         results.write_table(paths.TABLES / f"{key}.csv", table(rows))
         files.write(paths.REPORT / "tables" / f"{key}.tex", latex(rows))
         lines += _numbers(key, rows)
-        layout.append(_section(key, study.studies[key], rows))
+        layout.append(_section(key, settings.studies[key], rows))
         written.add(key)
     files.write(paths.REPORT / "numbers.tex", "".join(f"{line}\n" for line in lines))
     files.write(paths.REPORT / "studies.tex", "\n".join(layout))
@@ -111,19 +111,19 @@ def make(study: parameters.Parameters) -> None:
         _keep_only(folder, suffix, written)
 
 
-def collect(study: parameters.Parameters) -> dict[str, list[Row]]:
+def collect(settings: parameters.Parameters) -> dict[str, list[Row]]:
     """Read the rows of every study that has results; what another configuration made is left out, with a line."""
     found: dict[str, list[Result]] = {}
-    for name, seed in results.available(study):
+    for name, seed in results.available(settings):
         found.setdefault(name, []).append(results.read(name, seed))
-    for name, seed in study.jobs():
+    for name, seed in settings.jobs():
         if name not in found and (paths.results(name, seed) / "summary.json").exists():
             say(f"{paths.results(name, seed)}: incomplete, or made with another configuration; left out")
     if not found:
         say("no results yet")
     rows = {
-        key: [Row(run, study.run(run), found[run]) for run in block.runs if run in found]
-        for key, block in study.studies.items()
+        key: [Row(run, settings.run(run), found[run]) for run in block.runs if run in found]
+        for key, block in settings.studies.items()
     }
     return {key: of_study for key, of_study in rows.items() if of_study}
 
@@ -230,9 +230,9 @@ def _seeds(row: Row) -> str:
     return f"{len(row.completed)} + {diverged} diverged (epoch {epochs})"
 
 
-def _settings(study: parameters.Parameters) -> Iterator[str]:
+def _settings(settings: parameters.Parameters) -> Iterator[str]:
     """Define the numbers and facts of the configuration's defaults."""
-    data, train, model, gradients = study.data, study.train, study.model, study.gradients
+    data, train, model, gradients = settings.data, settings.train, settings.model, settings.gradients
     yield _result("data/name", 0, "CIFAR-100" if data.set == "cifar100" else "the generated set")
     counts = {
         "data/classes": data.classes,
@@ -247,7 +247,7 @@ def _settings(study: parameters.Parameters) -> Iterator[str]:
         "model/blocks": model.blocks,
         "gradients/batches": gradients.batches,
         "gradients/batch_size": gradients.batch_size,
-        "seeds": len(study.seeds),
+        "seeds": len(settings.seeds),
     }
     for key, count in counts.items():
         yield _result(key, count, number(count, 0))
@@ -258,7 +258,7 @@ def _settings(study: parameters.Parameters) -> Iterator[str]:
     yield from _published()
     if data.set == "generated":
         yield _fact("demo")
-    if len(study.seeds) == 1:
+    if len(settings.seeds) == 1:
         yield _fact("seeds/one")
 
 

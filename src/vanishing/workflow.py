@@ -29,12 +29,12 @@ def load(config: Mapping[str, Any], path: Path = Path("params.yaml")) -> Paramet
 
     The commands of the pipeline read the file themselves, so that a change from elsewhere would be half a change.
     """
-    study = parameters.load(path)
+    settings = parameters.load(path)
     written = yaml.safe_load(path.read_text(encoding="utf-8"))  # as Snakemake reads it
     for key in config:
         if key != FROM_RESULTS and config[key] != written.get(key):
             raise ParameterError(f"--config {key}: settings come from {path} alone; change them there")
-    return study
+    return settings
 
 
 def from_results(config: Mapping[str, Any]) -> bool:
@@ -45,13 +45,13 @@ def from_results(config: Mapping[str, Any]) -> bool:
     return chosen == "true"
 
 
-def jobs(study: Parameters, config: Mapping[str, Any]) -> list[Job]:
+def jobs(settings: Parameters, config: Mapping[str, Any]) -> list[Job]:
     """List the runs and seeds that tables and figures are made of."""
     if not from_results(config):
-        return list(study.jobs())
+        return list(settings.jobs())
     from vanishing import results
 
-    return list(results.available(study))
+    return list(results.available(settings))
 
 
 def results_of(chosen: Iterable[Job]) -> list[Path]:
@@ -60,14 +60,14 @@ def results_of(chosen: Iterable[Job]) -> list[Path]:
     return [paths.results(run, seed) / name for run, seed in chosen for name in names]
 
 
-def study_jobs(study: Parameters, chosen: Iterable[Job], key: str) -> list[Job]:
+def study_jobs(settings: Parameters, chosen: Iterable[Job], key: str) -> list[Job]:
     """List the jobs of one study."""
-    return [job for job in chosen if job[0] in study.studies[key].runs]
+    return [job for job in chosen if job[0] in settings.studies[key].runs]
 
 
-def drawn(study: Parameters, chosen: list[Job]) -> list[str]:
+def drawn(settings: Parameters, chosen: list[Job]) -> list[str]:
     """List the studies that have something to draw."""
-    return [key for key in study.studies if study_jobs(study, chosen, key)]
+    return [key for key in settings.studies if study_jobs(settings, chosen, key)]
 
 
 def notebooks() -> list[Path]:
@@ -81,56 +81,56 @@ def report_text() -> list[Path]:
     return fixed + sorted((paths.REPORT / "sections").glob("*.tex"))
 
 
-def gpus(study: Parameters, run: str) -> int:
+def gpus(settings: Parameters, run: str) -> int:
     """Return how many GPUs a job of a run takes from `--resources gpu`: none where it is told to use the CPU."""
-    return 0 if study.run(run).train.device == "cpu" else 1
+    return 0 if settings.run(run).train.device == "cpu" else 1
 
 
-def threads(study: Parameters, run: str) -> int:
+def threads(settings: Parameters, run: str) -> int:
     """Return the CPU threads that a job of a run uses."""
-    return study.run(run).train.threads
+    return settings.run(run).train.threads
 
 
 # What decides whether a stage's outputs are stale, beside its input files. Snakemake records these texts as the
 # parameters of its jobs; DVC, whose parameters are keys of a file, records the hashes of files that hold them.
 
 
-def configurations(study: Parameters) -> dict[Path, str]:
+def configurations(settings: Parameters) -> dict[Path, str]:
     """Return the files of `vanishing configure`, by path, and what is in them."""
     folder = paths.CONFIGURATION
     texts = {
-        folder / "data.json": data_configuration(study),
-        folder / "gradients.json": gradients_configuration(study),
-        folder / "tables.json": tables_configuration(study),
+        folder / "data.json": data_configuration(settings),
+        folder / "gradients.json": gradients_configuration(settings),
+        folder / "tables.json": tables_configuration(settings),
     }
-    texts |= {folder / "runs" / f"{run}.json": train_configuration(study, run) for run in study.runs}
-    texts |= {folder / "studies" / f"{key}.json": figures_configuration(study, key) for key in study.studies}
+    texts |= {folder / "runs" / f"{run}.json": train_configuration(settings, run) for run in settings.runs}
+    texts |= {folder / "studies" / f"{key}.json": figures_configuration(settings, key) for key in settings.studies}
     return {path: f"{text}\n" for path, text in texts.items()}
 
 
-def data_configuration(study: Parameters) -> str:
+def data_configuration(settings: Parameters) -> str:
     """Name what the arrays depend on."""
-    return _text(study.run(next(iter(study.runs))).configuration()["data"])
+    return _text(settings.run(next(iter(settings.runs))).configuration()["data"])
 
 
-def train_configuration(study: Parameters, run: str) -> str:
+def train_configuration(settings: Parameters, run: str) -> str:
     """Name what a run depends on: its effective configuration."""
-    return _text(study.run(run).configuration())
+    return _text(settings.run(run).configuration())
 
 
-def gradients_configuration(study: Parameters) -> str:
+def gradients_configuration(settings: Parameters) -> str:
     """Name what the measurement of gradient flow depends on, beside the trajectory."""
-    return _text(study.gradients.model_dump(mode="json"))
+    return _text(settings.gradients.model_dump(mode="json"))
 
 
-def tables_configuration(study: Parameters) -> str:
+def tables_configuration(settings: Parameters) -> str:
     """Name what the tables and numbers depend on, beside the results."""
-    return _text(study.model_dump(mode="json", exclude={"data": {"sources"}}))
+    return _text(settings.model_dump(mode="json", exclude={"data": {"sources"}}))
 
 
-def figures_configuration(study: Parameters, key: str) -> str:
+def figures_configuration(settings: Parameters, key: str) -> str:
     """Name what the figures of a study depend on: the study, and the order of runs, which gives their colours."""
-    return _text([study.studies[key].model_dump(mode="json"), list(study.runs), study.data.classes])
+    return _text([settings.studies[key].model_dump(mode="json"), list(settings.runs), settings.data.classes])
 
 
 def _text(content: object) -> str:

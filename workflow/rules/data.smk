@@ -6,13 +6,13 @@
 rule data:
     """Make the training, validation and test arrays."""
     output:
-        study.data.path,
+        settings.data.path,
     log:
         "logs/data.log",
     benchmark:
         "logs/benchmarks/data.tsv"
     params:
-        configuration=plan.data_configuration(study),
+        configuration=plan.data_configuration(settings),
     message:
         "images: {output}"
     shell:

@@ -7,7 +7,7 @@ rule figures:
     """Draw the figures of one study in its notebooks."""
     input:
         results=lambda wildcards: plan.results_of(
-            plan.study_jobs(study, jobs, wildcards.study)
+            plan.study_jobs(settings, jobs, wildcards.study)
         ),
         notebooks=plan.notebooks(),
         code=expand(
@@ -29,7 +29,7 @@ rule figures:
         "logs/benchmarks/figures/{study}.tsv"
     params:
         configuration=lambda wildcards: plan.figures_configuration(
-            study, wildcards.study
+            settings, wildcards.study
         ),
     message:
         "figures of {wildcards.study}; progress in {log}"

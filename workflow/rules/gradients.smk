@@ -6,7 +6,7 @@
 rule gradients:
     """Measure the gradient flow along one trajectory."""
     input:
-        data=ancient(study.data.path),
+        data=ancient(settings.data.path),
         trajectory="checkpoints/{run}/seed{seed}",
     output:
         "results/runs/{run}/seed{seed}/gradients.csv",
@@ -14,11 +14,11 @@ rule gradients:
         "logs/gradients/{run}-seed{seed}.log",
     benchmark:
         "logs/benchmarks/gradients/{run}-seed{seed}.tsv"
-    threads: lambda wildcards: plan.threads(study, wildcards.run)
+    threads: lambda wildcards: plan.threads(settings, wildcards.run)
     resources:
-        gpu=lambda wildcards: plan.gpus(study, wildcards.run),
+        gpu=lambda wildcards: plan.gpus(settings, wildcards.run),
     params:
-        configuration=plan.gradients_configuration(study),
+        configuration=plan.gradients_configuration(settings),
     message:
         "gradient flow of {wildcards.run}, seed {wildcards.seed}; progress in {log}"
     shell:

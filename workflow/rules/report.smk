@@ -11,7 +11,7 @@ rule report:
         tables="report/tables",
         numbers="report/numbers.tex",
         studies="report/studies.tex",
-        figures=expand("report/figures/{study}", study=plan.drawn(study, jobs)),
+        figures=expand("report/figures/{study}", study=plan.drawn(settings, jobs)),
     output:
         paths.REPORT / "report.pdf",
     log:

@@ -21,7 +21,7 @@ rule tables:
     benchmark:
         "logs/benchmarks/tables.tsv"
     params:
-        configuration=plan.tables_configuration(study),
+        configuration=plan.tables_configuration(settings),
     message:
         "tables of all studies, and the report's numbers"
     shell:

@@ -7,7 +7,7 @@ rule train:
     """Train one run with one seed; a killed training goes on where it was."""
     input:
         # by content: its configuration, a parameter of this job, says what is in it, and its time says nothing
-        data=ancient(study.data.path),
+        data=ancient(settings.data.path),
     output:
         trajectory=directory("checkpoints/{run}/seed{seed}"),
         history="results/runs/{run}/seed{seed}/history.csv",
@@ -16,11 +16,13 @@ rule train:
         "logs/train/{run}-seed{seed}.log",
     benchmark:
         "logs/benchmarks/train/{run}-seed{seed}.tsv"
-    threads: lambda wildcards: plan.threads(study, wildcards.run)
+    threads: lambda wildcards: plan.threads(settings, wildcards.run)
     resources:
-        gpu=lambda wildcards: plan.gpus(study, wildcards.run),
+        gpu=lambda wildcards: plan.gpus(settings, wildcards.run),
     params:
-        configuration=lambda wildcards: plan.train_configuration(study, wildcards.run),
+        configuration=lambda wildcards: plan.train_configuration(
+            settings, wildcards.run
+        ),
     message:
         "training {wildcards.run}, seed {wildcards.seed}; progress in {log}"
     shell:
