@@ -117,7 +117,6 @@ def test_a_run_keeps_its_colour_when_others_have_no_results():
     assert data.runs == ["vgg08", "vgg38_bn"]
     some = [(line.get_color(), line.get_linestyle()) for line in drawn(study)["loss"].axes[0].lines[:2]]
     assert some == [every[0], every[2]]
-    assert set(data.palette) == set(data.runs)
 
 
 def test_one_epoch_and_one_snapshot_can_be_drawn():

@@ -275,6 +275,15 @@ def test_results_of_another_configuration_are_named_and_left_out(capsys):
     )
 
 
+def test_a_seed_that_is_left_out_beside_another_is_named(capsys):
+    settings = faked.study(SEEDS, runs=["vgg08"])
+    faked.result(settings, "vgg08", 0)
+    faked.result(faked.study({"train": {"epochs": 3}}), "vgg08", 1)
+    assert [len(row.results) for row in tables.collect(settings)["core"]] == [1]
+    told = capsys.readouterr().err
+    assert told == "results/runs/vgg08/seed1: incomplete, or made with another configuration; left out\n"
+
+
 def test_plain_shows_per_cent_and_nats():
     study = faked.study()
     faked.result(study, "vgg08", val=(1.23456, 0.4321))

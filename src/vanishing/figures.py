@@ -49,11 +49,6 @@ class StudyResults:
     gradients: pd.DataFrame
     """`gradients.csv` of every run and seed, with the columns run and seed."""
 
-    @property
-    def palette(self) -> dict[str, tuple[float, float, float]]:
-        """Colour of each run."""
-        return {run: self.looks[run][0] for run in self.runs}
-
 
 def load(key: str, settings: parameters.Parameters) -> StudyResults:
     """Read the results of a study; runs without results are left out, and `UserError` if none has any."""

@@ -33,7 +33,7 @@ class Figures(NamedTuple):
 class Learner:
     """A model, its optimiser, and the epoch's sums: everything that a training step changes.
 
-    All of it lies on one device, and no method but `figures` and `tensors` waits for that device.
+    All of it lies on one device, and no method but `figures` waits for that device.
     """
 
     def __init__(self, run: parameters.Run, seed: int, device: torch.device) -> None:

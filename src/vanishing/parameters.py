@@ -67,6 +67,14 @@ class Data(Block):
     seed: Seed
     generated: Generated
 
+    def configuration(self) -> dict[str, Any]:
+        """Everything that the arrays depend on, as plain values.
+
+        Where the images come from is left out: the content hash decides which they are.
+        """
+        unused = {"sources"} if self.set == "generated" else {"sources", "generated"}
+        return self.model_dump(mode="json", exclude=unused)
+
     @property
     def classes(self) -> int:
         """Number of classes."""
@@ -193,12 +201,12 @@ class Run(Block):
     train: Train
 
     def configuration(self) -> dict[str, Any]:
-        """Everything that the run's numbers depend on, as plain values.
-
-        Where the images come from is left out: the content hash decides which they are.
-        """
-        unused = {"sources"} if self.data.set == "generated" else {"sources", "generated"}
-        return self.model_dump(mode="json", exclude={"data": unused})
+        """Everything that the run's numbers depend on, as plain values."""
+        return {
+            "data": self.data.configuration(),
+            "model": self.model.model_dump(mode="json"),
+            "train": self.train.model_dump(mode="json"),
+        }
 
 
 class Parameters(Block):

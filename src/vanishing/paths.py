@@ -25,6 +25,11 @@ def results(run: str, seed: int) -> Path:
     return RESULTS / "runs" / run / f"seed{seed}"
 
 
+def result_files(run: str, seed: int) -> list[Path]:
+    """List the files of a run's small results."""
+    return [results(run, seed) / name for name in ("history.csv", "summary.json", "gradients.csv")]
+
+
 def resume(run: str, seed: int) -> Path:
     """Folder of the state that an unfinished training goes on from."""
     return SCRATCH / "resume" / run / f"seed{seed}"

@@ -111,9 +111,8 @@ def read_summary(path: Path) -> dict[str, Any]:
 def available(settings: parameters.Parameters) -> Iterator[tuple[str, int]]:
     """Yield each (run, seed) that has complete results made with today's configuration of that run."""
     for name, seed in settings.jobs():
-        folder = paths.results(name, seed)
-        if all((folder / file).exists() for file in ("summary.json", "history.csv", "gradients.csv")):
-            summary = read_summary(folder / "summary.json")
+        if all(path.exists() for path in paths.result_files(name, seed)):
+            summary = read_summary(paths.results(name, seed) / "summary.json")
             if summary.get("configuration") == settings.run(name).configuration():
                 yield name, seed
 

@@ -44,13 +44,14 @@ def train(settings: parameters.Parameters, name: str, seed: int) -> None:
     run = settings.run(name)
     settings.check_seed(seed)
     dataset, data_hash = images.load(run.data.path), files.sha256(run.data.path)
-    say(devices.describe(devices.configure(run.train)))
+    device = devices.configure(run.train)
+    surroundings = devices.environment(run.train, device)
+    say(devices.describe(device))
     with _only_one(name, seed):
         states = paths.resume(name, seed)
-        folder = states / training.state_key(run, data_hash)
+        folder = states / training.state_key(run, data_hash, surroundings)
         outcome = training.train(run, seed, dataset, folder, f"{name}, seed {seed}")
         size = models.measure(run.model, run.data.classes)
-        surroundings = devices.environment(run.train, devices.configure(run.train))
         summary = {"run": name, "seed": seed, **results.summarise(run, outcome, size)}
         summary |= {"data": {"sha256": data_hash}, "environment": surroundings}
         results.publish(name, seed, outcome, summary, folder)

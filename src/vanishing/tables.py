@@ -114,10 +114,11 @@ def make(settings: parameters.Parameters) -> None:
 def collect(settings: parameters.Parameters) -> dict[str, list[Row]]:
     """Read the rows of every study that has results; what another configuration made is left out, with a line."""
     found: dict[str, list[Result]] = {}
-    for name, seed in results.available(settings):
-        found.setdefault(name, []).append(results.read(name, seed))
+    available = set(results.available(settings))
     for name, seed in settings.jobs():
-        if name not in found and (paths.results(name, seed) / "summary.json").exists():
+        if (name, seed) in available:
+            found.setdefault(name, []).append(results.read(name, seed))
+        elif paths.results(name, seed).exists():
             say(f"{paths.results(name, seed)}: incomplete, or made with another configuration; left out")
     if not found:
         say("no results yet")

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -136,9 +137,15 @@ def forget(folder: Path) -> None:
     (folder / STATE).unlink(missing_ok=True)
 
 
-def state_key(run: parameters.Run, data_hash: str) -> str:
-    """Return a name for the state of a training: equal for trainings that may go on from one another."""
-    content = [run.configuration(), data_hash, devices.environment(run.train, devices.configure(run.train))]
+def state_key(run: parameters.Run, data_hash: str, environment: dict[str, Any]) -> str:
+    """Return a name for the state of a training: equal for trainings that may go on from one another.
+
+    Args:
+        run: the effective configuration.
+        data_hash: SHA-256 of the data set's file.
+        environment: what `devices.environment` names.
+    """
+    content = [run.configuration(), data_hash, environment]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 

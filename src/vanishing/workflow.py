@@ -56,8 +56,7 @@ def jobs(settings: Parameters, config: Mapping[str, Any]) -> list[Job]:
 
 def results_of(chosen: Iterable[Job]) -> list[Path]:
     """List the small results of jobs."""
-    names = ("history.csv", "summary.json", "gradients.csv")
-    return [paths.results(run, seed) / name for run, seed in chosen for name in names]
+    return [path for job in chosen for path in paths.result_files(*job)]
 
 
 def study_jobs(settings: Parameters, chosen: Iterable[Job], key: str) -> list[Job]:
@@ -110,7 +109,7 @@ def configurations(settings: Parameters) -> dict[Path, str]:
 
 def data_configuration(settings: Parameters) -> str:
     """Name what the arrays depend on."""
-    return _text(settings.run(next(iter(settings.runs))).configuration()["data"])
+    return _text(settings.data.configuration())
 
 
 def train_configuration(settings: Parameters, run: str) -> str:
