@@ -1,6 +1,7 @@
 # The study as Snakemake schedules it; dvc.yaml says the same to DVC, and params.yaml lists the runs for both.
 #
 #   snakemake --cores 4 --resources gpu=1     everything, ending in report/report.pdf
+#   snakemake --cores 4 depth                 one study: its runs, tables and figures
 #   snakemake --cores 2 report --config from_results=true     the report from results/ alone (`make report`)
 
 import sys
@@ -17,6 +18,7 @@ try:
     # before Snakemake reads the file: its own complaints name neither line nor key
     settings = plan.load(config)
     jobs = plan.jobs(settings, config)
+    studies = plan.drawn(settings, jobs)
 except UserError as error:
     print(f"snakemake: {error}", file=sys.stderr)
     sys.exit(2)
@@ -47,4 +49,16 @@ if not plan.from_results(config):
 
 include: "workflow/rules/tables.smk"
 include: "workflow/rules/figures.smk"
+include: "workflow/rules/compare.smk"
+include: "workflow/rules/numbers.smk"
 include: "workflow/rules/report.smk"
+
+
+for study in studies:
+
+    rule:
+        name:
+            study
+        input:
+            f"results/tables/{study}.csv",
+            f"report/figures/{study}",

@@ -26,7 +26,7 @@ def content(overlay: Mapping[str, Any] | None = None, runs: Sequence[str] = ("vg
     """Return the project's parameters as plain values, made small, with the study `core` of `runs` only."""
     merged = parameters.merge(parameters.read(ROOT / "params.yaml"), SMALL)
     merged["runs"] = {run: merged["runs"].get(run, {}) for run in runs}
-    merged["studies"]["core"]["runs"] = list(runs)
+    merged["studies"] = {"core": {"title": "Depth", "runs": list(runs)}}
     return parameters.merge(merged, overlay or {})
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,12 +13,14 @@ from vanishing.errors import UserError
 if TYPE_CHECKING:
     from vanishing.parameters import Parameters
 
+Command = Callable[[argparse.Namespace], None]
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: 0, 1 for a failure, 2 for a mistake in call or parameters."""
     options = _parser().parse_args(arguments)
     try:
-        _run(options)
+        options.run(options)
     except UserError as error:
         print(f"vanishing {options.command}: {error}", file=sys.stderr)
         return error.exit_code
@@ -36,64 +38,86 @@ def _parser() -> argparse.ArgumentParser:
         prog="vanishing", description="Why deep plain CNNs do not train, and what cures it: the stages of the study."
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    commands.add_parser("configure", help="check params.yaml, and write what each stage depends on, for DVC")
-    data = commands.add_parser("data", help="make data/SET.npz from any source of the images")
+
+    def command(name: str, run: Command, text: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text)
+        added.set_defaults(run=run)
+        return added
+
+    configure = command(
+        "configure",
+        _stage("configure", "same_jobs"),
+        "check params.yaml, and write what each stage depends on, for DVC",
+    )
+    configure.add_argument("--same-jobs", action="store_true", help="fail, once written, if the list of jobs changed")
+    data = command("data", _stage("data", "source"), "make data/SET.npz from any source of the images")
     data.add_argument(
         "--source", action="append", metavar="PATH|URL", help="use this instead of params.yaml's; may be repeated"
     )
-    for name, text in (("train", "train a run"), ("gradients", "measure the gradient flow of a trained run")):
-        command = commands.add_parser(name, help=text)
-        command.add_argument("run", metavar="RUN", help="a run of params.yaml")
-        command.add_argument("--seed", type=int, required=True, help="a seed of params.yaml")
-    commands.add_parser("tables", help="write the tables and the report's numbers from results/")
-    figures = commands.add_parser("figures", help="run the figure notebooks of a study")
+    for name, run, text in (
+        ("train", _stage("train", "name", "seed"), "train a run"),
+        ("gradients", _stage("gradients", "name", "seed"), "measure the gradient flow of a trained run"),
+    ):
+        stage = command(name, run, text)
+        stage.add_argument("name", metavar="RUN", help="a run of params.yaml")
+        stage.add_argument("--seed", type=int, required=True, help="a seed of that run")
+    tables = command("tables", _stage("tables", "studies"), "write the tables of studies from results/")
+    tables.add_argument("studies", metavar="STUDY", nargs="*", help="studies of params.yaml; all with results if none")
+    figures = command("figures", _stage("figures", "study"), "run the figure notebooks of a study")
     figures.add_argument("study", metavar="STUDY", help="a study of params.yaml")
-    commands.add_parser("report", help="typeset report/report.pdf")
-    commands.add_parser("models", help="list every configured run with layers, parameters and multiply-accumulates")
-    commands.add_parser("show", help="print the tables of results/")
-    commands.add_parser("sync", help="bring the records of Snakemake and DVC together")
-    workspace = commands.add_parser("workspace", help="lay out the pipeline in another folder")
+    command("compare", _stage("compare"), "hold the published numbers against results/")
+    command("numbers", _stage("numbers"), "write every number of the report's prose from results/")
+    command("report", _report, "typeset report/report.pdf")
+    command("models", _models, "list every configured run with layers, parameters and multiply-accumulates")
+    command("show", _show, "print the tables of results/")
+    command("sync", _sync, "bring the records of Snakemake and DVC together")
+    workspace = command("workspace", _workspace, "lay out the pipeline in another folder")
     workspace.add_argument("folder", type=Path, help="where")
     workspace.add_argument("--overlay", type=Path, metavar="FILE", help="parameters to lay over params.yaml")
+    workspace.add_argument("--study", action="append", metavar="STUDY", help="keep this study alone; may be repeated")
     return parser
 
 
-def _run(options: argparse.Namespace) -> None:
-    from vanishing import parameters, stages
+def _load() -> Parameters:
+    from vanishing import parameters
 
-    if options.command == "workspace":
-        from vanishing import workspace
-
-        return workspace.lay_out(Path.cwd(), options.folder, options.overlay)
-    settings = parameters.load()
-    match options.command:
-        case "configure":
-            stages.configure(settings)
-        case "data":
-            stages.data(settings, options.source)
-        case "train":
-            stages.train(settings, options.run, options.seed)
-        case "gradients":
-            stages.gradients(settings, options.run, options.seed)
-        case "tables":
-            stages.tables(settings)
-        case "figures":
-            stages.figures(settings, options.study)
-        case "report":
-            stages.report()
-        case "models":
-            _models(settings)
-        case "show":
-            _show(settings)
-        case "sync":
-            from vanishing import sync
-
-            sync.bring_together(settings)
+    return parameters.load()
 
 
-def _models(settings: Parameters) -> None:
+def _stage(name: str, *arguments: str) -> Command:
+    """Return the command of a stage, which takes the parameters and some of the options."""
+
+    def run(options: argparse.Namespace) -> None:
+        from vanishing import stages
+
+        getattr(stages, name)(_load(), *(getattr(options, argument) for argument in arguments))
+
+    return run
+
+
+def _report(_: argparse.Namespace) -> None:
+    from vanishing import stages
+
+    _load()
+    stages.report()
+
+
+def _sync(_: argparse.Namespace) -> None:
+    from vanishing import sync
+
+    sync.bring_together(_load())
+
+
+def _workspace(options: argparse.Namespace) -> None:
+    from vanishing import workspace
+
+    workspace.lay_out(Path.cwd(), options.folder, options.overlay, options.study)
+
+
+def _models(_: argparse.Namespace) -> None:
     from vanishing import models
 
+    settings = _load()
     rows = [("run", "layers", "parameters", "MACs per image", "studies")]
     for name in settings.runs:
         run = settings.run(name)
@@ -105,10 +129,11 @@ def _models(settings: Parameters) -> None:
         print(name.ljust(widths[0]), *(count.rjust(width) for count, width in zip(counts, widths[1:], strict=True)))
 
 
-def _show(settings: Parameters) -> None:
-    from vanishing import tables
+def _show(_: argparse.Namespace) -> None:
+    from vanishing import aggregate, tables
 
-    found = tables.collect(settings)
+    settings = _load()
+    found = aggregate.collect(settings)
     for key, rows in found.items():
         print(tables.plain(settings.studies[key].title, rows))
 

@@ -1,6 +1,6 @@
 """The figures of a study, drawn with seaborn from results alone.
 
-A run has the same colour and dashes in every figure: its place among the configured runs decides.
+A run has the same colour and dashes in every figure, and no two of a study have the same.
 """
 
 from __future__ import annotations
@@ -32,7 +32,13 @@ COLOURS = [0, 1, 2, 4, 9, 3, 5, 7]
 """Of seaborn's colour-blind palette, those dark enough for a line on white; neighbours are unlike each other."""
 
 COLUMNS = 3
-"""Panels beside one another."""
+"""Panels beside one another; one more where there are many."""
+
+MANY = 9
+"""Panels from which on they stand closer."""
+
+MARKERS = {"train": "o", "val": "s", "test": "^"}
+"""Of the parts of the data, where they share a panel."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,8 @@ class StudyResults:
     """Runs that have results, in the study's order."""
     looks: dict[str, tuple[tuple[float, float, float], str]]
     """Colour and line style of each configured run."""
+    groups: dict[str, list[str]]
+    """Those runs by schedule and number of epochs: what shares an axis of epochs, and what it is called."""
     classes: int
     history: pd.DataFrame
     """`history.csv` of every run and seed, with the columns run and seed."""
@@ -56,9 +64,11 @@ def load(key: str, settings: parameters.Parameters) -> StudyResults:
     if not found:
         raise UserError(f"study {key!r} has no results yet; `snakemake` or `dvc repro` makes them")
     read = [results.read(*job) for job in found]
+    runs = [run for run in settings.studies[key].runs if any(run == job[0] for job in found)]
     return StudyResults(
-        runs=[run for run in settings.studies[key].runs if any(run == job[0] for job in found)],
-        looks=_looks(settings.runs),
+        runs=runs,
+        looks={run: _look(at) for run, at in parameters.looks(settings).items()},
+        groups=_groups(runs, settings),
         classes=settings.data.classes,
         history=_stack((result, result.history) for result in read),
         gradients=_stack((result, result.gradients) for result in read),
@@ -82,19 +92,20 @@ def draw(family: str, data: StudyResults) -> dict[str, Figure]:
         }
 
 
-def save(figures: Mapping[str, Figure], key: str) -> None:
-    """Save figures as PDF of the study `key`; the same figure gives the same bytes."""
-    folder = paths.FIGURES / key
+def save(figures: Mapping[str, Figure], folder: Path) -> None:
+    """Save figures as PDF in a folder; the same figure gives the same bytes."""
     for name, figure in figures.items():
         with _style(), files.replacing(folder / f"{name}.pdf") as handle:
             figure.savefig(handle, format="pdf", metadata={"CreationDate": None})
 
 
 def curves(data: StudyResults, quantity: str, label: str, chance: float) -> Figure:
-    """Draw a quantity over the epochs: training on the left, validation on the right, one scale."""
-    figure, axes = _panels(2, 2, height=2.9, sharey=True)
-    for axis, part, title in zip(axes, ("train", "val"), ("training", "validation"), strict=True):
-        for run in data.runs:
+    """Draw a quantity over the epochs: training on the left, validation on the right, a line of panels a group."""
+    figure, axes = _panels(2 * len(data.groups), 2, height=2.9 if len(data.groups) == 1 else 2.2, sharey=True)
+    for at, axis in enumerate(axes):
+        part, title = ("val", "validation") if at % 2 else ("train", "training")
+        name, group = list(data.groups.items())[at // 2]
+        for run in group:
             rows = data.history[data.history.run == run]
             colour, dashes = data.looks[run]
             marker = "o" if rows.epoch.nunique() == 1 else None
@@ -103,8 +114,8 @@ def curves(data: StudyResults, quantity: str, label: str, chance: float) -> Figu
                 color=colour, linestyle=dashes, marker=marker, label=run, legend=False,
             )  # fmt: skip
         axis.axhline(chance, color="0.4", linestyle=":", linewidth=0.8)
-        axis.set(title=title, xlabel="epoch", ylabel=label)
-        _whole_numbers(axis, data.history.epoch)
+        axis.set(title=f"{title}, {name}" if len(data.groups) > 1 else title, xlabel="epoch", ylabel=label)
+        _whole_numbers(axis, data.history[data.history.run.isin(group)].epoch)
         if quantity == "accuracy":
             axis.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
     if quantity == "loss":  # a single early validation loss of hundreds would flatten everything else
@@ -139,14 +150,14 @@ def gradient_flow(data: StudyResults, log: bool) -> Figure:
     """Draw mean |dL/dW| over the layers, a line for each snapshot and a panel for each run."""
     epochs = sorted(data.gradients.epoch.unique())
     colours = dict(zip(epochs, sns.color_palette("viridis", len(epochs)), strict=True))
-    figure, axes = _panels(len(data.runs), min(COLUMNS, len(data.runs)), height=1.7, sharey=log)
+    figure, axes = _panels(len(data.runs), _columns(data.runs), height=1.7, sharey=log)
     for axis, run in zip(axes, data.runs, strict=True):
         table = mean_gradients(data, run)
         for epoch in table.columns:
             values = table[epoch].where(table[epoch] > 0) if log else table[epoch]
             axis.plot(table.index, values, color=colours[epoch], label=f"epoch {epoch}", linewidth=0.9)
         axis.set(xlabel="layer", yscale="log" if log else "linear")
-        axis.set_title(run, pad=4 if log else 12)  # room for the exponent of a linear axis
+        _title(axis, run, pad=4 if log else 12)  # room for the exponent of a linear axis
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         if not log:
             axis.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
@@ -157,7 +168,7 @@ def gradient_flow(data: StudyResults, log: bool) -> Figure:
 
 def heat_map(data: StudyResults) -> Figure:
     """Draw mean |dL/dW| over layers and snapshots, a panel for each run, one colour scale."""
-    figure, axes = _panels(len(data.runs), min(COLUMNS, len(data.runs)), height=1.6)
+    figure, axes = _panels(len(data.runs), _columns(data.runs), height=1.6)
     sizes = data.gradients.mean_abs_gradient
     positive = sizes[(sizes > 0) & np.isfinite(sizes)]
     norm: Normalize = LogNorm(positive.min(), positive.max()) if len(positive) else Normalize(0, 1)
@@ -167,9 +178,45 @@ def heat_map(data: StudyResults) -> Figure:
         shown = axis.imshow(values, norm=norm, cmap="viridis", aspect="auto", origin="lower", interpolation="none")
         axis.set_yticks(range(len(table)), labels=[str(epoch) for epoch in table.index])
         axis.set_xticks(*_layer_ticks(len(table.columns)))
-        axis.set(title=run, xlabel="layer", ylabel="epoch")
+        axis.set(xlabel="layer", ylabel="epoch")
+        _title(axis, run, pad=4)
         axis.grid(visible=False)
     figure.colorbar(shown, ax=axes, label="mean absolute gradient", aspect=40, location="bottom", shrink=0.8)
+    return figure
+
+
+def agreement(table: pd.DataFrame) -> Figure:
+    """Draw every published accuracy against ours: a colour for each report, filled where the published one holds.
+
+    Args:
+        table: `results/comparison/published.csv`; accuracies in per cent.
+    """
+    rows = table[table.metric.str.endswith("accuracy") & table.reproduced.notna()]
+    rows = rows.assign(value=rows.published.astype(str).str.partition("(")[0].astype(float))
+    with _style():
+        figure = Figure(figsize=(4.6, 4.6))
+        axis = figure.subplots()
+        colours = dict(zip(sorted(table.report.unique()), sns.color_palette("colorblind"), strict=False))
+        for (report, metric, verdict), group in rows.groupby(["report", "metric", "verdict"]):
+            colour = colours[report]
+            axis.errorbar(
+                group.value, group.reproduced, yerr=group["std"], linestyle="none", color=colour, markersize=5,
+                marker=MARKERS[str(metric).partition("_")[0]], elinewidth=0.8,
+                markerfacecolor=colour if verdict == "holds" else "none",
+            )  # fmt: skip
+        axis.axline((0, 0), slope=1, color="0.4", linestyle=":", linewidth=0.8)
+        axis.set(
+            xlim=(0, 100),
+            ylim=(0, 100),
+            xlabel="published accuracy (%)",
+            ylabel="reproduced accuracy (%)",
+            aspect="equal",
+        )
+        for report, colour in colours.items():
+            axis.plot([], [], linestyle="none", marker="D", color=colour, label=report)
+        for part, title in (("train", "training"), ("val", "validation"), ("test", "test")):
+            axis.plot([], [], linestyle="none", marker=MARKERS[part], color="0.3", markerfacecolor="none", label=title)
+        axis.legend(loc="lower right", ncols=2)
     return figure
 
 
@@ -191,15 +238,31 @@ def _stack(tables: Iterable[tuple[results.Result, pd.DataFrame]]) -> pd.DataFram
     return pd.concat([table.assign(run=result.run, seed=result.seed) for result, table in tables], ignore_index=True)
 
 
-def _looks(runs: Iterable[str]) -> dict[str, tuple[tuple[float, float, float], str]]:
-    """Give each configured run a colour and, so that grey print tells them apart too, a line style."""
+def _look(at: int) -> tuple[tuple[float, float, float], str]:
+    """Return the colour and, so that grey print tells them apart too, the line style of a run's number."""
     palette = sns.color_palette("colorblind")
-    colours = [palette[at] for at in COLOURS]
+    colours = [palette[place] for place in COLOURS]
     styles = ["-", "--", "-.", ":"]
-    return {
-        run: (colours[at % len(colours)], styles[(at + at // len(colours)) % len(styles)])
-        for at, run in enumerate(runs)
-    }
+    return colours[at % len(colours)], styles[(at + at // len(colours)) % len(styles)]
+
+
+def _groups(runs: Iterable[str], settings: parameters.Parameters) -> dict[str, list[str]]:
+    """Group runs by schedule and number of epochs, in their order."""
+    groups: dict[str, list[str]] = {}
+    for run in runs:
+        train = settings.run(run).train
+        name = f"rate {train.schedule.removeprefix('cosine_').replace('_', ' ')}, {train.epochs} epochs"
+        groups.setdefault(name, []).append(run)
+    return groups
+
+
+def _columns(runs: list[str]) -> int:
+    return min(COLUMNS if len(runs) <= MANY else COLUMNS + 1, len(runs))
+
+
+def _title(axis: Axes, run: str, pad: float) -> None:
+    """Name a run above its small panel, in smaller type where the name is long."""
+    axis.set_title(run, pad=pad, fontsize=8 if len(run) <= 18 else 6)
 
 
 def _panels(count: int, columns: int, height: float, sharey: bool = False) -> tuple[Figure, list[Axes]]:

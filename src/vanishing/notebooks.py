@@ -31,9 +31,7 @@ def run(key: str, settings: parameters.Parameters) -> None:
         ParameterError: there is no such study.
         UserError: a cell failed; the error says which and why, and what was written stays as it was.
     """
-    if key not in settings.studies:
-        raise parameters.ParameterError(f"study {key!r} is not configured; allowed: {', '.join(settings.studies)}")
-    block = settings.studies[key]
+    block = settings.study(key)
     with Progress(f"figures of {key}", len(block.draw), unit="notebook") as progress:
         for family in block.draw:
             executed = execute(SOURCES / f"{family}.ipynb", {"study": key})
@@ -42,6 +40,11 @@ def run(key: str, settings: parameters.Parameters) -> None:
     missing = [path for path in figures.outputs(key, block) if not path.exists()]
     if missing:
         raise UserError(f"{missing[0]}: no notebook of study {key!r} has drawn it")
+
+
+def compare() -> None:
+    """Run the notebook that holds published numbers against ours; errors as in `run`."""
+    files.write(paths.NOTEBOOKS / "comparison" / "agreement.ipynb", execute(SOURCES / "agreement.ipynb", {}))
 
 
 def execute(path: Path, values: dict[str, str]) -> str:

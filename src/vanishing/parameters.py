@@ -7,7 +7,8 @@ text is a single line that names the key, its value and what is allowed.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -27,6 +28,9 @@ from vanishing.errors import UserError
 
 IMAGE_SIZE = 32
 """Height and width of the images in pixels."""
+
+STAGES = ("all", "configure", "data", "train", "gradients", "tables", "figures", "compare", "numbers", "report")
+"""Targets of Snakemake that no study can be called after."""
 
 MAX_FILE_BYTES = 1 << 20
 """A parameter file larger than this is refused unread."""
@@ -186,11 +190,24 @@ class Gradients(Block):
 
 
 class Study(Block):
-    """Runs that answer one question: a table, figures and a section of the report."""
+    """Runs that answer one question: a table, figures, a section of the report and a target of Snakemake."""
 
     title: Annotated[str, Field(min_length=1, max_length=120, pattern=r"^\P{Cc}*$")]
     runs: Annotated[list[Name], Field(min_length=1)]
+    seeds: Annotated[list[Seed], Field(min_length=1)] | None = None
+    """Of its runs; None for the seeds of `Parameters`."""
+    average: Positive = 1
+    """Final epochs that its table takes the mean of."""
+    compare: list[Annotated[list[Name], Field(min_length=2, max_length=2)]] | None = None
+    """Pairs whose difference by seed is given; None for each run against the first."""
     draw: Annotated[list[Literal["training", "gradient_flow"]], Field(min_length=1)] = ["training", "gradient_flow"]
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """Pairs of runs (a, b) of which a - b is of interest."""
+        if self.compare is None:
+            return [(run, self.runs[0]) for run in self.runs[1:]]
+        return [(first, second) for first, second in self.compare]
 
 
 class Run(Block):
@@ -220,20 +237,60 @@ class Parameters(Block):
     studies: Annotated[dict[Name, Study], Field(min_length=1)]
     seeds: Annotated[list[Seed], Field(min_length=1)]
 
+    @cached_property
+    def _configured(self) -> dict[str, Run]:
+        content = self.model_dump(include={*Run.model_fields, "runs"})
+        return {name: _effective(content, name) for name in self.runs}
+
+    @cached_property
+    def _seeds(self) -> dict[str, list[int]]:
+        found: dict[str, set[int]] = {}
+        for study in self.studies.values():
+            for run in study.runs:
+                found.setdefault(run, set()).update(self.seeds if study.seeds is None else study.seeds)
+        return {run: sorted(found.get(run, self.seeds)) for run in self.runs}
+
     def run(self, name: str) -> Run:
         """Return the effective configuration of the run `name`; a `ParameterError` lists the runs there are."""
         if name not in self.runs:
             raise ParameterError(f"run {name!r} is not configured; allowed: {', '.join(self.runs)}")
-        return _effective(self.model_dump(), name)
+        return self._configured[name]
+
+    def seeds_of(self, name: str) -> list[int]:
+        """Return the seeds of the run `name`: those of every study that it is in, in order."""
+        return self._seeds[name]
+
+    def study(self, key: str) -> Study:
+        """Return the study `key`; a `ParameterError` lists the studies there are."""
+        if key not in self.studies:
+            raise ParameterError(f"study {key!r} is not configured; allowed: {', '.join(self.studies)}")
+        return self.studies[key]
 
     def jobs(self) -> Iterator[tuple[str, int]]:
-        """Yield every (run, seed) of the study."""
-        return ((run, seed) for run in self.runs for seed in self.seeds)
+        """Yield every run with each of its seeds."""
+        return ((run, seed) for run in self.runs for seed in self._seeds[run])
 
-    def check_seed(self, seed: int) -> None:
-        """Raise `ParameterError` unless `seed` is one of the configured seeds."""
-        if seed not in self.seeds:
-            raise ParameterError(f"seed {seed} is not configured; allowed: {', '.join(map(str, self.seeds))}")
+    def check_seed(self, name: str, seed: int) -> None:
+        """Raise `ParameterError` unless `seed` is one of the seeds of the run `name`."""
+        if seed not in self._seeds[name]:
+            allowed = ", ".join(map(str, self._seeds[name]))
+            raise ParameterError(f"seed {seed} of run {name!r} is not configured; allowed: {allowed}")
+
+
+def looks(settings: Parameters) -> dict[str, int]:
+    """Number the runs so that those of a study have different numbers: the places of their colours and dashes.
+
+    A run has one number in all studies, the smallest that none of its fellows has yet, in the order of the studies.
+    """
+    fellows: dict[str, set[str]] = {}
+    for study in settings.studies.values():
+        for run in study.runs:
+            fellows.setdefault(run, set()).update(study.runs)
+    numbers: dict[str, int] = {}
+    for run in [*fellows, *(run for run in settings.runs if run not in fellows)]:
+        taken = {numbers[other] for other in fellows.get(run, ()) if other in numbers}
+        numbers[run] = next(at for at in range(len(taken) + 1) if at not in taken)
+    return numbers
 
 
 class KeyedError(ValueError):
@@ -389,15 +446,26 @@ def _check_gradients(parameters: Parameters) -> None:
 
 def _check_studies(parameters: Parameters) -> None:
     for key, study in parameters.studies.items():
+        if key in STAGES:
+            raise ParameterError(f"studies.{key}: allowed: another name; `snakemake {key}` is a stage")
         for run in study.runs:
             if run not in parameters.runs:
                 allowed = ", ".join(parameters.runs)
                 raise ParameterError(f"studies.{key}.runs = {run!r}: no such run; allowed: {allowed}")
+        for first, second in study.pairs:
+            for run in (first, second):
+                if run not in study.runs:
+                    allowed = ", ".join(study.runs)
+                    raise ParameterError(f"studies.{key}.compare = {run!r}: not in this study; allowed: {allowed}")
+            if first == second:
+                raise ParameterError(f"studies.{key}.compare = {first!r}: allowed: two different runs")
         _check_unique(f"studies.{key}.runs", study.runs)
+        _check_unique(f"studies.{key}.seeds", study.seeds or [])
+        _check_unique(f"studies.{key}.compare", study.pairs)
         _check_unique(f"studies.{key}.draw", study.draw)
 
 
-def _check_unique(key: str, values: list[Any]) -> None:
+def _check_unique(key: str, values: Sequence[Any]) -> None:
     for value in values:
         if values.count(value) > 1:
             raise ParameterError(f"{key} = {value!r}: allowed: each once")

@@ -9,6 +9,10 @@ TABLES = RESULTS / "tables"
 NOTEBOOKS = RESULTS / "notebooks"
 REPORT = Path("report")
 FIGURES = REPORT / "figures"
+COMPARISON = RESULTS / "comparison"
+"""Published numbers beside ours; `report/comparison/` has them for people."""
+JOBS = Path("workflow") / "jobs.json"
+"""Every run with each of its seeds, for DVC, which cannot work that out."""
 CONFIGURATION = Path("configuration")
 """What each stage depends on beside its input files, for DVC to compare."""
 SCRATCH = Path(".vanishing")

@@ -1,25 +1,223 @@
-"""What the five student reports published: the numbers that this study is held against.
+"""What the five student reports published, held against what is reproduced.
 
 `published.csv` has a row for every row of their tables, and for figures that stand in their text: losses in
 nats, accuracies in per cent, as printed. 1.815(3) means 1.815 +- 0.003, and an empty cell was not published.
+`runs` names those of ours that repeat the row, under one schedule or both, `average` the number of final epochs
+that the printed figures are a mean of.
+
+A printed figure **holds** where it is within two standard deviations (n - 1) of the mean over our seeds, or,
+for fewer than three seeds, within 1.5 points of accuracy or 0.1 nats, its own rounding or printed uncertainty
+allowed for.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from functools import cache
 from importlib import resources
 
 import pandas as pd
 
+from vanishing import aggregate, latex, parameters
+from vanishing.aggregate import Cell, Row
+
 FIGURES = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "test_loss", "test_accuracy")
 """Columns with results."""
 
+ENOUGH_SEEDS = 3
+"""Seeds from which on their own spread decides."""
 
-def load() -> pd.DataFrame:
-    """Return every published row, all cells as the text that was printed."""
+MARGIN = {"accuracy": 1.5, "loss": 0.1}
+"""Allowed distance with fewer seeds: points of accuracy, nats."""
+
+HOLDS, FAILS, OTHER, NOT_RUN = "holds", "does not hold", "other settings", "not run"
+
+COLUMNS = [
+    "report", "table", "run", "schedule", "metric", "published", "reproduced", "std", "n", "difference", "tolerance",
+    "verdict",
+]  # fmt: skip
+"""Of the table for machines."""
+
+PARTS = {"train": "Training", "val": "Validation", "test": "Test"}
+
+
+@dataclass(frozen=True, eq=False)
+class Published:
+    """A row of a published table."""
+
+    report: str
+    table: str
+    runs: tuple[str, ...]
+    """Ours that repeat it, the one with the schedule per epoch first."""
+    learning_rate: float
+    epochs: int
+    batch_size: int
+    weight_decay: float
+    average: int
+    figures: dict[str, str]
+    """What was printed, by metric; those that were not are left out."""
+
+    def describes(self, run: parameters.Run) -> bool:
+        """Return whether a run has the settings of this row, on CIFAR-100."""
+        ours = (run.train.learning_rate, run.train.epochs, run.train.batch_size, run.train.weight_decay)
+        theirs = (self.learning_rate, self.epochs, self.batch_size, self.weight_decay)
+        return run.data.set == "cifar100" and ours == theirs
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A printed figure beside ours."""
+
+    source: Published
+    run: str
+    schedule: str
+    metric: str
+    cell: Cell
+    """Ours, in per cent or nats."""
+    n: int
+    comparable: bool
+
+    @property
+    def printed(self) -> str:
+        """The figure as it was printed."""
+        return self.source.figures[self.metric]
+
+    @property
+    def difference(self) -> float:
+        """Ours minus theirs, in points or nats."""
+        return self.cell.mean - value(self.printed)
+
+    @property
+    def tolerance(self) -> float:
+        """How large a difference may be for the printed figure to hold."""
+        margin = 2 * self.cell.std if self.n >= ENOUGH_SEEDS else MARGIN[self.metric.partition("_")[2]]
+        return margin + uncertainty(self.printed)
+
+    @property
+    def verdict(self) -> str:
+        """By the rule of this module."""
+        if not self.n or math.isnan(self.cell.mean):
+            return NOT_RUN
+        if not self.comparable:
+            return OTHER
+        return HOLDS if abs(self.difference) <= self.tolerance else FAILS
+
+
+@cache
+def load() -> tuple[Published, ...]:
+    """Return every published row."""
     with (resources.files("vanishing") / "published.csv").open(encoding="utf-8") as handle:
-        return pd.read_csv(handle, dtype=str, keep_default_na=False)
+        records = pd.read_csv(handle, dtype=str, keep_default_na=False).to_dict("records")
+    return tuple(
+        Published(
+            report=record["report"],
+            table=record["table"],
+            runs=tuple(record["runs"].split()),
+            learning_rate=float(record["learning_rate"]),
+            epochs=int(record["epochs"]),
+            batch_size=int(record["batch_size"]),
+            weight_decay=float(record["weight_decay"]),
+            average=int(record["average"]),
+            figures={metric: record[metric] for metric in FIGURES if record[metric]},
+        )
+        for record in records
+    )
 
 
 def value(text: str) -> float:
     """Return the number in a printed cell such as 45.5(2); `ValueError` if there is none."""
     return float(text.partition("(")[0])
+
+
+def uncertainty(text: str) -> float:
+    """Return the uncertainty of a printed cell: its bracket, or half a unit of its last digit."""
+    number, _, bracket = text.partition("(")
+    unit = 10.0 ** int(Decimal(number).as_tuple().exponent)
+    return int(bracket.rstrip(")")) * unit if bracket else unit / 2
+
+
+def of_rows(rows: Iterable[Row]) -> list[Claim]:
+    """List what was published of some runs, by report."""
+    by_run = {row.run: row for row in rows}
+    return [
+        claim for source in load() for run in source.runs if run in by_run for claim in _claims(source, by_run[run])
+    ]
+
+
+def everything(settings: parameters.Parameters) -> list[Claim]:
+    """List every published figure, with ours where the run has results; otherwise it counts as not run."""
+    rows = {row.run: row for of_study in aggregate.collect(settings).values() for row in of_study}
+    nothing = Cell(math.nan, math.nan)
+    found = []
+    for source in load():
+        for run in source.runs:
+            if run in rows:
+                found += list(_claims(source, rows[run]))
+            else:
+                found += [Claim(source, run, "", metric, nothing, 0, False) for metric in source.figures]
+    return found
+
+
+def table(claims: list[Claim]) -> pd.DataFrame:
+    """Return a row for each printed figure: per cent and nats."""
+    records = [
+        (
+            claim.source.report, claim.source.table, claim.run, claim.schedule, claim.metric, claim.printed,
+            claim.cell.mean, claim.cell.std, claim.n, claim.difference, claim.tolerance, claim.verdict,
+        )
+        for claim in claims
+    ]  # fmt: skip
+    return pd.DataFrame(records, columns=COLUMNS)
+
+
+def tabular(claims: list[Claim]) -> str:
+    """Return published beside reproduced in LaTeX: a line a row and run, a group of columns a part of the data."""
+    lines: dict[tuple[Published, str], list[Claim]] = {}
+    for claim in claims:
+        lines.setdefault((claim.source, claim.run), []).append(claim)
+    parts = [part for part in PARTS if any(claim.metric.startswith(part) for claim in claims)]
+    groups = " & ".join(f"\\multicolumn{{3}}{{c}}{{{PARTS[part]}}}" for part in parts)
+    rules = "".join(f"\\cmidrule(lr){{{3 + 3 * at}-{5 + 3 * at}}}" for at in range(len(parts)))
+    head = [
+        f"& & {groups} \\\\",
+        rules,
+        "Source & Run" + " & printed & ours & diff." * len(parts) + r" \\",
+    ]
+    body = [
+        [
+            f"{source.report}, {source.table}",
+            latex.code(run),
+            *(cell for part in parts for cell in _cells(of_line, part)),
+        ]
+        for (source, run), of_line in lines.items()
+    ]
+    return latex.tabular("ll" + "rrr" * len(parts), head, body)
+
+
+def _claims(source: Published, row: Row) -> Iterator[Claim]:
+    row = replace(row, average=source.average)
+    comparable = source.describes(row.configuration)
+    for metric in source.figures:
+        cell, scale = row.cell(metric), aggregate.scale(metric)
+        ours = Cell(cell.mean * scale, cell.std * scale)
+        schedule = row.configuration.train.schedule
+        yield Claim(source, row.run, schedule, metric, ours, len(row.completed), comparable)
+
+
+def _cells(claims: list[Claim], part: str) -> tuple[str, str, str]:
+    """Write a part's accuracy, or its loss where no accuracy was printed; bold is what does not hold."""
+    by_metric = {claim.metric: claim for claim in claims}
+    claim = by_metric.get(f"{part}_accuracy") or by_metric.get(f"{part}_loss")
+    if not claim:
+        return "", "", ""
+    unit = "\\,n" if claim.metric.endswith("loss") else ""
+    if claim.verdict == NOT_RUN:
+        return f"{claim.printed}{unit}", "diverged" if claim.run else "--", ""
+    digits = 2
+    difference = latex.signed(claim.difference, digits)
+    if claim.verdict == FAILS:
+        difference = f"\\textbf{{{difference.replace('$+$', '+').replace('$-$', '--')}}}"
+    return f"{claim.printed}{unit}", claim.cell.text(digits=digits), difference

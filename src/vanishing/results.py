@@ -110,11 +110,15 @@ def read_summary(path: Path) -> dict[str, Any]:
 
 def available(settings: parameters.Parameters) -> Iterator[tuple[str, int]]:
     """Yield each (run, seed) that has complete results made with today's configuration of that run."""
-    for name, seed in settings.jobs():
-        if all(path.exists() for path in paths.result_files(name, seed)):
-            summary = read_summary(paths.results(name, seed) / "summary.json")
-            if summary.get("configuration") == settings.run(name).configuration():
-                yield name, seed
+    return (job for job in settings.jobs() if is_available(settings, *job))
+
+
+def is_available(settings: parameters.Parameters, name: str, seed: int) -> bool:
+    """Return whether a run and seed has complete results made with today's configuration."""
+    if not all(path.exists() for path in paths.result_files(name, seed)):
+        return False
+    summary = read_summary(paths.results(name, seed) / "summary.json")
+    return bool(summary.get("configuration") == settings.run(name).configuration())
 
 
 def _read(path: Path, reader: Callable[[Path], Content]) -> Content:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from filelock import FileLock, Timeout
 
@@ -16,17 +17,27 @@ from vanishing.errors import UserError
 from vanishing.progress import say
 
 
-def configure(settings: parameters.Parameters) -> None:
-    """Write what each stage depends on, a file each; those that are there already and right are left alone."""
-    from vanishing import files, workflow
+def configure(settings: parameters.Parameters, same_jobs: bool = False) -> None:
+    """Write what each stage depends on, a file each, and the list of jobs that `dvc.yaml` expands.
+
+    Files that are there already and right are left alone.
+
+    Args:
+        settings: the parameters.
+        same_jobs: raise `UserError` if the list of jobs changed. DVC has read it by the time that it calls this.
+    """
+    from vanishing import workflow
 
     texts = workflow.configurations(settings)
     for path in paths.CONFIGURATION.rglob("*.json"):
         if path not in texts:
             path.unlink()
     for path, text in texts.items():
-        if not path.exists() or path.read_text(encoding="utf-8") != text:
-            files.write(path, text)
+        _write_if_new(path, text)
+    if _write_if_new(paths.JOBS, workflow.job_list(settings)) and same_jobs:
+        raise UserError(
+            f"{paths.JOBS}: runs, seeds or studies have changed; the same command again goes on with the new ones"
+        )
 
 
 def data(settings: parameters.Parameters, sources: list[str] | None = None) -> None:
@@ -42,7 +53,7 @@ def train(settings: parameters.Parameters, name: str, seed: int) -> None:
     from vanishing import devices, files, models, results, training
 
     run = settings.run(name)
-    settings.check_seed(seed)
+    settings.check_seed(name, seed)
     dataset, data_hash = images.load(run.data.path), files.sha256(run.data.path)
     device = devices.configure(run.train)
     surroundings = devices.environment(run.train, device)
@@ -68,7 +79,7 @@ def gradients(settings: parameters.Parameters, name: str, seed: int) -> None:
     from vanishing import gradients as flow
 
     run = settings.run(name)
-    settings.check_seed(seed)
+    settings.check_seed(name, seed)
     folder = paths.checkpoints(name, seed)
     if not paths.snapshot(folder, 0).exists():
         raise UserError(f"{folder}: no trajectory; `vanishing train {name} --seed {seed}` makes it")
@@ -80,11 +91,11 @@ def gradients(settings: parameters.Parameters, name: str, seed: int) -> None:
     results.write_table(paths.results(name, seed) / "gradients.csv", table)
 
 
-def tables(settings: parameters.Parameters) -> None:
-    """Write the tables and every number of the report."""
+def tables(settings: parameters.Parameters, keys: list[str] | None = None) -> None:
+    """Write the tables of studies, all that have results if none is named."""
     from vanishing import tables as made
 
-    made.make(settings)
+    made.make(settings, keys or None)
 
 
 def figures(settings: parameters.Parameters, key: str) -> None:
@@ -92,6 +103,21 @@ def figures(settings: parameters.Parameters, key: str) -> None:
     from vanishing import notebooks
 
     notebooks.run(key, settings)
+
+
+def compare(settings: parameters.Parameters) -> None:
+    """Hold what was published against what is reproduced: tables and a figure."""
+    from vanishing import comparison, notebooks
+
+    comparison.make(settings)
+    notebooks.compare()
+
+
+def numbers(settings: parameters.Parameters) -> None:
+    """Write every number that the report's prose names, and the order of its studies."""
+    from vanishing import numbers as made
+
+    made.make(settings)
 
 
 def report() -> None:
@@ -115,6 +141,16 @@ def _check_trained_so(run: parameters.Run, name: str, seed: int) -> None:
                     f"{path}: trained with {block}.{key} = {before!r}, and the parameters say {value!r}; "
                     f"`vanishing train {name} --seed {seed}` trains anew"
                 )
+
+
+def _write_if_new(path: Path, text: str) -> bool:
+    """Write a file unless it is there with this content already; return whether it was written."""
+    from vanishing import files
+
+    if path.exists() and path.read_text(encoding="utf-8") == text:
+        return False
+    files.write(path, text)
+    return True
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from vanishing import parameters, paths
+from vanishing.captions import CAPTIONS
 from vanishing.parameters import ParameterError, Parameters
 
 FROM_RESULTS = "from_results"
@@ -69,9 +70,29 @@ def drawn(settings: Parameters, chosen: list[Job]) -> list[str]:
     return [key for key in settings.studies if study_jobs(settings, chosen, key)]
 
 
-def notebooks() -> list[Path]:
-    """List the figure notebooks."""
-    return sorted(Path("notebooks").glob("*.ipynb"))
+def figure_notebooks() -> list[Path]:
+    """List the notebooks that draw the figures of a study."""
+    return sorted(Path("notebooks") / f"{family}.ipynb" for family in CAPTIONS)
+
+
+def code(*modules: str) -> list[Path]:
+    """List files of the library: those of a cheap stage are inputs of it."""
+    return [Path("src/vanishing") / (name if "." in name else f"{name}.py") for name in modules]
+
+
+RESULTS = ("aggregate", "latex", "results")
+PUBLISHED = (*RESULTS, "published", "published.csv")
+TABLES = (*PUBLISHED, "differences", "tables")
+FIGURES = ("captions", "figures", "figures.mplstyle", "notebooks", "results")
+COMPARISON = (*PUBLISHED, "comparison", *FIGURES)
+NUMBERS = (*TABLES, "captions", "comparison", "numbers")
+"""Modules that the cheap stages stand on, `captions` and the like among them."""
+
+
+def job_list(settings: Parameters) -> str:
+    """Return what `dvc.yaml` expands: every run with each of its seeds, by the name of its stage."""
+    lines = [f'  "{run}-{seed}": {{"run": "{run}", "seed": {seed}}}' for run, seed in settings.jobs()]
+    return '{"jobs": {\n' + ",\n".join(lines) + "\n}}\n"
 
 
 def report_text() -> list[Path]:
@@ -100,10 +121,12 @@ def configurations(settings: Parameters) -> dict[Path, str]:
     texts = {
         folder / "data.json": data_configuration(settings),
         folder / "gradients.json": gradients_configuration(settings),
-        folder / "tables.json": tables_configuration(settings),
+        folder / "numbers.json": numbers_configuration(settings),
+        folder / "comparison.json": comparison_configuration(settings),
     }
     texts |= {folder / "runs" / f"{run}.json": train_configuration(settings, run) for run in settings.runs}
     texts |= {folder / "studies" / f"{key}.json": figures_configuration(settings, key) for key in settings.studies}
+    texts |= {folder / "tables" / f"{key}.json": tables_configuration(settings, key) for key in settings.studies}
     return {path: f"{text}\n" for path, text in texts.items()}
 
 
@@ -122,14 +145,29 @@ def gradients_configuration(settings: Parameters) -> str:
     return _text(settings.gradients.model_dump(mode="json"))
 
 
-def tables_configuration(settings: Parameters) -> str:
-    """Name what the tables and numbers depend on, beside the results."""
-    return _text(settings.model_dump(mode="json", exclude={"data": {"sources"}}))
+def tables_configuration(settings: Parameters, key: str) -> str:
+    """Name what the tables of a study depend on, beside the results: the study and its runs."""
+    study = settings.studies[key]
+    runs = {run: settings.run(run).configuration() for run in study.runs}
+    return _text([study.model_dump(mode="json"), runs])
 
 
 def figures_configuration(settings: Parameters, key: str) -> str:
-    """Name what the figures of a study depend on: the study, and the order of runs, which gives their colours."""
-    return _text([settings.studies[key].model_dump(mode="json"), list(settings.runs), settings.data.classes])
+    """Name what the figures of a study depend on: the study, the looks of its runs, and by what they are grouped."""
+    study = settings.studies[key]
+    looks = parameters.looks(settings)
+    runs = {run: [looks[run], settings.run(run).train.schedule, settings.run(run).train.epochs] for run in study.runs}
+    return _text([study.model_dump(mode="json"), runs, settings.data.classes])
+
+
+def comparison_configuration(settings: Parameters) -> str:
+    """Name what the comparison with published numbers depends on, beside the results: every run."""
+    return _text({run: settings.run(run).configuration() for run in settings.runs})
+
+
+def numbers_configuration(settings: Parameters) -> str:
+    """Name what the report's numbers depend on, beside the results."""
+    return _text(settings.model_dump(mode="json", exclude={"data": {"sources"}}))
 
 
 def _text(content: object) -> str:

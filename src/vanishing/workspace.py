@@ -5,12 +5,12 @@ The same Snakefile, `dvc.yaml`, notebooks and report work there as here; nothing
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import yaml
 
-from vanishing import files, parameters
+from vanishing import files, parameters, paths, workflow
 from vanishing.errors import UserError
 
 SOURCES = [
@@ -37,8 +37,10 @@ MARK = Path(".vanishing") / "workspace"
 DVC_CONFIG = "[core]\n    no_scm = true\n    analytics = false\n    check_update = false\n"
 
 
-def lay_out(origin: Path, folder: Path, overlay: Path | None) -> None:
+def lay_out(origin: Path, folder: Path, overlay: Path | None, studies: Sequence[str] | None = None) -> None:
     """Copy the pipeline from `origin` into `folder`, with the parameters of `overlay` laid over its own.
+
+    Where `studies` are named, the others stay behind, and with them the runs that are theirs alone.
 
     Files that are there already with the right content keep their times, so that neither engine builds
     again what has not changed; sources that `origin` no longer has are removed.
@@ -57,7 +59,12 @@ def lay_out(origin: Path, folder: Path, overlay: Path | None) -> None:
     content = parameters.read(origin / "params.yaml")
     if overlay:
         content = parameters.merge(content, parameters.read(overlay))
-        parameters.check(content, overlay)
+    settings = parameters.check(content, overlay or origin / "params.yaml")
+    if studies:
+        content["studies"] = {key: content["studies"][key] for key in studies if settings.study(key)}
+        kept = {run for key in studies for run in settings.study(key).runs}
+        content["runs"] = {run: differences for run, differences in content["runs"].items() if run in kept}
+        settings = parameters.check(content)
     sources = set(_sources(origin))
     _write(mark, b"laid out by `vanishing workspace`; its sources are replaced each time\n")
     for stale in set(_sources(folder)) - sources:
@@ -65,6 +72,7 @@ def lay_out(origin: Path, folder: Path, overlay: Path | None) -> None:
     for source in sources:
         _write(folder / source, (origin / source).read_bytes())
     _write(folder / "params.yaml", yaml.safe_dump(content, sort_keys=False).encode())
+    _write(folder / paths.JOBS, workflow.job_list(settings).encode())
     _write(folder / ".dvc" / "config", DVC_CONFIG.encode())
 
 

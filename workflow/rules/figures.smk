@@ -9,17 +9,8 @@ rule figures:
         results=lambda wildcards: plan.results_of(
             plan.study_jobs(settings, jobs, wildcards.study)
         ),
-        notebooks=plan.notebooks(),
-        code=expand(
-            "src/vanishing/{file}",
-            file=[
-                "captions.py",
-                "figures.mplstyle",
-                "figures.py",
-                "notebooks.py",
-                "results.py",
-            ],
-        ),
+        notebooks=plan.figure_notebooks(),
+        code=plan.code(*plan.FIGURES),
     output:
         figures=directory("report/figures/{study}"),
         notebooks=directory("results/notebooks/{study}"),

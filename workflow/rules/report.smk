@@ -1,4 +1,4 @@
-# In:   report/*.tex, report/sections/, report/references.bib, and all that tables and figures make
+# In:   report/*.tex, report/sections/, report/references.bib, and all that tables, figures, compare and numbers make
 # Out:  report/report.pdf
 # Steps: latexmk
 
@@ -7,11 +7,12 @@ rule report:
     """Typeset the report."""
     input:
         text=plan.report_text(),
-        code="src/vanishing/report.py",
-        tables="report/tables",
+        code=plan.code("report"),
         numbers="report/numbers.tex",
         studies="report/studies.tex",
-        figures=expand("report/figures/{study}", study=plan.drawn(settings, jobs)),
+        tables=expand("report/tables/{study}.tex", study=studies),
+        figures=expand("report/figures/{study}", study=studies),
+        comparison="report/comparison" if studies else [],
     output:
         paths.REPORT / "report.pdf",
     log:

@@ -1,28 +1,32 @@
-# In:   results/runs/
-# Out:  results/tables/, report/tables/, report/numbers.tex, report/studies.tex
-# Steps: mean and standard deviation over the seeds, every number that the report names
+# In:   results/runs/ of a study
+# Out:  results/tables/STUDY*.csv, report/tables/STUDY*.tex
+# Steps: mean and standard deviation over the seeds, differences by seed, published beside reproduced
 
 
 rule tables:
-    """Make the tables of all studies, and every number of the report."""
+    """Make the tables of one study."""
     input:
-        results=plan.results_of(jobs),
-        code=expand(
-            "src/vanishing/{file}",
-            file=["captions.py", "published.csv", "results.py", "tables.py"],
+        results=lambda wildcards: plan.results_of(
+            plan.study_jobs(settings, jobs, wildcards.study)
         ),
+        code=plan.code(*plan.TABLES),
     output:
-        csv=directory("results/tables"),
-        tex=directory("report/tables"),
-        numbers="report/numbers.tex",
-        studies="report/studies.tex",
+        expand(
+            "{folder}/{{study}}{kind}.{type}",
+            zip,
+            folder=["results/tables"] * 3 + ["report/tables"] * 3,
+            kind=["", "-differences", "-published"] * 2,
+            type=["csv"] * 3 + ["tex"] * 3,
+        ),
     log:
-        "logs/tables.log",
+        "logs/tables/{study}.log",
     benchmark:
-        "logs/benchmarks/tables.tsv"
+        "logs/benchmarks/tables/{study}.tsv"
     params:
-        configuration=plan.tables_configuration(settings),
+        configuration=lambda wildcards: plan.tables_configuration(
+            settings, wildcards.study
+        ),
     message:
-        "tables of all studies, and the report's numbers"
+        "tables of {wildcards.study}"
     shell:
-        "vanishing tables 2>&1 | tee {log}"
+        "vanishing tables {wildcards.study} 2>&1 | tee {log}"

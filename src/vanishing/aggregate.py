@@ -1,0 +1,148 @@
+"""Results over the seeds: a row for each run of a study, with means and standard deviations."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import pandas as pd
+
+from vanishing import latex, parameters, paths, results
+from vanishing.progress import say
+from vanishing.results import Result
+
+METRICS = {
+    "train_loss": ("train", "loss"),
+    "train_accuracy": ("train", "accuracy"),
+    "val_loss": ("validation", "loss"),
+    "val_accuracy": ("validation", "accuracy"),
+    "best_epoch": ("best", "epoch"),
+    "best_val_accuracy": ("best", "accuracy"),
+    "test_loss": ("test", "loss"),
+    "test_accuracy": ("test", "accuracy"),
+}
+"""Columns of a table, and where `summary.json` has them."""
+
+CHANCE_LOSS = 0.01
+"""Relative distance from ln(classes) within which a training loss counts as that of chance."""
+
+CHANCE_ACCURACY = 0.02
+"""Accuracy above chance, as a fraction, within which a validation accuracy counts as chance."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Mean and standard deviation (n - 1) over seeds; the deviation is NaN for n = 1, both for n = 0."""
+
+    mean: float
+    std: float
+
+    def text(self, scale: float = 1, digits: int = 2) -> str:
+        """Write the cell in LaTeX, times `scale`; a dash for no value."""
+        if math.isnan(self.mean):
+            return "--"
+        mean = latex.number(self.mean * scale, digits)
+        return mean if math.isnan(self.std) else f"{mean} $\\pm$ {latex.number(self.std * scale, digits)}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run of a study, over its seeds."""
+
+    run: str
+    configuration: parameters.Run
+    results: list[Result]
+    average: int = 1
+    """Final epochs that losses and accuracies of training and validation are the mean of."""
+
+    @property
+    def completed(self) -> list[Result]:
+        """Return the seeds that did not diverge: those that means are taken over."""
+        return [result for result in self.results if not result.diverged]
+
+    def values(self, metric: str) -> dict[int, float]:
+        """Return a metric of each completed seed."""
+        part, key = METRICS[metric]
+        if metric in results.HISTORY_COLUMNS:
+            return {result.seed: float(self._final(result)[metric].mean()) for result in self.completed}
+        return {result.seed: result.summary[part][key] for result in self.completed}
+
+    def cell(self, metric: str) -> Cell:
+        """Return a metric over the completed seeds."""
+        return spread(self.values(metric).values())
+
+    def uncertainty(self, metric: str) -> float:
+        """Return the standard error of a metric's mean: over the seeds, or for one seed over its final epochs."""
+        if len(self.completed) == 1 and metric in results.HISTORY_COLUMNS:
+            final = self._final(self.completed[0])[metric]
+            return float(final.std(ddof=1) / math.sqrt(len(final)))
+        return self.cell(metric).std / math.sqrt(max(1, len(self.completed)))
+
+    def gradient(self, layer: int, snapshot: int) -> Cell:
+        """Return mean |dL/dW| of a layer (0 the first, -1 the last) at a snapshot, over the completed seeds."""
+        found = []
+        for result in self.completed:
+            table = result.gradients
+            epoch = sorted(table.epoch.unique())[snapshot]
+            found.append(table[table.epoch == epoch].sort_values("layer").mean_abs_gradient.iloc[layer])
+        return spread(found)
+
+    @property
+    def at_chance(self) -> bool:
+        """Whether every seed ends where it began: at the loss and the accuracy of a uniform guess."""
+        classes = self.configuration.data.classes
+        loss, accuracy = math.log(classes), 1 / classes
+        return bool(self.results) and all(
+            not result.diverged
+            and abs(result.summary["train"]["loss"] - loss) <= CHANCE_LOSS * loss
+            and result.summary["validation"]["accuracy"] <= accuracy + CHANCE_ACCURACY
+            for result in self.results
+        )
+
+    def _final(self, result: Result) -> pd.DataFrame:
+        return result.history.sort_values("epoch").tail(self.average)
+
+
+def collect(settings: parameters.Parameters, keys: Iterable[str] | None = None) -> dict[str, list[Row]]:
+    """Read the rows of studies, all if `keys` is None; those without results are left out.
+
+    What another configuration made is left out too, with a line.
+    """
+    studies = {key: settings.study(key) for key in (settings.studies if keys is None else keys)}
+    found = _read(settings, {run for study in studies.values() for run in study.runs})
+    rows = {
+        key: [Row(run, settings.run(run), found[run], study.average) for run in study.runs if run in found]
+        for key, study in studies.items()
+    }
+    return {key: of_study for key, of_study in rows.items() if of_study}
+
+
+def spread(values: Iterable[float]) -> Cell:
+    """Return mean and standard deviation (n - 1) of `values`."""
+    series = pd.Series(list(values), dtype=float)
+    return Cell(float(series.mean()), float(series.std(ddof=1)))
+
+
+def scale(metric: str) -> int:
+    """Return what a metric is multiplied by for people: accuracies are printed in per cent."""
+    return 100 if metric.endswith("accuracy") else 1
+
+
+def digits(metric: str) -> int:
+    """Return the decimals that a metric is printed with."""
+    return 0 if metric == "best_epoch" else 3 if metric.endswith("loss") else 2
+
+
+def _read(settings: parameters.Parameters, runs: set[str]) -> dict[str, list[Result]]:
+    found: dict[str, list[Result]] = {}
+    for name, seed in settings.jobs():
+        if name not in runs:
+            continue
+        if results.is_available(settings, name, seed):
+            found.setdefault(name, []).append(results.read(name, seed))
+        elif paths.results(name, seed).exists():
+            say(f"{paths.results(name, seed)}: incomplete, or made with another configuration; left out")
+    if not found:
+        say("no results yet")
+    return found

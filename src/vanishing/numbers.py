@@ -1,0 +1,172 @@
+r"""Every number that the report's prose names, and the order in which its studies stand.
+
+`report/numbers.tex` defines what `\result` and `\iffact` look up; `report/studies.tex` lays out the studies
+that have results.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+
+from vanishing import aggregate, comparison, differences, files, latex, parameters, paths, published, tables
+from vanishing.aggregate import METRICS, Row
+from vanishing.captions import CAPTIONS
+from vanishing.latex import escape, number
+
+
+def make(settings: parameters.Parameters) -> None:
+    """Write `numbers.tex` and `studies.tex` from the results that there are."""
+    found = aggregate.collect(settings)
+    lines = [*_settings(settings), *_published(), *_comparison(settings)]
+    for key, rows in found.items():
+        lines += _numbers(key, settings.studies[key], rows)
+    layout = [_section(key, settings, rows) for key, rows in found.items()]
+    files.write(paths.REPORT / "numbers.tex", "".join(f"{line}\n" for line in lines))
+    files.write(paths.REPORT / "studies.tex", "\n".join(layout))
+
+
+def _settings(settings: parameters.Parameters) -> Iterator[str]:
+    """Define the numbers and facts of the configuration's defaults."""
+    data, train, model, gradients = settings.data, settings.train, settings.model, settings.gradients
+    yield _result("data/name", 0, "CIFAR-100" if data.set == "cifar100" else "the generated set")
+    counts = {
+        "data/classes": data.classes,
+        "data/train": data.classes * data.train_per_class,
+        "data/val": data.classes * data.validation_per_class,
+        "data/test": data.classes * data.test_per_class,
+        "train/epochs": train.epochs,
+        "train/batch_size": train.batch_size,
+        "train/threads": train.threads,
+        "model/filters": model.filters,
+        "model/stages": model.stages,
+        "model/blocks": model.blocks,
+        "gradients/batches": gradients.batches,
+        "gradients/batch_size": gradients.batch_size,
+    }
+    for key, count in counts.items():
+        yield _result(key, count, number(count, 0))
+    yield _result("chance/loss", math.log(data.classes), number(math.log(data.classes), 3))
+    yield _result("chance/accuracy", 100 / data.classes, number(100 / data.classes))
+    for key in ("learning_rate", "final_learning_rate"):
+        yield _result(f"train/{key}", getattr(train, key), number(getattr(train, key)))
+    if data.set == "generated":
+        yield _fact("demo")
+
+
+def _published() -> Iterator[str]:
+    """Define what the reports give: published/REPORT/RUN/METRIC, the first row of several."""
+    seen = set()
+    for source in published.load():
+        for metric, text in source.figures.items():
+            key = f"published/{source.report}/{source.runs[0]}/{metric}"
+            if key not in seen:
+                yield _result(key, published.value(text), text)
+            seen.add(key)
+
+
+def _comparison(settings: parameters.Parameters) -> Iterator[str]:
+    """Define how many published figures hold, and from which schedule the rows came."""
+    claims = published.everything(settings)
+    verdicts = Counter(claim.verdict for claim in claims)
+    schedules = [item.verdict for item in comparison.attribute(claims)]
+    counts = {
+        "published/rows": len(published.load()),
+        "published/figures": len({(claim.source, claim.metric) for claim in claims}),
+        "published/compared": verdicts[published.HOLDS] + verdicts[published.FAILS],
+        "published/holds": verdicts[published.HOLDS],
+        "published/schedules": len(schedules),
+        "published/per_epoch": schedules.count("per epoch"),
+        "published/per_iteration": schedules.count("per iteration"),
+    }
+    for key, count in counts.items():
+        yield _result(key, count, number(count, 0))
+    if any(claim.verdict != published.NOT_RUN for claim in claims):
+        yield _fact("comparison")
+
+
+def _numbers(key: str, study: parameters.Study, rows: list[Row]) -> Iterator[str]:
+    """Define the numbers and facts of a study."""
+    yield _fact(f"study/{key}")
+    if all(len(row.completed) < 2 for row in rows):
+        yield _fact(f"{key}/one")
+    for row in rows:
+        yield from _run_numbers(f"{key}/{row.run}", row)
+    for item in differences.of_study(study, rows):
+        stem = f"{key}/{item.first}-{item.second}/{item.metric}"
+        if item.values:
+            margin = "" if math.isnan(item.margin) else f" $\\pm$ {number(100 * item.margin, 2)}"
+            yield _result(stem, 100 * item.mean, latex.signed(100 * item.mean, 2) + margin)
+            yield _fact(f"{stem}/{item.verdict.replace('cannot tell', 'open')}")
+
+
+def _run_numbers(stem: str, row: Row) -> Iterator[str]:
+    summary, train = row.results[0].summary, row.configuration.train
+    for name, value in (
+        ("layers", summary["layers"]),
+        ("parameters", summary["parameters"]),
+        ("n", len(row.results)),
+        ("epochs", train.epochs),
+        ("batch_size", train.batch_size),
+    ):
+        yield _result(f"{stem}/{name}", value, number(value, 0))
+    for name in ("learning_rate", "weight_decay"):
+        yield _result(f"{stem}/{name}", getattr(train, name), number(getattr(train, name)))
+    for metric in METRICS:
+        mean = row.cell(metric).mean
+        if not math.isnan(mean):
+            yield _result(f"{stem}/{metric}", mean * aggregate.scale(metric), tables.text(row, metric))
+    yield from _gradient_numbers(stem, row)
+    if row.at_chance:
+        yield _fact(f"{stem}/chance")
+    if len(row.completed) < len(row.results):
+        yield _fact(f"{stem}/diverged")
+
+
+def _gradient_numbers(stem: str, row: Row) -> Iterator[str]:
+    first, last, end = row.gradient(0, 0).mean, row.gradient(-1, 0).mean, row.gradient(0, -1).mean
+    values = {"gradient_first": first, "gradient_last": last, "gradient_first_end": end}
+    if 0 < last < math.inf:
+        values["gradient_ratio"] = first / last
+    for name, value in values.items():
+        if math.isfinite(value):
+            yield _result(f"{stem}/{name}", value, number(value))
+
+
+def _result(key: str, raw: float, text: str) -> str:
+    return f"\\defineresult{{{key}}}{{{raw:.10g}}}{{{text}}}"
+
+
+def _fact(key: str) -> str:
+    return f"\\definefact{{{key}}}"
+
+
+def _section(key: str, settings: parameters.Parameters, rows: list[Row]) -> str:
+    """Lay out a study: its tables, then its figures."""
+    study = settings.studies[key]
+    lines = [f"\\begin{{study}}{{{key}}}{{{escape(study.title)}}}", f"\\studytable{{{key}}}{{{_caption(study, rows)}}}"]
+    if published.of_rows(rows):
+        lines.append(f"\\studypublished{{{key}}}")
+    if list(differences.of_study(study, rows)):
+        lines.append(f"\\studydifferences{{{key}}}")
+    for family in study.draw:
+        lines += [f"\\studyfigure{{{key}}}{{{name}}}{{{text}}}" for name, text in CAPTIONS[family].items()]
+    return "\n".join([*lines, r"\end{study}", ""])
+
+
+def _caption(study: parameters.Study, rows: list[Row]) -> str:
+    when = "last epoch" if study.average == 1 else f"mean of the final {study.average} epochs"
+    spread = "mean $\\pm$ standard deviation over the $n$ seeds, no spread for $n = 1$."
+    if study.average > 1:
+        spread = (
+            "1.815(3) is 1.815 $\\pm$ 0.003, the standard error of the mean, over the $n$ seeds or, for $n = 1$, over "
+            "those epochs; the test set without, for $n = 1$, or with the standard deviation over the seeds."
+        )
+    text = (
+        f"{escape(study.title)}: {when} of each run ({tables.common(rows)}), and the test set with the weights of the "
+        f"epoch of best validation accuracy. Losses in nats, accuracies in per cent; {spread}"
+    )
+    present = {row.run for row in rows}
+    missing = [run for run in study.runs if run not in present]
+    return f"{text} Not run: {escape(', '.join(missing))}." if missing else text

@@ -1,0 +1,25 @@
+# In:   results/runs/
+# Out:  results/comparison/, report/comparison/, results/notebooks/comparison/
+# Steps: every published figure beside ours, and which schedule each published row came from
+
+
+rule compare:
+    """Hold what was published against what is reproduced."""
+    input:
+        results=plan.results_of(jobs),
+        notebook="notebooks/agreement.ipynb",
+        code=plan.code(*plan.COMPARISON),
+    output:
+        tables=directory("results/comparison"),
+        report=directory("report/comparison"),
+        notebooks=directory("results/notebooks/comparison"),
+    log:
+        "logs/compare.log",
+    benchmark:
+        "logs/benchmarks/compare.tsv"
+    params:
+        configuration=plan.comparison_configuration(settings),
+    message:
+        "published against reproduced; progress in {log}"
+    shell:
+        "vanishing compare 2>&1 | tee {log}"
