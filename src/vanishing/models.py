@@ -1,9 +1,9 @@
 """The models of the study: VGG variants for images of 32 x 32 pixels, with and without their cures.
 
-All convolutions are 3 x 3 with padding 1 and the same number of filters. A model is an entry
-convolution, stages of processing blocks that each end in a reduction block, average pooling and a
+All convolutions but those on shortcuts are 3 x 3 with padding 1; all have the same number of filters. A model
+is an entry convolution, stages of processing blocks that each end in a reduction block, average pooling and a
 linear classifier (Simonyan & Zisserman 2015 for the plain stack, Ioffe & Szegedy 2015 for batch
-normalisation, Wu & He 2018 for group normalisation, He et al. 2016 for the shortcuts).
+normalisation, Wu & He 2018 for group normalisation, He et al. 2016 for the shortcuts, and others where they stand).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +21,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vanishing import parameters
 
+SLOPE = 0.01
+"""Of the leaky rectifier on its negative side, PyTorch's default."""
+
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     # in place, where PyTorch offers it: the gradients of convolution and norm do not read what they gave
-    "leaky_relu": partial(nn.LeakyReLU, inplace=True),  # slope 0.01, PyTorch's default
+    "leaky_relu": partial(nn.LeakyReLU, SLOPE, inplace=True),
     "relu": partial(nn.ReLU, inplace=True),
     "sigmoid": nn.Sigmoid,
     "tanh": nn.Tanh,
@@ -30,44 +34,52 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 """Elementwise functions between the convolutions."""
 
 
-class Residual(nn.Module):
-    """Two convolutions, each normalised; a shortcut may be added before the last activation.
+class Block(nn.Module):
+    """Convolutions, each normalised and activated; a shortcut may be added before the last activation.
 
-    Subclasses say what stands between the two (`between`), and whether the convolutions have a bias.
+    Subclasses say what follows the first convolution (`between`), and whether the convolutions have a bias.
+
+    Args:
+        model: how many convolutions, and what stands between them.
+        inputs: channels that the first one reads; all others read and all give `model.filters`.
+        shortcut: maps the block's input to what is added; None for no shortcut.
     """
 
     bias = False
 
-    def __init__(self, model: parameters.Model, shortcut: bool) -> None:
+    def __init__(self, model: parameters.Model, inputs: int, shortcut: nn.Module | None) -> None:
         super().__init__()
-        filters = model.filters
-        self.conv1 = nn.Conv2d(filters, filters, kernel_size=3, padding=1, bias=self.bias)
-        self.norm1 = _norm(model, model.norm)
-        self.conv2 = nn.Conv2d(filters, filters, kernel_size=3, padding=1, bias=self.bias)
-        self.norm2 = _norm(model, model.norm)
-        self.activation = ACTIVATIONS[model.activation]()
+        for at in range(1, model.convolutions + 1):
+            channels = inputs if at == 1 else model.filters
+            self.add_module(f"conv{at}", nn.Conv2d(channels, model.filters, kernel_size=3, padding=1, bias=self.bias))
+            self.add_module(f"norm{at}", _norm(model, model.norm))
+        self.convolutions = model.convolutions
+        self.activation = _activation(model)
         self.shortcut = shortcut
 
     def between(self, x: Tensor) -> Tensor:
-        """Map what the second convolution reads, and what the shortcut carries."""
+        """Map what the second convolution reads."""
         return x
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (batch, filters, height, width) to the size that `between` gives."""
-        out = self.between(self.activation(self.norm1(self.conv1(x))))
-        out = self.norm2(self.conv2(out))
-        if self.shortcut:
-            out += self.between(x)
-        activated: Tensor = self.activation(out)
-        return activated
+        """Map (batch, inputs, height, width) to (batch, filters, ...), of the size that `between` gives."""
+        out = x
+        for at in range(1, self.convolutions + 1):
+            out = self.get_submodule(f"norm{at}")(self.get_submodule(f"conv{at}")(out))
+            if at == self.convolutions and self.shortcut is not None:
+                out += self.shortcut(x)
+            out = self.activation(out)
+            if at == 1:
+                out = self.between(out)
+        return out
 
 
-class ProcessingBlock(Residual):
-    """conv, act, conv, act at constant size; `shortcut` adds the input before the last activation."""
+class ProcessingBlock(Block):
+    """Convolutions at constant size."""
 
 
-class ReductionBlock(Residual):
-    """conv, act, 2 x 2 average pooling, conv, act; `shortcut` adds the average-pooled input.
+class ReductionBlock(Block):
+    """conv, act, 2 x 2 average pooling, then the other convolutions at half the height and width.
 
     Its convolutions keep their bias under normalisation too, as the five reports had it.
     """
@@ -77,6 +89,56 @@ class ReductionBlock(Residual):
     def between(self, x: Tensor) -> Tensor:
         """Halve height and width."""
         return functional.avg_pool2d(x, kernel_size=2)
+
+
+class Subsample(nn.Module):
+    """Keep every second pixel of each direction: a shortcut without parameters (He et al. 2016, option A).
+
+    Theirs pads the channels that a wider stage adds with zeros; at constant width there are none.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (batch, channels, height, width) to (batch, channels, height / 2, width / 2)."""
+        return x[:, :, ::2, ::2]
+
+
+class Dense(nn.Sequential):
+    """A stage in which each block reads the stage's input and the outputs of all earlier blocks (Huang et al. 2017)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (batch, filters, height, width) to (batch, filters, height / 2, width / 2)."""
+        features = [x]
+        for block in self:
+            features.append(block(torch.cat(features, dim=1)))
+        return features[-1]
+
+
+class Amplification(nn.Module):
+    """The identity, whose gradient is multiplied on its way back (Basodi et al. 2020, "Gradient amplification").
+
+    Theirs amplifies at layers chosen at random and stops after some epochs; here every activation of the blocks does,
+    throughout, so that what it can and cannot cure shows plainly.
+    """
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return `x`, of any shape."""
+        amplified: Tensor = _Amplify.apply(x, self.factor)
+        return amplified
+
+
+class _Amplify(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
+        ctx.factor = factor
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0] * ctx.factor, None
 
 
 class Pool(nn.Module):
@@ -130,13 +192,16 @@ class Size:
 
 
 def build(model: parameters.Model, classes: int, seed: int) -> VGG:
-    """Build a model with PyTorch's default initialisation, drawn on the CPU from `seed`.
+    """Build a model, its weights drawn on the CPU from `seed`.
 
     The same weights come out on every device; the global generator is left as it was.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return VGG(model, classes)
+        network = VGG(model, classes)
+        if model.initialisation != "default":
+            _initialise(network, model)
+        return network
 
 
 def measure(model: parameters.Model, classes: int) -> Size:
@@ -154,12 +219,53 @@ def measure(model: parameters.Model, classes: int) -> Size:
     )
 
 
+def _initialise(network: nn.Module, model: parameters.Model) -> None:
+    """Draw weights that keep the size of a signal from layer to layer; biases are 0.
+
+    `he`: normal, of variance gain^2 / fan_in (He et al. 2015). `orthogonal`: W W^T = gain^2 (Saxe et al. 2014). The
+    gain is that of the activation, and 1 for the classifier, which has none.
+    """
+    for module in network.modules():
+        if not isinstance(module, nn.Conv2d | nn.Linear):
+            continue
+        kind: Any = "linear" if isinstance(module, nn.Linear) else model.activation
+        if model.initialisation == "he":
+            nn.init.kaiming_normal_(module.weight, a=SLOPE, nonlinearity=kind)
+        else:
+            nn.init.orthogonal_(module.weight, gain=nn.init.calculate_gain(kind, SLOPE))
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
 def _stage(model: parameters.Model) -> nn.Sequential:
+    dense = model.shortcut == "dense"
     blocks: OrderedDict[str, nn.Module] = OrderedDict()
     for block in range(1, model.blocks + 1):
-        blocks[f"block{block}"] = ProcessingBlock(model, shortcut=model.shortcut == "identity")
-    blocks["reduction"] = ReductionBlock(model, shortcut=model.reduction_shortcut == "pool")
-    return nn.Sequential(blocks)
+        shortcut = nn.Identity() if model.shortcut == "identity" else None
+        blocks[f"block{block}"] = ProcessingBlock(model, model.filters * (block if dense else 1), shortcut)
+    inputs = model.filters * (model.blocks + 1 if dense else 1)
+    blocks["reduction"] = ReductionBlock(model, inputs, _reduction_shortcut(model))
+    return Dense(blocks) if dense else nn.Sequential(blocks)
+
+
+def _reduction_shortcut(model: parameters.Model) -> nn.Module | None:
+    match model.reduction_shortcut:
+        case "pool":
+            return nn.AvgPool2d(kernel_size=2)
+        case "convolution":
+            convolution = nn.Conv2d(model.filters, model.filters, kernel_size=1, stride=2, bias=False)
+            return nn.Sequential(OrderedDict(conv=convolution, norm=_norm(model, model.norm)))
+        case "subsample":
+            return Subsample()
+        case _:
+            return None
+
+
+def _activation(model: parameters.Model) -> nn.Module:
+    activation = ACTIVATIONS[model.activation]()
+    if model.gradient_amplification == 1:
+        return activation
+    return nn.Sequential(activation, Amplification(model.gradient_amplification))
 
 
 def _norm(model: parameters.Model, kind: str) -> nn.Module:

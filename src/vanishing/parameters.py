@@ -138,13 +138,19 @@ class Model(Block):
     activation: Literal["leaky_relu", "relu", "sigmoid", "tanh"]
     norm: Literal["none", "batch", "group"]
     groups: Positive
-    shortcut: Literal["none", "identity"]
-    reduction_shortcut: Literal["none", "pool"]
+    convolutions: Literal[2, 3]
+    shortcut: Literal["none", "identity", "dense"]
+    reduction_shortcut: Literal["none", "pool", "convolution", "subsample"]
+    initialisation: Literal["default", "he", "orthogonal"]
+    gradient_amplification: Annotated[float, Field(ge=1, allow_inf_nan=False)]
 
     @model_validator(mode="after")
-    def _divide_filters(self) -> Self:
+    def _fit_together(self) -> Self:
         if self.norm == "group" and self.filters % self.groups:
             raise KeyedError("groups", self.groups, f"a divisor of filters = {self.filters}")
+        if self.shortcut == "dense" and self.reduction_shortcut != "none":
+            allowed = "none with shortcut = dense, where reduction blocks read all earlier outputs already"
+            raise KeyedError("reduction_shortcut", self.reduction_shortcut, allowed)
         return self
 
 
@@ -162,6 +168,8 @@ class Train(Block):
     final_learning_rate: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     schedule: Literal["cosine_per_epoch", "cosine_per_iteration"]
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    l1: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    patience: Annotated[int, Field(ge=0)]
     precision: Literal["fp32", "tf32", "bf16"]
     device: Literal["auto", "cpu", "cuda"]
     threads: Annotated[int, Field(ge=1, le=1024)]

@@ -52,7 +52,7 @@ def summarise(run: parameters.Run, outcome: Outcome, size: Size) -> dict[str, An
     """Put together what `summary.json` says of a training."""
     last, best = outcome.history[-1], outcome.best
     return {
-        "status": "diverged" if outcome.diverged else "completed",
+        "status": outcome.status,
         "layers": size.layers,
         "parameters": size.parameters,
         "macs": size.macs,

@@ -87,7 +87,8 @@ class Outcome:
     """What a training gives, beside the files of its trajectory."""
 
     history: list[Epoch]
-    diverged: bool
+    status: str
+    """`completed`, `diverged` or `stopped early`."""
     best: Epoch | None
     test: Figures | None
     """With the weights of the best epoch."""
@@ -172,7 +173,7 @@ class _Training:
         total = self.run.train.epochs * self.iterations
         done = (self.place.epoch - 1) * self.iterations + self.place.iteration
         with _signals() as caught, Progress(title, total, done) as progress:
-            while self.place.epoch <= self.run.train.epochs and not self.place.diverged:
+            while self.place.epoch <= self.run.train.epochs and self._status(self.place) == "completed":
                 self._epoch(progress, caught)
         return self._outcome()
 
@@ -210,7 +211,7 @@ class _Training:
 
     def _keep_trajectory(self, row: Epoch) -> None:
         """Keep the epoch's weights if they are wanted; those of a diverged epoch are not."""
-        if row.finite and row.epoch in self.run.train.snapshot_epochs:
+        if row.epoch in self._snapshots(self.place):
             self._keep(paths.snapshot(self.folder, row.epoch))
         if row == self.place.best:
             self.best = {name: tensor.clone() for name, tensor in self.learner.model.state_dict().items()}
@@ -225,7 +226,7 @@ class _Training:
             self.learner.model.load_state_dict(self.best)
             self._keep(paths.best(self.folder))
             test = evaluate(self.learner.model, *self.test, bf16=self.learner.bf16)
-        return Outcome(place.history, place.diverged, place.best, test, self._snapshots(place))
+        return Outcome(place.history, self._status(place), place.best, test, self._snapshots(place))
 
     @property
     def _state(self) -> Path:
@@ -260,7 +261,18 @@ class _Training:
     def _snapshots(self, place: Place) -> list[int]:
         """List the epochs whose weights are kept by the time that a training is at `place`."""
         reached = place.epoch - 1 - place.diverged
-        return [epoch for epoch in self.run.train.snapshot_epochs if epoch <= reached]
+        kept = {epoch for epoch in self.run.train.snapshot_epochs if epoch <= reached}
+        return sorted(kept | {reached} if self._status(place) == "stopped early" else kept)
+
+    def _status(self, place: Place) -> str:
+        """Say how a training ends, or would if it ended at `place`."""
+        if place.diverged:
+            return "diverged"
+        waited = place.history[-1].epoch - place.best.epoch if place.best else 0
+        patience = self.run.train.patience
+        return (
+            "stopped early" if patience and waited >= patience and place.epoch <= self.run.train.epochs else "completed"
+        )
 
 
 def _upload(split: Split, device: torch.device) -> tuple[Tensor, Tensor]:
