@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-dvc study report test test-fast lint bench format lock clean distclean
+.PHONY: help setup demo demo-dvc catalogue study report test test-fast lint bench format lock clean distclean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,14 +18,19 @@ $(READY): requirements.lock pyproject.toml workflow/setup.sh
 	@touch $@
 
 demo: $(READY)  ## the whole study on generated images, without a GPU: build/demo/report/report.pdf
-	@vanishing workspace build/demo --overlay workflow/demo.yaml
+	@vanishing workspace build/demo --overlay workflow/demo.yaml --study core
 	cd build/demo && snakemake --cores $(CORES)
 	@cd build/demo && vanishing show && echo && echo build/demo/report/report.pdf
 
 demo-dvc: $(READY)  ## the same by DVC, in build/demo-dvc
-	@vanishing workspace build/demo-dvc --overlay workflow/demo.yaml
+	@vanishing workspace build/demo-dvc --overlay workflow/demo.yaml --study core
 	cd build/demo-dvc && dvc repro
 	@cd build/demo-dvc && vanishing show && echo && echo build/demo-dvc/report/report.pdf
+
+catalogue: $(READY)  ## every run of every study, tiny and on generated images: build/catalogue/report/report.pdf
+	@vanishing workspace build/catalogue --overlay workflow/catalogue.yaml
+	cd build/catalogue && snakemake --cores $(CORES)
+	@echo build/catalogue/report/report.pdf
 
 study: $(READY)  ## the real study on CIFAR-100 (hours on a CPU; one GPU is used if there is one)
 	snakemake --cores $(CORES)

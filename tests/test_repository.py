@@ -147,7 +147,7 @@ def test_what_the_comments_of_choices_offer_is_what_is_allowed():
             if "enum" in entry:
                 comment = re.search(rf"^  {key}: .*?# (.*)$", part, re.MULTILINE)[1]
                 offered = re.findall(r"\w+", re.sub(r"\(.*?\)|,.*", "", comment))
-                assert offered == entry["enum"], f"{block}.{key}"
+                assert offered == [str(value) for value in entry["enum"]], f"{block}.{key}"
 
 
 def test_the_makefile_explains_every_target():

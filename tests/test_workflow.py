@@ -12,7 +12,9 @@ import faked
 import pytest
 import yaml
 
-from vanishing import parameters, workflow, workspace
+from vanishing import parameters, paths, workflow, workspace
+from vanishing import stages as stages_of
+from vanishing.errors import UserError
 
 EXPAND = """
 import json, sys
@@ -48,23 +50,29 @@ def snakemake(*arguments, folder=None):
     )  # fmt: skip
 
 
-def lay_out(folder, overlay):
+CORE = ["vgg08", "vgg38", "vgg38_bn", "vgg38_rc", "vgg38_bn_rc", "vgg38_bn_lr2", "vgg38_bn_rc_lr2"]
+
+
+def lay_out(folder, overlay, studies=None):
     """Lay out the pipeline with the project's own parameters, and `overlay` over them."""
     over = folder / "overlay.yaml"
     over.write_text(yaml.safe_dump(overlay))
-    workspace.lay_out(faked.ROOT, folder / "project", over)
+    workspace.lay_out(faked.ROOT, folder / "project", over, studies)
     return folder / "project"
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
-    """A folder with the real study, two seeds, and one run that is told to use the CPU."""
+    """A folder with two studies of different seeds, and one run that is told to use the CPU."""
     overlay = {
         "seeds": [0, 7],
         "runs": {"vgg08": {"train": {"device": "cpu", "threads": 3}}},
-        "studies": {"depth": {"title": "Depth", "runs": ["vgg08", "vgg38"], "draw": ["training"]}},
+        "studies": {
+            "core": {"runs": CORE, "compare": [["vgg08", "vgg38"]], "seeds": [0, 1]},
+            "pair": {"title": "Depth", "runs": ["vgg08", "vgg38"], "draw": ["training"]},
+        },
     }
-    return lay_out(tmp_path_factory.mktemp("workflow"), overlay)
+    return lay_out(tmp_path_factory.mktemp("workflow"), overlay, ["core", "pair"])
 
 
 @pytest.fixture(scope="module")
@@ -118,9 +126,10 @@ def test_both_engines_call_the_same_commands(jobs, stages):
 def test_every_run_and_seed_is_trained_and_measured(jobs, project):
     study = parameters.load(project / "params.yaml")
     wanted = {f"vanishing {verb} {run} --seed {seed}" for verb in ("train", "gradients") for run, seed in study.jobs()}
-    assert len(wanted) == 2 * 7 * 2
+    assert len(wanted) == 2 * (5 * 2 + 2 * 3)  # seeds 0 and 1; for the two runs of `pair` also 7
     assert wanted <= set(map(command, jobs))
-    assert len(jobs) == 1 + len(wanted) + 1 + 2 + 1  # data; tables; figures of two studies; report
+    # data; tables and figures of two studies; comparison, numbers, report
+    assert len(jobs) == 1 + len(wanted) + 2 + 2 + 3
 
 
 def test_both_engines_make_the_same_outputs(jobs, stages):
@@ -180,6 +189,27 @@ def test_snakemake_finds_nothing_to_complain_of_but_the_missing_conda_environmen
     done = snakemake("--lint", folder=project)
     found = re.findall(r"^ +\* (.*)$", done.stdout + done.stderr, re.MULTILINE)
     assert set(found) == {"Specify a conda environment or container for each rule.:"}
+
+
+@pytest.mark.parametrize(
+    ("target", "runs"),
+    [("pair", {"vgg08", "vgg38"}), ("core", set(CORE)), ("report", set(CORE))],
+)
+def test_the_target_of_a_study_needs_its_runs_alone(project, target, runs):
+    done = snakemake("-n", target, "--forceall", "--printshellcmds", folder=project)
+    assert done.returncode == 0, done.stderr
+    assert set(re.findall(r"vanishing train (\w+) ", done.stdout + done.stderr)) == runs
+
+
+def test_dvc_is_told_of_a_changed_list_of_jobs_before_it_goes_on(project, monkeypatch):
+    monkeypatch.chdir(project)
+    settings = parameters.load()
+    assert json.loads(paths.JOBS.read_text())["jobs"]["vgg38-7"] == {"run": "vgg38", "seed": 7}
+    stages_of.configure(settings, same_jobs=True)
+    paths.JOBS.write_text('{"jobs": {}}')
+    with pytest.raises(UserError, match=r"^workflow/jobs\.json: runs, seeds or studies have changed; the same command"):
+        stages_of.configure(settings, same_jobs=True)
+    stages_of.configure(settings, same_jobs=True)
 
 
 def test_a_dry_run_is_quick(project):
@@ -252,23 +282,28 @@ def configurations(study):
     """Return what each stage's staleness is decided by."""
     runs = {f"train {run}": workflow.train_configuration(study, run) for run in study.runs}
     figures = {f"figures {key}": workflow.figures_configuration(study, key) for key in study.studies}
-    return runs | figures | {
+    tables = {f"tables {key}": workflow.tables_configuration(study, key) for key in study.studies}
+    return runs | figures | tables | {
         "data": workflow.data_configuration(study),
         "gradients": workflow.gradients_configuration(study),
-        "tables": workflow.tables_configuration(study),
+        "comparison": workflow.comparison_configuration(study),
+        "numbers": workflow.numbers_configuration(study),
     }  # fmt: skip
+
+
+ALL = {"train vgg08", "train vgg38", "tables core", "comparison", "numbers"}
 
 
 @pytest.mark.parametrize(
     ("change", "stale"),
     [
-        ({"runs": {"vgg38": {"train": {"learning_rate": 2e-3}}}}, {"train vgg38", "tables"}),
-        ({"train": {"epochs": 3}}, {"train vgg08", "train vgg38", "tables"}),
-        ({"gradients": {"batches": 3}}, {"gradients", "tables"}),
+        ({"runs": {"vgg38": {"train": {"learning_rate": 2e-3}}}}, ALL - {"train vgg08"}),
+        ({"train": {"epochs": 3}}, ALL | {"figures core"}),  # which name the epochs above their panels
+        ({"gradients": {"batches": 3}}, {"gradients", "numbers"}),
         ({"data": {"sources": ["elsewhere"]}}, set()),
-        ({"data": {"seed": 5}}, {"data", "train vgg08", "train vgg38", "tables"}),
-        ({"studies": {"core": {"title": "Other"}}}, {"figures core", "tables"}),
-        ({"seeds": [0, 1]}, {"tables"}),
+        ({"data": {"seed": 5}}, {"data"} | ALL),
+        ({"studies": {"core": {"title": "Other"}}}, {"figures core", "tables core", "numbers"}),
+        ({"seeds": [0, 1]}, {"numbers"}),
     ],
 )
 def test_a_change_makes_stale_what_stands_on_it_and_nothing_else(change, stale):
