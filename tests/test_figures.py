@@ -44,7 +44,7 @@ def test_every_captioned_figure_is_drawn_and_saved():
     faked.result(study, "vgg08")
     made = saved(study)
     assert sorted(made) == sorted(f"{name}.pdf" for family in FAMILIES for name in figures.CAPTIONS[family])
-    assert sorted(made) == sorted(path.name for path in figures.outputs("core", study.studies["core"]))
+    assert sorted(made) == sorted(path.name for path in notebooks.outputs("core", study.studies["core"]))
     assert all(content.startswith(b"%PDF") and b"CreationDate" not in content for content in made.values())
 
 

@@ -90,7 +90,7 @@ def test_a_notebook_gives_the_same_text_and_figures_each_time(folder):
     first = run()
     assert {path.name for path in first if path.suffix == ".ipynb"} == {"training.ipynb", "gradient_flow.ipynb"}
     assert {path for path in first if path.suffix == ".pdf"} == set(
-        figures.outputs("core", parameters.load().studies["core"])
+        notebooks.outputs("core", parameters.load().studies["core"])
     )
     assert not [path for path, content in first.items() if str(folder).encode() in content]
     assert b'"image/png"' in first[paths.NOTEBOOKS / "core" / "training.ipynb"]

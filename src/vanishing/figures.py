@@ -21,8 +21,7 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from vanishing import files, parameters, paths, results
-from vanishing.captions import CAPTIONS
+from vanishing import files, parameters, results
 from vanishing.errors import UserError
 
 LOSS_LIMIT = 1.5
@@ -194,7 +193,7 @@ def agreement(table: pd.DataFrame) -> Figure:
     rows = table[table.metric.str.endswith("accuracy") & table.reproduced.notna()]
     rows = rows.assign(value=rows.published.astype(str).str.partition("(")[0].astype(float))
     with _style():
-        figure = Figure(figsize=(4.6, 4.6))
+        figure = Figure(figsize=(5.8, 4.4))
         axis = figure.subplots()
         colours = dict(zip(sorted(table.report.unique()), sns.color_palette("colorblind"), strict=False))
         for (report, metric, verdict), group in rows.groupby(["report", "metric", "verdict"]):
@@ -216,7 +215,7 @@ def agreement(table: pd.DataFrame) -> Figure:
             axis.plot([], [], linestyle="none", marker="D", color=colour, label=report)
         for part, title in (("train", "training"), ("val", "validation"), ("test", "test")):
             axis.plot([], [], linestyle="none", marker=MARKERS[part], color="0.3", markerfacecolor="none", label=title)
-        axis.legend(loc="lower right", ncols=2)
+        figure.legend(loc="outside right center")
     return figure
 
 
@@ -299,8 +298,3 @@ def _legend(figure: Figure, axes: list[Axes], labels: list[str]) -> None:
 def _layer_ticks(layers: int) -> tuple[list[int], list[str]]:
     shown = sorted({1, *range(10, layers, 10), layers} - ({layers // 10 * 10} if layers % 10 in (1, 2) else set()))
     return [layer - 1 for layer in shown], [str(layer) for layer in shown]
-
-
-def outputs(key: str, study: parameters.Study) -> list[Path]:
-    """List the files that the figures of a study are saved in."""
-    return [paths.FIGURES / key / f"{name}.pdf" for family in study.draw for name in CAPTIONS[family]]

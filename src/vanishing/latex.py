@@ -28,6 +28,8 @@ def bracket(value: float, uncertainty: float, digits: int) -> str:
     """Write 1.815 +- 0.003 as 1.815(3); with `digits` decimals and no bracket where there is no uncertainty."""
     if not uncertainty > 0 or math.isinf(uncertainty):
         return number(value, digits)
+    if uncertainty >= 10:  # units of a digit before the point would mislead
+        return f"{number(value)} $\\pm$ {number(uncertainty)}"
     places = max(0, -int(f"{uncertainty:.0e}".partition("e")[2]))  # of the one digit that is kept, once rounded
     return f"{number(value, places)}({round(uncertainty * 10**places)})"
 

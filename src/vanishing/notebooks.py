@@ -13,7 +13,8 @@ from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
-from vanishing import figures, files, parameters, paths
+from vanishing import files, parameters, paths
+from vanishing.captions import CAPTIONS
 from vanishing.errors import UserError
 from vanishing.progress import Progress
 
@@ -37,9 +38,14 @@ def run(key: str, settings: parameters.Parameters) -> None:
             executed = execute(SOURCES / f"{family}.ipynb", {"study": key})
             files.write(paths.NOTEBOOKS / key / f"{family}.ipynb", executed)
             progress.advance()
-    missing = [path for path in figures.outputs(key, block) if not path.exists()]
+    missing = [path for path in outputs(key, block) if not path.exists()]
     if missing:
         raise UserError(f"{missing[0]}: no notebook of study {key!r} has drawn it")
+
+
+def outputs(key: str, study: parameters.Study) -> list[Path]:
+    """List the files that the figures of a study are saved in."""
+    return [paths.FIGURES / key / f"{name}.pdf" for family in study.draw for name in CAPTIONS[family]]
 
 
 def compare() -> None:
