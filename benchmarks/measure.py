@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from vanishing import augmentation, data, generated, parameters
+from vanishing import augmentation, data, devices, generated, parameters
 from vanishing.data import Split
 from vanishing.learner import CapturedStep, Learner
 
@@ -148,14 +148,7 @@ def copy_rate(device: torch.device, repeats: int) -> float:
 
 def machine(device: torch.device) -> dict[str, str]:
     """Name the hardware and the versions."""
-    kind = torch.cuda.get_device_name() if device.type == "cuda" else _processor()
-    return {"device": kind, "python": platform.python_version(), "torch": torch.__version__}
-
-
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.processor()}, {torch.get_num_threads()} threads"
+    return {"device": devices.hardware(device), "python": platform.python_version(), "torch": torch.__version__}
 
 
 def report(rows: list[dict[str, Any]], name: str, device: torch.device, folder: Path) -> None:

@@ -50,6 +50,12 @@ def _parser() -> argparse.ArgumentParser:
     figures.add_argument("study", metavar="STUDY", help="a study of params.yaml")
     commands.add_parser("report", help="typeset report/report.pdf")
     commands.add_parser("models", help="list every configured run with layers, parameters and multiply-accumulates")
+    for name, text in (
+        ("plan", "say what is left to run, and what it asks for: arithmetic, disk, time on this machine"),
+        ("rates", "list the iterations per second of the trainings, beside published ones"),
+    ):
+        command = commands.add_parser(name, help=text)
+        command.add_argument("study", nargs="*", metavar="STUDY", help="only the runs of these studies")
     commands.add_parser("show", help="print the tables of results/")
     commands.add_parser("sync", help="bring the records of Snakemake and DVC together")
     workspace = commands.add_parser("workspace", help="lay out the pipeline in another folder")
@@ -83,6 +89,8 @@ def _run(options: argparse.Namespace) -> None:
             stages.report()
         case "models":
             _models(settings)
+        case "plan" | "rates":
+            _costs(settings, options)
         case "show":
             _show(settings)
         case "sync":
@@ -103,6 +111,15 @@ def _models(settings: Parameters) -> None:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for name, *counts in rows:
         print(name.ljust(widths[0]), *(count.rjust(width) for count, width in zip(counts, widths[1:], strict=True)))
+
+
+def _costs(settings: Parameters, options: argparse.Namespace) -> None:
+    from vanishing import plan, rates
+
+    if options.command == "rates":
+        return rates.make(settings, options.study)
+    listed = plan.entries(settings, options.study)
+    print(plan.text(listed, plan.estimate(listed)))
 
 
 def _show(settings: Parameters) -> None:

@@ -110,11 +110,23 @@ def read_summary(path: Path) -> dict[str, Any]:
 
 def available(settings: parameters.Parameters) -> Iterator[tuple[str, int]]:
     """Yield each (run, seed) that has complete results made with today's configuration of that run."""
+    return (job for job in settings.jobs() if _made_so(settings, *job, paths.result_files(*job)))
+
+
+def trained(settings: parameters.Parameters) -> Iterator[tuple[str, int]]:
+    """Yield each (run, seed) whose trajectory is there too, so that its gradient flow can be measured."""
     for name, seed in settings.jobs():
-        if all(path.exists() for path in paths.result_files(name, seed)):
-            summary = read_summary(paths.results(name, seed) / "summary.json")
-            if summary.get("configuration") == settings.run(name).configuration():
-                yield name, seed
+        small = [paths.results(name, seed) / file for file in ("history.csv", "summary.json")]
+        if _made_so(settings, name, seed, [*small, paths.snapshot(paths.checkpoints(name, seed), 0)]):
+            yield name, seed
+
+
+def _made_so(settings: parameters.Parameters, name: str, seed: int, wanted: list[Path]) -> bool:
+    """Whether the files `wanted` are there and the summary names today's configuration of the run."""
+    if not all(path.exists() for path in wanted):
+        return False
+    summary = read_summary(paths.results(name, seed) / "summary.json")
+    return bool(summary.get("configuration") == settings.run(name).configuration())
 
 
 def _read(path: Path, reader: Callable[[Path], Content]) -> Content:
