@@ -92,9 +92,9 @@ class Outcome:
     test: Figures | None
     """With the weights of the best epoch."""
     snapshots: list[int]
-    iterations: int = 0
+    iterations: int = field(default=0, compare=False, repr=False)
     """Done by this process: fewer than all of them where an earlier start was interrupted."""
-    seconds: float = 0.0
+    seconds: float = field(default=0.0, compare=False, repr=False)
     """That they took, with the validation after each epoch and the files written on the way."""
 
 
