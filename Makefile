@@ -50,8 +50,11 @@ lint: $(READY)  ## formatting, lint and types
 	snakefmt --check Snakefile workflow
 	mypy
 
-bench: $(READY)  ## speed of training, its scaling, and the pipeline, into build/benchmarks/ (a GPU is used if there is one)
+bench: $(READY)  ## speed and what it depends on, scaling, and the pipeline, into build/benchmarks/ (a GPU is used if there is one)
 	python benchmarks/training.py
+	python benchmarks/determinism.py
+	python benchmarks/sharing.py
+	python benchmarks/precision.py
 	python benchmarks/scaling.py
 	python benchmarks/pipeline.py
 	python benchmarks/graph.py

@@ -6,7 +6,7 @@ import argparse
 import platform
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from vanishing import augmentation, data, generated, parameters
+from vanishing import augmentation, data, devices, generated, parameters
 from vanishing.data import Split
 from vanishing.learner import CapturedStep, Learner
 
@@ -74,6 +74,41 @@ def seconds(work: Callable[[], object], device: torch.device, repeats: int, inne
         synchronise(device)
         measured.append((time.perf_counter() - start) / inner)
     return measured
+
+
+def in_turn(
+    loops: Mapping[str, tuple[Callable[[], object], Callable[[], object]]],
+    device: torch.device,
+    repeats: int,
+    inner: int,
+) -> dict[str, list[float]]:
+    """Measure iterations per second of loops in turn, so that the machine's moods fall on all alike.
+
+    Args:
+        loops: what puts a loop's settings in force, and its iteration, by name.
+        device: that they compute on.
+        repeats: measurements of each, after one that warms up.
+        inner: iterations of one measurement.
+    """
+    found: dict[str, list[float]] = {name: [] for name in loops}
+    for repeat in range(repeats + 1):
+        for name, (prepare, step) in loops.items():
+            prepare()
+            synchronise(device)
+            start = time.perf_counter()
+            for _ in range(inner):
+                step()
+            synchronise(device)
+            if repeat:
+                found[name].append(inner / (time.perf_counter() - start))
+    return found
+
+
+def ratio(found: Mapping[str, list[float]], one: str, other: str) -> dict[str, float]:
+    """Return median, least and largest of the ratios of two loops that were measured in turn."""
+    ratios = [a / b for a, b in zip(found[one], found[other], strict=True)]
+    name = f"{one}/{other}"
+    return {name: statistics.median(ratios), f"{name} min": min(ratios), f"{name} max": max(ratios)}
 
 
 def step_of(run: parameters.Run, train: Split, device: torch.device, captured: bool = True) -> Callable[[], None]:
@@ -148,14 +183,7 @@ def copy_rate(device: torch.device, repeats: int) -> float:
 
 def machine(device: torch.device) -> dict[str, str]:
     """Name the hardware and the versions."""
-    kind = torch.cuda.get_device_name() if device.type == "cuda" else _processor()
-    return {"device": kind, "python": platform.python_version(), "torch": torch.__version__}
-
-
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.processor()}, {torch.get_num_threads()} threads"
+    return {"device": devices.hardware(device), "python": platform.python_version(), "torch": torch.__version__}
 
 
 def report(rows: list[dict[str, Any]], name: str, device: torch.device, folder: Path) -> None:

@@ -6,7 +6,6 @@ python benchmarks/training.py [--device cpu|cuda] [--models vgg08 ...] [--precis
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -72,27 +71,17 @@ def textbook(run: parameters.Run, train: Split, device: torch.device, bf16: bool
 
 
 def rates(run: parameters.Run, train: Split, device: torch.device, repeats: int, inner: int) -> dict[str, list[float]]:
-    """Measure iterations per second of both loops in turn, so that the machine's moods fall on both alike."""
+    """Measure iterations per second of our loop and the textbook's, in turn."""
     books = {"textbook": textbook(run, train, device, bf16=False)}
     if run.train.precision == "bf16":
         books["textbook bf16"] = textbook(run, train, device, bf16=True)
-    loops = {"ours": measure.step_of(run, train, device)} | {name: partial(next, book) for name, book in books.items()}
+    ours, theirs = partial(devices.configure, run.train), partial(torch.use_deterministic_algorithms, False)
+    ours()  # a capture keeps the kernels of the settings that it was made under
+    loops = {"ours": (ours, measure.step_of(run, train, device))}
+    loops |= {name: (theirs, partial(next, book)) for name, book in books.items()}
     if device.type == "cuda":
-        loops["eager"] = measure.step_of(run, train, device, captured=False)
-    found: dict[str, list[float]] = {name: [] for name in loops}
-    for repeat in range(repeats + 1):
-        for name, step in loops.items():
-            if name in books:
-                torch.use_deterministic_algorithms(False)
-            else:
-                devices.configure(run.train)
-            measure.synchronise(device)
-            start = time.perf_counter()
-            for _ in range(inner):
-                step()
-            measure.synchronise(device)
-            if repeat:  # the first is the warm-up
-                found[name].append(inner / (time.perf_counter() - start))
+        loops["eager"] = (ours, measure.step_of(run, train, device, captured=False))
+    found = measure.in_turn(loops, device, repeats, inner)
     for book in books.values():
         book.close()
     return found
@@ -117,15 +106,12 @@ def main() -> None:
             macs, traffic = measure.arithmetic(run, train)
             found = rates(run, train, device, options.repeats, inner)
             medians = {loop: statistics.median(values) for loop, values in found.items()}
-            ratios = [a / b for a, b in zip(found["ours"], found["textbook"], strict=True)]
             rows.append(
                 {
                     "model": name,
                     "precision": precision,
                     **{f"{loop} (it/s)": rate for loop, rate in medians.items()},
-                    "ratio": statistics.median(ratios),
-                    "ratio min": min(ratios),
-                    "ratio max": max(ratios),
+                    **measure.ratio(found, "ours", "textbook"),
                     "GMAC": macs / 1e9,
                     "share of product": medians["ours"] * macs / product,
                     "GB moved": traffic / 1e9,

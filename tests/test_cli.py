@@ -13,7 +13,20 @@ import yaml
 from vanishing import cli, files, paths, stages
 from vanishing.errors import UserError
 
-COMMANDS = ["data", "train", "gradients", "tables", "figures", "report", "models", "show", "sync", "workspace"]
+COMMANDS = [
+    "data",
+    "train",
+    "gradients",
+    "tables",
+    "figures",
+    "report",
+    "models",
+    "plan",
+    "rates",
+    "show",
+    "sync",
+    "workspace",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -68,6 +81,8 @@ def test_a_mistyped_call_ends_with_2_and_the_usage(arguments, capsys):
         (["gradients", "vgg09", "--seed", "0"], 2, "gradients: run 'vgg09' is not configured; allowed: vgg08, vgg38"),
         (["gradients", "vgg08", "--seed", "5"], 2, "gradients: seed 5 is not configured; allowed: 0"),
         (["figures", "cor"], 2, "figures: study 'cor' is not configured; allowed: core"),
+        (["plan", "core", "cor"], 2, "plan: study 'cor' is not configured; allowed: core"),
+        (["rates", "cor"], 2, "rates: study 'cor' is not configured; allowed: core"),
         (
             ["gradients", "vgg08", "--seed", "0"],
             1,

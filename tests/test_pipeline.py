@@ -127,6 +127,23 @@ def test_a_changed_learning_rate_runs_that_run_and_what_stands_on_it(built, tmp_
     assert not {name for name in changed if "vgg14_bn" in name}
 
 
+def test_what_is_planned_is_what_snakemake_would_train(tmp_path):
+    """Before anything ran, once a run is trained, and once it is measured too."""
+    folder = tmp_path / "study"
+    lay_out(folder, {})
+    for target, left in (
+        ("data/generated.npz", {"vgg08", "vgg14_bn"}),
+        ("results/runs/vgg08/seed0/summary.json", {"vgg14_bn"}),
+        ("results/runs/vgg08/seed0/gradients.csv", {"vgg14_bn"}),
+    ):
+        run(folder, "snakemake", "--cores", "1", target)
+        assert left == {name for rule, name in planned(folder) if rule == "train"}
+        table = run(folder, "vanishing", "plan").partition("\n\n")[0]
+        rows = [line.split() for line in table.splitlines()[1:]]
+        assert left == {name for name, _, _, done, missing, *_ in rows if (done, missing) == ("-", "0")}
+        assert {name for name, *_ in rows} - left == {name for name, _, _, done, *_ in rows if done == "0"}
+
+
 def test_a_mistake_in_the_parameters_costs_dvc_nothing(built, tmp_path):
     folder = Path(shutil.copytree(built["dvc"], tmp_path / "dvc"))
     before = content(folder)

@@ -69,6 +69,12 @@ def _parser() -> argparse.ArgumentParser:
     command("numbers", _stage("numbers"), "write every number of the report's prose from results/")
     command("report", _report, "typeset report/report.pdf")
     command("models", _models, "list every configured run with layers, parameters and multiply-accumulates")
+    for name, run, text in (
+        ("plan", _plan, "say what is left to run, and what it asks for: arithmetic, disk, time on this machine"),
+        ("rates", _rates, "list the iterations per second of the trainings, beside published ones"),
+    ):
+        costs = command(name, run, text)
+        costs.add_argument("studies", nargs="*", metavar="STUDY", help="only the runs of these studies")
     command("show", _show, "print the tables of results/")
     command("sync", _sync, "bring the records of Snakemake and DVC together")
     workspace = command("workspace", _workspace, "lay out the pipeline in another folder")
@@ -127,6 +133,19 @@ def _models(_: argparse.Namespace) -> None:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for name, *counts in rows:
         print(name.ljust(widths[0]), *(count.rjust(width) for count, width in zip(counts, widths[1:], strict=True)))
+
+
+def _plan(options: argparse.Namespace) -> None:
+    from vanishing import plan
+
+    listed = plan.entries(_load(), options.studies)
+    print(plan.text(listed, plan.estimate(listed)))
+
+
+def _rates(options: argparse.Namespace) -> None:
+    from vanishing import rates
+
+    rates.make(_load(), options.studies)
 
 
 def _show(_: argparse.Namespace) -> None:

@@ -47,6 +47,16 @@ def _keep_memory() -> None:
         library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
+def hardware(device: torch.device) -> str:
+    """Name what computes: the GPU, or the processor with the number of threads in use."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name()
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.machine()}, {torch.get_num_threads()} threads"
+
+
 def describe(device: torch.device) -> str:
     """Describe hardware and versions in a line for the log: what a reviewer asks for beside `environment`."""
     parts = [f"PyTorch {torch.__version__}", f"Python {platform.python_version()}", platform.machine()]

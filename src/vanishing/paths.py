@@ -15,6 +15,8 @@ JOBS = Path("workflow") / "jobs.json"
 """Every run with each of its seeds, for DVC, which cannot work that out."""
 CONFIGURATION = Path("configuration")
 """What each stage depends on beside its input files, for DVC to compare."""
+RATES = Path("logs") / "rates"
+"""How long trainings took: no result, and no input of anything."""
 SCRATCH = Path(".vanishing")
 """What a killed command goes on from; nothing in it is an output of the pipeline."""
 
@@ -37,6 +39,11 @@ def result_files(run: str, seed: int) -> list[Path]:
 def resume(run: str, seed: int) -> Path:
     """Folder of the state that an unfinished training goes on from."""
     return SCRATCH / "resume" / run / f"seed{seed}"
+
+
+def rate(run: str, seed: int) -> Path:
+    """File of how long a training took."""
+    return RATES / f"{run}-seed{seed}.json"
 
 
 def snapshot(folder: Path, epoch: int) -> Path:

@@ -59,6 +59,7 @@ class Published:
     average: int
     figures: dict[str, str]
     """What was printed, by metric; those that were not are left out."""
+    note: str
 
     def describes(self, run: parameters.Run) -> bool:
         """Return whether a run has the settings of this row, on CIFAR-100."""
@@ -121,6 +122,7 @@ def load() -> tuple[Published, ...]:
             batch_size=int(record["batch_size"]),
             weight_decay=float(record["weight_decay"]),
             average=int(record["average"]),
+            note=record["note"],
             figures={metric: record[metric] for metric in FIGURES if record[metric]},
         )
         for record in records

@@ -115,7 +115,20 @@ def available(settings: parameters.Parameters) -> Iterator[tuple[str, int]]:
 
 def is_available(settings: parameters.Parameters, name: str, seed: int) -> bool:
     """Return whether a run and seed has complete results made with today's configuration."""
-    if not all(path.exists() for path in paths.result_files(name, seed)):
+    return _made_so(settings, name, seed, paths.result_files(name, seed))
+
+
+def trained(settings: parameters.Parameters) -> Iterator[tuple[str, int]]:
+    """Yield each (run, seed) whose trajectory is there too, so that its gradient flow can be measured."""
+    for name, seed in settings.jobs():
+        small = [paths.results(name, seed) / file for file in ("history.csv", "summary.json")]
+        if _made_so(settings, name, seed, [*small, paths.snapshot(paths.checkpoints(name, seed), 0)]):
+            yield name, seed
+
+
+def _made_so(settings: parameters.Parameters, name: str, seed: int, wanted: list[Path]) -> bool:
+    """Whether the files `wanted` are there and the summary names today's configuration of the run."""
+    if not all(path.exists() for path in wanted):
         return False
     summary = read_summary(paths.results(name, seed) / "summary.json")
     return bool(summary.get("configuration") == settings.run(name).configuration())

@@ -50,7 +50,7 @@ def data(settings: parameters.Parameters, sources: list[str] | None = None) -> N
 def train(settings: parameters.Parameters, name: str, seed: int) -> None:
     """Train a run, going on where an earlier start was interrupted, and publish its results."""
     from vanishing import data as images
-    from vanishing import devices, files, models, results, training
+    from vanishing import devices, files, models, rates, results, training
 
     run = settings.run(name)
     settings.check_seed(name, seed)
@@ -66,6 +66,7 @@ def train(settings: parameters.Parameters, name: str, seed: int) -> None:
         summary = {"run": name, "seed": seed, **results.summarise(run, outcome, size)}
         summary |= {"data": {"sha256": data_hash}, "environment": surroundings}
         results.publish(name, seed, outcome, summary, folder)
+        rates.record(run, name, seed, outcome, device)
         training.forget(folder)
         shutil.rmtree(states)
     accuracy = f", test accuracy {outcome.test.accuracy:.2%}" if outcome.test else ""

@@ -13,7 +13,7 @@ import math
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -93,6 +93,10 @@ class Outcome:
     test: Figures | None
     """With the weights of the best epoch."""
     snapshots: list[int]
+    iterations: int = field(default=0, compare=False, repr=False)
+    """Done by this process: fewer than all of them where an earlier start was interrupted."""
+    seconds: float = field(default=0.0, compare=False, repr=False)
+    """That they took, with the validation after each epoch and the files written on the way."""
 
 
 def learning_rate(train: parameters.Train, epoch: int, iteration: int, iterations: int) -> float:
@@ -172,10 +176,13 @@ class _Training:
             self._keep(paths.snapshot(self.folder, 0))
         total = self.run.train.epochs * self.iterations
         done = (self.place.epoch - 1) * self.iterations + self.place.iteration
+        started = time.monotonic()
         with _signals() as caught, Progress(title, total, done) as progress:
             while self.place.epoch <= self.run.train.epochs and self._status(self.place) == "completed":
                 self._epoch(progress, caught)
-        return self._outcome()
+        seconds = time.monotonic() - started
+        iterations = (self.place.epoch - 1) * self.iterations - done
+        return replace(self._outcome(), iterations=iterations, seconds=seconds)
 
     def _step(self, plan: augmentation.Plan) -> None:
         """Take a step: captured where there are CUDA graphs, though not for a short last minibatch."""

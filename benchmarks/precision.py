@@ -1,0 +1,94 @@
+"""What a lower precision does to accuracy: the same seeds in each precision, compared pair by pair.
+
+    python benchmarks/precision.py [--device cpu|cuda] [--seeds 3] [--images 10000] [--epochs 5]
+
+A training much shorter than the study's, on real images where `data/cifar100.npz` is there: the differences say how
+far precisions part, not what accuracy they reach in the end.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import measure
+import numpy as np
+import pandas as pd
+import torch
+
+from vanishing import data, generated, parameters, training
+from vanishing.data import Dataset, Split
+
+CLASSES, HELD_OUT, TEST = 100, 25, 10
+
+
+def dataset(images: int) -> Dataset:
+    """Return `images` training images, real ones where there are any, equally many of each class."""
+    path = measure.ROOT / "data" / "cifar100.npz"
+    if path.exists():
+        real = data.load(path)
+        parts = [
+            _first(part, count) for part, count in zip(_parts(real), (images // CLASSES, HELD_OUT, TEST), strict=True)
+        ]
+        return Dataset(*parts, real.classes)
+    train, test, classes = generated.generate(CLASSES, images // CLASSES + HELD_OUT, TEST, seed=0)
+    return Dataset(*data.hold_out(train, HELD_OUT, 0), test, classes)
+
+
+def _parts(whole: Dataset) -> tuple[Split, Split, Split]:
+    return whole.train, whole.val, whole.test
+
+
+def _first(part: Split, count: int) -> Split:
+    """Keep the first `count` images of each class."""
+    kept = np.concatenate([np.flatnonzero(part.labels == label)[:count] for label in range(CLASSES)])
+    return Split(part.images[kept], part.labels[kept])
+
+
+def configured(options: Any, precision: str) -> parameters.Run:
+    """Return the run in one precision, on a data set of the size chosen."""
+    content = parameters.read(measure.ROOT / "params.yaml")
+    size = {"classes": CLASSES, "train_per_class": options.images // CLASSES + HELD_OUT, "test_per_class": TEST}
+    # a set called generated may have any size; what is trained on is handed in
+    content["data"] |= {"set": "generated", "generated": size, "validation_per_class": HELD_OUT}
+    content["train"] |= {"device": options.device, "threads": options.threads, "epochs": options.epochs}
+    content["train"] |= {"precision": precision}
+    return parameters.check(content).run(options.model)
+
+
+def main() -> None:
+    """Train every pair, print and write the table."""
+    parser = measure.arguments(__doc__ or "")
+    parser.add_argument("--model", default="vgg08")
+    parser.add_argument("--seeds", type=int, default=3, help="trainings in each precision")
+    parser.add_argument("--images", type=int, default=10_000, help="training images, a multiple of 100")
+    parser.add_argument("--epochs", type=int, default=5)
+    options = parser.parse_args()
+    precisions = ["fp32", "bf16"] + (["tf32"] if options.device == "cuda" else [])
+    chosen, found = dataset(options.images), {}
+    for seed in range(options.seeds):
+        for precision in precisions:
+            with tempfile.TemporaryDirectory() as folder:
+                run = configured(options, precision)
+                outcome = training.train(run, seed, chosen, Path(folder), f"{precision}, seed {seed}")
+            found[precision, seed] = 100 * outcome.history[-1].val_accuracy
+    accuracies = pd.Series(found).unstack(level=0)[precisions]
+    print(accuracies.to_string(float_format="%.2f"), file=sys.stderr)
+    rows = []
+    for precision in precisions:
+        values, apart = accuracies[precision], accuracies[precision] - accuracies["fp32"]
+        rows.append(
+            {
+                "model": options.model, "precision": precision, "n": options.seeds, "images": options.images,
+                "epochs": options.epochs, "validation accuracy (%)": values.mean(), "std": values.std(),
+                "less fp32, by seed (points)": apart.mean(), "std of that": apart.std(),
+            }
+        )  # fmt: skip
+    device = torch.device(options.device)
+    measure.report(rows, f"precision-{device.type}", device, options.output)
+
+
+if __name__ == "__main__":
+    main()

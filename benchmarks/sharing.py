@@ -1,0 +1,138 @@
+"""Several trainings on one device at once: iterations per second of all of them together.
+
+    python benchmarks/sharing.py [--device cpu|cuda] [--processes 1 2 4 8]
+
+Every training is a process that is there, warmed up, before anything is measured, so that its numbers are taken in
+turn with those of fewer and of more. On CUDA it is measured again under NVIDIA's Multi-Process Service where
+`nvidia-cuda-mps-control` is installed; the service is a private one and ends with the benchmark.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import shutil
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from typing import Any
+
+import measure
+import torch
+
+from vanishing import devices
+
+MODEL = "vgg38_bn_rc"
+CONTROL = "nvidia-cuda-mps-control"
+
+
+def work(parent: Connection, device: str, threads: int, window: float) -> None:
+    """Train for `window` seconds whenever the parent says True, and send it the iterations per second."""
+    run = measure.configured(MODEL, device, threads)
+    where = devices.configure(run.train)
+    step = measure.step_of(run, measure.images(), where)
+    inner = 50 if where.type == "cuda" else 1
+    for _ in range(measure.WARM_UP):
+        step()
+    measure.synchronise(where)
+    parent.send(True)
+    while parent.recv():
+        start, done = time.perf_counter(), 0
+        while time.perf_counter() - start < window:
+            for _ in range(inner):
+                step()
+            measure.synchronise(where)
+            done += inner
+        parent.send(done / (time.perf_counter() - start))
+
+
+@contextlib.contextmanager
+def trainings(count: int, device: str, threads: int, window: float) -> Iterator[list[Connection]]:
+    """Start `count` processes that train on demand; end them with the block."""
+    context = multiprocessing.get_context("spawn")
+    started = []
+    for _ in range(count):
+        here, there = context.Pipe()
+        process = context.Process(target=work, args=(there, device, threads, window), daemon=True)
+        process.start()
+        there.close()  # so that the death of the process is noticed
+        started.append((process, here))
+    try:
+        for _, here in started:
+            here.recv()
+        yield [here for _, here in started]
+        for _, here in started:
+            here.send(False)
+    finally:
+        for process, _ in started:
+            process.join(timeout=30)
+            process.terminate()
+
+
+@contextlib.contextmanager
+def service() -> Iterator[None]:
+    """Run a Multi-Process Service of our own for the processes that are started within the block."""
+    with tempfile.TemporaryDirectory() as folder:
+        own = {"CUDA_MPS_PIPE_DIRECTORY": folder, "CUDA_MPS_LOG_DIRECTORY": folder}
+        os.environ.update(own)
+        subprocess.run([CONTROL, "-d"], check=True)
+        try:
+            yield
+        finally:
+            subprocess.run([CONTROL], input="quit\n", text=True, check=True)
+            for name in own:
+                del os.environ[name]
+
+
+def rates(counts: list[int], repeats: int, running: list[Connection]) -> dict[int, list[float]]:
+    """Measure the sum of the rates of the first n trainings, for each n in turn, after one round of warm-up."""
+    found: dict[int, list[float]] = {count: [] for count in counts}
+    for repeat in range(repeats + 1):
+        for count in counts:
+            for each in running[:count]:
+                each.send(True)
+            total = sum(each.recv() for each in running[:count])
+            if repeat:
+                found[count].append(total)
+    return found
+
+
+def main() -> None:
+    """Measure, print and write the table."""
+    parser = measure.arguments(__doc__ or "")
+    parser.set_defaults(threads=1)  # of each process
+    parser.add_argument("--processes", nargs="+", type=int, default=[1, 2, 4, 8], help="trainings at once")
+    parser.add_argument("--window", type=float, default=10.0, help="seconds of one measurement")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    kinds: dict[str, Any] = {"none": contextlib.nullcontext}
+    if options.device == "cuda" and shutil.which(CONTROL):
+        kinds["MPS"] = service
+    rows = []
+    for kind, surroundings in kinds.items():
+        start = (max(options.processes), options.device, options.threads, options.window)
+        with surroundings(), trainings(*start) as running:
+            found = rates(sorted(options.processes), options.repeats, running)
+        alone = found[min(found)]
+        for count, totals in found.items():
+            ratios = [total / one for total, one in zip(totals, alone, strict=True)]
+            rows.append(
+                {
+                    "service": kind,
+                    "processes": count,
+                    "together (it/s)": statistics.median(totals),
+                    "against the fewest": statistics.median(ratios),
+                    "min": min(ratios),
+                    "max": max(ratios),
+                }
+            )
+    device = torch.device(options.device)
+    measure.report(rows, f"sharing-{device.type}", device, options.output)
+
+
+if __name__ == "__main__":
+    main()
