@@ -9,7 +9,7 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 
-from vanishing import figures, paths
+from vanishing import figures, notebooks, paths
 from vanishing.errors import UserError
 
 FAMILIES = tuple(figures.CAPTIONS)

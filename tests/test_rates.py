@@ -7,7 +7,7 @@ import faked
 import pandas as pd
 import pytest
 
-from vanishing import cli, files, models, parameters, paths, rates, stages, training
+from vanishing import cli, files, parameters, paths, rates, stages, training
 from vanishing.training import Interrupted
 
 POOLED = {"norm": "batch", "shortcut": "identity", "reduction_shortcut": "pool"}

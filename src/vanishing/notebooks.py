@@ -18,9 +18,6 @@ from vanishing.captions import CAPTIONS
 from vanishing.errors import UserError
 from vanishing.progress import Progress
 
-SOCKETS = Config({"KernelManager": {"transport": "ipc"}})
-"""Kernels are spoken to through files, not TCP ports, which kernels started at the same time can clash on."""
-
 SOURCES = Path("notebooks")
 """One notebook for each figure family, committed without outputs."""
 
@@ -71,12 +68,26 @@ def execute(path: Path, values: dict[str, str]) -> str:
                 kernel_name="python3",
                 cwd=Path.cwd(),
                 progress_bar=False,
-                config=SOCKETS,
+                config=_sockets(folder),
             )
         except PapermillExecutionError as error:
             problem = " ".join(f"{error.ename}: {error.evalue}".split())
             raise UserError(f"{path}: cell {error.exec_count} failed: {problem}") from None
+        except RuntimeError as error:  # nbclient's and jupyter_client's
+            problem = " ".join(str(error).split())
+            raise UserError(
+                f"{path}: its kernel did not start, or died: {problem}; the same command tries again"
+            ) from None
     return f"{nbformat.writes(normalise(executed))}\n"
+
+
+def _sockets(folder: str) -> Config:
+    """Have a kernel spoken to through sockets that are files in a folder of its own.
+
+    TCP ports can clash between kernels that start at the same time, and so can the files that the kernel
+    manager would name itself, in the working directory.
+    """
+    return Config({"KernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"}})
 
 
 def normalise(notebook: NotebookNode) -> NotebookNode:
