@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import mpmath
 import pandas as pd
-from scipy import stats
 
 from vanishing import aggregate, latex, parameters
 from vanishing.aggregate import Row
@@ -38,8 +38,7 @@ class Difference:
         n = len(self.values)
         if n < 2:
             return math.nan
-        quantile = stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)
-        return float(quantile * aggregate.spread(self.values).std / math.sqrt(n))
+        return quantile(n - 1) * aggregate.spread(self.values).std / math.sqrt(n)
 
     @property
     def verdict(self) -> str:
@@ -47,6 +46,15 @@ class Difference:
         if not abs(self.mean) > self.margin:
             return "cannot tell"
         return "higher" if self.mean > 0 else "lower"
+
+
+def quantile(freedom: int) -> float:
+    """Return what Student's |t| stays below with the probability `CONFIDENCE`, for degrees of freedom from 1."""
+
+    def beyond(t: mpmath.mpf) -> mpmath.mpf:
+        return mpmath.betainc(0.5, freedom / 2, 0, t**2 / (freedom + t**2), regularized=True) - CONFIDENCE
+
+    return float(mpmath.findroot(beyond, 2))
 
 
 def of_study(study: parameters.Study, rows: list[Row]) -> Iterator[Difference]:

@@ -19,7 +19,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter
 
 from vanishing import files, parameters, results
 from vanishing.errors import UserError
@@ -96,6 +96,7 @@ def save(figures: Mapping[str, Figure], folder: Path) -> None:
     for name, figure in figures.items():
         with _style(), files.replacing(folder / f"{name}.pdf") as handle:
             figure.savefig(handle, format="pdf", metadata={"CreationDate": None})
+        figure.set_layout_engine("none")  # what was laid out once need not be again to be shown
 
 
 def curves(data: StudyResults, quantity: str, label: str, chance: float) -> Figure:
@@ -157,8 +158,10 @@ def gradient_flow(data: StudyResults, log: bool) -> Figure:
             axis.plot(table.index, values, color=colours[epoch], label=f"epoch {epoch}", linewidth=0.9)
         axis.set(xlabel="layer", yscale="log" if log else "linear")
         _title(axis, run, pad=4 if log else 12)  # room for the exponent of a linear axis
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-        if not log:
+        axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        if log:
+            axis.yaxis.set_minor_locator(NullLocator())  # over many decades they are a grey bar, slow to draw
+        else:
             axis.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
     figure.supylabel("mean absolute gradient", fontsize=8)
     _legend(figure, axes, [f"epoch {epoch}" for epoch in epochs])
