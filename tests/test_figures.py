@@ -7,12 +7,14 @@ from pathlib import Path
 import faked
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 import pytest
 
 from vanishing import figures, notebooks, paths
+from vanishing.captions import CAPTIONS
 from vanishing.errors import UserError
 
-FAMILIES = tuple(figures.CAPTIONS)
+FAMILIES = tuple(CAPTIONS)
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +30,7 @@ def drawn(study, families=FAMILIES):
 
 def saved(study, families=FAMILIES):
     """Draw and save figures, and return the bytes by name."""
-    figures.save(drawn(study, families), "core")
+    figures.save(drawn(study, families), paths.FIGURES / "core")
     return {path.name: path.read_bytes() for path in sorted((paths.FIGURES / "core").iterdir())}
 
 
@@ -43,7 +45,7 @@ def test_every_captioned_figure_is_drawn_and_saved():
     study = faked.study(runs=["vgg08"])
     faked.result(study, "vgg08")
     made = saved(study)
-    assert sorted(made) == sorted(f"{name}.pdf" for family in FAMILIES for name in figures.CAPTIONS[family])
+    assert sorted(made) == sorted(f"{name}.pdf" for family in FAMILIES for name in CAPTIONS[family])
     assert sorted(made) == sorted(path.name for path in notebooks.outputs("core", study.studies["core"]))
     assert all(content.startswith(b"%PDF") and b"CreationDate" not in content for content in made.values())
 
@@ -124,7 +126,9 @@ def test_one_epoch_and_one_snapshot_can_be_drawn():
     faked.result(study, "vgg08", epochs=1, snapshots=[0])
     made = drawn(study)
     assert made["loss"].axes[0].lines[0].get_marker() == "o"
-    figures.save({name: made[name] for name in ("loss", "gradient_flow_log", "gradient_heat_map")}, "core")
+    figures.save(
+        {name: made[name] for name in ("loss", "gradient_flow_log", "gradient_heat_map")}, paths.FIGURES / "core"
+    )
 
 
 def test_the_legend_names_every_snapshot_of_every_run():
@@ -158,7 +162,7 @@ def test_a_diverged_run_can_be_drawn(loss):
     faked.result(study, "vgg38", 1)
     made = drawn(study, ["training"])
     assert made["loss"].axes[0].get_ylim()[1] <= 1.5 * math.log(10)
-    figures.save(made, "core")
+    figures.save(made, paths.FIGURES / "core")
 
 
 def test_a_study_of_diverged_runs_alone_can_be_drawn():
@@ -177,7 +181,7 @@ def test_ten_runs_and_three_seeds_fit():
     assert len(styles) == 10
     assert sum(bool(axis.get_title()) for axis in made["gradient_flow_log"].axes) == 10
     assert all(figure.get_size_inches()[0] == pytest.approx(6.3) for figure in made.values())
-    figures.save({"loss": made["loss"], "comparison": made["comparison"]}, "core")
+    figures.save({"loss": made["loss"], "comparison": made["comparison"]}, paths.FIGURES / "core")
 
 
 def test_the_same_results_give_the_same_bytes_whatever_the_users_settings(folder):
@@ -202,3 +206,45 @@ def test_the_same_results_give_the_same_bytes_whatever_the_users_settings(folder
 def test_a_study_without_results_is_one_line_with_the_next_step():
     with pytest.raises(UserError, match="study 'core' has no results"):
         figures.load("core", faked.study())
+
+
+def test_runs_of_another_schedule_or_length_have_a_line_of_panels_of_their_own():
+    study = faked.study({"runs": {"vgg38": {"train": {"schedule": "cosine_per_iteration"}}}})
+    for run in study.runs:
+        faked.result(study, run)
+    assert figures.load("core", study).groups == {
+        "rate per epoch, 2 epochs": ["vgg08"],
+        "rate per iteration, 2 epochs": ["vgg38"],
+    }
+    titles = [axis.get_title() for axis in drawn(study, ["training"])["loss"].axes]
+    assert titles == [
+        "training, rate per epoch, 2 epochs", "validation, rate per epoch, 2 epochs",
+        "training, rate per iteration, 2 epochs", "validation, rate per iteration, 2 epochs",
+    ]  # fmt: skip
+
+
+def test_a_run_looks_the_same_in_two_studies_and_unlike_its_fellows():
+    other = {"title": "Other", "runs": ["vgg38", "vgg38_bn"]}
+    study = faked.study({"studies": {"other": other}}, runs=["vgg08", "vgg38", "vgg38_bn"])
+    for run in study.runs:
+        faked.result(study, run)
+    core, again = figures.load("core", study).looks, figures.load("other", study).looks
+    assert core["vgg38"] == again["vgg38"]
+    assert len({core[run] for run in study.runs}) == 3
+
+
+def test_published_accuracies_stand_against_ours_and_are_filled_where_they_hold():
+    rows = [
+        ("r1", "val_accuracy", "47.04", 48.0, "holds"),
+        ("r2", "train_accuracy", "49.3(2)", 60.0, "does not hold"),
+        ("r1", "val_loss", "1.95", 1.9, "holds"),
+        ("r3", "test_accuracy", "61.4", math.nan, "not run"),
+    ]
+    table = pd.DataFrame(rows, columns=["report", "metric", "published", "reproduced", "verdict"]).assign(std=1.0)
+    axis = figures.agreement(table).axes[0]
+    marks = [line for line in axis.lines if line.get_linestyle() == "None" and len(line.get_xdata())]
+    assert {(line.get_marker(), *map(float, (*line.get_xdata(), *line.get_ydata()))) for line in marks} == {
+        ("o", 49.3, 60.0), ("s", 47.04, 48.0),
+    }  # fmt: skip
+    filled = {line.get_marker(): line.get_markerfacecolor() != "none" for line in marks}
+    assert filled == {"o": False, "s": True}

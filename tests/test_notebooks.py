@@ -7,7 +7,8 @@ import pytest
 import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from vanishing import figures, notebooks, parameters, paths, workspace
+from vanishing import notebooks, parameters, paths, stages, workspace
+from vanishing.captions import CAPTIONS
 from vanishing.errors import UserError
 
 COMMITTED = sorted((faked.ROOT / "notebooks").glob("*.ipynb"))
@@ -21,8 +22,8 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_there_is_a_notebook_for_every_figure_family():
-    assert {path.stem for path in COMMITTED} == set(figures.CAPTIONS)
+def test_there_is_a_notebook_for_every_figure_family_and_one_for_the_comparison():
+    assert {path.stem for path in COMMITTED} == {*CAPTIONS, "agreement"}
 
 
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)
@@ -35,7 +36,8 @@ def test_committed_notebooks_hold_no_outputs_and_are_as_the_project_writes_them(
             assert cell.outputs == []
             assert cell.execution_count is None
     assert path.read_text(encoding="utf-8") == f"{nbformat.writes(notebook)}\n"
-    assert sum("parameters" in cell.metadata.get("tags", []) for cell in notebook.cells) == 1
+    tagged = sum("parameters" in cell.metadata.get("tags", []) for cell in notebook.cells)
+    assert tagged == (path.stem in CAPTIONS)  # the comparison is of no one study
 
 
 def test_times_paths_and_identifiers_are_dropped():
@@ -95,6 +97,25 @@ def test_a_notebook_gives_the_same_text_and_figures_each_time(folder):
     assert not [path for path, content in first.items() if str(folder).encode() in content]
     assert b'"image/png"' in first[paths.NOTEBOOKS / "core" / "training.ipynb"]
     shutil.rmtree(paths.SCRATCH)
+    assert run() == first
+
+
+@pytest.mark.pipeline
+def test_the_comparison_gives_its_tables_and_its_figure_the_same_each_time(folder):
+    workspace.lay_out(faked.ROOT, folder, None)
+    settings = parameters.load()
+    for run in ("vgg08", "vgg08_it", "vgg38_bn_rc_lr2"):
+        faked.result(settings, run)
+
+    def run():
+        stages.compare(settings)
+        made = [path for part in (paths.COMPARISON, Path("report/comparison")) for path in sorted(part.iterdir())]
+        return {path: path.read_bytes() for path in [*made, paths.NOTEBOOKS / "comparison" / "agreement.ipynb"]}
+
+    first = run()
+    assert [path.name for path in first] == [
+        "published.csv", "schedules.csv", "agreement.pdf", "schedules.tex", "agreement.ipynb",
+    ]  # fmt: skip
     assert run() == first
 
 

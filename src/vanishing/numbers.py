@@ -25,6 +25,14 @@ def make(settings: parameters.Parameters) -> None:
     layout = [_section(key, settings, rows) for key, rows in found.items()]
     files.write(paths.REPORT / "numbers.tex", "".join(f"{line}\n" for line in lines))
     files.write(paths.REPORT / "studies.tex", "\n".join(layout))
+    _forget_others(settings)
+
+
+def _forget_others(settings: parameters.Parameters) -> None:
+    """Remove the tables of studies that are no longer configured: nothing else would."""
+    for path in [*paths.TABLES.glob("*.csv"), *(paths.REPORT / "tables").glob("*.tex")]:
+        if path.stem.partition("-")[0] not in settings.studies:
+            path.unlink()
 
 
 def _settings(settings: parameters.Parameters) -> Iterator[str]:
