@@ -13,7 +13,10 @@ import yaml
 from vanishing import cli, files, paths, stages
 from vanishing.errors import UserError
 
-COMMANDS = ["data", "train", "gradients", "tables", "figures", "report", "models", "show", "sync", "workspace"]
+COMMANDS = [
+    "configure", "data", "train", "gradients", "tables", "figures", "compare", "numbers", "report", "models", "show",
+    "sync", "workspace",
+]  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -64,9 +67,9 @@ def test_a_mistyped_call_ends_with_2_and_the_usage(arguments, capsys):
     ("arguments", "code", "line"),
     [
         (["train", "vgg09", "--seed", "0"], 2, "train: run 'vgg09' is not configured; allowed: vgg08, vgg38"),
-        (["train", "vgg08", "--seed", "5"], 2, "train: seed 5 is not configured; allowed: 0"),
+        (["train", "vgg08", "--seed", "5"], 2, "train: seed 5 of run 'vgg08' is not configured; allowed: 0"),
         (["gradients", "vgg09", "--seed", "0"], 2, "gradients: run 'vgg09' is not configured; allowed: vgg08, vgg38"),
-        (["gradients", "vgg08", "--seed", "5"], 2, "gradients: seed 5 is not configured; allowed: 0"),
+        (["gradients", "vgg08", "--seed", "5"], 2, "gradients: seed 5 of run 'vgg08' is not configured; allowed: 0"),
         (["figures", "cor"], 2, "figures: study 'cor' is not configured; allowed: core"),
         (
             ["gradients", "vgg08", "--seed", "0"],
@@ -152,4 +155,4 @@ def test_show_prints_the_tables_or_says_that_there_are_none(capsys):
     assert capsys.readouterr().err == "no results yet\n"
     faked.result(faked.study(), "vgg08")
     cli.main(["show"])
-    assert "Depth, batch normalisation" in capsys.readouterr().out
+    assert capsys.readouterr().out.startswith("Depth\n  run  layers")

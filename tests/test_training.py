@@ -195,7 +195,7 @@ def test_a_history_has_a_row_an_epoch_and_the_documented_columns(uninterrupted):
     assert [row.epoch for row in outcome.history] == [1, 2, 3]
     rates = [2e-5 + 98e-5 * share for share in (1, 0.75, 0.25)]  # half of 1 + cos(0, pi/3, 2 pi/3)
     assert [row.learning_rate for row in outcome.history] == pytest.approx(rates)
-    assert not outcome.diverged
+    assert outcome.status == "completed"
 
 
 def test_the_history_is_that_of_a_textbook_loop(tiny, dataset, uninterrupted):
@@ -462,7 +462,7 @@ def test_images_of_another_number_of_classes_are_refused_in_one_line(tiny, datas
 
 def test_a_training_that_diverges_at_once_keeps_the_initialisation_alone(tiny, dataset, tmp_path):
     outcome = run_to_end(tiny(train={"learning_rate": 1e30}), dataset, tmp_path)
-    assert outcome.diverged
+    assert outcome.status == "diverged"
     assert [(row.epoch, row.finite) for row in outcome.history] == [(1, False)]
     assert (outcome.best, outcome.test, outcome.snapshots) == (None, None, [0])
     assert list(trajectory(tmp_path)) == ["epoch0000.safetensors"]
@@ -480,7 +480,7 @@ def diverging(tiny, monkeypatch):
 
 def test_a_training_that_diverges_later_keeps_what_was_finite(diverging, dataset, tmp_path):
     outcome = run_to_end(diverging, dataset, tmp_path)
-    assert outcome.diverged
+    assert outcome.status == "diverged"
     assert [(row.epoch, row.finite) for row in outcome.history] == [(1, True), (2, True), (3, False)]
     assert outcome.best.epoch in (1, 2)
     assert np.isfinite(outcome.test.loss)
