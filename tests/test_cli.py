@@ -14,19 +14,9 @@ from vanishing import cli, files, paths, stages
 from vanishing.errors import UserError
 
 COMMANDS = [
-    "data",
-    "train",
-    "gradients",
-    "tables",
-    "figures",
-    "report",
-    "models",
-    "plan",
-    "rates",
-    "show",
-    "sync",
-    "workspace",
-]
+    "configure", "data", "train", "gradients", "tables", "figures", "compare", "numbers", "report", "models", "plan",
+    "rates", "show", "sync", "workspace",
+]  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -77,9 +67,9 @@ def test_a_mistyped_call_ends_with_2_and_the_usage(arguments, capsys):
     ("arguments", "code", "line"),
     [
         (["train", "vgg09", "--seed", "0"], 2, "train: run 'vgg09' is not configured; allowed: vgg08, vgg38"),
-        (["train", "vgg08", "--seed", "5"], 2, "train: seed 5 is not configured; allowed: 0"),
+        (["train", "vgg08", "--seed", "5"], 2, "train: seed 5 of run 'vgg08' is not configured; allowed: 0"),
         (["gradients", "vgg09", "--seed", "0"], 2, "gradients: run 'vgg09' is not configured; allowed: vgg08, vgg38"),
-        (["gradients", "vgg08", "--seed", "5"], 2, "gradients: seed 5 is not configured; allowed: 0"),
+        (["gradients", "vgg08", "--seed", "5"], 2, "gradients: seed 5 of run 'vgg08' is not configured; allowed: 0"),
         (["figures", "cor"], 2, "figures: study 'cor' is not configured; allowed: core"),
         (["plan", "core", "cor"], 2, "plan: study 'cor' is not configured; allowed: core"),
         (["rates", "cor"], 2, "rates: study 'cor' is not configured; allowed: core"),
@@ -167,4 +157,4 @@ def test_show_prints_the_tables_or_says_that_there_are_none(capsys):
     assert capsys.readouterr().err == "no results yet\n"
     faked.result(faked.study(), "vgg08")
     cli.main(["show"])
-    assert "Depth, batch normalisation" in capsys.readouterr().out
+    assert capsys.readouterr().out.startswith("Depth\n  run  layers")

@@ -25,7 +25,9 @@ def labels():
 
 
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
-@pytest.mark.parametrize("name", ["vgg08", "vgg38", "vgg38_bn_rc"])
+@pytest.mark.parametrize(
+    "name", ["vgg08", "vgg38", "vgg38_bn_rc", "vgg16_three", "vgg38_dense", "vgg38_amplified", "vgg38_bn_rc_l1"]
+)
 def test_a_captured_step_is_the_eager_step_bit_for_bit(name, precision, images, labels):
     run = configured(name, precision)
     eager, recorded = (learner(run) for _ in range(2))

@@ -163,6 +163,22 @@ def test_layers_are_in_the_order_of_the_forward_pass(batches):
     assert flow.layer.tolist() == [1, 2]
 
 
+def test_the_convolution_on_a_shortcut_comes_where_it_is_used(tiny, batches):
+    model = tiny(model={"stages": 1, "convolutions": 3, "reduction_shortcut": "convolution"}).model
+    flow = gradient_flow(models.build(model, 3, seed=0), batches)
+    reduction = [f"stage1.reduction.{name}" for name in ("conv1", "conv2", "conv3", "shortcut.conv")]
+    assert flow["name"].tolist() == ["entry.conv", *reduction, "classifier"]
+
+
+def test_amplified_gradients_are_those_that_are_measured(tiny, batches):
+    plain, amplified = (
+        gradient_flow(models.build(tiny(model={"gradient_amplification": f}).model, 3, seed=0), batches)
+        for f in (1.0, 2.0)
+    )
+    # two stages of two activations each, all of them behind the entry
+    assert (amplified.mean_abs_gradient / plain.mean_abs_gradient).tolist() == [16, 16, 8, 4, 2, 1]
+
+
 class Shared(nn.Module):
     def __init__(self):
         super().__init__()

@@ -1,9 +1,9 @@
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
 
+import faked
 import pytest
 import yaml
 
@@ -14,15 +14,18 @@ PARAMS = (Path(__file__).parents[1] / "params.yaml").read_text()
 RUNS = ", ".join(yaml.safe_load(PARAMS)["runs"])
 BLOCKS = "data, model, train, gradients, runs, studies, seeds"
 DATA = "recipe, set, sources, validation_per_class, seed, generated"
-MODEL = "stages, blocks, filters, activation, norm, groups, shortcut, reduction_shortcut"
+MODEL = (
+    "stages, blocks, filters, activation, norm, groups, convolutions, shortcut, reduction_shortcut, initialisation, "
+    "gradient_amplification"
+)
 TRAIN = (
-    "recipe, epochs, batch_size, learning_rate, final_learning_rate, schedule, weight_decay, precision, device, "
-    "threads, snapshots"
+    "recipe, epochs, batch_size, learning_rate, final_learning_rate, schedule, weight_decay, l1, patience, "
+    "precision, device, threads, snapshots"
 )
 REFUSED = "anchors, aliases and tags are not allowed, found"
 NO_SOURCE = "a path, or a mapping with `url` (http or https) and, if known, `sha256` (64 hexadecimal digits)"
 NAME = "text that matches '^[a-z][a-z0-9_]*$'"
-TITLE = "title: Depth, batch normalisation and residual connections"
+TITLE = "title: Depth, batch normalisation and residual connections, under two schedules"
 PYTHON_URL = "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz"
 SHA = "85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7"
 
@@ -62,7 +65,7 @@ BAD = {
     "unknown key of a study": (
         "title: Depth",
         "colour: red\n    title: Depth",
-        ": studies.core.colour = 'red': unknown key; allowed: title, runs, draw",
+        ": studies.core.colour = 'red': unknown key; allowed: title, runs, seeds, average, compare, draw",
     ),
     "unknown block of a run": (
         "model: {blocks: 0}",
@@ -147,6 +150,40 @@ BAD = {
         "activation: gelu",
         ": model.activation = 'gelu': allowed: 'leaky_relu', 'relu', 'sigmoid' or 'tanh'",
     ),
+    "four convolutions": ("convolutions: 2", "convolutions: 4", ": model.convolutions = 4: allowed: 2 or 3"),
+    "unknown shortcut": (
+        "shortcut: none",
+        "shortcut: pool",
+        ": model.shortcut = 'pool': allowed: 'none', 'identity' or 'dense'",
+    ),
+    "unknown reduction shortcut": (
+        "reduction_shortcut: none",
+        "reduction_shortcut: identity",
+        ": model.reduction_shortcut = 'identity': allowed: 'none', 'pool', 'convolution' or 'subsample'",
+    ),
+    "unknown initialisation": (
+        "initialisation: default",
+        "initialisation: xavier",
+        ": model.initialisation = 'xavier': allowed: 'default', 'he' or 'orthogonal'",
+    ),
+    "dense with a shortcut over reduction blocks": (
+        "{shortcut: dense}",
+        "{shortcut: dense, reduction_shortcut: pool}",
+        ": runs.vgg38_dense.model.reduction_shortcut = 'pool': allowed: none with shortcut = dense, where reduction "
+        "blocks read all earlier outputs already",
+    ),
+    "gradients made smaller": (
+        "gradient_amplification: 1.0",
+        "gradient_amplification: 0.5",
+        ": model.gradient_amplification = 0.5: allowed: greater than or equal to 1",
+    ),
+    "endless amplification": (
+        "gradient_amplification: 1.0",
+        "gradient_amplification: .inf",
+        ": model.gradient_amplification = inf: allowed: a finite number",
+    ),
+    "negative l1": ("l1: 0.0", "l1: -1.0", ": train.l1 = -1.0: allowed: greater than or equal to 0"),
+    "negative patience": ("patience: 0", "patience: -1", ": train.patience = -1: allowed: greater than or equal to 0"),
     "unknown schedule": (
         "schedule: cosine_per_epoch",
         "schedule: step",
@@ -225,6 +262,44 @@ BAD = {
         "runs: [vgg08, vgg38,",
         "runs: [vgg08, vgg08,",
         ": studies.core.runs = 'vgg08': allowed: each once",
+    ),
+    "run twice in a study without pairs": (
+        "runs: [vgg16_three, vgg50_three,",
+        "runs: [vgg16_three, vgg16_three,",
+        ": studies.three_convolutions.runs = 'vgg16_three': allowed: each once",
+    ),
+    "pair with a run of another study": (
+        "- [vgg38_bn_rc, vgg38_bn]\n      - [vgg38_resnet,",
+        "- [vgg38_bn_rc, vgg38]\n      - [vgg38_resnet,",
+        ": studies.residual.compare = 'vgg38': not in this study; allowed: vgg38_bn, vgg38_bn_rc, vgg38_resnet, "
+        "vgg38_resnet_sigmoid",
+    ),
+    "pair of a run with itself": (
+        "- [vgg08, vgg38]",
+        "- [vgg08, vgg08]",
+        ": studies.core.compare = 'vgg08': allowed: two different runs",
+    ),
+    "pair twice": (
+        "- [vgg38_bn, vgg38]\n",
+        "- [vgg08, vgg38]\n",
+        ": studies.core.compare = ('vgg08', 'vgg38'): allowed: each once",
+    ),
+    "pair of one": ("- [vgg08, vgg38]", "- [vgg08]", ": studies.core.compare.0 = ['vgg08']: allowed: at least 2 items"),
+    "pair of three": (
+        "- [vgg08, vgg38]",
+        "- [vgg08, vgg38, vgg38_bn]",
+        ": studies.core.compare.0 = ['vgg08', 'vgg38', 'vgg38_bn']: allowed: at most 2 items",
+    ),
+    "mean of no epochs": (
+        "average: 5",
+        "average: 0",
+        ": studies.learning_rate.average = 0: allowed: greater than or equal to 1",
+    ),
+    "study without seeds": ("seeds: [0, 1, 2]", "seeds: []", ": studies.core.seeds = []: allowed: at least 1 item"),
+    "repeated seed of a study": (
+        "seeds: [0, 1, 2]",
+        "seeds: [0, 1, 1]",
+        ": studies.core.seeds = 1: allowed: each once",
     ),
     "unknown figure family": (
         "draw: [training,",
@@ -416,14 +491,74 @@ def test_training_images_of_a_class_are_those_that_validation_leaves(study, tiny
     assert (made.classes, made.train_per_class, str(made.path)) == (3, 10, "data/generated.npz")
 
 
-def test_jobs_are_every_run_with_every_seed(write):
-    study = parameters.load(write("seeds: [0]", "seeds: [3, 1]"))
-    assert list(study.jobs()) == [(run, seed) for run in RUNS.split(", ") for seed in (3, 1)]
+@pytest.mark.parametrize("name", parameters.STAGES)
+def test_a_study_cannot_be_called_after_a_stage(write, name):
+    path = write("  depth:\n", f"  {name}:\n")
+    assert refusal(path) == f"{path}: studies.{name}: allowed: another name; `snakemake {name}` is a stage"
 
 
-def test_a_run_or_seed_that_is_not_configured_is_answered_with_those_that_are(study):
+# seeds, pairs and looks
+
+
+def of_studies(studies, **overlay):
+    """Return the parameters of runs that differ in nothing, in these studies."""
+    content = faked.content(overlay, runs=["vgg08", "a", "b", "c", "d"])
+    titled = {key: {"title": key} | study for key, study in studies.items()}
+    return parameters.check(content | {"studies": titled})
+
+
+def test_the_seeds_of_a_run_are_those_of_its_studies_or_else_those_of_all():
+    studies = {
+        "own": {"runs": ["vgg08", "a"], "seeds": [4, 2]},
+        "other": {"runs": ["b", "a"], "seeds": [7, 2]},
+        "common": {"runs": ["b", "c"]},
+    }
+    settings = of_studies(studies, seeds=[5, 1])
+    wanted = {"vgg08": [2, 4], "a": [2, 4, 7], "b": [1, 2, 5, 7], "c": [1, 5], "d": [1, 5]}
+    assert {run: settings.seeds_of(run) for run in settings.runs} == wanted
+    assert list(settings.jobs()) == [(run, seed) for run in ("vgg08", *"abcd") for seed in wanted[run]]
+    settings.check_seed("a", 7)
+    with pytest.raises(ParameterError) as caught:
+        settings.check_seed("a", 5)
+    assert str(caught.value) == "seed 5 of run 'a' is not configured; allowed: 2, 4, 7"
+
+
+def test_the_core_has_three_seeds_and_every_other_run_one(study):
+    core = study.studies["core"].runs
+    assert {run: study.seeds_of(run) for run in study.runs} == {
+        run: [0, 1, 2] if run in core else [0] for run in study.runs
+    }
+
+
+def test_each_run_is_held_against_the_first_unless_the_pairs_are_given():
+    studies = {
+        "plain": {"runs": ["a", "b", "c"]},
+        "paired": {"runs": ["a", "b", "c"], "compare": [["c", "b"], ["b", "c"]]},
+        "unpaired": {"runs": ["a", "b"], "compare": []},
+    }
+    settings = of_studies(studies)
+    assert settings.study("plain").pairs == [("b", "a"), ("c", "a")]
+    assert settings.study("paired").pairs == [("c", "b"), ("b", "c")]
+    assert settings.study("unpaired").pairs == []
+
+
+def test_looks_by_hand():
+    settings = of_studies(
+        {"one": {"runs": ["a", "b"]}, "two": {"runs": ["c", "b"]}, "three": {"runs": ["d", "c", "a"]}}
+    )
+    # c must differ from b and from a, d from c and from a; vgg08 is in no study
+    assert parameters.looks(settings) == {"a": 0, "b": 1, "c": 2, "d": 1, "vgg08": 0}
+
+
+def test_the_runs_of_every_study_have_different_looks(study):
+    looks = parameters.looks(study)
+    assert set(looks) == set(study.runs)
+    for each in study.studies.values():
+        assert len({looks[run] for run in each.runs}) == len(each.runs)
+    first = next(iter(study.studies.values())).runs
+    assert [looks[run] for run in first] == list(range(len(first)))
+
+
+def test_a_run_that_is_not_configured_is_answered_with_those_that_are(study):
     with pytest.raises(ParameterError, match=f"^run 'vgg16' is not configured; allowed: {RUNS}$"):
         study.run("vgg16")
-    with pytest.raises(ParameterError, match=re.escape("seed 5 is not configured; allowed: 0")):
-        study.check_seed(5)
-    study.check_seed(0)

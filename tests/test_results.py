@@ -20,7 +20,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def outcome(**changes):
-    whole = {"history": ROWS, "diverged": False, "best": ROWS[1], "test": Figures(1.2, 0.4), "snapshots": [0, 2]}
+    whole = {"history": ROWS, "status": "completed", "best": ROWS[1], "test": Figures(1.2, 0.4), "snapshots": [0, 2]}
     return Outcome(**(whole | changes))
 
 
@@ -83,7 +83,7 @@ def test_a_new_training_leaves_nothing_of_the_one_before(folder):
 
 def test_a_diverged_training_is_published_without_figures_that_are_no_numbers(folder):
     lost = Epoch(1, 1e-3, math.nan, 0.1, math.inf, 0.1)
-    publish(folder, outcome(history=[lost], diverged=True, best=None, test=None, snapshots=[0]))
+    publish(folder, outcome(history=[lost], status="diverged", best=None, test=None, snapshots=[0]))
     summary = json.loads((paths.results("vgg08", 0) / "summary.json").read_text())
     assert summary["status"] == "diverged"
     assert summary["train"]["loss"] is None
@@ -92,6 +92,12 @@ def test_a_diverged_training_is_published_without_figures_that_are_no_numbers(fo
     assert summary["test"] is None
     assert "nan" in (paths.results("vgg08", 0) / "history.csv").read_text()
     assert [path.name for path in paths.checkpoints("vgg08", 0).iterdir()] == ["epoch0000.safetensors"]
+
+
+def test_a_training_that_stopped_early_is_published_as_such(folder):
+    publish(folder, outcome(status="stopped early"))
+    read = json.loads((paths.results("vgg08", 0) / "summary.json").read_text())
+    assert (read["status"], read["epochs"], read["snapshots"]) == ("stopped early", 2, [0, 2])
 
 
 def test_a_test_loss_that_is_no_number_does_not_lose_the_training(folder):

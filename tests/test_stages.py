@@ -73,8 +73,10 @@ def test_configure_writes_only_what_has_changed(tmp_path):
     stages.configure(tiny())
     before = {path: path.stat().st_mtime_ns for path in paths.CONFIGURATION.rglob("*.json")}
     stages.configure(tiny(runs={"vgg08": {"train": {"learning_rate": 0.002}}}))
-    changed = {path.name for path, time in before.items() if path.stat().st_mtime_ns != time}
-    assert changed == {"vgg08.json", "tables.json"}
+    changed = {
+        str(path.relative_to(paths.CONFIGURATION)) for path, time in before.items() if path.stat().st_mtime_ns != time
+    }
+    assert changed == {"runs/vgg08.json", "tables/core.json", "comparison.json", "numbers.json"}
     assert json.loads((paths.CONFIGURATION / "runs/vgg08.json").read_text())["train"]["learning_rate"] == 0.002
 
 

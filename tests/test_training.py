@@ -69,6 +69,28 @@ def test_the_learning_rate_is_that_of_pytorchs_scheduler(study, schedule):
             scheduler.step()
 
 
+@pytest.mark.parametrize("schedule", ["cosine_per_epoch", "cosine_per_iteration"])
+def test_every_step_of_a_training_has_the_rate_of_pytorchs_scheduler(tiny, dataset, tmp_path, monkeypatch, schedule):
+    rates, step = [], Learner.step
+
+    def noted(self, *arguments):
+        rates.append(self.rate.item())
+        step(self, *arguments)
+
+    monkeypatch.setattr(Learner, "step", noted)
+    outcome = run_to_end(tiny(train={"schedule": schedule}), dataset, tmp_path)
+    optimiser = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1e-3)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=3, eta_min=2e-5)
+    expected = []
+    for step_number in range(1, STEPS + 1):
+        expected.append(optimiser.param_groups[0]["lr"])
+        optimiser.step()
+        if schedule == "cosine_per_iteration" or step_number % 4 == 0:
+            scheduler.step()
+    assert rates == pytest.approx(expected, rel=1e-6)
+    assert [row.learning_rate for row in outcome.history] == pytest.approx(expected[::4], rel=1e-6)
+
+
 def test_the_learning_rate_by_hand(study):
     per_epoch = study.train
     assert training.learning_rate(per_epoch, 1, 474, 475) == 1e-3
@@ -97,20 +119,26 @@ def textbook(run, seed, images, labels, plans, rates):
         optimiser.param_groups[0]["lr"] = rate
         logits = model(augmentation.normalise(augmentation.augment(images[plan.order], plan)))
         loss = functional.cross_entropy(logits, labels[plan.order])
+        penalty = sum(weight.abs().sum() for weight in model.parameters() if weight.dim() > 1)
         optimiser.zero_grad()
-        loss.backward()
+        (loss + run.train.l1 * penalty).backward()
         optimiser.step()
         figures.append((loss.item(), (logits.argmax(1) == labels[plan.order]).float().mean().item()))
     return model, figures
 
 
 @pytest.mark.parametrize(
-    ("model", "weight_decay"),
-    [({"norm": "none"}, 0.0), ({"norm": "batch", "blocks": 1, "shortcut": "identity"}, 0.1)],
-    ids=["plain", "normalised residual with weight decay"],
+    ("model", "train"),
+    [
+        ({"norm": "none"}, {}),
+        ({"norm": "batch", "blocks": 1, "shortcut": "identity"}, {"weight_decay": 0.1}),
+        ({"norm": "batch", "blocks": 1, "shortcut": "identity"}, {"l1": 0.01, "weight_decay": 0.1}),
+        ({"shortcut": "dense", "blocks": 1}, {"l1": 0.003, "weight_decay": 0.02}),
+    ],
+    ids=["plain", "normalised residual with weight decay", "with an L1 penalty too", "dense with both"],
 )
-def test_a_step_is_that_of_a_textbook_loop(tiny, dataset, model, weight_decay):
-    run = tiny(model=model, train={"weight_decay": weight_decay})
+def test_a_step_is_that_of_a_textbook_loop(tiny, dataset, model, train):
+    run = tiny(model=model, train=train)
     images, labels = uploaded(dataset.train)
     whole = augmentation.draw(len(images), seed=1, epoch=1)
     plans = [whole.batch(start, 8) for start in (0, 8, 16, 24)]
@@ -132,6 +160,18 @@ def test_a_step_is_that_of_a_textbook_loop(tiny, dataset, model, weight_decay):
     assert learner.model.entry.norm.num_batches_tracked == 4
     assert learner.figures(4) == pytest.approx(tuple(np.mean(figures, axis=0)), rel=1e-5)
     assert learner.figures(4) == (0, 0)
+
+
+def test_an_l1_penalty_adds_the_sign_of_weights_to_their_gradients_and_nothing_to_the_loss(tiny, dataset):
+    images, labels = uploaded(dataset.train)
+    plain, penalised = (Learner(tiny(model={"norm": "batch"}, train={"l1": l1}), 0, CPU) for l1 in (0.0, 0.25))
+    before = {name: weight.detach().clone() for name, weight in plain.model.named_parameters()}
+    for each in (plain, penalised):
+        each.step(images, labels, augmentation.draw(30, seed=0, epoch=1).batch(0, 8))
+    for name, weight in penalised.model.named_parameters():
+        penalty = 0.25 * before[name].sign() if weight.dim() > 1 else torch.zeros_like(weight)
+        torch.testing.assert_close(weight.grad, plain.model.get_parameter(name).grad + penalty, msg=name)
+    assert penalised.figures(1) == plain.figures(1)
 
 
 def test_a_learner_goes_on_from_its_tensors(tiny, dataset):
@@ -195,7 +235,7 @@ def test_a_history_has_a_row_an_epoch_and_the_documented_columns(uninterrupted):
     assert [row.epoch for row in outcome.history] == [1, 2, 3]
     rates = [2e-5 + 98e-5 * share for share in (1, 0.75, 0.25)]  # half of 1 + cos(0, pi/3, 2 pi/3)
     assert [row.learning_rate for row in outcome.history] == pytest.approx(rates)
-    assert not outcome.diverged
+    assert outcome.status == "completed"
 
 
 def test_the_history_is_that_of_a_textbook_loop(tiny, dataset, uninterrupted):
@@ -462,7 +502,7 @@ def test_images_of_another_number_of_classes_are_refused_in_one_line(tiny, datas
 
 def test_a_training_that_diverges_at_once_keeps_the_initialisation_alone(tiny, dataset, tmp_path):
     outcome = run_to_end(tiny(train={"learning_rate": 1e30}), dataset, tmp_path)
-    assert outcome.diverged
+    assert outcome.status == "diverged"
     assert [(row.epoch, row.finite) for row in outcome.history] == [(1, False)]
     assert (outcome.best, outcome.test, outcome.snapshots) == (None, None, [0])
     assert list(trajectory(tmp_path)) == ["epoch0000.safetensors"]
@@ -480,7 +520,7 @@ def diverging(tiny, monkeypatch):
 
 def test_a_training_that_diverges_later_keeps_what_was_finite(diverging, dataset, tmp_path):
     outcome = run_to_end(diverging, dataset, tmp_path)
-    assert outcome.diverged
+    assert outcome.status == "diverged"
     assert [(row.epoch, row.finite) for row in outcome.history] == [(1, True), (2, True), (3, False)]
     assert outcome.best.epoch in (1, 2)
     assert np.isfinite(outcome.test.loss)
@@ -503,6 +543,108 @@ def test_a_diverged_training_can_be_terminated_too(diverging, dataset, tmp_path,
     with pytest.raises(Interrupted):
         run_to_end(diverging, dataset, tmp_path / "again")
     assert repr(run_to_end(diverging, dataset, tmp_path / "again")) == repr(whole)
+    assert trajectory(tmp_path / "again") == trajectory(tmp_path / "whole")
+
+
+# stopped early
+
+
+@pytest.fixture
+def validating(monkeypatch):
+    """Have these be the accuracies of a training of 4 steps an epoch, from the first; with NaN it diverges."""
+
+    def script(*accuracies):
+        def scripted(model, *_, **__):
+            accuracy = accuracies[model.entry.norm.num_batches_tracked // 4 - 1]
+            return learner.Figures(1.0 + 0 * accuracy, accuracy)
+
+        monkeypatch.setattr(training, "evaluate", scripted)
+
+    return script
+
+
+@pytest.fixture
+def patient(tiny, dataset, tmp_path, validating):
+    """Return what trains up to 8 epochs with a patience and these validation accuracies."""
+
+    def finish(patience, accuracies):
+        validating(*accuracies)
+        run = tiny(train={"epochs": 8, "patience": patience, "snapshots": [1, 2, 5, 6]})
+        return run_to_end(run, dataset, tmp_path / str(patience))
+
+    return finish
+
+
+WAITED = (0.2, 0.5, 0.5, 0.4, 0.6, 0.6, 0.1, 0.5)
+FALLEN = (0.9, *[0.1] * 7)
+
+
+@pytest.mark.parametrize(
+    ("patience", "accuracies", "expected"),
+    [
+        (2, WAITED, ("stopped early", 4, 2)),
+        (3, WAITED, ("completed", 8, 5)),
+        (1, WAITED, ("stopped early", 3, 2)),
+        (0, FALLEN, ("completed", 8, 1)),
+        (7, FALLEN, ("completed", 8, 1)),
+        (6, FALLEN, ("stopped early", 7, 1)),
+    ],
+)
+def test_a_training_stops_once_its_patience_is_over(patient, tmp_path, patience, accuracies, expected):
+    outcome, folder = patient(patience, accuracies), tmp_path / str(patience)
+    status, epochs, best = expected
+    assert (outcome.status, outcome.best.epoch) == (status, best)
+    assert [row.epoch for row in outcome.history] == list(range(1, epochs + 1))
+    kept = sorted({0, epochs, *(epoch for epoch in (1, 2, 5, 6) if epoch <= epochs)})
+    assert outcome.snapshots == kept
+    assert sorted(trajectory(folder)) == ["best.safetensors", *(f"epoch000{epoch}.safetensors" for epoch in kept)]
+    assert paths.best(folder).read_bytes() == paths.snapshot(folder, best).read_bytes()
+    assert outcome.test.accuracy == accuracies[best - 1]
+
+
+def test_a_training_that_stops_early_took_the_steps_of_one_that_does_not(patient):
+    assert patient(2, WAITED).history == patient(0, WAITED).history[:4]
+
+
+def test_a_training_that_diverges_as_its_patience_ends_has_diverged(patient):
+    outcome = patient(2, (0.5, 0.4, float("nan")))
+    assert (outcome.status, len(outcome.history), outcome.snapshots) == ("diverged", 3, [0, 1, 2])
+
+
+@pytest.mark.parametrize("step", [9, 12, 15, 16])
+def test_a_training_terminated_before_it_stops_early_gives_the_same_bytes(
+    tiny, dataset, tmp_path, monkeypatch, validating, step
+):
+    validating(*WAITED)
+    run = tiny(train={"epochs": 8, "patience": 2})
+    whole = run_to_end(run, dataset, tmp_path / "whole")
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        at_step(patch, {step}, lambda _: signal.raise_signal(signal.SIGTERM))
+        run_to_end(run, dataset, tmp_path / "again")
+    steps = []
+    at_step(monkeypatch, range(1, 33), steps.append)
+    assert run_to_end(run, dataset, tmp_path / "again") == whole
+    assert len(steps) == 16 - step
+    assert trajectory(tmp_path / "again") == trajectory(tmp_path / "whole")
+
+
+def test_a_training_terminated_while_it_validates_for_the_last_time_stops_early_too(
+    tiny, dataset, tmp_path, monkeypatch, validating
+):
+    validating(*WAITED)
+    run = tiny(train={"epochs": 8, "patience": 2})
+    whole = run_to_end(run, dataset, tmp_path / "whole")
+    scripted = training.evaluate
+
+    def terminated(model, *arguments, **options):
+        if model.entry.norm.num_batches_tracked == 16:
+            signal.raise_signal(signal.SIGTERM)
+        return scripted(model, *arguments, **options)
+
+    with monkeypatch.context() as patch, pytest.raises(Interrupted, match="saved at epoch 5, iteration 0"):
+        patch.setattr(training, "evaluate", terminated)
+        run_to_end(run, dataset, tmp_path / "again")
+    assert run_to_end(run, dataset, tmp_path / "again") == whole
     assert trajectory(tmp_path / "again") == trajectory(tmp_path / "whole")
 
 
@@ -552,6 +694,8 @@ def test_states_are_shared_by_equal_configurations_only(tiny):
         key_of(tiny(train={"epochs": 4}), "hash"),
         key_of(tiny(train={"threads": 2}), "hash"),
         key_of(tiny(train={"weight_decay": 1e-4}), "hash"),
+        key_of(tiny(train={"l1": 1e-4}), "hash"),
+        key_of(tiny(train={"patience": 3}), "hash"),
         key_of(tiny(model={"norm": "batch"}), "hash"),
     ]
     assert len({key, *others}) == 1 + len(others)

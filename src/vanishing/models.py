@@ -222,8 +222,9 @@ def measure(model: parameters.Model, classes: int) -> Size:
 def _initialise(network: nn.Module, model: parameters.Model) -> None:
     """Draw weights that keep the size of a signal from layer to layer; biases are 0.
 
-    `he`: normal, of variance gain^2 / fan_in (He et al. 2015). `orthogonal`: W W^T = gain^2 (Saxe et al. 2014). The
-    gain is that of the activation, and 1 for the classifier, which has none.
+    `he`: normal, of variance gain^2 / fan_in (He et al. 2015). `orthogonal`: W W^T = gain^2, or W^T W
+    where there are more outputs than inputs (Saxe et al. 2014). The gain is that of the activation, and 1 for the
+    classifier, which has none.
     """
     for module in network.modules():
         if not isinstance(module, nn.Conv2d | nn.Linear):

@@ -460,6 +460,7 @@ def _check_studies(parameters: Parameters) -> None:
             if run not in parameters.runs:
                 allowed = ", ".join(parameters.runs)
                 raise ParameterError(f"studies.{key}.runs = {run!r}: no such run; allowed: {allowed}")
+        _check_unique(f"studies.{key}.runs", study.runs)
         for first, second in study.pairs:
             for run in (first, second):
                 if run not in study.runs:
@@ -467,7 +468,6 @@ def _check_studies(parameters: Parameters) -> None:
                     raise ParameterError(f"studies.{key}.compare = {run!r}: not in this study; allowed: {allowed}")
             if first == second:
                 raise ParameterError(f"studies.{key}.compare = {first!r}: allowed: two different runs")
-        _check_unique(f"studies.{key}.runs", study.runs)
         _check_unique(f"studies.{key}.seeds", study.seeds or [])
         _check_unique(f"studies.{key}.compare", study.pairs)
         _check_unique(f"studies.{key}.draw", study.draw)
