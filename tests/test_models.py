@@ -507,14 +507,13 @@ def test_an_initialisation_hangs_on_the_seed_alone_and_leaves_the_global_generat
 
 @pytest.fixture(scope="module")
 def eight():
-    """Return 8 images and their labels, on two threads."""
+    """Return 8 images and their labels."""
     train, _, _ = generated.generate(8, 1, 1, seed=0)
     return torch.from_numpy(train.images), torch.from_numpy(train.labels).long()
 
 
 @pytest.mark.parametrize("name", RUNS)
 def test_every_run_takes_two_steps(study, eight, name):
-    torch.set_num_threads(2)
     learner = Learner(study.run(name), 0, torch.device("cpu"))
     before = {name: weight.detach().clone() for name, weight in learner.model.named_parameters()}
     for iteration in range(2):
