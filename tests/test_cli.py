@@ -13,7 +13,19 @@ import yaml
 from vanishing import cli, files, paths, stages
 from vanishing.errors import UserError
 
-COMMANDS = ["data", "train", "gradients", "tables", "figures", "report", "models", "show", "sync", "workspace"]
+COMMANDS = [
+    "data",
+    "train",
+    "gradients",
+    "tables",
+    "figures",
+    "report",
+    "models",
+    "show",
+    "sync",
+    "verify",
+    "workspace",
+]
 
 
 @pytest.fixture(autouse=True)

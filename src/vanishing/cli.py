@@ -52,6 +52,8 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("models", help="list every configured run with layers, parameters and multiply-accumulates")
     commands.add_parser("show", help="print the tables of results/")
     commands.add_parser("sync", help="bring the records of Snakemake and DVC together")
+    verify = commands.add_parser("verify", help="compare every file with every record of it; name those that are off")
+    verify.add_argument("--all", action="store_true", dest="every", help="test and measure every training again")
     workspace = commands.add_parser("workspace", help="lay out the pipeline in another folder")
     workspace.add_argument("folder", type=Path, help="where")
     workspace.add_argument("--overlay", type=Path, metavar="FILE", help="parameters to lay over params.yaml")
@@ -89,6 +91,10 @@ def _run(options: argparse.Namespace) -> None:
             from vanishing import sync
 
             sync.bring_together(settings)
+        case "verify":
+            from vanishing import verify
+
+            verify.verify(settings, options.every)
 
 
 def _models(settings: Parameters) -> None:
