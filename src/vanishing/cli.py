@@ -54,6 +54,9 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("sync", help="bring the records of Snakemake and DVC together")
     verify = commands.add_parser("verify", help="compare every file with every record of it; name those that are off")
     verify.add_argument("--all", action="store_true", dest="every", help="test and measure every training again")
+    manifest = commands.add_parser("manifest", help="print versions, hardware, numerics and the hashes of all outputs")
+    manifest.add_argument("--output", type=Path, metavar="FILE", help="write to this file instead")
+    commands.add_parser("checklist", help="write the report's checklist of reproducibility")
     workspace = commands.add_parser("workspace", help="lay out the pipeline in another folder")
     workspace.add_argument("folder", type=Path, help="where")
     workspace.add_argument("--overlay", type=Path, metavar="FILE", help="parameters to lay over params.yaml")
@@ -91,10 +94,21 @@ def _run(options: argparse.Namespace) -> None:
             from vanishing import sync
 
             sync.bring_together(settings)
-        case "verify":
-            from vanishing import verify
+        case "verify" | "manifest" | "checklist":
+            _prove(settings, options)
 
-            verify.verify(settings, options.every)
+
+def _prove(settings: Parameters, options: argparse.Namespace) -> None:
+    from vanishing import checklist, files, manifest, verify
+
+    if options.command == "verify":
+        verify.verify(settings, options.every)
+    elif options.command == "checklist":
+        print(checklist.write(settings))
+    elif options.output:
+        files.write(options.output, manifest.as_text(manifest.collect(settings)))
+    else:
+        print(manifest.as_text(manifest.collect(settings)), end="")
 
 
 def _models(settings: Parameters) -> None:

@@ -173,6 +173,16 @@ def read_gradients(path: Path) -> pd.DataFrame:
     return _read(path, _gradients)
 
 
+def trainings(settings: parameters.Parameters) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield RUN/seedS and the summary of each training made with today's configuration of that run."""
+    for name, seed in settings.jobs():
+        path = paths.results(name, seed) / "summary.json"
+        if path.exists():
+            summary = read_summary(path)
+            if summary["configuration"] == settings.run(name).configuration():
+                yield f"{name}/seed{seed}", summary
+
+
 def available(settings: parameters.Parameters) -> Iterator[tuple[str, int]]:
     """Yield each (run, seed) that has complete results made with today's configuration of that run."""
     for name, seed in settings.jobs():
