@@ -257,7 +257,7 @@ def _table(path: Path, needed: list[str], beside: list[str]) -> pd.DataFrame:
     odd = [column for column in content if column not in (*needed, *beside)]
     if odd:
         raise ValueError(f"unknown column {str(odd[0])[:60]!r}")
-    if not isinstance(content.index, pd.RangeIndex):
+    if not content.index.equals(pd.RangeIndex(len(content))):
         raise ValueError("a row has more cells than there are columns")
     return content
 
