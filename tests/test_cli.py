@@ -15,7 +15,7 @@ from vanishing.errors import UserError
 
 COMMANDS = [
     "configure", "data", "train", "gradients", "tables", "figures", "compare", "numbers", "report", "models", "plan",
-    "rates", "show", "sync", "workspace",
+    "rates", "show", "sync", "verify", "manifest", "checklist", "workspace",
 ]  # fmt: skip
 
 

@@ -37,6 +37,8 @@ def write(path: Path, tensors: Mapping[str, Tensor], values: Mapping[str, Any] |
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read what `write` wrote; `CheckpointError` if the file is missing or not what was written."""
     try:
+        if path.exists() and not path.is_file():
+            raise IsADirectoryError(path) if path.is_dir() else ValueError("no plain file")
         content = path.read_bytes()
         tensors = load(content)
         with safe_open(path, framework="pt") as handle:
@@ -44,7 +46,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         values = json.loads(envelope)["values"]
     except FileNotFoundError:
         raise CheckpointError(f"{path}: missing; `vanishing train` makes it") from None
-    except (OSError, SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError, RecursionError, MemoryError) as error:
         raise CheckpointError(f"{path}: damaged or no checkpoint of this project ({type(error).__name__})") from None
     if envelope != _envelope(tensors, values) or content != save(tensors, {KEY: envelope}):
         raise CheckpointError(f"{path}: damaged: its content does not have the SHA-256 written in it")

@@ -77,6 +77,11 @@ def _parser() -> argparse.ArgumentParser:
         costs.add_argument("studies", nargs="*", metavar="STUDY", help="only the runs of these studies")
     command("show", _show, "print the tables of results/")
     command("sync", _sync, "bring the records of Snakemake and DVC together")
+    verify = command("verify", _verify, "compare every file with every record of it; name those that are off")
+    verify.add_argument("--all", action="store_true", dest="every", help="test and measure every training again")
+    manifest = command("manifest", _manifest, "print versions, hardware, numerics and the hashes of all outputs")
+    manifest.add_argument("--output", type=Path, metavar="FILE", help="write to this file instead")
+    command("checklist", _checklist, "write the report's checklist of reproducibility")
     workspace = command("workspace", _workspace, "lay out the pipeline in another folder")
     workspace.add_argument("folder", type=Path, help="where")
     workspace.add_argument("--overlay", type=Path, metavar="FILE", help="parameters to lay over params.yaml")
@@ -112,6 +117,28 @@ def _sync(_: argparse.Namespace) -> None:
     from vanishing import sync
 
     sync.bring_together(_load())
+
+
+def _verify(options: argparse.Namespace) -> None:
+    from vanishing import verify
+
+    verify.verify(_load(), options.every)
+
+
+def _manifest(options: argparse.Namespace) -> None:
+    from vanishing import files, manifest
+
+    text = manifest.as_text(manifest.collect(_load()))
+    if options.output:
+        files.write(options.output, text)
+    else:
+        print(text, end="")
+
+
+def _checklist(_: argparse.Namespace) -> None:
+    from vanishing import checklist
+
+    print(checklist.write(_load()))
 
 
 def _workspace(options: argparse.Namespace) -> None:

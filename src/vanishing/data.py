@@ -58,7 +58,7 @@ def load(path: Path) -> Dataset:
         raise DataError(f"{path}: not there; {NEXT}")
     try:
         arrays = _read(path)
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, NotImplementedError) as error:
+    except (OSError, EOFError, ValueError, KeyError, MemoryError, zipfile.BadZipFile, NotImplementedError) as error:
         what = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"{path}: cannot be read as an archive of arrays ({what}); {NEXT}") from None
     _check_keys(path, arrays)
@@ -80,8 +80,11 @@ def check(dataset: Dataset, data: parameters.Data) -> None:
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
-    if not zipfile.is_zipfile(path):
+    if not path.is_file() or not zipfile.is_zipfile(path):
         raise ValueError("no zip archive, or not a whole one")
+    with zipfile.ZipFile(path) as packed:
+        if any(member.compress_type != zipfile.ZIP_STORED for member in packed.infolist()):
+            raise ValueError("compressed, and `save` compresses nothing: it could unpack to any size")
     with np.load(path, allow_pickle=False) as archive:
         return {key: archive[key] for key in archive.files}
 

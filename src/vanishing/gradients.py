@@ -84,7 +84,7 @@ def measure_trajectory(
     """
     batches = fixed_batches(gradients, train, device)
     model = models.build(run.model, run.data.classes, seed=0).to(device)
-    epochs = sorted(int(path.stem.removeprefix("epoch")) for path in folder.glob("epoch*.safetensors"))
+    epochs = sorted(map(_epoch, folder.glob("epoch*.safetensors")))
     tables = []
     with Progress(f"gradient flow of {folder}", len(epochs), unit="snapshot") as progress:
         for epoch in epochs:
@@ -107,6 +107,13 @@ def fixed_batches(gradients: parameters.Gradients, train: Split, device: torch.d
             torch.split(images, gradients.batch_size), torch.split(labels, gradients.batch_size), strict=True
         )
     ]
+
+
+def _epoch(snapshot: Path) -> int:
+    number = snapshot.stem.removeprefix("epoch")
+    if not (number.isascii() and number.isdigit()):
+        raise checkpoints.CheckpointError(f"{snapshot}: no snapshot, by its name; remove it")
+    return int(number)
 
 
 def _restore(model: nn.Module, snapshot: Path) -> None:

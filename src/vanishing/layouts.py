@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -19,12 +19,15 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from vanishing import pickles
-from vanishing.archives import TOTAL_BYTES, SourceError, one_line
+from vanishing.archives import MEMBERS, TOTAL_BYTES, SourceError, one_line
 from vanishing.parameters import IMAGE_SIZE
 from vanishing.splits import IMAGE_BYTES, SHAPE, Bytes, Split
 
 CLASS_COUNT = 100
 SPLITS = ("train", "test")
+
+ROWS_AT_ONCE = 64
+"""Rows of a Parquet file that are unpacked at a time."""
 
 KNOWN = "the python layout, the binary layout, class folders of PNG images, or Parquet files"
 
@@ -157,28 +160,36 @@ class Parquet(Layout):
 
     def read(self, name: str, content: bytes) -> tuple[Bytes, list[Any]]:
         """Read one file."""
+        decoded: list[Bytes] = []
+        labels: list[Any] = []
         try:
-            images, labels = self._columns(name, content)
+            for image, label in self._rows(name, content):
+                decoded.append(decode(f"{name}, row {len(decoded)}", image))
+                labels.append(label)
         except (pa.ArrowException, OSError, ValueError) as error:
             raise SourceError(f"{name!r}: no Parquet file of images: {one_line(error)}") from None
-        decoded = [decode(f"{name}, row {row}", image) for row, image in enumerate(images)]
         return np.stack(decoded) if decoded else np.empty((0, *SHAPE), np.uint8), _numbers(name, labels)
 
-    def _columns(self, name: str, content: bytes) -> tuple[list[Any], list[Any]]:
+    def _rows(self, name: str, content: bytes) -> Iterator[tuple[Any, Any]]:
+        """Yield images and labels, some rows at a time: one value can stand for a million rows."""
         file = pq.ParquetFile(pa.BufferReader(content))
         unpacked = sum(file.metadata.row_group(group).total_byte_size for group in range(file.metadata.num_row_groups))
         if unpacked > TOTAL_BYTES:
             raise SourceError(f"refused: {name!r} unpacks to {unpacked:,} bytes; the limit is {TOTAL_BYTES:,}")
+        if file.metadata.num_rows > MEMBERS:
+            raise SourceError(f"refused: {name!r} has {file.metadata.num_rows:,} rows; the limit is {MEMBERS:,}")
         image, label = (self._column(name, file, names) for names in (self.image_columns, self.label_columns))
-        table = file.read(columns=[image, label])
-        images = table.column(image).combine_chunks()
-        if pa.types.is_struct(images.type):
-            if images.type.get_field_index("bytes") < 0:
-                raise SourceError(f"{name!r}: the column {image!r} has no field 'bytes'")
-            images = images.field("bytes")
-        if not (pa.types.is_binary(images.type) or pa.types.is_large_binary(images.type)):
-            raise SourceError(f"{name!r}: the column {image!r} is {images.type}, expected bytes of PNG images")
-        return images.to_pylist(), table.column(label).to_pylist()
+        kind = file.schema_arrow.field(image).type
+        packed = pa.types.is_struct(kind)
+        if packed and kind.get_field_index("bytes") < 0:
+            raise SourceError(f"{name!r}: the column {image!r} has no field 'bytes'")
+        kind = kind.field("bytes").type if packed else kind
+        if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+            raise SourceError(f"{name!r}: the column {image!r} is {kind}, expected bytes of PNG images")
+        for batch in file.iter_batches(ROWS_AT_ONCE, columns=[image, label]):
+            images = batch.column(image)
+            values = (images.field("bytes") if packed else images).to_pylist()
+            yield from zip(values, batch.column(label).to_pylist(), strict=True)
 
     @staticmethod
     def _column(name: str, file: pq.ParquetFile, allowed: tuple[str, str]) -> str:

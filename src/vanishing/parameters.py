@@ -365,6 +365,8 @@ def merge(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]
 def read(path: Path) -> dict[str, Any]:
     """Read a parameter file as plain values; `ParameterError` if it is missing, too large or not a YAML mapping."""
     try:
+        if not (path.is_file() or path.is_dir()) and path.exists():
+            raise ParameterError(f"{path}: no plain file")
         if path.stat().st_size > MAX_FILE_BYTES:
             raise ParameterError(f"{path}: larger than {MAX_FILE_BYTES:,} bytes; that is no parameter file")
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)  # noqa: S506 - a SafeLoader

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import json
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
+import numpy as np
 import pandas as pd
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vanishing import files, parameters, paths
 from vanishing.errors import UserError
@@ -24,7 +27,20 @@ if TYPE_CHECKING:  # PyTorch takes seconds to import, and readers of results hav
 
 HISTORY_COLUMNS = ["epoch", "learning_rate", "train_loss", "train_accuracy", "val_loss", "val_accuracy"]
 GRADIENT_COLUMNS = ["epoch", "layer", "mean_abs_gradient"]
-"""Columns of `gradients.csv` that tables and figures are made of; `vanishing.gradients` writes more."""
+"""Columns of `gradients.csv` that tables and figures are made of."""
+
+GRADIENT_MEASURES = [
+    "std_abs_gradient",
+    "max_abs_gradient",
+    "gradient_norm",
+    "weight_norm",
+    "gradient_weight_ratio",
+    "zero_share",
+]
+"""Numbers that `vanishing.gradients` writes beside them."""
+
+MAX_BYTES = 64 << 20
+"""A file of results larger than this is refused unread; the largest of the study has 0.2 MB."""
 
 Content = TypeVar("Content")
 
@@ -46,6 +62,39 @@ class Result:
     def diverged(self) -> bool:
         """Whether a loss was no number."""
         return bool(self.summary["status"] == "diverged")
+
+
+class _Figures(BaseModel):
+    """A loss in nats, None for one that is no number, and an accuracy as a fraction."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+    loss: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None
+    accuracy: Annotated[float, Field(ge=0, le=1)]
+
+
+class _Best(_Figures):
+    """The figures of the epoch of best validation accuracy."""
+
+    epoch: Annotated[int, Field(ge=1)]
+
+
+class _Summary(BaseModel):
+    """What readers of a `summary.json` rely on; a summary says more."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+    status: Literal["completed", "diverged", "stopped early"]
+    layers: Annotated[int, Field(ge=1)]
+    parameters: Annotated[int, Field(ge=1)]
+    epochs: Annotated[int, Field(ge=1)]
+    train: _Figures
+    validation: _Figures
+    best: _Best | None
+    test: _Figures | None
+    configuration: dict[str, dict[str, Any]]
+    files: dict[
+        Annotated[str, Field(pattern=r"^[a-z0-9_]+\.(csv|safetensors)$")],
+        Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")],
+    ]
 
 
 def summarise(run: parameters.Run, outcome: Outcome, size: Size) -> dict[str, Any]:
@@ -88,24 +137,50 @@ def publish(name: str, seed: int, outcome: Outcome, summary: dict[str, Any], fol
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
     """Write a table as CSV with ten significant digits; NaN is written as such."""
-    files.write(path, table.to_csv(index=False, float_format="%.10g", na_rep="nan", lineterminator="\n"))
+    files.write(path, as_text(table))
+
+
+def as_text(table: pd.DataFrame) -> str:
+    """Return a table as `write_table` writes it."""
+    return table.to_csv(index=False, float_format="%.10g", na_rep="nan", lineterminator="\n")
 
 
 def read(name: str, seed: int) -> Result:
     """Read the results of a run and seed; `UserError` if one is missing or cannot be read."""
     folder = paths.results(name, seed)
-    return Result(
-        name,
-        seed,
-        summary=read_summary(folder / "summary.json"),
-        history=_read(folder / "history.csv", lambda path: _table(path, HISTORY_COLUMNS)),
-        gradients=_read(folder / "gradients.csv", lambda path: _table(path, GRADIENT_COLUMNS)),
-    )
+    path = folder / "history.csv"
+    summary, history = read_summary(folder / "summary.json"), read_history(path)
+    if len(history) != summary["epochs"]:
+        raise UserError(f"{path}: has {len(history)} epochs, and the summary {summary['epochs']}; build both again")
+    ended = not np.isfinite(history[["train_loss", "val_loss"]].iloc[-1]).all()
+    if ended != (summary["status"] == "diverged"):
+        raise UserError(f"{path}: its last losses do not fit the summary's {summary['status']!r}; build both again")
+    return Result(name, seed, summary, history, read_gradients(folder / "gradients.csv"))
 
 
 def read_summary(path: Path) -> dict[str, Any]:
     """Read a `summary.json`; `UserError` if it is missing, damaged or does not name the files it stands for."""
     return _read(path, _summary)
+
+
+def read_history(path: Path) -> pd.DataFrame:
+    """Read a `history.csv`; `UserError` if it is missing or holds what no training writes."""
+    return _read(path, _history)
+
+
+def read_gradients(path: Path) -> pd.DataFrame:
+    """Read a `gradients.csv`; `UserError` if it is missing or holds what no measurement writes."""
+    return _read(path, _gradients)
+
+
+def trainings(settings: parameters.Parameters) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield RUN/seedS and the summary of each training made with today's configuration of that run."""
+    for name, seed in settings.jobs():
+        path = paths.results(name, seed) / "summary.json"
+        if path.exists():
+            summary = read_summary(path)
+            if summary["configuration"] == settings.run(name).configuration():
+                yield f"{name}/seed{seed}", summary
 
 
 def available(settings: parameters.Parameters) -> Iterator[tuple[str, int]]:
@@ -137,11 +212,15 @@ def _made_so(settings: parameters.Parameters, name: str, seed: int, wanted: list
 def _read(path: Path, reader: Callable[[Path], Content]) -> Content:
     """Read a file; `UserError` with the next step if it is missing or not what `reader` expects."""
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ValueError("no plain file")
+        if path.stat().st_size > MAX_BYTES:
+            raise ValueError(f"larger than {MAX_BYTES:,} bytes")
         return reader(path)
     except FileNotFoundError:
         raise UserError(f"{path}: missing; `snakemake {path}` makes it") from None
-    except (OSError, ValueError) as error:
-        problem = " ".join(str(error).split())
+    except (OSError, ValueError, RecursionError) as error:
+        problem = " ".join(str(error).split())[:300]
         raise UserError(f"{path}: cannot be read ({problem}); delete it and build it again") from None
 
 
@@ -149,15 +228,64 @@ def _summary(path: Path) -> dict[str, Any]:
     content = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(content, dict) or not isinstance(content.get("files"), dict):
         raise ValueError("no summary of a training")
+    try:
+        checked = _Summary.model_validate(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise ValueError(f"{'.'.join(map(str, first['loc']))!r}: {first['msg']}") from None
+    if checked.status != "diverged" and (checked.train.loss is None or not checked.best or not checked.test):
+        raise ValueError(f"{checked.status}, and without a training loss, a best epoch or a test")
     return content
 
 
-def _table(path: Path, columns: list[str]) -> pd.DataFrame:
+def _history(path: Path) -> pd.DataFrame:
+    table = _table(path, HISTORY_COLUMNS, [])
+    _check_numbers(table, HISTORY_COLUMNS)
+    if table.epoch.tolist() != list(range(1, len(table) + 1)):
+        raise ValueError("the epochs are not 1, 2, 3, ... in this order")
+    finite = pd.DataFrame(np.isfinite(table), columns=table.columns)
+    losses = finite.train_loss & finite.val_loss
+    if not losses.is_monotonic_decreasing:
+        raise ValueError("a loss that is a number after one that is none: a training ends with the first")
+    if not finite.drop(columns=["train_loss", "val_loss"]).all(axis=None):
+        raise ValueError("a rate or accuracy that is no number")
+    if (table[["train_accuracy", "val_accuracy"]] > 1).any(axis=None):
+        raise ValueError("an accuracy above 1")
+    return table
+
+
+def _gradients(path: Path) -> pd.DataFrame:
+    table = _table(path, GRADIENT_COLUMNS, ["name", *GRADIENT_MEASURES])
+    measures = [column for column in GRADIENT_MEASURES if column in table]
+    _check_numbers(table, [*GRADIENT_COLUMNS, *measures])
+    layers = range(1, len(set(table.layer)) + 1)
+    expected = [(epoch, layer) for epoch in sorted(set(table.epoch)) for layer in layers]
+    if list(zip(table.epoch, table.layer, strict=True)) != expected:
+        raise ValueError("the rows are not each layer of each snapshot, once and in order")
+    return table
+
+
+def _table(path: Path, needed: list[str], beside: list[str]) -> pd.DataFrame:
+    """Read a CSV file that has the columns `needed`, and no others than those `beside` them."""
     content = pd.read_csv(path)
-    missing = [column for column in columns if column not in content]
+    missing = [column for column in needed if column not in content]
     if missing or content.empty:
         raise ValueError(f"no column {missing[0]}" if missing else "no rows")
+    odd = [column for column in content if column not in (*needed, *beside)]
+    if odd:
+        raise ValueError(f"unknown column {str(odd[0])[:60]!r}")
+    if not content.index.equals(pd.RangeIndex(len(content))):
+        raise ValueError("a row has more cells than there are columns")
     return content
+
+
+def _check_numbers(table: pd.DataFrame, columns: list[str]) -> None:
+    """Raise `ValueError` unless the columns hold numbers that are not negative; NaN and infinity are let through."""
+    for column in columns:
+        if not pd.api.types.is_numeric_dtype(table[column]) or pd.api.types.is_bool_dtype(table[column]):
+            raise ValueError(f"text in column {column}")
+        if (table[column] < 0).any():
+            raise ValueError(f"a negative number in column {column}")
 
 
 def _trajectory(folder: Path, outcome: Outcome) -> list[Path]:

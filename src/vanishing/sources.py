@@ -65,7 +65,7 @@ def read_first(sources: Sequence[Source], expected: Expected, cache: Path, repor
     """
     reasons = []
     for source in _expanded(sources):
-        name = source.url if isinstance(source, Address) else str(source)
+        name = _printable(source.url if isinstance(source, Address) else str(source))
         try:
             splits = _read(source, expected, cache, report)
         except SourceError as error:
@@ -93,6 +93,8 @@ def read(path: Path, report: Report) -> tuple[Split, Split]:
         official = path.is_file() and files.sha256(path) == OFFICIAL_ARCHIVE
     except FileNotFoundError:
         raise SourceError("not there") from None
+    except ValueError:
+        raise SourceError("no name of a file") from None
     except OSError as error:
         raise SourceError(f"cannot be read: {error.strerror}") from None
     if official:
@@ -112,10 +114,15 @@ def _expanded(sources: Sequence[Source]) -> Iterator[Path | Address]:
             yield Path(source)
 
 
+def _printable(name: str) -> str:
+    """Write a name in one line, whatever the user has called it."""
+    return name if name.isprintable() and len(name) <= 200 else f"{name[:200]!r}"
+
+
 def _archives_in(path: Path) -> list[Path]:
     try:
         return sorted(each for each in path.iterdir() if each.name.endswith(ARCHIVE_SUFFIXES))
-    except OSError:  # no directory; whatever else is wrong with it shows when it is read
+    except (OSError, ValueError):  # no directory; whatever else is wrong with it shows when it is read
         return []
 
 

@@ -56,10 +56,10 @@ def bring_together(settings: parameters.Parameters) -> None:
     _check_results(settings)
     if plan.commit:
         # relinked files would have new times, by which Snakemake would want everything after them again
-        _engine("dvc", "commit", "--force", "--no-relink", "--quiet", *plan.commit)
+        engine("dvc", "commit", "--force", "--no-relink", "--quiet", *plan.commit)
     if plan.touch:
         outputs = sorted(path for stage in stages if stage.name in plan.touch for path in stage.outputs)
-        _engine("snakemake", "--cores", "1", "--touch", "--force", *outputs)
+        engine("snakemake", "--cores", "1", "--touch", "--force", *outputs)
     for action, names in (("entered in DVC's record", plan.commit), ("entered in Snakemake's record", plan.touch)):
         say(f"{len(names)} stages {action}{': ' if names else ''}{', '.join(names)}")
     if plan.build:
@@ -108,7 +108,7 @@ def _stages() -> list[Stage]:
 
 def _stale() -> set[str]:
     """Ask DVC which stages it would run."""
-    return set(json.loads(_engine("dvc", "status", "--json")))
+    return set(json.loads(engine("dvc", "status", "--json")))
 
 
 def _pending() -> set[str]:
@@ -116,7 +116,7 @@ def _pending() -> set[str]:
 
     What it has no record of it would leave alone until the configuration changes, and then not notice.
     """
-    lines = _engine("snakemake", "--detailed-summary").splitlines()
+    lines = engine("snakemake", "--detailed-summary").splitlines()
     start = next((at for at, line in enumerate(lines) if line.startswith("output_file\t")), None)
     if start is None:
         raise UserError("snakemake: printed no summary; `snakemake -n` says why")
@@ -140,7 +140,7 @@ def _check_results(settings: parameters.Parameters) -> None:
                 )
 
 
-def _engine(name: str, *arguments: str) -> str:
+def engine(name: str, *arguments: str) -> str:
     """Run an engine and return what it printed; `UserError` with its last line if it failed."""
     done = subprocess.run([sys.executable, "-m", name, *arguments], capture_output=True, text=True, check=False)
     if done.returncode:

@@ -1,0 +1,131 @@
+"""What `vanishing verify` looks at, and what it finds."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from vanishing import files, parameters, paths, results
+from vanishing.errors import UserError
+
+SAMPLE = 3
+"""Trainings that are tested again unless all are asked for."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A file that is not what a record says."""
+
+    path: Path
+    expected: str
+    found: str
+    command: str
+    """What makes the file again."""
+
+    def __str__(self) -> str:
+        return f"{self.path}: found {self.found}, expected {self.expected}; next: `{self.command}`"
+
+
+@dataclass(frozen=True)
+class Record:
+    """A training that has a summary."""
+
+    run: str
+    seed: int
+    summary: dict[str, Any]
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the small results."""
+        return paths.results(self.run, self.seed)
+
+    @property
+    def trajectory(self) -> Path:
+        """Folder of the checkpoints."""
+        return paths.checkpoints(self.run, self.seed)
+
+    @property
+    def path(self) -> Path:
+        """The summary itself."""
+        return self.folder / "summary.json"
+
+    @property
+    def command(self) -> str:
+        """What makes the training's files again."""
+        return f"vanishing train {self.run} --seed {self.seed}"
+
+
+@dataclass
+class Scope:
+    """What there is to check, and what has been."""
+
+    settings: parameters.Parameters
+    every: bool = False
+    """Whether to test all trainings again, not a sample."""
+    proven: set[Path] = field(default_factory=set)
+    """Files that have been compared with a record."""
+    notes: list[str] = field(default_factory=list)
+    """What could not be checked, a line each."""
+    tested: int = 0
+    """Trainings whose test accuracy or gradient flow was measured again."""
+
+    def compare(
+        self, path: Path, digest: str, source: str, command: str, algorithm: str = "sha256"
+    ) -> Iterator[Finding]:
+        """Hash a file that is there, and yield a finding unless it has the `digest` that `source` gives."""
+        self.proven.add(path)
+        found = hashed(path, algorithm)
+        if found != digest:
+            name = {"sha256": "SHA-256", "md5": "MD5"}[algorithm]
+            yield Finding(path, f"{digest} ({source})", f"{name} {found}", command)
+
+    @cached_property
+    def read(self) -> tuple[list[Record], list[Finding]]:
+        """The summaries of all trainings in `results/`, and those that cannot be read."""
+        records, broken = [], []
+        for path in sorted((paths.RESULTS / "runs").glob("*/seed*/summary.json")):
+            run, seed = path.parts[-3], re.fullmatch(r"seed(\d{1,10})", path.parts[-2])
+            if seed is None:
+                continue
+            try:
+                records.append(Record(run, int(seed[1]), results.read_summary(path)))
+            except UserError as error:
+                command = f"vanishing train {run} --seed {seed[1]}"
+                problem = re.sub(r"^.*cannot be read (\(.*\));.*$", r"damage \1", str(error))
+                broken.append(Finding(path, "the summary of a training", problem, command))
+        return records, broken
+
+    @property
+    def records(self) -> list[Record]:
+        """The summaries that can be read."""
+        return self.read[0]
+
+    @cached_property
+    def current(self) -> list[Record]:
+        """Those that were made with today's configuration."""
+        jobs = set(self.settings.jobs())
+        return [
+            record
+            for record in self.records
+            if (record.run, record.seed) in jobs
+            and record.summary["configuration"] == self.settings.run(record.run).configuration()
+        ]
+
+    @cached_property
+    def sample(self) -> list[Record]:
+        """The trainings to test again: all, or some that are chosen by their names alone."""
+        order = sorted(self.current, key=lambda record: hashlib.sha256(str(record.folder).encode()).digest())
+        return order if self.every else order[:SAMPLE]
+
+
+def hashed(path: Path, algorithm: str) -> str:
+    """Return a file's hash, in hexadecimal."""
+    if algorithm == "sha256":
+        return files.sha256(path)
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()

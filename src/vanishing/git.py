@@ -1,0 +1,28 @@
+"""What git knows of the project; everything here does without git, and without a repository."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def ask(*arguments: str, text: str = "") -> str | None:
+    """Return what a git command prints when it is given `text`; None without git, a repository or a commit."""
+    if not shutil.which("git"):
+        return None
+    done = subprocess.run(["git", *arguments], input=text, capture_output=True, text=True, check=False)
+    return done.stdout if done.returncode == 0 else None
+
+
+def committed(folder: Path) -> dict[Path, str]:
+    """Return the name of the blob of each file of the last commit at or below `folder`, by path."""
+    lines = (ask("ls-tree", "-r", "-z", "HEAD", "--", str(folder)) or "").split("\0")
+    return {Path(path): entry.split()[2] for entry, path in (line.split("\t", 1) for line in lines if line)}
+
+
+def blobs(paths: Sequence[Path]) -> dict[Path, str]:
+    """Return the name of the blob that git would make of each file."""
+    names = (ask("hash-object", "--stdin-paths", text="".join(f"{path}\n" for path in paths)) or "").split()
+    return dict(zip(paths, names, strict=False))

@@ -1,0 +1,197 @@
+"""Proof that what is here is what was made: every file against every record of it.
+
+A record is a summary's hashes, `dvc.lock`, git's last commit, or a checkpoint's own checksum; what no record
+covers is measured again. Each check is independent of the others and yields what it finds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vanishing import checkpoints, data, files, generated, git, locked, parameters, paths, remeasured, results
+from vanishing.errors import UserError
+from vanishing.findings import Finding, Record, Scope
+from vanishing.progress import say
+from vanishing.sources import CIFAR100, Expected
+from vanishing.splits import Split, canonical, content_hash, hold_out
+
+Check = Callable[[Scope], Iterator[Finding]]
+
+
+def verify(settings: parameters.Parameters, every: bool = False) -> None:
+    """Print every file that is not what a record says, and what could not be checked.
+
+    Args:
+        settings: of the study.
+        every: whether to test the best weights of all trainings, and measure all gradient flow again, where
+            the default is a sample of the one and what no record covers of the other.
+
+    Raises:
+        UserError: something is off.
+    """
+    scope, found = Scope(settings, every), dict[Path, Finding]()
+    for check in CHECKS:
+        for finding in check(scope):
+            if finding.path not in found:  # damaged weights are found by several checks; the first says most
+                found[finding.path] = finding
+                print(finding, flush=True)
+    for note in scope.notes:
+        say(note)
+    counts = f"{len(scope.proven)} files compared with their records, {scope.tested} measured again"
+    if found:
+        raise UserError(f"{len(found)} files are off; {counts}")
+    print(f"nothing is off; {counts}")
+
+
+def summaries(scope: Scope) -> Iterator[Finding]:
+    """Compare history and checkpoints with the hashes in each `summary.json`."""
+    _, broken = scope.read
+    yield from broken
+    for record in scope.records:
+        scope.proven.add(record.path)
+        if not record.trajectory.exists():
+            scope.notes.append(f"{record.trajectory}: not here, not compared; `dvc pull` brings what was pushed")
+        for name, digest in record.summary["files"].items():
+            path = _named(record, name)
+            if path.exists():
+                yield from scope.compare(path, digest, str(record.path), record.command)
+            elif path.parent.exists():
+                yield Finding(path, f"{digest} ({record.path})", "nothing", record.command)
+        for path in sorted(record.trajectory.glob("*.safetensors")):
+            if path.name not in record.summary["files"]:
+                yield Finding(path, f"no such file ({record.path})", "one", f"rm {path}")
+
+
+def histories(scope: Scope) -> Iterator[Finding]:
+    """Compare the figures of each summary with the history that it stands for."""
+    for record in scope.records:
+        path = record.folder / "history.csv"
+        if not path.exists() or files.sha256(path) != record.summary["files"].get(path.name):
+            continue  # found already
+        for key, said, right in _figures(record.summary, results.read_history(path)):
+            if said != right:
+                yield Finding(record.path, f"{key} = {right} ({path})", f"{said}", record.command)
+                break
+
+
+def images(scope: Scope) -> Iterator[Finding]:
+    """Compare the data file with each summary's hash, and its images with those that it must hold."""
+    block = scope.settings.data
+    path, command = block.path, "vanishing data"
+    if not path.exists():
+        scope.notes.append(f"{path}: not here, not compared; `{command}` makes it")
+        return
+    for record in scope.current:
+        yield from scope.compare(path, record.summary["data"]["sha256"], str(record.path), command)
+    scope.proven.add(path)
+    try:
+        dataset = data.load(path)
+        data.check(dataset, block)
+    except UserError as error:
+        yield Finding(path, "the arrays of the data set", str(error).removeprefix(f"{path}: "), command)
+        return
+    expected, whole = _expected(block), _joined(dataset.train, dataset.val)
+    for title, split, digest in (("training", whole, expected.train), ("test", dataset.test, expected.test)):
+        if (found := content_hash(split)) != digest:
+            yield Finding(path, f"{title} images of hash {digest}", f"images of hash {found}", command)
+    right = (*hold_out(whole, block.validation_per_class, block.seed), canonical(dataset.test))
+    if not all(map(_equal, (dataset.train, dataset.val, dataset.test), right)):
+        yield Finding(path, "the images in their canonical order and splits", "another order", command)
+
+
+def states(scope: Scope) -> Iterator[Finding]:
+    """Read every checkpoint, those of unfinished trainings included: each holds a checksum of its own."""
+    for root, depth in ((Path("checkpoints"), "*/seed*"), (paths.SCRATCH / "resume", "*/seed*/*")):
+        for path in sorted(root.glob(f"{depth}/*.safetensors")):
+            scope.proven.add(path)
+            try:
+                checkpoints.read(path)
+            except UserError as error:
+                run, seed = path.relative_to(root).parts[:2]
+                command = f"vanishing train {run} --seed {seed.removeprefix('seed')}"
+                problem = str(error).removeprefix(f"{path}: ")
+                yield Finding(path, "the checksum written in it", problem, command)
+
+
+def committed(scope: Scope) -> Iterator[Finding]:
+    """Compare gradient flow with git's last commit, where parameters and summary are as they were committed.
+
+    Nothing else in a checkout says what `gradients.csv` was when Snakemake alone has made it. Where either
+    has changed since, new gradient flow is as it should be, and git is no record of it.
+    """
+    tree = git.committed(Path())
+    params = Path("params.yaml")
+    wanted = [record.folder / "gradients.csv" for record in scope.records]
+    there = [
+        path for path in (params, *wanted, *(each.path for each in scope.records)) if path in tree and path.exists()
+    ]
+    same = {path for path, blob in git.blobs(there).items() if blob == tree[path]}
+    for record in scope.records if params in same else ():
+        path = record.folder / "gradients.csv"
+        if path in there and record.path in same:
+            scope.proven.add(path)
+            if path not in same:
+                command = f"vanishing gradients {record.run} --seed {record.seed}"
+                yield Finding(path, f"blob {tree[path]} (git's last commit)", "another", command)
+
+
+CHECKS: tuple[Check, ...] = (
+    summaries,
+    histories,
+    images,
+    states,
+    locked.outputs,
+    locked.objects,
+    committed,
+    remeasured.accuracies,
+    remeasured.gradient_flow,
+)
+"""In this order: the later use what the earlier have proven."""
+
+
+def _named(record: Record, name: str) -> Path:
+    return (record.folder if name == "history.csv" else record.trajectory) / name
+
+
+def _figures(summary: dict[str, Any], history: Any) -> Iterator[tuple[str, str, str]]:
+    """Yield each figure that a summary repeats: its key, as it is there, and as the history has it."""
+    last = history.iloc[-1]
+    finite = history[np.isfinite(history.train_loss) & np.isfinite(history.val_loss)]
+    pairs = {"epochs": (summary["epochs"], last.epoch)}
+    for part, prefix in (("train", "train"), ("validation", "val")):
+        for key in ("loss", "accuracy"):
+            pairs[f"{part}.{key}"] = (summary[part][key], last[f"{prefix}_{key}"])
+    if not finite.empty and summary["best"]:
+        best = finite.loc[finite.val_accuracy.idxmax()]
+        pairs |= {f"best.{key}": (summary["best"][key], best[name]) for key, name in BEST.items()}
+    for key, (said, right) in pairs.items():
+        yield key, _digits(said), _digits(right)
+
+
+BEST = {"epoch": "epoch", "loss": "val_loss", "accuracy": "val_accuracy"}
+"""What a summary says of the best epoch, and the history's columns."""
+
+
+def _digits(value: float | None) -> str:
+    """Write a figure as tables have it; what is no number is None in a summary."""
+    return "None" if value is None or not np.isfinite(value) else f"{value:.10g}"
+
+
+def _expected(block: parameters.Data) -> Expected:
+    if block.set == "cifar100":
+        return CIFAR100
+    size = block.generated
+    train, test, _ = generated.generate(size.classes, size.train_per_class, size.test_per_class, block.seed)
+    return Expected(content_hash(train), content_hash(test))
+
+
+def _joined(one: Split, other: Split) -> Split:
+    return Split(np.concatenate([one.images, other.images]), np.concatenate([one.labels, other.labels]))
+
+
+def _equal(one: Split, other: Split) -> bool:
+    return np.array_equal(one.images, other.images) and np.array_equal(one.labels, other.labels)

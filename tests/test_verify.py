@@ -1,0 +1,319 @@
+"""`vanishing verify` on a study that is real but for its figures and PDF, as DVC has recorded it."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import faked
+import pytest
+import torch
+import yaml
+
+from vanishing import checkpoints, cli, comparison, files, paths, stages, workspace
+
+SMALL = {
+    "data": {"generated": {"classes": 3, "train_per_class": 14, "test_per_class": 5}, "validation_per_class": 4},
+    "model": {"filters": 4, "groups": 2},
+}
+STATE = paths.resume("vgg08", 0) / "0123456789abcdef" / "state.safetensors"
+HISTORY = paths.results("vgg08", 0) / "history.csv"
+SUMMARY = paths.results("vgg08", 0) / "summary.json"
+GRADIENTS = paths.results("vgg08", 0) / "gradients.csv"
+BEST = paths.best(paths.checkpoints("vgg08", 0))
+DATA = Path("data/generated.npz")
+TRAIN = "vanishing train vgg08 --seed 0"
+MADE = [DATA, HISTORY, SUMMARY, GRADIENTS, BEST]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """Build a study of two runs in this process, and have DVC record it."""
+    folder = tmp_path_factory.mktemp("built") / "study"
+    workspace.lay_out(faked.ROOT, folder, None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        Path("params.yaml").write_text(yaml.safe_dump(faked.content(SMALL), sort_keys=False))
+        settings = faked.study(SMALL)
+        stages.configure(settings)
+        stages.data(settings)
+        for run in settings.runs:
+            stages.train(settings, run, 0)
+            stages.gradients(settings, run, 0)
+        stages.tables(settings)
+        stages.numbers(settings)
+        comparison.make(settings)
+        for made in (
+            "report/figures/core/loss.pdf", "results/notebooks/core/training.ipynb",
+            "results/notebooks/comparison/agreement.ipynb", "report/report.pdf",
+        ):  # fmt: skip
+            files.write(Path(made), f"stands in for {made}")
+        dvc("commit", "--force", "--quiet")
+    return folder
+
+
+@pytest.fixture
+def study(built, tmp_path, monkeypatch):
+    """A copy of the study to damage, with the state of an unfinished training in it."""
+    folder = shutil.copytree(built, tmp_path / "study")
+    monkeypatch.chdir(folder)
+    checkpoints.write(STATE, {"model.weight": torch.ones(5)}, {"epoch": 1})
+    return folder
+
+
+def dvc(*arguments):
+    subprocess.run([sys.executable, "-m", "dvc", *arguments], check=True, capture_output=True, timeout=120)
+
+
+def verify(capsys, *arguments):
+    """Run the command: exit code, findings, and the lines beside them."""
+    code = cli.main(["verify", *arguments])
+    printed = capsys.readouterr()
+    return code, printed.out.splitlines(), printed.err.splitlines()
+
+
+def flip(path, place=0.5):
+    """Change one bit, and leave size, time and mode as they were."""
+    before, content = path.stat(), bytearray(path.read_bytes())
+    content[int(len(content) * place)] ^= 1
+    path.chmod(0o644)
+    path.write_bytes(content)
+    path.chmod(before.st_mode)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def cached(path):
+    """Return the object in DVC's cache that has the content of `path`."""
+    from vanishing.findings import hashed
+
+    name = hashed(path, "md5")
+    return Path(".dvc/cache/files/md5") / name[:2] / name[2:]
+
+
+def test_a_study_as_it_was_made_has_nothing_off(study, capsys):
+    code, found, told = verify(capsys)
+    assert (code, len(found)) == (0, 1)
+    assert re.fullmatch(r"nothing is off; \d\d files compared with their records, 2 measured again", found[0])
+    assert [line for line in told if not line.startswith("testing ")] == []
+    assert verify(capsys, "--all")[1][0].endswith(", 4 measured again")
+
+
+@pytest.mark.parametrize(
+    ("path", "command"),
+    [
+        (DATA, "vanishing data"),
+        (paths.snapshot(paths.checkpoints("vgg08", 0), 1), TRAIN),
+        (BEST, TRAIN),
+        (STATE, TRAIN),
+        (HISTORY, TRAIN),
+        (SUMMARY, TRAIN),
+        (GRADIENTS, "vanishing gradients vgg08 --seed 0"),
+        (Path("results/tables/core.csv"), "vanishing tables core"),
+        (Path("report/tables/core.tex"), "vanishing tables core"),
+        (Path("report/numbers.tex"), "vanishing numbers"),
+        (Path("report/figures/core/loss.pdf"), "vanishing figures core"),
+        (Path("results/notebooks/core/training.ipynb"), "vanishing figures core"),
+        (Path("report/report.pdf"), "vanishing report"),
+    ],
+    ids=str,
+)
+def test_one_flipped_bit_is_named_with_what_makes_the_file_again(study, path, command, capsys):
+    flip(path)
+    code, found, told = verify(capsys)
+    assert (code, len(found)) == (1, 1)
+    named = found[0].split(": found ")[0]
+    # the cache lists no files of a directory that it does not keep
+    assert named == str(path) or (path.parent == Path(named) and "results" in path.parts)
+    assert found[0].endswith(f"; next: `{command}`")
+    assert "expected " in found[0]
+    assert told[-1].startswith("vanishing verify: 1 files are off; ")
+
+
+@pytest.mark.parametrize("original", [BEST, DATA, Path("report/figures/core/loss.pdf")], ids=str)
+@pytest.mark.parametrize("damage", ["flipped", "truncated"])
+def test_a_damaged_object_in_dvcs_cache_is_named_though_it_is_read_only(study, original, damage, capsys):
+    path = cached(original)
+    if damage == "flipped":
+        flip(path)
+    else:
+        path.chmod(0o644)
+        path.write_bytes(b"")
+    path.chmod(0o444)
+    code, found, _ = verify(capsys)
+    assert (code, len(found)) == (1, 1)
+    assert found[0].startswith(f"{path}: found MD5 ")
+    assert f"expected {path.parent.name}{path.name} (its name); next: `rm -f {path} && dvc commit --force" in found[0]
+
+
+def test_the_command_for_a_damaged_object_mends_it(study, capsys):
+    path = cached(BEST)
+    flip(path)
+    command = re.search(r"next: `(.*)`", verify(capsys)[1][0])[1]
+    for part in command.split(" && "):
+        program, *arguments = part.split()
+        dvc(*arguments) if program == "dvc" else subprocess.run([program, *arguments], check=True)
+    assert verify(capsys)[0] == 0
+
+
+def test_an_object_whose_file_is_damaged_too_is_made_by_the_stage(study, capsys):
+    path = cached(DATA)
+    flip(path)
+    flip(DATA)
+    found = verify(capsys)[1]
+    assert [line.split(":")[0] for line in found] == [str(DATA), str(path)]
+    assert f"`rm -f {path} && vanishing data && dvc commit --force --no-relink data`" in found[1]
+
+
+def without_dvc():
+    shutil.rmtree(".dvc")
+    Path("dvc.lock").unlink()
+
+
+def test_gradient_flow_that_no_record_covers_is_measured_again(study, capsys):
+    without_dvc()
+    code, found, told = verify(capsys)
+    assert (code, found[0].split(", ")[1]) == (0, "4 measured again")
+    assert "dvc.lock: not here, so nothing is compared with it" in told
+    flip(GRADIENTS)
+    code, found, _ = verify(capsys)
+    assert (code, len(found)) == (1, 1)
+    assert re.match(rf"{GRADIENTS}: found '.*', expected '.*' in line \d+ \(measured again\); next: ", found[0])
+
+
+def test_gradient_flow_that_git_has_is_compared_with_the_commit(study, capsys):
+    without_dvc()
+    for arguments in (["init", "-q"], ["add", "params.yaml", "results"], ["commit", "-qm", "x"]):
+        identity = ["-c", "user.name=x", "-c", "user.email=x@example.org"]
+        subprocess.run(["git", *identity, *arguments], check=True)
+    shutil.rmtree("checkpoints")
+    shutil.rmtree("data")
+    assert verify(capsys)[0] == 0
+    flip(GRADIENTS)
+    code, found, _ = verify(capsys)
+    assert (code, len(found)) == (1, 1)
+    assert found[0].startswith(f"{GRADIENTS}: found another, expected blob ")
+    Path("params.yaml").write_text(Path("params.yaml").read_text() + "\n")
+    code, found, told = verify(capsys)
+    assert code == 0, "other parameters give other gradient flow"
+    assert f"{GRADIENTS}: not measured again: no snapshots here" in told
+
+
+def rewrite(change):
+    """Change the summary, and leave no record of what it was."""
+    without_dvc()
+    content = json.loads(SUMMARY.read_text())
+    change(content)
+    SUMMARY.write_text(json.dumps(content))
+
+
+def test_a_test_accuracy_that_the_weights_do_not_give_is_named(study, capsys):
+    rewrite(lambda summary: summary["test"].update(accuracy=0.99))
+    code, found, _ = verify(capsys)
+    assert (code, len(found)) == (1, 1)
+    assert found[0].startswith(f"{BEST}: found 0.")
+    assert "expected test accuracy 0.99 and loss " in found[0]
+    assert str(SUMMARY) in found[0]
+
+
+def test_elsewhere_a_test_accuracy_may_differ_by_a_fifth_of_a_point(study, capsys):
+    accuracy = json.loads(SUMMARY.read_text())["test"]["accuracy"]
+    rewrite(lambda summary: summary["environment"].update(torch="1.0"))
+    for difference, off in ((0.0, 0), (0.0019, 0), (0.0021, 1)):
+        rewrite_again = json.loads(SUMMARY.read_text())
+        rewrite_again["test"]["accuracy"] = accuracy + difference
+        SUMMARY.write_text(json.dumps(rewrite_again))
+        code, found, told = verify(capsys)
+        assert code == off
+        assert f"{GRADIENTS}: not measured again: made on another kind of device" in told
+    assert "within 0.2% on another device or version" in found[0]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("epochs", 1), ("train.loss", 0.25), ("validation.accuracy", 0.875), ("best.epoch", 7), ("best.loss", 0.5)],
+)
+def test_a_summary_that_is_not_its_history_is_named(study, key, value, capsys):
+    *parts, last = key.split(".")
+    rewrite(lambda summary: (summary[parts[0]] if parts else summary).update({last: value}))
+    code, found, _ = verify(capsys)
+    assert (code, len(found)) == (1, 1)
+    assert re.match(rf"{SUMMARY}: found {value}, expected {key} = .* \({HISTORY}\); next: `{TRAIN}`", found[0])
+
+
+def test_a_snapshot_that_no_summary_names_is_named(study, capsys):
+    extra = paths.snapshot(BEST.parent, 7)
+    shutil.copy(BEST, extra)
+    code, found, _ = verify(capsys)
+    assert code == 1
+    assert found[0] == f"{extra}: found one, expected no such file ({SUMMARY}); next: `rm {extra}`"
+
+
+def test_a_missing_snapshot_is_named_and_a_missing_trajectory_told(study, capsys):
+    BEST.unlink()
+    code, found, _ = verify(capsys)
+    assert (code, len(found)) == (1, 1)
+    assert found[0].startswith(f"{BEST}: found nothing, expected ")
+    shutil.rmtree(BEST.parent)
+    code, _, told = verify(capsys)
+    assert code == 0
+    assert f"{BEST.parent}: not here, not compared; `dvc pull` brings what was pushed" in told
+
+
+@pytest.mark.parametrize("path", [Path("report/figures/core/loss.pdf"), SUMMARY], ids=str)
+def test_what_was_built_from_other_sources_is_not_compared_with_dvcs_record(study, path, capsys):
+    """Snakemake has built since: DVC's record is of an older state, and says nothing of what is here."""
+    params = yaml.safe_load(Path("params.yaml").read_text())
+    params["runs"]["vgg08"]["train"] = {"weight_decay": 0.5}
+    Path("params.yaml").write_text(yaml.safe_dump(params))
+    flip(path)
+    code, _, told = verify(capsys)
+    assert code == (1 if path == SUMMARY else 0), "what a summary says of itself does not hang on DVC"
+    line = next(line for line in told if line.startswith("dvc.lock: made from other inputs, not compared: "))
+    names = line.removeprefix("dvc.lock: made from other inputs, not compared: ").split(";")[0].split(", ")
+    assert names == [
+        "compare", "configure", "figures@core", "gradients@vgg08-0", "numbers", "report", "tables@core", "train@vgg08-0",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ["stages: [", "stages: {a: {cmd: x, outs: [{path: ../x, md5: '1'}]}}", "[]", "a: b"])
+def test_a_damaged_record_of_dvcs_is_one_line(study, text, capsys):
+    Path("dvc.lock").write_text(text)
+    code, _, told = verify(capsys)
+    assert code == 1
+    assert told[-1] == "vanishing verify: dvc.lock: damaged, or not DVC's; next: `dvc repro`"
+
+
+def test_a_damaged_summary_is_named(study, capsys):
+    SUMMARY.write_text("{")
+    code, found, _ = verify(capsys)
+    assert code == 1
+    assert found[0].startswith(f"{SUMMARY}: found damage (Expecting property name")
+    assert found[0].endswith(f"expected the summary of a training; next: `{TRAIN}`")
+
+
+def test_images_in_another_order_are_no_data_set(study, capsys):
+    from vanishing import data
+
+    without_dvc()
+    whole = data.load(DATA)
+    turned = data.Split(whole.train.images[::-1].copy(), whole.train.labels[::-1].copy())
+    data.save(DATA, data.Dataset(turned, whole.val, whole.test, whole.classes))
+    for path in (SUMMARY, paths.results("vgg38", 0) / "summary.json"):
+        content = json.loads(path.read_text())
+        content["data"]["sha256"] = files.sha256(DATA)
+        path.write_text(json.dumps(content))
+    code, found, _ = verify(capsys)
+    assert code == 1
+    expected = "found another order, expected the images in their canonical order and splits; next: `vanishing data`"
+    assert found[0] == f"{DATA}: {expected}"
+
+
+def test_an_empty_folder_is_told_what_is_not_there(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text(yaml.safe_dump(faked.content(SMALL)))
+    code, found, told = verify(capsys)
+    assert (code, found) == (0, ["nothing is off; 0 files compared with their records, 0 measured again"])
+    assert "data/generated.npz: not here, not compared; `vanishing data` makes it" in told
