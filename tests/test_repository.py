@@ -62,6 +62,26 @@ def test_pickles_are_read_by_the_restricted_unpickler_alone():
     assert "find_class" in [item.name for item in readers[0].body if isinstance(item, ast.FunctionDef)]
 
 
+def test_no_call_turns_off_the_check_of_a_servers_identity():
+    for module, tree in TREES.items():
+        for _, call in calls(tree):
+            assert not any(word.arg == "verify" for word in call.keywords), f"{module}:{call.lineno}"
+
+
+def test_secrets_of_remotes_are_ignored_by_git():
+    done = subprocess.run(["git", "check-ignore", "-q", ".dvc/config.local"], cwd=faked.ROOT, check=False)
+    assert done.returncode in (0, 128), "128: not a git repository"
+
+
+def test_what_the_security_notes_name_is_there():
+    text = (faked.ROOT / "SECURITY.md").read_text()
+    modules = set(re.findall(r"\| `(\w+\.py)` \|", text))
+    assert len(modules) == 10
+    assert modules <= set(TREES)
+    for name in re.findall(r"`((?:tests|\.ci)/[\w.]+)`", text):
+        assert (faked.ROOT / name).exists(), name
+
+
 def test_yaml_is_read_by_safe_loaders_alone():
     for module, tree in TREES.items():
         for name, call in calls(tree):

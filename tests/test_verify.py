@@ -274,7 +274,8 @@ def test_what_was_built_from_other_sources_is_not_compared_with_dvcs_record(stud
     line = next(line for line in told if line.startswith("dvc.lock: made from other inputs, not compared: "))
     names = line.removeprefix("dvc.lock: made from other inputs, not compared: ").split(";")[0].split(", ")
     assert names == [
-        "compare", "configure", "figures@core", "gradients@vgg08-0", "numbers", "report", "tables@core", "train@vgg08-0",
+        "compare", "configure", "figures@core", "gradients@vgg08-0", "numbers", "report", "tables@core",
+        "train@vgg08-0",
     ]  # fmt: skip
 
 

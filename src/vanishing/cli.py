@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 
 Command = Callable[[argparse.Namespace], None]
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""What the system says when a disk or a user's share of it is full."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: 0, 1 for a failure, 2 for a mistake in call or parameters."""
@@ -25,7 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"vanishing {options.command}: {error}", file=sys.stderr)
         return error.exit_code
     except OSError as error:
-        print(f"vanishing {options.command}: {error.filename or 'system'}: {error.strerror or error}", file=sys.stderr)
+        where, why = error.filename or "system", error.strerror or str(error)
+        room = "; make room, and the same command goes on" if error.errno in FULL else ""
+        print(f"vanishing {options.command}: {where}: {why}{room}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"vanishing {options.command}: interrupted", file=sys.stderr)

@@ -28,6 +28,10 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             os.fsync(handle.fileno())
         temporary.chmod(0o644)
         temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        error.filename = str(path)  # a full disk is told by the write, which knows no name
+        raise
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
