@@ -76,6 +76,7 @@ def built(tmp_path_factory):
         stages.train(settings, "vgg08", 0)
         stages.gradients(settings, "vgg08", 0)
         stages.tables(settings)
+        stages.numbers(settings)
     return folder / "study"
 
 
@@ -138,7 +139,7 @@ def test_while_gradient_flow_is_written(built, tmp_path):
 
 
 def test_while_tables_are_written(built, tmp_path):
-    gone = ["results/tables", "report/tables", "report/numbers.tex"]
+    gone = ["results/tables", "report/tables"]
     check(tmp_path, built, vanishing("tables"), 2 * PAGE, gone, [FULL, "make room"])
 
 
@@ -151,7 +152,7 @@ def drawn(built, tmp_path_factory):
     """The same with figures and PDF, which take a kernel and LaTeX."""
     folder = shutil.copytree(built, tmp_path_factory.mktemp("drawn") / "study")
     environment = os.environ | {"PYTHONPATH": str(faked.ROOT / "src")}
-    for arguments in (["figures", "core"], ["report"]):
+    for arguments in (["figures", "core"], ["compare"], ["report"]):
         command = [sys.executable, "-m", "vanishing.cli", *arguments]
         subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True, timeout=300)
     return folder
