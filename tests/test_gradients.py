@@ -170,6 +170,14 @@ def test_the_convolution_on_a_shortcut_comes_where_it_is_used(tiny, batches):
     assert flow["name"].tolist() == ["entry.conv", *reduction, "classifier"]
 
 
+def test_a_dense_stage_has_its_layers_in_order(tiny, batches):
+    model = tiny(model={"stages": 1, "blocks": 2, "shortcut": "dense"}).model
+    flow = gradient_flow(models.build(model, 3, seed=0), batches)
+    stage = [f"stage1.{block}.{conv}" for block in ("block1", "block2", "reduction") for conv in ("conv1", "conv2")]
+    assert flow["name"].tolist() == ["entry.conv", *stage, "classifier"]
+    assert (flow.mean_abs_gradient > 0).all()
+
+
 def test_amplified_gradients_are_those_that_are_measured(tiny, batches):
     plain, amplified = (
         gradient_flow(models.build(tiny(model={"gradient_amplification": f}).model, 3, seed=0), batches)

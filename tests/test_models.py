@@ -502,6 +502,16 @@ def test_an_initialisation_hangs_on_the_seed_alone_and_leaves_the_global_generat
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.parametrize("initialisation", ["default", "he", "orthogonal"])
+def test_the_drawn_weights_do_not_hang_on_the_number_of_threads(configured, initialisation):
+    built = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        built.append(models.build(configured(initialisation=initialisation), classes=100, seed=0).state_dict())
+    for name, tensor in built[0].items():
+        assert all(torch.equal(tensor, other[name]) for other in built[1:]), name
+
+
 # every run
 
 

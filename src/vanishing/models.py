@@ -219,6 +219,7 @@ def measure(model: parameters.Model, classes: int) -> Size:
     )
 
 
+@torch.no_grad()
 def _initialise(network: nn.Module, model: parameters.Model) -> None:
     """Draw weights that keep the size of a signal from layer to layer; biases are 0.
 
@@ -233,7 +234,9 @@ def _initialise(network: nn.Module, model: parameters.Model) -> None:
         if model.initialisation == "he":
             nn.init.kaiming_normal_(module.weight, a=SLOPE, nonlinearity=kind)
         else:
-            nn.init.orthogonal_(module.weight, gain=nn.init.calculate_gain(kind, SLOPE))
+            # in single precision the last bits hang on the number of threads and on the processor's instructions
+            precise = torch.empty(module.weight.shape, dtype=torch.float64)
+            module.weight.copy_(nn.init.orthogonal_(precise, gain=nn.init.calculate_gain(kind, SLOPE)))
         if module.bias is not None:
             nn.init.zeros_(module.bias)
 
