@@ -3,10 +3,11 @@ import shutil
 from pathlib import Path
 
 import faked
+import pandas as pd
 import pytest
 import yaml
 
-from vanishing import figures, parameters, paths, report, tables, workspace
+from vanishing import comparison, figures, numbers, parameters, paths, report, tables, workspace
 from vanishing.errors import UserError
 
 DOCUMENT = "\\documentclass{article}\n\\begin{document}\n%s\n\\end{document}\n"
@@ -58,10 +59,14 @@ def lay_out(folder, monkeypatch):
     for run, seed in study.jobs():
         faked.result(study, run, seed, train=(1.0 + seed, 0.5), val=(2.0 + seed, 0.4))
     tables.make(study)
+    numbers.make(study)
+    comparison.make(study)
+    drawn = figures.agreement(pd.read_csv(paths.COMPARISON / "published.csv"))
+    figures.save({"agreement": drawn}, paths.REPORT / "comparison")
     for key, block in study.studies.items():
         data = figures.load(key, study)
         for family in block.draw:
-            figures.save(figures.draw(family, data), key)
+            figures.save(figures.draw(family, data), paths.FIGURES / key)
 
 
 @pytest.mark.pipeline
