@@ -248,3 +248,15 @@ def test_published_accuracies_stand_against_ours_and_are_filled_where_they_hold(
     }  # fmt: skip
     filled = {line.get_marker(): line.get_markerfacecolor() != "none" for line in marks}
     assert filled == {"o": False, "s": True}
+
+
+def test_a_legend_of_long_names_stays_on_the_page():
+    runs = ["vgg38_resnet_wd3_x100", "vgg38_resnet_wd3_x10", "vgg38_resnet_sigmoid", "vgg38_resnet_wd3_x30"]
+    study = faked.study(runs=runs)
+    for run in runs:
+        faked.result(study, run)
+    for figure in drawn(study).values():
+        figure.draw_without_rendering()
+        for legend in figure.legends:
+            box = legend.get_window_extent()
+            assert 0 <= box.x0 < box.x1 <= figure.bbox.x1

@@ -285,6 +285,11 @@ def _whole_numbers(axis: Axes, epochs: pd.Series) -> None:
         axis.set_xticks([epochs.iloc[0]])
 
 
+def _legend_columns(longest: int) -> int:
+    """Return how many labels of that many characters stand beside one another in the width of the text."""
+    return 8 if longest <= 9 else 4 if longest <= 16 else 3
+
+
 def _legend(figure: Figure, axes: list[Axes], labels: list[str]) -> None:
     """Name the lines of all panels above them, in the order of `labels`."""
     lines = {line.get_label(): line for axis in axes for line in axis.lines}
@@ -293,7 +298,7 @@ def _legend(figure: Figure, axes: list[Axes], labels: list[str]) -> None:
         handles,
         labels,
         loc="outside upper center",
-        ncols=min(4 if max(map(len, labels)) > 9 else 8, len(labels)),
+        ncols=min(_legend_columns(max(map(len, labels))), len(labels)),
         handlelength=3,
     )
 
