@@ -92,9 +92,9 @@ def cached(path):
 def test_a_study_as_it_was_made_has_nothing_off(study, capsys):
     code, found, told = verify(capsys)
     assert (code, len(found)) == (0, 1)
-    assert re.fullmatch(r"nothing is off; \d\d files compared, 2 trainings measured again", found[0])
+    assert re.fullmatch(r"nothing is off; \d\d files compared, 2 measurements repeated", found[0])
     assert [line for line in told if not line.startswith("testing ")] == []
-    assert verify(capsys, "--all")[1][0].endswith(", 4 trainings measured again")
+    assert verify(capsys, "--all")[1][0].endswith(", 4 measurements repeated")
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def without_dvc():
 def test_gradient_flow_that_no_record_covers_is_measured_again(study, capsys):
     without_dvc()
     code, found, told = verify(capsys)
-    assert (code, found[0].split(", ")[1]) == (0, "4 trainings measured again")
+    assert (code, found[0].split(", ")[1]) == (0, "4 measurements repeated")
     assert "dvc.lock: not here, so nothing is compared with it" in told
     flip(GRADIENTS)
     code, found, _ = verify(capsys)
@@ -330,7 +330,7 @@ def test_an_empty_folder_is_told_what_is_not_there(tmp_path, monkeypatch, capsys
     monkeypatch.chdir(tmp_path)
     Path("params.yaml").write_text(yaml.safe_dump(faked.content(SMALL)))
     code, found, told = verify(capsys)
-    assert (code, found) == (0, ["nothing is off; 0 files compared, 0 trainings measured again"])
+    assert (code, found) == (0, ["nothing is off; 0 files compared, 0 measurements repeated"])
     assert "data/generated.npz: not here, not compared; `vanishing data` makes it" in told
 
 

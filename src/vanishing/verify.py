@@ -41,7 +41,7 @@ def verify(settings: parameters.Parameters, every: bool = False) -> None:
                 print(finding, flush=True)
     for note in scope.notes:
         say(note)
-    counts = f"{len(scope.proven)} files compared, {scope.tested} trainings measured again"
+    counts = f"{len(scope.proven)} files compared, {scope.tested} measurements repeated"
     if found:
         raise UserError(f"{len(found)} files are off; {counts}")
     print(f"nothing is off; {counts}")
