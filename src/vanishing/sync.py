@@ -140,9 +140,10 @@ def _check_results(settings: parameters.Parameters) -> None:
                 )
 
 
-def engine(name: str, *arguments: str) -> str:
-    """Run an engine and return what it printed; `UserError` with its last line if it failed."""
-    done = subprocess.run([sys.executable, "-m", name, *arguments], capture_output=True, text=True, check=False)
+def engine(name: str, *arguments: str, folder: Path | None = None) -> str:
+    """Run an engine, in `folder` or here, and return what it printed; `UserError` with its last line if it failed."""
+    command = [sys.executable, "-m", name, *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
         last = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()[-1]
         raise UserError(f"{name} {arguments[0]} failed: {last}")
