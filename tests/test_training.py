@@ -659,13 +659,22 @@ def test_cuda_on_a_machine_without_it_is_a_mistake_of_the_user(tiny):
     assert devices.configure(tiny(train={"device": "auto"}).train) == CPU
 
 
-def test_the_configuration_sets_the_threads_and_determinism(tiny):
+def test_the_configuration_sets_the_threads_and_determinism_whatever_was_set_before(tiny, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as Snakemake sets it from `--cores`
+    for backend, key in (
+        (torch.backends.cudnn, "benchmark"),
+        (torch.backends.cudnn, "allow_tf32"),
+        (torch.backends.cuda.matmul, "allow_tf32"),
+        (torch.utils.deterministic, "fill_uninitialized_memory"),
+    ):
+        setattr(backend, key, True)
     devices.configure(tiny(train={"threads": 2}).train)
     assert torch.get_num_threads() == 2
     assert torch.are_deterministic_algorithms_enabled()
     assert not torch.backends.cudnn.benchmark
     assert not torch.backends.cudnn.allow_tf32
     assert not torch.backends.cuda.matmul.allow_tf32
+    assert not torch.utils.deterministic.fill_uninitialized_memory
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
 
 
