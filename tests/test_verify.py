@@ -1,6 +1,7 @@
 """`vanishing verify` on a study that is real but for its figures and PDF, as DVC has recorded it."""
 
 import json
+import math
 import os
 import re
 import shutil
@@ -224,6 +225,13 @@ def test_a_test_accuracy_that_the_weights_do_not_give_is_named(study, capsys):
     assert found[0].startswith(f"{BEST}: found 0.")
     assert "expected test accuracy 0.99 and loss " in found[0]
     assert str(SUMMARY) in found[0]
+
+
+def test_on_the_same_kind_of_device_the_last_bit_counts(study, capsys):
+    rewrite(lambda summary: summary["test"].update(loss=math.nextafter(summary["test"]["loss"], 9)))
+    code, found, _ = verify(capsys)
+    assert (code, len(found)) == (1, 1)
+    assert found[0].startswith(f"{BEST}: found 0.")
 
 
 def test_elsewhere_a_test_accuracy_may_differ_by_a_fifth_of_a_point(study, capsys):

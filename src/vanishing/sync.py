@@ -54,6 +54,7 @@ def bring_together(settings: parameters.Parameters) -> None:
     stages = _stages()
     plan = compare(stages, stale=_stale(), pending=_pending())
     _check_results(settings)
+    _check_images(settings)
     if plan.commit:
         # relinked files would have new times, by which Snakemake would want everything after them again
         engine("dvc", "commit", "--force", "--no-relink", "--quiet", *plan.commit)
@@ -138,6 +139,18 @@ def _check_results(settings: parameters.Parameters) -> None:
                     f"{path}: not what {summary} says, SHA-256 {expected}; "
                     f"`vanishing train {run} --seed {seed}` makes it again"
                 )
+
+
+def _check_images(settings: parameters.Parameters) -> None:
+    """Check that the data file is the one that the runs of today's configuration were trained on."""
+    path = settings.data.path
+    found = files.sha256(path) if path.exists() else None
+    for name, summary in results.trainings(settings):
+        expected = summary.get("data", {}).get("sha256", found)
+        if found and found != expected:
+            raise UserError(
+                f"{path}: not what {name} was trained on, SHA-256 {expected}; `vanishing data` makes it again"
+            )
 
 
 def engine(name: str, *arguments: str, folder: Path | None = None) -> str:
