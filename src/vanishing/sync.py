@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from vanishing import files, parameters, paths, results
+from vanishing import files, occupied, parameters, paths, results
 from vanishing.errors import UserError
 from vanishing.progress import say
 from vanishing.stages import configure
@@ -48,8 +48,9 @@ def bring_together(settings: parameters.Parameters) -> None:
     """Enter what one engine has built in the record of the other.
 
     Raises:
-        UserError: a result is not what its summary says, or an engine cannot be asked.
+        UserError: an engine is at work, a result is not what its summary says, or an engine cannot be asked.
     """
+    occupied.check("vanishing sync")
     configure(settings)  # DVC compares its files, and Snakemake does not make them
     stages = _stages()
     plan = compare(stages, stale=_stale(), pending=_pending())
