@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from vanishing.cifar100 import CLASSES, Expected
 from vanishing.data import Split, content_hash
-from vanishing.sources import CLASSES, Expected
 
 Splits = dict[str, Split]
 

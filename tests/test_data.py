@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from layouts import SMALL, SMALL_HASHES, png, python, random_split, tar, tree
 from PIL import Image
 
-from vanishing import data, files, sources
+from vanishing import cifar100, data, files
 from vanishing.data import DataError, Dataset, Split, canonical, content_hash, hold_out
 from vanishing.parameters import Address, Data, Generated
 
@@ -212,7 +212,7 @@ def test_prepare_reads_checks_holds_out_and_saves(tmp_path: Path) -> None:
     made = data.load(target)
     assert (len(made.train), len(made.val), len(made.test)) == (100, 100, 100)
     assert np.array_equal(np.bincount(made.val.labels), np.ones(100))
-    assert made.classes == sources.CLASSES
+    assert made.classes == cifar100.CLASSES
     assert content_hash(made.test) == SMALL_HASHES.test
     both = [np.concatenate([getattr(made.train, f), getattr(made.val, f)]) for f in ("images", "labels")]
     assert content_hash(Split(*both)) == SMALL_HASHES.train
@@ -252,8 +252,8 @@ def test_prepare_makes_the_generated_set(tmp_path: Path) -> None:
 
 
 def test_names_of_cifar100_are_a_hundred_in_alphabetical_order() -> None:
-    assert len(sources.CLASSES) == 100
-    assert list(sources.CLASSES) == sorted(set(sources.CLASSES))
+    assert len(cifar100.CLASSES) == 100
+    assert list(cifar100.CLASSES) == sorted(set(cifar100.CLASSES))
 
 
 def real_images() -> dict[str, list[tuple[str, str, bytes]]]:
@@ -282,7 +282,7 @@ def write_real_folders(target: Path, images: dict[str, list[tuple[str, str, byte
 
 def write_real_parquet(folder: Path, images: dict[str, list[tuple[str, str, bytes]]]) -> None:
     folder.mkdir()
-    numbers = {name: number for number, name in enumerate(sources.CLASSES)}
+    numbers = {name: number for number, name in enumerate(cifar100.CLASSES)}
     for split, rows in images.items():
         cells = [{"bytes": content, "path": f"{name}.png"} for name, _, content in rows]
         table = pa.table({"img": cells, "fine_label": [numbers[label] for _, label, _ in rows]})
@@ -305,7 +305,7 @@ def test_the_real_images_give_the_same_bytes_from_every_layout(tmp_path: Path) -
     made = data.load(target)
     assert (len(made.train), len(made.val), len(made.test)) == (47_500, 2_500, 10_000)
     assert set(np.bincount(made.val.labels)) == {25}
-    assert made.classes == sources.CLASSES
+    assert made.classes == cifar100.CLASSES
     assert content_hash(made.test) == "b9ad4d741ee82873becf8846c246715e789a57766586a9677a8bbe26c8b30279"
     both = [np.concatenate([getattr(made.train, f), getattr(made.val, f)]) for f in ("images", "labels")]
     assert content_hash(Split(*both)) == "37a2b72bd30f9438ff20798c661450f58f138c034f556846cd744a56bbb09967"

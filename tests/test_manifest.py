@@ -143,7 +143,6 @@ def test_what_a_summary_says_is_escaped():
     assert r"A\_B \& \textbackslash{}input\{x\}" in checklist.latex(study())
 
 
-def test_the_command_writes_the_appendix(capsys):
-    assert cli.main(["checklist"]) == 0
-    assert capsys.readouterr().out == "report/checklist.tex\n"
+def test_the_numbers_of_the_report_come_with_the_appendix():
+    assert cli.main(["numbers"]) == 0
     assert Path("report/checklist.tex").read_text() == checklist.latex(study())

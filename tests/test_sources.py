@@ -25,10 +25,10 @@ from PIL import Image
 
 from vanishing import downloads, sources
 from vanishing.archives import MEMBER_BYTES, SourceError
+from vanishing.cifar100 import CLASSES
 from vanishing.data import DataError, Split, content_hash
 from vanishing.errors import UserError
 from vanishing.parameters import Address
-from vanishing.sources import CLASSES
 
 LAYOUTS: dict[str, Callable[[Path], Path]] = {
     "python": layouts.python,

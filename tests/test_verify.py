@@ -177,7 +177,7 @@ def without_dvc():
         shutil.rmtree(folder)
     for folder in ("tables", "figures", "comparison"):
         shutil.rmtree(paths.REPORT / folder)
-    for made in ("numbers.tex", "studies.tex", "report.pdf"):
+    for made in ("numbers.tex", "studies.tex", "checklist.tex", "report.pdf"):
         (paths.REPORT / made).unlink()
 
 

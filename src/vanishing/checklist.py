@@ -9,14 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from vanishing import files, parameters, paths, results
+from vanishing import parameters, results
+from vanishing.cifar100 import CIFAR100
 from vanishing.latex import escape, number
-from vanishing.sources import CIFAR100
-
-TARGET = paths.REPORT / "checklist.tex"
 
 Item = tuple[str, str, str]
 """A question, the answer in a word, and what it rests on, in LaTeX."""
@@ -50,12 +47,6 @@ class Facts:
             " ".join(str(summary.get("environment", {}).get(key, "?")) for key in keys) for summary in self.summaries
         }
         return escape(", ".join(sorted(found)) or "no training yet")
-
-
-def write(settings: parameters.Parameters) -> Path:
-    """Write `report/checklist.tex`, and return its path."""
-    files.write(TARGET, latex(settings))
-    return TARGET
 
 
 def latex(settings: parameters.Parameters) -> str:

@@ -72,7 +72,11 @@ def _parser() -> argparse.ArgumentParser:
     figures = command("figures", _stage("figures", "study"), "run the figure notebooks of a study")
     figures.add_argument("study", metavar="STUDY", help="a study of params.yaml")
     command("compare", _stage("compare"), "hold the published numbers against results/")
-    command("numbers", _stage("numbers"), "write every number of the report's prose from results/")
+    command(
+        "numbers",
+        _stage("numbers"),
+        "write the numbers of the report's prose, its layout and its checklist",
+    )
     command("report", _report, "typeset report/report.pdf")
     command("models", _models, "list every configured run with layers, parameters and multiply-accumulates")
     for name, run, text in (
@@ -87,7 +91,6 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--all", action="store_true", dest="every", help="test and measure every training again")
     manifest = command("manifest", _manifest, "print versions, hardware, numerics and the hashes of all outputs")
     manifest.add_argument("--output", type=Path, metavar="FILE", help="write to this file instead")
-    command("checklist", _checklist, "write the report's checklist of reproducibility")
     workspace = command("workspace", _workspace, "lay out the pipeline in another folder")
     workspace.add_argument("folder", type=Path, help="where")
     workspace.add_argument("--overlay", type=Path, metavar="FILE", help="parameters to lay over params.yaml")
@@ -139,12 +142,6 @@ def _manifest(options: argparse.Namespace) -> None:
         files.write(options.output, text)
     else:
         print(text, end="")
-
-
-def _checklist(_: argparse.Namespace) -> None:
-    from vanishing import checklist
-
-    print(checklist.write(_load()))
 
 
 def _workspace(options: argparse.Namespace) -> None:

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from vanishing import files, generated, parameters
-from vanishing.sources import CACHE, CIFAR100, CLASSES, Expected, Source, read_first
+from vanishing.cifar100 import CIFAR100, CLASSES, Expected
+from vanishing.sources import CACHE, Source, read_first
 from vanishing.splits import SHAPE, DataError, Split, canonical, content_hash, hold_out
 
 __all__ = ["DataError", "Dataset", "Split", "canonical", "check", "content_hash", "hold_out", "load", "prepare", "save"]

@@ -1,7 +1,7 @@
 r"""Every number that the report's prose names, and the order in which its studies stand.
 
 `report/numbers.tex` defines what `\result` and `\iffact` look up; `report/studies.tex` lays out the studies
-that have results.
+that have results, and `report/checklist.tex` is the checklist of reproducibility.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from vanishing import aggregate, comparison, differences, files, parameters, paths, published, tables
+from vanishing import aggregate, checklist, comparison, differences, files, parameters, paths, published, tables
 from vanishing.aggregate import METRICS, Row
 from vanishing.captions import CAPTIONS
 from vanishing.latex import escape, number
 
 
 def make(settings: parameters.Parameters) -> None:
-    """Write `numbers.tex` and `studies.tex` from the results that there are."""
+    """Write `numbers.tex`, `studies.tex` and `checklist.tex` from the results that there are."""
     found = aggregate.collect(settings)
     lines = [*_settings(settings), *_published(), *_comparison(settings)]
     for key, rows in found.items():
@@ -24,6 +24,7 @@ def make(settings: parameters.Parameters) -> None:
     layout = [_section(key, settings, rows) for key, rows in found.items()]
     files.write(paths.REPORT / "numbers.tex", "".join(f"{line}\n" for line in lines))
     files.write(paths.REPORT / "studies.tex", "\n".join(layout))
+    files.write(paths.REPORT / "checklist.tex", checklist.latex(settings))
     _forget_others(settings)
 
 

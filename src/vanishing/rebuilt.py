@@ -16,7 +16,7 @@ GENERATED = {
     "vanishing tables": ("results/tables/*.csv", "report/tables/*.tex"),
     "vanishing compare": ("results/comparison/*", "report/comparison/*", "results/notebooks/comparison/*.ipynb"),
     "vanishing figures {study}": ("results/notebooks/*/*.ipynb", "report/figures/*/*.pdf"),
-    "vanishing numbers": ("report/numbers.tex", "report/studies.tex"),
+    "vanishing numbers": ("report/numbers.tex", "report/studies.tex", "report/checklist.tex"),
     "vanishing report": ("report/report.pdf",),
 }
 """What the stages after the results make, by the command that makes it."""

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from vanishing import checkpoints, data, files, generated, git, locked, parameters, paths, rebuilt, remeasured, results
+from vanishing.cifar100 import CIFAR100, Expected
 from vanishing.errors import UserError
 from vanishing.findings import Finding, Record, Scope
 from vanishing.progress import say
-from vanishing.sources import CIFAR100, Expected
 from vanishing.splits import Split, canonical, content_hash, hold_out
 
 Check = Callable[[Scope], Iterator[Finding]]

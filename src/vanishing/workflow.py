@@ -85,7 +85,7 @@ PUBLISHED = (*RESULTS, "differences", "published", "published.csv")
 TABLES = (*PUBLISHED, "tables")
 FIGURES = ("captions", "figures", "figures.mplstyle", "notebooks", "results")
 COMPARISON = (*PUBLISHED, "comparison", *FIGURES)
-NUMBERS = (*TABLES, "captions", "comparison", "numbers")
+NUMBERS = (*TABLES, "captions", "checklist", "cifar100", "comparison", "numbers")
 """Modules that the cheap stages stand on, `captions` and the like among them."""
 
 

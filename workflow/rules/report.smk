@@ -10,6 +10,7 @@ rule report:
         code=plan.code("report"),
         numbers="report/numbers.tex",
         studies="report/studies.tex",
+        checklist="report/checklist.tex",
         tables=expand("report/tables/{study}.tex", study=studies),
         figures=expand("report/figures/{study}", study=studies),
         comparison="report/comparison" if studies else [],
