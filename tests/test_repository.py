@@ -185,7 +185,8 @@ def test_files_are_written_by_the_one_function_that_replaces_them():
     for module, tree in TREES.items():
         for name, call in calls(tree):
             verb, arguments = name.rpartition(".")[2], list(map(ast.unparse, call.args))
-            assert verb not in {"write_text", "write_bytes", "hardlink_to", "copyfile", "copytree"}, module
+            assert verb not in {"write_text", "write_bytes", "hardlink_to", "copyfile"}, module
+            assert verb != "copytree" or module == "rebuilt.py", module  # into a folder that is thrown away
             assert verb != "to_csv" or not arguments, f"{module}:{call.lineno} writes a table itself"
             assert verb not in {"savez", "savefig"} or arguments[0] == "handle", f"{module}:{call.lineno}"
             if verb in ("open", "fdopen") and re.search(r"'[rbt]*[wax+][bt+]*'", ast.unparse(call)):
