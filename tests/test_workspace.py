@@ -135,3 +135,11 @@ def test_a_mistake_in_the_overlay_is_one_line_and_lays_nothing_out(origin, tmp_p
 def test_a_missing_overlay_is_named(origin, tmp_path):
     with pytest.raises(parameters.ParameterError, match=r"none\.yaml: cannot be read: No such file"):
         workspace.lay_out(origin, tmp_path / "copy", tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(("overlay", "epochs"), [("demo.yaml", 6), ("catalogue.yaml", 4)])
+def test_what_is_to_take_minutes_leaves_no_run_its_hundreds_of_epochs(overlay, epochs, tmp_path):
+    studies = ["core"] if overlay == "demo.yaml" else None
+    workspace.lay_out(faked.ROOT, tmp_path / "copy", faked.ROOT / "workflow" / overlay, studies)
+    settings = parameters.load(tmp_path / "copy" / "params.yaml")
+    assert {run for run in settings.runs if settings.run(run).train.epochs > epochs} == set()
