@@ -265,3 +265,22 @@ def test_a_legend_of_long_names_stays_on_the_page():
         for legend in figure.legends:
             box = legend.get_window_extent()
             assert 0 <= box.x0 < box.x1 <= figure.bbox.x1
+
+
+@pytest.mark.parametrize(
+    ("layers", "labels"),
+    [
+        (8, "1 8"),
+        (38, "1 10 20 30 38"),
+        (50, "1 10 20 30 40 50"),
+        (72, "1 20 40 60 72"),
+        (106, "1 20 40 60 80 106"),
+        (132, "1 50 100 132"),
+        (150, "1 50 100 150"),
+        (902, "1 902"),
+    ],
+)
+def test_the_labels_of_layers_leave_each_other_room(layers, labels):
+    places, texts = figures._layer_ticks(layers)
+    assert " ".join(texts) == labels
+    assert [place + 1 for place in places] == [int(text) for text in texts]

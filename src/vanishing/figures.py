@@ -308,5 +308,7 @@ def _legend(figure: Figure, axes: list[Axes], labels: list[str]) -> None:
 
 
 def _layer_ticks(layers: int) -> tuple[list[int], list[str]]:
-    shown = sorted({1, *range(10, layers, 10), layers} - ({layers // 10 * 10} if layers % 10 in (1, 2) else set()))
+    """Return places and labels of the first layer, the last, and round numbers between that leave them room."""
+    step = next(step for step in (10, 20, 50, 100, layers) if layers / step < 6)
+    shown = [1, *range(step, layers - step // 4, step), layers]
     return [layer - 1 for layer in shown], [str(layer) for layer in shown]
