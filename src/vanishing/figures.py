@@ -310,5 +310,5 @@ def _legend(figure: Figure, axes: list[Axes], labels: list[str]) -> None:
 def _layer_ticks(layers: int) -> tuple[list[int], list[str]]:
     """Return places and labels of the first layer, the last, and round numbers between that leave them room."""
     step = next(step for step in (10, 20, 50, 100, layers) if layers / step < 6)
-    shown = [1, *range(step, layers - step // 4, step), layers]
+    shown = [1, *range(step, layers - step // 2, step), layers]
     return [layer - 1 for layer in shown], [str(layer) for layer in shown]
