@@ -73,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     figures.add_argument("study", metavar="STUDY", help="a study of params.yaml")
     command("compare", _stage("compare"), "hold the published numbers against results/")
     command("numbers", _stage("numbers"), "write every number of the report's prose from results/")
+    command("check", _stage("check"), "test the results, and recompute the tables; what does not hold fails by name")
     command("report", _report, "typeset report/report.pdf")
     command("models", _models, "list every configured run with layers, parameters and multiply-accumulates")
     for name, run, text in (

@@ -87,7 +87,8 @@ class Raw:
     def value(self, metric: str, average: int) -> float | None:
         """Return a metric, those of the history as the mean over the last `average` epochs."""
         if metric in HISTORY:
-            return statistics.fmean(row[metric] for row in self.history[-average:])
+            final = [row[metric] for row in self.history[-average:]]
+            return sum(final) / len(final)
         part, key = SUMMARY[metric]
         found: float | None = self.summary[part][key]
         return found
@@ -244,7 +245,7 @@ def _claim(source: dict[str, str], run: parameters.Run, name: str, raws: list[Ra
 def _values(raws: Iterable[Raw], metric: str, average: int) -> dict[int, float]:
     """Return a metric of each seed that did not diverge, as far as it is a number."""
     found = {raw.seed: raw.value(metric, average) for raw in raws if not raw.diverged}
-    return {seed: value for seed, value in found.items() if value is not None}
+    return {seed: value for seed, value in found.items() if value is not None and math.isfinite(value)}
 
 
 def _spread(values: Iterable[float]) -> tuple[float, float]:

@@ -25,6 +25,7 @@ from vanishing import (
     recomputed,
     remeasured,
     results,
+    soundness,
 )
 from vanishing.errors import UserError
 from vanishing.findings import Finding, Record, Scope
@@ -163,6 +164,7 @@ CHECKS: tuple[Check, ...] = (
     remeasured.accuracies,
     remeasured.gradient_flow,
     recomputed.check,
+    soundness.recorded,
     rebuilt.reports,
 )
 """In this order: the later use what the earlier have proven."""
