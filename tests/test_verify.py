@@ -292,8 +292,8 @@ def test_what_was_built_from_other_sources_is_not_compared_with_dvcs_record(stud
     scope = Scope(parameters.load())
     assert list(locked.outputs(scope)) == []
     assert scope.notes == [
-        "dvc.lock: made from other inputs, not compared: check, compare, configure, figures@core, gradients@vgg08-0, numbers, "
-        "report, tables@core, train@vgg08-0; `vanishing sync` enters what is here"
+        "dvc.lock: made from other inputs, not compared: check, compare, configure, figures@core, gradients@vgg08-0, "
+        "numbers, report, tables@core, train@vgg08-0; `vanishing sync` enters what is here"
     ]
     assert paths.best(paths.checkpoints("vgg38", 0)) in scope.proven
     assert path not in scope.proven

@@ -106,22 +106,28 @@ def check(scope: Scope) -> Iterator[Finding]:
 
 def compare(settings: parameters.Parameters, key: str) -> Iterator[Finding]:
     """Compare the three tables of a study with a recomputation; `UserError` if a result cannot be read."""
+    for kind, rows in records(settings, key).items():
+        path, command = path_of(key, kind), f"vanishing tables {key}"
+        if rows is None:
+            if path.exists():
+                yield Finding(path, f"no such file (no results of {key})", "one", f"rm {path}")
+        elif not path.exists():
+            yield Finding(path, f"{len(rows)} rows (recomputed)", "nothing", command)
+        else:
+            for expected, there in _differing(path, kind, rows):
+                yield Finding(path, f"{expected} (recomputed)", there, command)
+
+
+def records(settings: parameters.Parameters, key: str) -> dict[str, list[Record]] | dict[str, None]:
+    """Return the rows of each table of a study, by kind; None where the study has no results."""
     found = {run: raws for run in settings.study(key).runs if (raws := of_run(settings, run))}
-    wanted = {
+    if not found:
+        return dict.fromkeys(COLUMNS)
+    return {
         "": [_row(settings, key, run, raws) for run, raws in found.items()],
         "differences": list(_differences(settings.study(key), found)),
         "published": list(_published(settings, found)),
     }
-    for kind, records in wanted.items():
-        path, command = path_of(key, kind), f"vanishing tables {key}"
-        if not path.exists():
-            if found:
-                yield Finding(path, f"{len(records)} rows (recomputed)", "nothing", command)
-        elif not found:
-            yield Finding(path, f"no such file (no results of {key})", "one", f"rm {path}")
-        else:
-            for expected, there in _differing(path, kind, records):
-                yield Finding(path, f"{expected} (recomputed)", there, command)
 
 
 def path_of(key: str, kind: str = "") -> Path:
