@@ -362,7 +362,7 @@ def test_what_no_record_covers_is_built_again(study, capsys):
     assert done.returncode == 0, done.stderr
     assert verify(capsys)[0] == 0
     flipped = {
-        "results/tables/core.csv": "vanishing tables",
+        "report/tables/core.tex": "vanishing tables",
         "results/comparison/published.csv": "vanishing compare",
         "report/numbers.tex": "vanishing numbers",
         "report/figures/core/loss.pdf": "vanishing figures core",
@@ -371,9 +371,11 @@ def test_what_no_record_covers_is_built_again(study, capsys):
     }
     for path in flipped:
         flip(Path(path))
+    flip(Path("results/tables/core.csv"))
     files.write(Path("report/tables/removed.tex"), "of a study that is no more")
-    code, found, _ = verify(capsys)
+    code, (recomputed, *found), _ = verify(capsys)
     assert code == 1
+    assert re.match(r"results/tables/core\.csv: found .* \(recomputed\); next: `vanishing tables core`$", recomputed)
     made = "found other bytes, expected what results/ give (built again)"
     expected = {f"{path}: {made}; next: `{command}`" for path, command in flipped.items()}
     gone = "found one, expected no such file (results/ give none)"
