@@ -49,6 +49,7 @@ rule all:
     default_target: True
     input:
         paths.REPORT / "report.pdf",
+        [] if plan.from_results(config) else paths.CHECKS,
 
 
 if not plan.from_results(config):
@@ -56,6 +57,7 @@ if not plan.from_results(config):
     include: "workflow/rules/data.smk"
     include: "workflow/rules/train.smk"
     include: "workflow/rules/gradients.smk"
+    include: "workflow/rules/check.smk"
 
 
 include: "workflow/rules/tables.smk"

@@ -73,6 +73,7 @@ def result(  # noqa: PLR0917 - figures of a result, each with a default
         "validation": {"loss": None if diverged else val[0], "accuracy": val[1]},
         "best": None if diverged else {"epoch": epochs, "loss": val[0], "accuracy": val[1]},
         "test": None if diverged else {"loss": test[0], "accuracy": test[1]},
+        "snapshots": list(snapshots),
         "configuration": configured.run(run).configuration(),
         "files": {"history.csv": files.sha256(folder / "history.csv")},
     }

@@ -14,8 +14,8 @@ from vanishing import cli, files, paths, stages
 from vanishing.errors import UserError
 
 COMMANDS = [
-    "configure", "data", "train", "gradients", "tables", "figures", "compare", "numbers", "report", "models", "plan",
-    "rates", "show", "sync", "verify", "manifest", "workspace",
+    "configure", "data", "train", "gradients", "tables", "figures", "compare", "numbers", "check", "report", "models",
+    "plan", "rates", "show", "sync", "verify", "manifest", "workspace",
 ]  # fmt: skip
 
 ROOM = "; make room, and the same command goes on"

@@ -19,6 +19,7 @@ def built(builds):
 
 def test_the_report_is_there_and_every_table_and_figure(built):
     made = content(built["snakemake"])
+    assert "results/checks.csv" in made
     assert made["report/report.pdf"].startswith(b"%PDF")
     assert {"results/tables/core.csv", "report/tables/core.tex", "report/figures/core/loss.pdf"} <= set(made)
     assert {"results/notebooks/core/training.ipynb", "results/notebooks/core/gradient_flow.ipynb"} <= set(made)
@@ -48,7 +49,7 @@ def test_after_a_sync_each_engine_sees_a_changed_parameter(built):
 
 
 ALL_OF_VGG08 = {("train", "vgg08"), ("gradients", "vgg08")} | {
-    (rule, "") for rule in ("tables", "figures", "compare", "numbers", "report")
+    (rule, "") for rule in ("tables", "figures", "compare", "numbers", "check", "report")
 }
 
 
@@ -67,6 +68,7 @@ def test_a_changed_learning_rate_runs_that_run_and_what_stands_on_it(built, tmp_
         "vanishing figures core",
         "vanishing compare",
         "vanishing numbers",
+        "vanishing check",
         "vanishing report",
     }
     for engine, text in texts.items():

@@ -48,6 +48,7 @@ def built(tmp_path_factory):
         stages.tables(settings)
         stages.numbers(settings)
         comparison.make(settings)
+        stages.check(settings)
         for made in (
             "report/figures/core/loss.pdf", "results/notebooks/core/training.ipynb",
             "results/notebooks/comparison/agreement.ipynb", "report/report.pdf",
@@ -115,6 +116,7 @@ def test_a_study_as_it_was_made_has_nothing_off(study, capsys):
         (GRADIENTS, "vanishing gradients vgg08 --seed 0"),
         (Path("results/tables/core.csv"), "vanishing tables core"),
         (Path("report/tables/core.tex"), "vanishing tables core"),
+        (paths.CHECKS, "vanishing check"),
         (Path("report/numbers.tex"), "vanishing numbers"),
         (Path("report/figures/core/loss.pdf"), "vanishing figures core"),
         (Path("results/notebooks/core/training.ipynb"), "vanishing figures core"),
@@ -173,6 +175,7 @@ def without_dvc():
     """Leave no record of DVC's, and nothing that would take an engine to build again."""
     shutil.rmtree(".dvc")
     Path("dvc.lock").unlink()
+    paths.CHECKS.unlink()
     for folder in ("results/tables", "results/comparison", "results/notebooks"):
         shutil.rmtree(folder)
     for folder in ("tables", "figures", "comparison"):
@@ -289,8 +292,8 @@ def test_what_was_built_from_other_sources_is_not_compared_with_dvcs_record(stud
     scope = Scope(parameters.load())
     assert list(locked.outputs(scope)) == []
     assert scope.notes == [
-        "dvc.lock: made from other inputs, not compared: compare, configure, figures@core, gradients@vgg08-0, numbers, "
-        "report, tables@core, train@vgg08-0; `vanishing sync` enters what is here"
+        "dvc.lock: made from other inputs, not compared: check, compare, configure, figures@core, gradients@vgg08-0, "
+        "numbers, report, tables@core, train@vgg08-0; `vanishing sync` enters what is here"
     ]
     assert paths.best(paths.checkpoints("vgg38", 0)) in scope.proven
     assert path not in scope.proven
@@ -359,7 +362,7 @@ def test_what_no_record_covers_is_built_again(study, capsys):
     assert done.returncode == 0, done.stderr
     assert verify(capsys)[0] == 0
     flipped = {
-        "results/tables/core.csv": "vanishing tables",
+        "report/tables/core.tex": "vanishing tables",
         "results/comparison/published.csv": "vanishing compare",
         "report/numbers.tex": "vanishing numbers",
         "report/figures/core/loss.pdf": "vanishing figures core",
@@ -368,9 +371,11 @@ def test_what_no_record_covers_is_built_again(study, capsys):
     }
     for path in flipped:
         flip(Path(path))
+    flip(Path("results/tables/core.csv"))
     files.write(Path("report/tables/removed.tex"), "of a study that is no more")
-    code, found, _ = verify(capsys)
+    code, (recomputed, *found), _ = verify(capsys)
     assert code == 1
+    assert re.match(r"results/tables/core\.csv: found .* \(recomputed\); next: `vanishing tables core`$", recomputed)
     made = "found other bytes, expected what results/ give (built again)"
     expected = {f"{path}: {made}; next: `{command}`" for path, command in flipped.items()}
     gone = "found one, expected no such file (results/ give none)"

@@ -128,8 +128,8 @@ def test_every_run_and_seed_is_trained_and_measured(jobs, project):
     wanted = {f"vanishing {verb} {run} --seed {seed}" for verb in ("train", "gradients") for run, seed in study.jobs()}
     assert len(wanted) == 2 * (5 * 2 + 2 * 3)  # seeds 0 and 1; for the two runs of `pair` also 7
     assert wanted <= set(map(command, jobs))
-    # data; tables and figures of two studies; comparison, numbers, report
-    assert len(jobs) == 1 + len(wanted) + 2 + 2 + 3
+    # data; tables and figures of two studies; comparison, numbers, check, report
+    assert len(jobs) == 1 + len(wanted) + 2 + 2 + 4
 
 
 def test_both_engines_make_the_same_outputs(jobs, stages):
@@ -189,6 +189,7 @@ def cells(notebook):
         ("figures", {"notebooks"}, ["training.ipynb", "gradient_flow.ipynb"]),
         ("compare", {"comparison", "notebooks"}, ["agreement.ipynb"]),
         ("numbers", {"numbers"}, []),
+        ("check", {"soundness"}, []),
         ("report", {"report"}, []),
     ],
 )
@@ -359,8 +360,11 @@ def test_the_report_alone_needs_neither_data_nor_training(tmp_path, monkeypatch)
 
 
 def test_the_report_alone_has_no_rule_that_could_train(project):
-    """Snakemake makes nothing again whose inputs are missing, but a changed parameter would have it train."""
-    rules = {"data", "train", "gradients"}
+    """Snakemake makes nothing again whose inputs are missing, but a changed parameter would have it train.
+
+    Nor is there the one that wants all results.
+    """
+    rules = {"data", "train", "gradients", "check"}
     assert rules <= set(snakemake("--list", folder=project).stdout.split())
     listed = snakemake("--list", "--config", "from_results=true", folder=project).stdout.split()
     assert {"tables", "figures", "report"} <= set(listed)
@@ -377,10 +381,11 @@ def configurations(study):
         "gradients": workflow.gradients_configuration(study),
         "comparison": workflow.comparison_configuration(study),
         "numbers": workflow.numbers_configuration(study),
+        "check": workflow.check_configuration(study),
     }  # fmt: skip
 
 
-ALL = {"train vgg08", "train vgg38", "tables core", "comparison", "numbers"}
+ALL = {"train vgg08", "train vgg38", "tables core", "comparison", "numbers", "check"}
 
 
 @pytest.mark.parametrize(
@@ -392,7 +397,8 @@ ALL = {"train vgg08", "train vgg38", "tables core", "comparison", "numbers"}
         ({"data": {"sources": ["elsewhere"]}}, set()),
         ({"data": {"seed": 5}}, {"data"} | ALL),
         ({"studies": {"core": {"title": "Other"}}}, {"figures core", "tables core", "numbers"}),
-        ({"seeds": [0, 1]}, {"numbers"}),
+        ({"studies": {"core": {"average": 2}}}, {"figures core", "tables core", "numbers", "check"}),
+        ({"seeds": [0, 1]}, {"numbers", "check"}),
     ],
 )
 def test_a_change_makes_stale_what_stands_on_it_and_nothing_else(change, stale):
@@ -418,7 +424,8 @@ def test_staleness_depends_on_the_parameters_and_on_no_place_time_version_or_rev
 
 def test_rules_have_no_parameters_beside_their_configuration(jobs):
     assert {(job["rule"], *job["params"]) for job in jobs} == {("report",)} | {
-        (rule, "configuration") for rule in ("data", "train", "gradients", "tables", "figures", "compare", "numbers")
+        (rule, "configuration")
+        for rule in ("data", "train", "gradients", "tables", "figures", "compare", "numbers", "check")
     }
 
 

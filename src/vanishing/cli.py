@@ -77,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
         _stage("numbers"),
         "write the numbers of the report's prose, its layout and its checklist",
     )
+    command("check", _stage("check"), "test the results, and recompute the tables; what does not hold fails by name")
     command("report", _report, "typeset report/report.pdf")
     command("models", _models, "list every configured run with layers, parameters and multiply-accumulates")
     for name, run, text in (

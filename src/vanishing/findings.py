@@ -69,6 +69,8 @@ class Scope:
     """Whether to test all trainings again, not a sample."""
     proven: set[Path] = field(default_factory=set)
     """Files that have been compared with a record."""
+    off: set[Path] = field(default_factory=set)
+    """Files that have been found off."""
     notes: list[str] = field(default_factory=list)
     """What could not be checked, a line each."""
     tested: int = 0

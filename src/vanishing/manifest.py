@@ -23,6 +23,7 @@ OUTPUTS = (
     "results/runs/*/seed*/*.csv",
     "results/runs/*/seed*/*.json",
     "results/tables/*.csv",
+    "results/checks.csv",
     "results/notebooks/*/*.ipynb",
     "report/tables/*.tex",
     "report/figures/*/*.pdf",

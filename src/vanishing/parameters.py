@@ -29,7 +29,9 @@ from vanishing.errors import UserError
 IMAGE_SIZE = 32
 """Height and width of the images in pixels."""
 
-STAGES = ("all", "configure", "data", "train", "gradients", "tables", "figures", "compare", "numbers", "report")
+STAGES = (
+    "all", "configure", "data", "train", "gradients", "tables", "figures", "compare", "numbers", "check", "report",
+)  # fmt: skip
 """Targets of Snakemake that no study can be called after."""
 
 MAX_FILE_BYTES = 1 << 20

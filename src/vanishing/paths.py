@@ -11,6 +11,8 @@ REPORT = Path("report")
 FIGURES = REPORT / "figures"
 COMPARISON = RESULTS / "comparison"
 """Published numbers beside ours; `report/comparison/` has them for people."""
+CHECKS = RESULTS / "checks.csv"
+"""What was expected of the results, and what was found."""
 JOBS = Path("workflow") / "jobs.json"
 """Every run with each of its seeds, for DVC, which cannot work that out."""
 CONFIGURATION = Path("configuration")

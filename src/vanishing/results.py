@@ -90,6 +90,7 @@ class _Summary(BaseModel):
     validation: _Figures
     best: _Best | None
     test: _Figures | None
+    snapshots: list[Annotated[int, Field(ge=0)]]
     configuration: dict[str, dict[str, Any]]
     files: dict[
         Annotated[str, Field(pattern=r"^[a-z0-9_]+\.(csv|safetensors)$")],

@@ -121,6 +121,13 @@ def numbers(settings: parameters.Parameters) -> None:
     made.make(settings)
 
 
+def check(settings: parameters.Parameters) -> None:
+    """Hold the results against what must be true of any."""
+    from vanishing import soundness
+
+    soundness.make(settings)
+
+
 def report() -> None:
     """Typeset the report."""
     from vanishing import report as paper

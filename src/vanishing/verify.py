@@ -12,7 +12,21 @@ from typing import Any
 
 import numpy as np
 
-from vanishing import checkpoints, data, files, generated, git, locked, parameters, paths, rebuilt, remeasured, results
+from vanishing import (
+    checkpoints,
+    data,
+    files,
+    generated,
+    git,
+    locked,
+    parameters,
+    paths,
+    rebuilt,
+    recomputed,
+    remeasured,
+    results,
+    soundness,
+)
 from vanishing.cifar100 import CIFAR100, Expected
 from vanishing.errors import UserError
 from vanishing.findings import Finding, Record, Scope
@@ -33,17 +47,17 @@ def verify(settings: parameters.Parameters, every: bool = False) -> None:
     Raises:
         UserError: something is off.
     """
-    scope, found = Scope(settings, every), dict[Path, Finding]()
+    scope = Scope(settings, every)
     for check in CHECKS:
         for finding in check(scope):
-            if finding.path not in found:  # damaged weights are found by several checks; the first says most
-                found[finding.path] = finding
+            if finding.path not in scope.off:  # damaged weights are found by several checks; the first says most
+                scope.off.add(finding.path)
                 print(finding, flush=True)
     for note in scope.notes:
         say(note)
     counts = f"{len(scope.proven)} files compared, {scope.tested} measurements repeated"
-    if found:
-        raise UserError(f"{len(found)} files are off; {counts}")
+    if scope.off:
+        raise UserError(f"{len(scope.off)} files are off; {counts}")
     print(f"nothing is off; {counts}")
 
 
@@ -149,6 +163,8 @@ CHECKS: tuple[Check, ...] = (
     committed,
     remeasured.accuracies,
     remeasured.gradient_flow,
+    recomputed.check,
+    soundness.recorded,
     rebuilt.reports,
 )
 """In this order: the later use what the earlier have proven."""

@@ -86,6 +86,7 @@ TABLES = (*PUBLISHED, "tables")
 FIGURES = ("captions", "figures", "figures.mplstyle", "notebooks", "results")
 COMPARISON = (*PUBLISHED, "comparison", *FIGURES)
 NUMBERS = (*TABLES, "captions", "checklist", "cifar100", "comparison", "numbers")
+CHECK = ("findings", "published.csv", "recomputed", "results", "soundness")
 """Modules that the cheap stages stand on, `captions` and the like among them."""
 
 
@@ -123,6 +124,7 @@ def configurations(settings: Parameters) -> dict[Path, str]:
         folder / "gradients.json": gradients_configuration(settings),
         folder / "numbers.json": numbers_configuration(settings),
         folder / "comparison.json": comparison_configuration(settings),
+        folder / "check.json": check_configuration(settings),
     }
     texts |= {folder / "runs" / f"{run}.json": train_configuration(settings, run) for run in settings.runs}
     texts |= {folder / "studies" / f"{key}.json": figures_configuration(settings, key) for key in settings.studies}
@@ -168,6 +170,13 @@ def comparison_configuration(settings: Parameters) -> str:
 def numbers_configuration(settings: Parameters) -> str:
     """Name what the report's numbers depend on, beside the results."""
     return _text(settings.model_dump(mode="json", exclude={"data": {"sources"}}))
+
+
+def check_configuration(settings: Parameters) -> str:
+    """Name what the checks depend on, beside results and tables: the studies but for their looks, runs and seeds."""
+    studies = {key: block.model_dump(mode="json", exclude={"title", "draw"}) for key, block in settings.studies.items()}
+    runs = {run: [settings.run(run).configuration(), settings.seeds_of(run)] for run in settings.runs}
+    return _text([studies, runs])
 
 
 def _text(content: object) -> str:

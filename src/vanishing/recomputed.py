@@ -1,0 +1,316 @@
+"""The tables of a study, worked out a second time: from the raw results, by the standard library alone.
+
+Nothing here is shared with `aggregate`, `tables`, `differences` and `published`, nor with the libraries that they
+stand on, so that a mistake of theirs is not repeated. What a table must hold is text, compared to the letter, or a
+number, compared to a relative `TOLERANCE`.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import json
+import math
+import operator
+import statistics
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from vanishing import parameters, paths
+from vanishing.errors import UserError
+from vanishing.findings import Finding, Scope
+
+TOLERANCE = 1e-8
+"""Relative; tables have ten significant digits."""
+
+NOTHING = 1e-12
+"""Below which a mean or deviation is one of rounding."""
+
+PROBABILITY = 0.95
+"""Of Student's interval."""
+
+HISTORY = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
+"""Metrics of the last epochs."""
+
+SUMMARY = {
+    "best_epoch": ("best", "epoch"),
+    "best_val_accuracy": ("best", "accuracy"),
+    "test_loss": ("test", "loss"),
+    "test_accuracy": ("test", "accuracy"),
+}
+"""Metrics of a summary, and where it has them."""
+
+SETTINGS = ("learning_rate", "schedule", "epochs", "batch_size", "weight_decay")
+
+COLUMNS = {
+    "": [
+        "run", "layers", "parameters", *SETTINGS, "averaged_epochs", "n", "diverged",
+        *(f"{metric}_{figure}" for metric in (*HISTORY, *SUMMARY) for figure in ("mean", "std")),
+    ],
+    "differences": ["first", "second", "metric", "n", "mean", "margin", "verdict"],
+    "published": [
+        "report", "table", "run", "schedule", "metric", "published", "reproduced", "std", "n", "diverged", "difference",
+        "tolerance", "verdict",
+    ],
+}  # fmt: skip
+"""Of each kind of table."""
+
+KEYS = {
+    "": ["run"],
+    "differences": ["first", "second", "metric"],
+    "published": ["report", "table", "run", "metric", "published"],
+}
+"""Columns by which its rows are known."""
+
+Record = dict[str, str | float]
+"""A row: what must be equal to the letter, and numbers."""
+
+
+@dataclass(frozen=True)
+class Raw:
+    """What the files of a run and seed say."""
+
+    run: str
+    seed: int
+    summary: dict[str, Any]
+    history: list[dict[str, float]]
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the summary says so."""
+        return bool(self.summary["status"] == "diverged")
+
+    def value(self, metric: str, average: int) -> float | None:
+        """Return a metric, those of the history as the mean over the last `average` epochs."""
+        if metric in HISTORY:
+            final = [row[metric] for row in self.history[-average:]]
+            return sum(final) / len(final)
+        part, key = SUMMARY[metric]
+        found: float | None = self.summary[part][key]
+        return found
+
+
+def check(scope: Scope) -> Iterator[Finding]:
+    """Compare the tables that are here with a recomputation, but for studies whose results are damaged."""
+    for key, study in scope.settings.studies.items():
+        raw = {path for run in study.runs for seed in scope.settings.seeds_of(run) for path in _files(run, seed)}
+        if raw & scope.off:
+            scope.notes.append(f"{path_of(key)}: not recomputed, since results that it is made of are off")
+        else:
+            yield from (finding for finding in compare(scope.settings, key) if finding.path.exists())
+
+
+def compare(settings: parameters.Parameters, key: str) -> Iterator[Finding]:
+    """Compare the three tables of a study with a recomputation; `UserError` if a result cannot be read."""
+    for kind, rows in records(settings, key).items():
+        path, command = path_of(key, kind), f"vanishing tables {key}"
+        if rows is None:
+            if path.exists():
+                yield Finding(path, f"no such file (no results of {key})", "one", f"rm {path}")
+        elif not path.exists():
+            yield Finding(path, f"{len(rows)} rows (recomputed)", "nothing", command)
+        else:
+            for expected, there in _differing(path, kind, rows):
+                yield Finding(path, f"{expected} (recomputed)", there, command)
+
+
+def records(settings: parameters.Parameters, key: str) -> dict[str, list[Record]] | dict[str, None]:
+    """Return the rows of each table of a study, by kind; None where the study has no results."""
+    found = {run: raws for run in settings.study(key).runs if (raws := of_run(settings, run))}
+    if not found:
+        return dict.fromkeys(COLUMNS)
+    return {
+        "": [_row(settings, key, run, raws) for run, raws in found.items()],
+        "differences": list(_differences(settings.study(key), found)),
+        "published": list(_published(settings, found)),
+    }
+
+
+def path_of(key: str, kind: str = "") -> Path:
+    """Name a table of a study."""
+    return paths.TABLES / f"{key}{'-' * bool(kind)}{kind}.csv"
+
+
+def of_run(settings: parameters.Parameters, run: str) -> list[Raw]:
+    """Read the complete results of a run that were made with today's configuration, a seed each."""
+    configuration = settings.run(run).configuration()
+    there = [seed for seed in settings.seeds_of(run) if all(path.exists() for path in _files(run, seed))]
+    found = [read(run, seed) for seed in there]
+    return [raw for raw in found if raw.summary.get("configuration") == configuration]
+
+
+def read(run: str, seed: int) -> Raw:
+    """Read the history and summary of a run and seed; `UserError` if they are not such."""
+    history, summary, _ = _files(run, seed)
+    try:
+        content = json.loads(summary.read_text(encoding="utf-8"))
+        rows = [{name: float(row[name]) for name in ("epoch", *HISTORY)} for row in table(history)]
+        if not rows or not isinstance(content, dict):
+            raise ValueError("no epochs, or no summary")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, csv.Error) as error:
+        raise UserError(f"{history.parent}: cannot be read ({error!r:.200}); build it again") from None
+    return Raw(run, seed, content, rows)
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    """Read a CSV file that has a header."""
+    with path.open(encoding="utf-8", newline="") as handle:
+        return list(csv.DictReader(handle))
+
+
+@functools.cache
+def quantile(freedom: int) -> float:
+    """Return what Student's |t| stays below with `PROBABILITY`.
+
+    With t = sqrt(freedom) tan(a), the angle a has a density that goes as cos(a)^(freedom - 1), whose integral
+    (Simpson's rule) is bisected.
+    """
+
+    def integral(angle: float, steps: int = 1000) -> float:
+        weights = [1, *[4, 2] * (steps // 2 - 1), 4, 1]
+        values = [math.cos(angle * at / steps) ** (freedom - 1) for at in range(steps + 1)]
+        return angle / steps / 3 * math.fsum(map(operator.mul, weights, values))
+
+    low, high = 0.0, math.pi / 2
+    target = PROBABILITY * integral(high)
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if integral(middle) < target else (low, middle)
+    return math.sqrt(freedom) * math.tan(low)
+
+
+def _files(run: str, seed: int) -> list[Path]:
+    return paths.result_files(run, seed)
+
+
+def _row(settings: parameters.Parameters, key: str, run: str, raws: list[Raw]) -> Record:
+    """Return the row of a run in the table of a study."""
+    train, average = settings.run(run).train, settings.study(key).average
+    record: Record = {name: str(raws[0].summary[name]) for name in ("layers", "parameters")}
+    record |= {"run": run} | {name: _text(getattr(train, name)) for name in SETTINGS}
+    record |= {"averaged_epochs": str(average), "n": str(len(raws)), "diverged": str(sum(raw.diverged for raw in raws))}
+    for metric in (*HISTORY, *SUMMARY):
+        mean, deviation = _spread(_values(raws, metric, average).values())
+        record |= {f"{metric}_mean": mean, f"{metric}_std": deviation}
+    return record
+
+
+def _differences(study: parameters.Study, found: dict[str, list[Raw]]) -> Iterator[Record]:
+    """Yield what stands behind `higher` and `lower`: differences by seed, and their interval."""
+    for first, second in study.pairs:
+        for metric in ("val_accuracy", "test_accuracy") if first in found and second in found else ():
+            left, right = (_values(found[run], metric, study.average) for run in (first, second))
+            values = [left[seed] - right[seed] for seed in left if seed in right]
+            mean, deviation = _spread(values)
+            n = len(values)
+            margin = quantile(n - 1) * deviation / math.sqrt(n) if n > 1 else math.nan
+            verdict = ("higher" if mean > 0 else "lower") if abs(mean) > margin else "cannot tell"
+            keys = {"first": first, "second": second, "metric": metric, "n": str(n)}
+            yield {**keys, "mean": mean, "margin": margin, "verdict": verdict}
+
+
+def _published(settings: parameters.Parameters, found: dict[str, list[Raw]]) -> Iterator[Record]:
+    """Yield each printed figure of these runs beside ours, in per cent and nats."""
+    with (resources.files("vanishing") / "published.csv").open(encoding="utf-8") as handle:
+        printed = list(csv.DictReader(handle))
+    for source in printed:
+        for run in source["runs"].split():
+            for metric in (*HISTORY, "test_loss", "test_accuracy") if run in found else ():
+                if source[metric]:
+                    yield _claim(source, settings.run(run), run, found[run], metric)
+
+
+def _claim(source: dict[str, str], run: parameters.Run, name: str, raws: list[Raw], metric: str) -> Record:
+    """Return a printed figure beside ours, and whether it holds as one more training would."""
+    scale, margin = (100, 1.5) if metric.endswith("accuracy") else (1, 0.1)
+    mean, deviation = (scale * figure for figure in _spread(_values(raws, metric, int(source["average"])).values()))
+    n = sum(not raw.diverged for raw in raws)
+    if n >= 3:
+        margin = quantile(n - 1) * deviation * math.sqrt(1 + 1 / n)
+    number, _, bracket = source[metric].partition("(")
+    unit = 10.0 ** -len(number.partition(".")[2])
+    margin += int(bracket.rstrip(")")) * unit if bracket else unit / 2
+    difference = mean - float(number)
+    alike = run.data.set == "cifar100" and all(
+        float(source[key]) == getattr(run.train, key) for key in SETTINGS if key != "schedule"
+    )
+    if math.isnan(mean):
+        verdict = "diverged" if n < len(raws) else "not run"
+    else:
+        verdict = ("holds" if abs(difference) <= margin else "does not hold") if alike else "other settings"
+    keys = {key: source[key] for key in ("report", "table")} | {"run": name, "schedule": run.train.schedule}
+    counts = {"n": str(n), "diverged": str(len(raws) - n)}
+    ours = {"reproduced": mean, "std": deviation, "difference": difference, "tolerance": margin}
+    return {**keys, "metric": metric, "published": source[metric], **counts, **ours, "verdict": verdict}
+
+
+def _values(raws: Iterable[Raw], metric: str, average: int) -> dict[int, float]:
+    """Return a metric of each seed that did not diverge, as far as it is a number."""
+    found = {raw.seed: raw.value(metric, average) for raw in raws if not raw.diverged}
+    return {seed: value for seed, value in found.items() if value is not None and math.isfinite(value)}
+
+
+def _spread(values: Iterable[float]) -> tuple[float, float]:
+    """Return mean and standard deviation (n - 1), NaN where there are too few values."""
+    listed = list(values)
+    mean = statistics.fmean(listed) if listed else math.nan
+    return mean, statistics.stdev(listed) if len(listed) > 1 else math.nan
+
+
+def _differing(path: Path, kind: str, records: list[Record]) -> Iterator[tuple[str, str]]:
+    """Yield what should be in a table and what is there, for every cell, row and column that is not right."""
+    columns = COLUMNS[kind]
+    try:
+        with path.open(encoding="utf-8", errors="replace", newline="") as handle:
+            header, *lines = csv.reader(handle)
+    except (ValueError, csv.Error):
+        yield "a table", "none"
+        return
+    if header != columns:
+        yield f"the columns {', '.join(columns)}", ", ".join(header)
+    elif odd := [at for at, line in enumerate(lines, start=1) if len(line) != len(columns)]:
+        yield f"{len(columns)} cells in row {odd[0]}", f"{len(lines[odd[0] - 1])}"
+    else:
+        there = _keyed(kind, [dict(zip(columns, line, strict=True)) for line in lines])
+        yield from _differing_rows(there, _keyed(kind, records))
+
+
+def _differing_rows(there: dict[str, Any], wanted: dict[str, Record]) -> Iterator[tuple[str, str]]:
+    yield from ((f"a row {key}", "none") for key in wanted if key not in there)
+    yield from (("no such row", f"a row {key}") for key in there if key not in wanted)
+    if list(there) != list(wanted) and there.keys() == wanted.keys():
+        yield f"the rows {', '.join(wanted)}", "another order"
+    for key, record in wanted.items():
+        for column, right in record.items():
+            if key in there and not _equal(there[key][column], right):
+                yield f"{_text(right)} for {column} of {key}", there[key][column]
+
+
+def _keyed(kind: str, records: Iterable[Any]) -> dict[str, Any]:
+    """Name each row by its key; one that is there again has a number."""
+    seen: Counter[str] = Counter()
+    found = {}
+    for record in records:
+        name = " ".join(record[key] for key in KEYS[kind])
+        seen[name] += 1
+        found[name if seen[name] == 1 else f"{name} ({seen[name]})"] = record
+    return found
+
+
+def _equal(found: str, right: str | float) -> bool:
+    if isinstance(right, str):
+        return found == right
+    try:
+        number = float(found)
+    except ValueError:
+        return False
+    return math.isclose(number, right, rel_tol=TOLERANCE, abs_tol=NOTHING) or (math.isnan(number) and math.isnan(right))
+
+
+def _text(value: str | float) -> str:
+    """Write a value as tables do."""
+    return f"{value:.10g}" if isinstance(value, float) else str(value)
