@@ -15,7 +15,7 @@ from vanishing.progress import say
 GENERATED = {
     "vanishing tables": ("results/tables/*.csv", "report/tables/*.tex"),
     "vanishing compare": ("results/comparison/*", "report/comparison/*", "results/notebooks/comparison/*.ipynb"),
-    "vanishing figures {study}": ("results/notebooks/*/*.ipynb", "report/figures/*/*.pdf"),
+    "vanishing figures {study}": ("results/notebooks/*/*.ipynb", "report/figures/*/*.pdf", "report/figures/*.sha256"),
     "vanishing numbers": ("report/numbers.tex", "report/studies.tex"),
     "vanishing report": ("report/report.pdf",),
 }

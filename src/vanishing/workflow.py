@@ -88,6 +88,9 @@ COMPARISON = (*PUBLISHED, "comparison", *FIGURES)
 NUMBERS = (*TABLES, "captions", "comparison", "numbers")
 """Modules that the cheap stages stand on, `captions` and the like among them."""
 
+COMPARED = ("report/comparison/agreement.pdf", "report/comparison/schedules.tex")
+"""What the report shows of the comparison with published numbers."""
+
 
 def job_list(settings: Parameters) -> str:
     """Return what `dvc.yaml` expands: every run with each of its seeds, by the name of its stage."""
