@@ -363,6 +363,7 @@ def test_what_no_record_covers_is_built_again(study, capsys):
         "results/comparison/published.csv": "vanishing compare",
         "report/numbers.tex": "vanishing numbers",
         "report/figures/core/loss.pdf": "vanishing figures core",
+        "report/figures/core.sha256": "vanishing figures core",
         "results/notebooks/core/training.ipynb": "vanishing figures core",
         "report/report.pdf": "vanishing report",
     }
