@@ -1,5 +1,6 @@
 import json
 import shutil
+import subprocess
 from pathlib import Path
 
 import faked
@@ -118,6 +119,10 @@ def test_a_notebook_gives_the_same_text_and_figures_each_time(folder):
     )
     assert not [path for path, content in first.items() if str(folder).encode() in content]
     assert b'"image/png"' in first[paths.NOTEBOOKS / "core" / "training.ipynb"]
+    hashes = paths.FIGURES / "core.sha256"
+    drawn = parameters.load().studies["core"]
+    assert len(hashes.read_text().splitlines()) == len(notebooks.outputs("core", drawn)) == 6
+    subprocess.run(["sha256sum", "--check", "--strict", "--quiet", hashes], check=True)
     shutil.rmtree(paths.SCRATCH)
     assert run() == first
 

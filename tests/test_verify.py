@@ -50,8 +50,8 @@ def built(tmp_path_factory):
         comparison.make(settings)
         stages.check(settings)
         for made in (
-            "report/figures/core/loss.pdf", "results/notebooks/core/training.ipynb",
-            "results/notebooks/comparison/agreement.ipynb", "report/report.pdf",
+            "report/figures/core/loss.pdf", "report/figures/core.sha256", "results/notebooks/core/training.ipynb",
+            "report/comparison/agreement.pdf", "results/notebooks/comparison/agreement.ipynb", "report/report.pdf",
         ):  # fmt: skip
             files.write(Path(made), f"stands in for {made}")
         dvc("commit", "--force", "--quiet")
@@ -366,6 +366,7 @@ def test_what_no_record_covers_is_built_again(study, capsys):
         "results/comparison/published.csv": "vanishing compare",
         "report/numbers.tex": "vanishing numbers",
         "report/figures/core/loss.pdf": "vanishing figures core",
+        "report/figures/core.sha256": "vanishing figures core",
         "results/notebooks/core/training.ipynb": "vanishing figures core",
         "report/report.pdf": "vanishing report",
     }

@@ -29,6 +29,8 @@ SOURCES = Path("notebooks")
 def run(key: str, settings: parameters.Parameters) -> None:
     """Run the notebooks of a study: figures into `report/figures/`, themselves into `results/notebooks/`.
 
+    The figures' SHA-256, as `sha256sum` writes them, stand beside their folder, and change with them alone.
+
     Raises:
         ParameterError: there is no such study.
         UserError: a cell failed; the error says which and why, and what was written stays as it was.
@@ -39,9 +41,11 @@ def run(key: str, settings: parameters.Parameters) -> None:
             executed = execute(SOURCES / f"{family}.ipynb", {"study": key})
             files.write(paths.NOTEBOOKS / key / f"{family}.ipynb", executed)
             progress.advance()
-    missing = [path for path in outputs(key, block) if not path.exists()]
+    drawn = outputs(key, block)
+    missing = [path for path in drawn if not path.exists()]
     if missing:
         raise UserError(f"{missing[0]}: no notebook of study {key!r} has drawn it")
+    files.write(paths.FIGURES / f"{key}.sha256", "".join(f"{files.sha256(path)}  {path}\n" for path in drawn))
 
 
 def outputs(key: str, study: parameters.Study) -> list[Path]:

@@ -15,7 +15,8 @@ from vanishing.progress import say
 GENERATED = {
     "vanishing tables": ("results/tables/*.csv", "report/tables/*.tex"),
     "vanishing compare": ("results/comparison/*", "report/comparison/*", "results/notebooks/comparison/*.ipynb"),
-    "vanishing figures {study}": ("results/notebooks/*/*.ipynb", "report/figures/*/*.pdf"),
+    "vanishing figures {path.parent.name}": ("results/notebooks/*/*.ipynb", "report/figures/*/*.pdf"),
+    "vanishing figures {path.stem}": ("report/figures/*.sha256",),
     "vanishing numbers": ("report/numbers.tex", "report/studies.tex", "report/checklist.tex"),
     "vanishing report": ("report/report.pdf",),
 }
@@ -25,7 +26,7 @@ GENERATED = {
 def reports(scope: Scope) -> Iterator[Finding]:
     """Compare what is made of the results with what they give: the same results give the same bytes."""
     made = {
-        path: command.format(study=path.parent.name)
+        path: command.format(path=path)
         for command, patterns in GENERATED.items()
         for pattern in patterns
         for path in sorted(Path().glob(pattern))

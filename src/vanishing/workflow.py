@@ -89,6 +89,9 @@ NUMBERS = (*TABLES, "captions", "checklist", "cifar100", "comparison", "numbers"
 CHECK = ("findings", "published.csv", "recomputed", "results", "soundness")
 """Modules that the cheap stages stand on, `captions` and the like among them."""
 
+COMPARED = ("report/comparison/agreement.pdf", "report/comparison/schedules.tex")
+"""What the report shows of the comparison with published numbers."""
+
 
 def job_list(settings: Parameters) -> str:
     """Return what `dvc.yaml` expands: every run with each of its seeds, by the name of its stage."""

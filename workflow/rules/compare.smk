@@ -10,9 +10,9 @@ rule compare:
         notebook="notebooks/agreement.ipynb",
         code=plan.code(*plan.COMPARISON),
     output:
-        tables=directory("results/comparison"),
-        report=directory("report/comparison"),
-        notebooks=directory("results/notebooks/comparison"),
+        tables=["results/comparison/published.csv", "results/comparison/schedules.csv"],
+        report=plan.COMPARED,
+        notebook="results/notebooks/comparison/agreement.ipynb",
     log:
         "logs/compare.log",
     benchmark:

@@ -1,5 +1,5 @@
 # In:   results/runs/ of a study, notebooks/
-# Out:  report/figures/STUDY/, results/notebooks/STUDY/
+# Out:  report/figures/STUDY/, report/figures/STUDY.sha256, results/notebooks/STUDY/
 # Steps: papermill runs each notebook of the study; times, paths and identifiers are taken out
 
 
@@ -13,6 +13,7 @@ rule figures:
         code=plan.code(*plan.FIGURES),
     output:
         figures=directory("report/figures/{study}"),
+        hashes="report/figures/{study}.sha256",
         notebooks=directory("results/notebooks/{study}"),
     log:
         "logs/figures/{study}.log",

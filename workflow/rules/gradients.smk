@@ -1,4 +1,4 @@
-# In:   data/SET.npz, checkpoints/RUN/seedS/
+# In:   data/SET.npz, checkpoints/RUN/seedS/, results/runs/RUN/seedS/summary.json
 # Out:  results/runs/RUN/seedS/gradients.csv
 # Steps: measure dL/dW of every weight layer at every snapshot, on fixed minibatches
 
@@ -7,7 +7,9 @@ rule gradients:
     """Measure the gradient flow along one trajectory."""
     input:
         data=ancient(settings.data.path),
-        trajectory="checkpoints/{run}/seed{seed}",
+        # of a folder Snakemake compares the time alone, of a small file the content: the summary has the hashes
+        trajectory=ancient("checkpoints/{run}/seed{seed}"),
+        summary="results/runs/{run}/seed{seed}/summary.json",
     output:
         "results/runs/{run}/seed{seed}/gradients.csv",
     log:

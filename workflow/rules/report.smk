@@ -12,8 +12,10 @@ rule report:
         studies="report/studies.tex",
         checklist="report/checklist.tex",
         tables=expand("report/tables/{study}.tex", study=studies),
-        figures=expand("report/figures/{study}", study=studies),
-        comparison="report/comparison" if studies else [],
+        # of a folder Snakemake compares the time alone, of a small file the content
+        figures=ancient(expand("report/figures/{study}", study=studies)),
+        hashes=expand("report/figures/{study}.sha256", study=studies),
+        comparison=plan.COMPARED if studies else [],
     output:
         paths.REPORT / "report.pdf",
     log:
