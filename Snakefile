@@ -27,6 +27,13 @@ except UserError as error:
 configfile: "params.yaml"
 
 
+# a signal to the whole group, as Ctrl-C sends it, ends neither the shell nor `tee` before the command that they
+# serve, which has yet to save its state and say where
+shell.prefix(
+    "set -euo pipefail; trap : INT TERM; tee() (trap '' INT TERM; exec tee \"$@\"); "
+)
+
+
 wildcard_constraints:
     run="[a-z][a-z0-9_]*",
     seed="[0-9]+",
