@@ -8,7 +8,7 @@ import sys
 
 from snakemake.utils import min_version
 
-from vanishing import paths, workflow as plan
+from vanishing import occupied, paths, workflow as plan
 from vanishing.errors import UserError
 
 min_version("9.14")
@@ -19,6 +19,8 @@ try:
     settings = plan.load(config)
     jobs = plan.jobs(settings, config)
     studies = plan.drawn(settings, jobs)
+    if workflow.is_main_process:
+        occupied.clear()
 except UserError as error:
     print(f"snakemake: {error}", file=sys.stderr)
     sys.exit(2)
@@ -38,6 +40,15 @@ wildcard_constraints:
     run="[a-z][a-z0-9_]*",
     seed="[0-9]+",
     study="[a-z][a-z0-9_]*",
+
+
+onstart:
+    if workflow.is_main_process:
+        try:
+            occupied.take(sys.argv)
+        except UserError as error:
+            print(f"snakemake: {error}", file=sys.stderr)
+            sys.exit(1)
 
 
 rule all:

@@ -1,9 +1,12 @@
-"""What the tests share: the study of `params.yaml`, and a run and a data set that train in a moment."""
+"""What the tests share: the study of `params.yaml`, a run and a data set that train in a moment, and three builds."""
 
+import shutil
+import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import engines
 import pytest
 
 from vanishing import generated, parameters
@@ -52,3 +55,35 @@ def dataset() -> Dataset:
     train, test, classes = generated.generate(3, 14, 5, seed=0)
     kept, held = hold_out(train, 4, seed=0)
     return Dataset(kept, held, canonical(test), classes)
+
+
+@pytest.fixture(scope="session")
+def calendar(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], dict[str, str]]:
+    """Return a maker of the variables by which programs see a date so many days ago.
+
+    Without a C compiler they are none, and so the date is the machine's.
+    """
+    library = tmp_path_factory.mktemp("calendar") / "calendar.so"
+    if compiler := shutil.which("cc"):
+        source = ROOT / "tests" / "calendar.c"
+        subprocess.run([compiler, "-shared", "-fPIC", "-o", library, source], check=True)
+
+    def behind(days: int) -> dict[str, str]:
+        return {"LD_PRELOAD": str(library), "DAYS_BEHIND": f"{days}"} if library.exists() else {}
+
+    return behind
+
+
+@pytest.fixture(scope="session")
+def builds(tmp_path_factory: pytest.TempPathFactory, calendar: Callable[[int], dict[str, str]]) -> dict[str, Path]:
+    """Make each of `engines.BUILDS`, all at the same time; return their folders."""
+    folders, started = {}, {}
+    for name, build in engines.BUILDS.items():
+        folders[name] = tmp_path_factory.mktemp(name) / build.folder
+        engines.lay_out(folders[name], {})
+        variables = calendar(build.days) | build.variables
+        started[name] = engines.start(build.command, folders[name], variables, build.umask)
+    printed = {name: process.communicate(timeout=600)[0] for name, process in started.items()}
+    for name, process in started.items():
+        assert process.returncode == 0, f"{name}:\n{printed[name][-3000:]}"
+    return folders

@@ -46,10 +46,11 @@ def result(  # noqa: PLR0917 - figures of a result, each with a default
     layers: int = 4,
     snapshots: Sequence[int] = (0, 1, 2),
     gradient: Callable[[int, int], float] = lambda epoch, layer: 1e-3 * layer / (1 + epoch),
+    status: str | None = None,
 ) -> None:
     """Write the results of a run and seed: every epoch has the same figures, and (loss, accuracy) are pairs.
 
-    A training loss that is no number makes the run a diverged one.
+    A training loss that is no number makes the run a diverged one, where `status` says nothing else.
     """
     folder = paths.results(run, seed)
     history = [[epoch, 1e-3, *train, *val] for epoch in range(1, epochs + 1)]
@@ -64,7 +65,7 @@ def result(  # noqa: PLR0917 - figures of a result, each with a default
     summary = {
         "run": run,
         "seed": seed,
-        "status": "diverged" if diverged else "completed",
+        "status": status or ("diverged" if diverged else "completed"),
         "layers": layers,
         "parameters": 59716,
         "epochs": epochs,

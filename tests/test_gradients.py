@@ -178,7 +178,7 @@ def test_a_dense_stage_has_its_layers_in_order(tiny, batches):
     assert (flow.mean_abs_gradient > 0).all()
 
 
-def test_amplified_gradients_are_those_that_are_measured(tiny, batches):
+def test_amplification_reaches_every_layer_before_an_activation(tiny, batches):
     plain, amplified = (
         gradient_flow(models.build(tiny(model={"gradient_amplification": f}).model, 3, seed=0), batches)
         for f in (1.0, 2.0)
@@ -295,6 +295,15 @@ def test_another_seed_chooses_other_images(sizes, numbered):
     other = sizes.model_copy(update={"seed": 3})
     chosen = [fixed_batches(each, numbered, torch.device("cpu"))[0][1].tolist() for each in (sizes, other)]
     assert chosen[0] != chosen[1]
+
+
+def test_what_training_amplifies_is_measured_as_it_is(tmp_path, tiny, dataset, sizes):
+    plain, amplified = (tiny(model={"gradient_amplification": factor}) for factor in (1.0, 2.0))
+    checkpoints.write(paths.snapshot(tmp_path, 0), models.build(plain.model, 3, 0).state_dict())
+    first, second = (
+        measure_trajectory(run, sizes, dataset.train, tmp_path, torch.device("cpu")) for run in (plain, amplified)
+    )
+    pd.testing.assert_frame_equal(first, second)
 
 
 def test_a_trajectory_is_measured_snapshot_by_snapshot(tmp_path, tiny, dataset, sizes):

@@ -82,6 +82,15 @@ def test_the_part_that_varies_tells_the_revision_and_whether_the_tree_is_clean()
     assert manifest.collect(study())["varies"]["git"]["clean"] is False
 
 
+def test_the_part_that_varies_tells_the_hardware_and_the_driver(monkeypatch):
+    files = {"/proc/driver/nvidia/version": ["NVRM version: 580.65"], "/proc/cpuinfo": ["model name\t: EPYC"]}
+    monkeypatch.setattr(manifest, "_lines", lambda name: files[name])
+    varies = manifest.collect(study())["varies"]
+    assert varies["driver"] == "NVRM version: 580.65"
+    assert varies["hardware"]["processor"] == "EPYC"
+    assert set(varies["hardware"]) >= {"capability", "cores", "memory_bytes", "gpus", "cuda", "cudnn"}
+
+
 def test_a_manifest_can_be_a_file(capsys):
     assert cli.main(["manifest", "--output", "logs/manifest.json"]) == 0
     assert capsys.readouterr().out == ""

@@ -85,6 +85,9 @@ RUNS = {
     "vgg16_three": (16, 117_956),
     "vgg50_three": (50, 425_380),
     "vgg150_three": (150, 1_345_284),
+    "vgg16_three_it": (16, 117_956),
+    "vgg50_three_it": (50, 425_380),
+    "vgg150_three_it": (150, 1_345_284),
     "vgg38_bn_rc_convolution": (41, 341_764),
     "vgg38_bn_rc_subsample": (38, 338_500),
     # entry 928, stages of 16 (18,432 + 128) and 18,624, or without the norms 16 x 18,432 and 18,496, classifier 3,300

@@ -1,3 +1,4 @@
+import json
 import shutil
 from pathlib import Path
 
@@ -5,6 +6,7 @@ import faked
 import nbformat
 import pytest
 import yaml
+from matplotlib import font_manager
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from vanishing import notebooks, parameters, paths, stages, workspace
@@ -69,6 +71,26 @@ def test_a_failing_cell_is_one_line_that_names_notebook_cell_and_error(folder):
     with pytest.raises(UserError, match=r"small.ipynb: cell \d failed: ValueError: no such colour$"):
         notebooks.execute(path, {})
     assert not Path("small.ipynb.out").exists()
+
+
+def test_a_killed_kernels_lock_on_the_list_of_fonts_does_not_speak_in_a_notebook(folder):
+    cache = folder / ".vanishing" / "kernel" / "mplconfigdir"
+    cache.mkdir(parents=True)
+    lock = cache / f"fontlist-v{font_manager.FontManager.__version__}.json.matplotlib-lock"
+    lock.touch()
+    executed = nbformat.reads(notebooks.execute(notebook(folder, "import matplotlib.font_manager"), {}), as_version=4)
+    assert executed.cells[0].outputs == []
+    assert not lock.exists()
+
+
+def test_the_fonts_are_listed_once_and_anew_after_a_kill(folder, monkeypatch):
+    monkeypatch.setenv("MPLCONFIGDIR", str(folder))
+    listed = folder / f"fontlist-v{font_manager.FontManager.__version__}.json"
+    listed.write_text('{"half')
+    notebooks._list_fonts(folder)
+    assert "DejaVu Sans" in {font["name"] for font in json.loads(listed.read_text())["ttflist"]}
+    monkeypatch.setattr(notebooks.subprocess, "run", None)
+    notebooks._list_fonts(folder)
 
 
 def test_an_unknown_study_is_named_with_those_there_are():

@@ -13,8 +13,7 @@ from typing import Any
 import faked
 import numpy as np
 import pytest
-import yaml
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from vanishing import aggregate, files, parameters, training
@@ -137,6 +136,8 @@ runs_of_any_kind = st.dictionaries(
 titles = st.text(st.characters(exclude_categories=["C"]), min_size=1, max_size=120)
 
 
+@example({"a": {}}, "0E0", [0])
+@example({"a": {}}, "1:40", [0])
 @given(runs_of_any_kind, titles, st.lists(st.integers(0, 2**31 - 1), min_size=1, unique=True))
 def test_parameters_survive_a_file(runs, title, seeds):
     content = faked.content(runs=list(runs)) | {"runs": runs, "seeds": seeds}
@@ -144,7 +145,7 @@ def test_parameters_survive_a_file(runs, title, seeds):
     checked = parameters.check(content)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "params.yaml"
-        path.write_text(yaml.safe_dump(checked.model_dump(mode="json"), allow_unicode=True), encoding="utf-8")
+        path.write_text(parameters.text(checked.model_dump(mode="json")), encoding="utf-8")
         again = parameters.load(path)
     assert again == checked
     assert [again.run(run).configuration() for run in runs] == [checked.run(run).configuration() for run in runs]

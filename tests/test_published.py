@@ -20,17 +20,19 @@ def real():
 def source(**changes):
     """Return a row of print: 100 epochs at 1e-3 in minibatches of 100."""
     row = {
-        "report": "r1", "table": "Table 1", "runs": ("vgg38_bn", "vgg38_bn_it"), "learning_rate": 1e-3, "epochs": 100,
-        "batch_size": 100, "weight_decay": 0.0, "average": 1, "figures": {"val_accuracy": "47.04"}, "note": "",
+        "report": "r1", "table": "Table 1", "model": "vgg38_bn", "runs": ("vgg38_bn", "vgg38_bn_it"),
+        "learning_rate": 1e-3, "epochs": 100, "batch_size": 100, "weight_decay": 0.0, "average": 1,
+        "figures": {"val_accuracy": "47.04"}, "note": "",
     }  # fmt: skip
     return published.Published(**(row | changes))
 
 
 def claim(
-    printed, mean, *, std=math.nan, n=1, metric="val_accuracy", comparable=True, schedule="cosine_per_epoch", of=None
-):
+    printed, mean, *, std=math.nan, n=1, diverged=0, metric="val_accuracy", comparable=True,
+    schedule="cosine_per_epoch", of=None,
+):  # fmt: skip
     of = of or source(figures={metric: printed})
-    return Claim(of, "vgg38_bn", schedule, metric, Cell(mean, std), n, comparable)
+    return Claim(of, "vgg38_bn", schedule, metric, Cell(mean, std), n, diverged, comparable)
 
 
 def test_every_published_row_is_there():
@@ -46,6 +48,35 @@ def test_every_published_row_is_repeated_by_runs_of_its_settings(real):
         assert all(row.describes(real.run(name)) for name in row.runs), row
         assert len({real.run(name).model for name in row.runs}) == 1
         assert all(any(name in study.runs for study in real.studies.values()) for name in row.runs)
+
+
+NETWORKS = {
+    "vgg08": {"blocks": 0},
+    "vgg38": {},
+    "vgg38_bn": {"norm": "batch"},
+    "vgg38_rc": {"shortcut": "identity"},
+    "vgg38_bn_rc": {"norm": "batch", "shortcut": "identity"},
+    "vgg38_resnet": {"norm": "batch", "shortcut": "identity", "reduction_shortcut": "pool"},
+}
+THREE = {"norm": "batch", "shortcut": "identity", "reduction_shortcut": "convolution", "convolutions": 3}
+NETWORKS |= {
+    "vgg38_resnet_sigmoid": NETWORKS["vgg38_resnet"] | {"activation": "sigmoid"},
+    "vgg68_resnet": NETWORKS["vgg38_resnet"] | {"blocks": 10},
+    "vgg72_resnet": NETWORKS["vgg38_resnet"] | {"stages": 5, "blocks": 6},
+    "vgg106_resnet": NETWORKS["vgg38_resnet"] | {"stages": 5, "blocks": 12},  # called so in print
+    "vgg16_bn_rc": THREE | {"stages": 2, "blocks": 1},
+    "vgg50_bn_rc": THREE | {"stages": 3, "blocks": 4},
+    "vgg150_bn_rc": THREE | {"stages": 4, "blocks": 11},
+}
+
+
+def test_every_published_row_is_of_the_network_of_its_run(real):
+    """Three of the networks have as many parameters as one another, so that a count would not tell them apart."""
+    for row in published.load():
+        for name in row.runs:
+            run = real.run(name)
+            assert run.model == parameters.Model(**(real.model.model_dump() | NETWORKS[row.model])), row
+            assert (run.train.precision, run.train.l1, run.train.patience) == ("fp32", 0, 0)
 
 
 def test_every_published_parameter_count_is_that_of_its_run(real):
@@ -75,11 +106,14 @@ def test_a_bracket_is_the_uncertainty_and_the_last_digit_is_rounded(text, number
         (claim("1.95", 2.054, metric="val_loss"), "holds"),  # 0.1 nats, and half a hundredth
         (claim("1.95", 2.056, metric="val_loss"), "does not hold"),
         (claim("47.0", 40.0, std=5.0, n=2), "does not hold"),  # two seeds' spread decides nothing
-        (claim("47.0", 48.0, std=0.4, n=3), "does not hold"),
-        (claim("47.0", 48.0, std=0.5, n=3), "holds"),
+        # Student's t for 2 degrees of freedom is 4.303, times sqrt(4/3): 4.968 deviations, and half a tenth
+        (claim("47.0", 48.0, std=0.190, n=3), "does not hold"),
+        (claim("47.0", 48.0, std=0.192, n=3), "holds"),
         (claim("1.0", 1.0, std=0.0, n=3), "holds"),
         (claim("47.0", 47.0, comparable=False), "other settings"),
         (claim("47.0", math.nan, n=0), "not run"),
+        (claim("3.16", math.nan, n=0, diverged=1, metric="train_loss"), "diverged"),
+        (claim("47.0", 47.0, n=1, diverged=1), "holds"),
     ],
 )
 def test_a_figure_holds_by_the_rule(item, verdict):
@@ -116,6 +150,9 @@ def test_a_row_came_from_the_schedule_that_is_clearly_nearer():
 def test_a_schedule_that_is_not_clearly_nearer_cannot_be_told():
     assert attributed((80.39, 60.68), (79.60, 60.68))[0].verdict == "cannot tell"  # 1 against 1.4 points
     assert attributed((80.39, 60.68), (71.39, 60.68), comparable=False)[0].verdict == "other settings"
+    assert attributed((81.38, 59.69), (81.30, 59.60))[0].verdict == "cannot tell"  # 0.01 and 0.085 points: both fit
+    assert attributed((81.39, 59.68), (79.89, 58.17))[0].verdict == "per epoch"  # 1.505 points
+    assert attributed((81.39, 59.68), (79.90, 58.18))[0].verdict == "cannot tell"  # 1.495 points
 
 
 def test_a_row_under_one_schedule_is_not_attributed():

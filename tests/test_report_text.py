@@ -53,6 +53,16 @@ def test_every_key_is_one_that_the_numbers_define(defined):
     assert looked_up <= defined
 
 
+@pytest.mark.parametrize(
+    ("command", "study", "run"), [("deep", "depth", "{}"), ("stressed", "stress", "vgg38_resnet_wd3_{}")]
+)
+def test_every_run_that_a_command_stands_for_is_in_its_study(command, study, run):
+    told = re.findall(rf"\\{command}\{{([^{{}}#\\]+)\}}", text())
+    runs = parameters.load(faked.ROOT / "params.yaml").studies[study].runs
+    assert len(told) > 4
+    assert {run.format(name) for name in told} | {"vgg38_resnet_wd3"} == set(runs)
+
+
 def test_every_run_of_the_common_table_that_diverged_is_told():
     core = parameters.load(faked.ROOT / "params.yaml").studies["core"].runs
     assert re.findall(r"\\divergednote\{([^{}#]+)\}", text()) == [run for run in core if not run.endswith("_it")]

@@ -5,8 +5,9 @@ from types import SimpleNamespace
 
 import faked
 import pytest
+import torch
 
-from vanishing import data, files, generated, parameters, paths, results, stages, training
+from vanishing import data, files, generated, learner, parameters, paths, results, stages, training
 from vanishing.errors import UserError
 
 
@@ -58,6 +59,28 @@ def test_a_kill_while_the_state_is_cleared_away_costs_nothing(trained, monkeypat
     next(paths.SCRATCH.rglob("epoch0000.safetensors")).unlink()
     stages.train(trained, "vgg08", 0)
     assert published() == done
+
+
+def test_an_unfinished_training_of_another_configuration_is_not_gone_on_from(monkeypatch):
+    before, after = tiny(), tiny(train={"learning_rate": 0.002})
+    stages.data(before)
+    monkeypatch.setattr(training, "SAVE_EVERY", 0)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(learner.Learner, "figures", lambda *_: kill())
+        stages.train(before, "vgg08", 0)
+    assert list(paths.SCRATCH.rglob(training.STATE))
+    stages.train(after, "vgg08", 0)
+    made = published()
+    stages.train(after, "vgg08", 0)  # from the start: the state of the one before is gone
+    assert published() == made
+
+
+def test_gradient_flow_is_measured_with_the_threads_of_the_configuration_and_deterministically(trained):
+    torch.set_num_threads(2)
+    torch.use_deterministic_algorithms(False)
+    stages.gradients(trained, "vgg08", 0)
+    assert torch.get_num_threads() == trained.run("vgg08").train.threads == 1
+    assert torch.are_deterministic_algorithms_enabled()
 
 
 def test_nothing_is_replaced_before_all_of_the_new_is_there(trained, monkeypatch):

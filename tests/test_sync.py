@@ -108,6 +108,54 @@ def test_a_damaged_summary_is_refused_by_name(study, damage):
         sync._check_results(study)
 
 
+def trained_on(digest):
+    summary = paths.results("vgg08", 0) / "summary.json"
+    summary.write_text(json.dumps(json.loads(summary.read_text()) | {"data": {"sha256": digest}}))
+
+
+@pytest.fixture
+def entered(monkeypatch):
+    """Have DVC lack `a`, and Snakemake `b`; return the commands that are called to enter them."""
+    called = []
+    monkeypatch.setattr(sync, "_stages", lambda: chain("a", "b"))
+    monkeypatch.setattr(sync, "_stale", lambda: {"a"})
+    monkeypatch.setattr(sync, "_pending", lambda: {"b.out"})
+    monkeypatch.setattr(sync, "engine", lambda *arguments: called.append(" ".join(arguments)))
+    return called
+
+
+def test_what_is_there_is_entered_with_parameters_and_without_new_times(study, entered):
+    sync.bring_together(study)
+    assert entered == ["dvc commit --force --no-relink --quiet a", "snakemake --cores 1 --touch --force b.out"]
+
+
+@pytest.mark.parametrize("damaged", ["results", "images"])
+def test_nothing_is_entered_before_results_and_images_are_checked(study, entered, damaged):
+    """DVC's commit would bless whatever is there."""
+    files.write(study.data.path, "images")
+    trained_on(files.sha256(study.data.path))
+    sync.bring_together(study)
+    assert len(entered) == 2
+    path = study.data.path if damaged == "images" else paths.results("vgg08", 0) / "history.csv"
+    files.write(path, "others")
+    with pytest.raises(UserError, match=rf"^{re.escape(str(path))}: not what "):
+        sync.bring_together(study)
+    assert len(entered) == 2
+
+
+def test_other_images_are_refused_by_name_with_the_command_to_run(study):
+    files.write(study.data.path, "other images")
+    sync._check_images(study)  # no summary says which they must be
+    trained_on("0" * 64)
+    told = (
+        f"data/generated.npz: not what vgg08/seed0 was trained on, SHA-256 {'0' * 64}; `vanishing data` makes it again"
+    )
+    with pytest.raises(UserError, match=f"^{re.escape(told)}$"):
+        sync._check_images(study)
+    study.data.path.unlink()
+    sync._check_images(study)
+
+
 def test_an_engine_that_fails_is_one_line(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"^snakemake --detailed-summary failed: .+") as raised:

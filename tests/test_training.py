@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from vanishing import augmentation, checkpoints, data, devices, learner, models, paths, training
 from vanishing.errors import UserError
@@ -184,6 +185,37 @@ def test_a_learner_goes_on_from_its_tensors(tiny, dataset):
         each.step(images, labels, plan.batch(8, 8))
     after = second.tensors()
     assert all(torch.equal(tensor, after[name]) for name, tensor in first.tensors().items())
+
+
+NO_DETERMINISTIC_FORM = (
+    "adaptive_", "pool3d", "fractional_", "unpool", "upsample_", "reflection_pad", "replication_pad", "nll_loss2d",
+    "ctc_loss", "embedding_bag", "grid_sampler", "kthvalue", "median", "histc", "bincount", "cumsum",
+)  # fmt: skip
+"""Operations that raise on CUDA under `torch.use_deterministic_algorithms`, by parts of their names."""
+
+
+class Recorded(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        self.names.add(operation.name())
+        return operation(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("norm", ["none", "batch", "group"])
+@pytest.mark.parametrize(
+    ("shortcut", "reduction_shortcut"),
+    [("none", "none"), ("identity", "pool"), ("identity", "convolution"), ("none", "subsample"), ("dense", "none")],
+)
+def test_every_operation_of_a_step_has_a_deterministic_form_on_cuda(tiny, dataset, norm, shortcut, reduction_shortcut):
+    model = {"norm": norm, "shortcut": shortcut, "reduction_shortcut": reduction_shortcut, "blocks": 1}
+    learner = Learner(tiny(model=model, train={"l1": 0.01}), 0, CPU)
+    with Recorded() as recorded:
+        learner.step(*uploaded(dataset.train), augmentation.draw(30, seed=0, epoch=1).batch(0, 8))
+    assert {"aten::avg_pool2d_backward", "aten::convolution_backward", "aten::nll_loss_backward"} <= recorded.names
+    assert not [name for name in recorded.names if any(part in name for part in NO_DETERMINISTIC_FORM)]
 
 
 # the evaluation
@@ -659,13 +691,22 @@ def test_cuda_on_a_machine_without_it_is_a_mistake_of_the_user(tiny):
     assert devices.configure(tiny(train={"device": "auto"}).train) == CPU
 
 
-def test_the_configuration_sets_the_threads_and_determinism(tiny):
+def test_the_configuration_sets_the_threads_and_determinism_whatever_was_set_before(tiny, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as Snakemake sets it from `--cores`
+    for backend, key in (
+        (torch.backends.cudnn, "benchmark"),
+        (torch.backends.cudnn, "allow_tf32"),
+        (torch.backends.cuda.matmul, "allow_tf32"),
+        (torch.utils.deterministic, "fill_uninitialized_memory"),
+    ):
+        setattr(backend, key, True)
     devices.configure(tiny(train={"threads": 2}).train)
     assert torch.get_num_threads() == 2
     assert torch.are_deterministic_algorithms_enabled()
     assert not torch.backends.cudnn.benchmark
     assert not torch.backends.cudnn.allow_tf32
     assert not torch.backends.cuda.matmul.allow_tf32
+    assert not torch.utils.deterministic.fill_uninitialized_memory
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
 
 

@@ -1,7 +1,7 @@
 """The two engines: the same commands, inputs and outputs, whoever calls them."""
 
+import ast
 import json
-import os
 import re
 import subprocess
 import sys
@@ -148,6 +148,86 @@ def test_both_engines_read_the_same_inputs(jobs, stages):
         )] == [], command(job)  # fmt: skip
 
 
+PLUMBING = {"errors", "files", "parameters", "paths", "progress"}
+"""Modules that carry what the others write; what the parameters say is declared by itself."""
+
+
+def imported(source):
+    """Name the modules of this package that a text of Python imports when it runs."""
+    tree = ast.parse(source)
+    tree.body = [node for node in tree.body if not isinstance(node, ast.If)]  # what type checkers alone import
+    taken = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    return {alias.name for node in taken if node.module == "vanishing" for alias in node.names} | {
+        node.module.removeprefix("vanishing.") for node in taken if (node.module or "").startswith("vanishing.")
+    }
+
+
+def reached(modules):
+    """Name the files of the package that `modules` stand on, directly or not, themselves among them."""
+    found, left = set(), set(modules)
+    while left:
+        name = left.pop()
+        text = (faked.ROOT / "src" / "vanishing" / f"{name}.py").read_text()
+        found |= {f"{name}.py"} | set(
+            re.findall(r"\"([a-z]+\.(?:csv|mplstyle))\"", text) if "resources." in text else ()
+        )
+        left |= imported(text) - PLUMBING - {path.removesuffix(".py") for path in found}
+    return found
+
+
+def cells(notebook):
+    """Return the code of a notebook without IPython's own commands."""
+    content = json.loads((faked.ROOT / "notebooks" / notebook).read_text())
+    code = "\n".join("".join(cell["source"]) for cell in content["cells"] if cell["cell_type"] == "code")
+    return re.sub(r"^%.*$", "", code, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("rule", "modules", "notebooks"),
+    [
+        ("tables", {"tables"}, []),
+        ("figures", {"notebooks"}, ["training.ipynb", "gradient_flow.ipynb"]),
+        ("compare", {"comparison", "notebooks"}, ["agreement.ipynb"]),
+        ("numbers", {"numbers"}, []),
+        ("report", {"report"}, []),
+    ],
+)
+def test_a_stage_without_a_recipe_is_stale_whenever_a_module_that_it_reaches_changes(jobs, rule, modules, notebooks):
+    """Neither engine follows imports."""
+    wanted = reached(modules.union(*map(imported, map(cells, notebooks))) - PLUMBING)
+    for job in jobs:
+        if job["rule"] == rule:
+            assert {Path(path).name for path in job["inputs"] if path.startswith("src/vanishing/")} == wanted
+
+
+def test_a_recipe_stands_for_the_code_of_the_stages_that_cost_hours(jobs):
+    for job in jobs:
+        if job["rule"] in ("data", "train", "gradients"):
+            configuration = json.loads(job["params"]["configuration"])
+            blocks = [configuration[key] for key in ("data", "train")] if job["rule"] == "train" else [configuration]
+            assert all("recipe" in block for block in blocks)
+            assert not [path for path in job["inputs"] if path.startswith("src/")]
+
+
+def test_what_a_killed_training_goes_on_from_is_no_output(jobs):
+    """Both engines delete a job's outputs before they run it."""
+    outputs = [output for job in jobs for output in job["outputs"]]
+    for run, seed in (("vgg08", 0), ("vgg38", 7)):
+        assert not within(paths.resume(run, seed).as_posix(), outputs)
+
+
+def test_dvcs_run_cache_holds_what_costs_hours(project):
+    """A persistent output switches it off, and so does one kept out of the cache that is neither metric nor plot."""
+    from dvc.repo import Repo
+
+    with Repo(str(project)) as repo:
+        outs = [(stage.name, out) for stage in repo.index.stages for out in stage.outs]
+    assert not [out.def_path for _, out in outs if out.persist]
+    costly = [out for name, out in outs if name.partition("@")[0] in ("data", "train", "gradients")]
+    assert len(costly) == 1 + 16 * (3 + 1)
+    assert not [out.def_path for out in costly if not (out.use_cache or out.metric or out.plot)]
+
+
 def test_no_input_is_left_that_nothing_makes(jobs, project):
     made = [output for job in jobs for output in job["outputs"]]
     for job in jobs:
@@ -278,6 +358,15 @@ def test_the_report_alone_needs_neither_data_nor_training(tmp_path, monkeypatch)
     assert len(workflow.jobs(study, {})) == 6
 
 
+def test_the_report_alone_has_no_rule_that_could_train(project):
+    """Snakemake makes nothing again whose inputs are missing, but a changed parameter would have it train."""
+    rules = {"data", "train", "gradients"}
+    assert rules <= set(snakemake("--list", folder=project).stdout.split())
+    listed = snakemake("--list", "--config", "from_results=true", folder=project).stdout.split()
+    assert {"tables", "figures", "report"} <= set(listed)
+    assert not rules & set(listed)
+
+
 def configurations(study):
     """Return what each stage's staleness is decided by."""
     runs = {f"train {run}": workflow.train_configuration(study, run) for run in study.runs}
@@ -311,10 +400,26 @@ def test_a_change_makes_stale_what_stands_on_it_and_nothing_else(change, stale):
     assert {stage for stage in before if before[stage] != after[stage]} == stale
 
 
-def test_staleness_depends_on_no_place_time_or_revision():
-    text = "".join(configurations(parameters.load(faked.ROOT / "params.yaml")).values())
-    assert str(faked.ROOT) not in text
-    assert os.uname().nodename not in re.findall(r"\w+", text)
+def scalars(content):
+    """Return every key and value of nested plain values."""
+    if isinstance(content, dict):
+        return set(content) | scalars(list(content.values()))
+    return set().union(*map(scalars, content)) if isinstance(content, list) else {content}
+
+
+def test_staleness_depends_on_the_parameters_and_on_no_place_time_version_or_revision():
+    study = parameters.load(faked.ROOT / "params.yaml")
+    blocks = {"data", "model", "train"}
+    runs = [study.run(run).configuration() for run in study.runs]
+    said = scalars([study.model_dump(mode="json"), *runs]) | blocks | {study.data.classes}
+    said |= set(parameters.looks(study).values())
+    assert scalars([json.loads(text) for text in configurations(study).values()]) <= said
+
+
+def test_rules_have_no_parameters_beside_their_configuration(jobs):
+    assert {(job["rule"], *job["params"]) for job in jobs} == {("report",)} | {
+        (rule, "configuration") for rule in ("data", "train", "gradients", "tables", "figures", "compare", "numbers")
+    }
 
 
 def test_dvc_compares_what_snakemake_records_as_parameters(project, jobs):

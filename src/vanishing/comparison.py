@@ -12,10 +12,13 @@ from dataclasses import dataclass
 import pandas as pd
 
 from vanishing import files, latex, parameters, paths, published, results
-from vanishing.published import NOT_RUN, OTHER, Claim, Published
+from vanishing.published import JUDGED, MARGIN, OTHER, Claim, Published
 
 NEARER = 0.5
 """A schedule is taken for the one that was used where its distance is below this share of the other's."""
+
+APART = MARGIN["accuracy"]
+"""The other's distance, in points, from which on it counts: nearer than that, both fit."""
 
 SCHEDULES = {"cosine_per_epoch": "per epoch", "cosine_per_iteration": "per iteration"}
 """The two schedules, and what they are called in print."""
@@ -36,7 +39,7 @@ class Attribution:
         if not self.comparable:
             return OTHER
         (near, distance), (_, other) = sorted(self.distances.items(), key=lambda item: item[1])
-        return SCHEDULES[near] if distance < NEARER * other else "cannot tell"
+        return SCHEDULES[near] if distance < NEARER * other and other > APART else "cannot tell"
 
 
 def make(settings: parameters.Parameters) -> None:
@@ -52,7 +55,7 @@ def attribute(claims: Iterable[Claim]) -> Iterator[Attribution]:
     """Hold every published row against the two schedules, where ours has both and accuracies were printed."""
     by_source: dict[Published, dict[str, list[Claim]]] = {}
     for claim in claims:
-        if claim.verdict != NOT_RUN and claim.metric.endswith("accuracy"):
+        if claim.verdict in (*JUDGED, OTHER) and claim.metric.endswith("accuracy"):
             by_source.setdefault(claim.source, {}).setdefault(claim.schedule, []).append(claim)
     for source, by_schedule in by_source.items():
         if set(by_schedule) == set(SCHEDULES):

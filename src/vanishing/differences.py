@@ -41,6 +41,14 @@ class Difference:
         return quantile(n - 1) * aggregate.spread(self.values).std / math.sqrt(n)
 
     @property
+    def text(self) -> str:
+        """The difference in LaTeX, in points of accuracy; a dash for no seed."""
+        if not self.values:
+            return "--"
+        margin = "" if math.isnan(self.margin) else f" $\\pm$ {latex.number(100 * self.margin, 2)}"
+        return latex.signed(100 * self.mean, 2) + margin
+
+    @property
     def verdict(self) -> str:
         """`higher` or `lower` where the interval leaves 0 out, else `cannot tell`."""
         if not abs(self.mean) > self.margin:
@@ -96,15 +104,8 @@ def tabular(found: list[Difference]) -> str:
             latex.code(first),
             latex.code(second),
             str(len(items[0].values)),
-            *(text for it in items for text in _cells(it)),
+            *(cell for it in items for cell in (it.text, it.verdict if it.values else "--")),
         ]
         for (first, second), items in pairs.items()
     ]
     return latex.tabular("llrrlrl", head, body)
-
-
-def _cells(item: Difference) -> tuple[str, str]:
-    if not item.values:
-        return "--", "--"
-    margin = "" if math.isnan(item.margin) else f" $\\pm$ {latex.number(100 * item.margin, 2)}"
-    return latex.signed(100 * item.mean, 2) + margin, item.verdict

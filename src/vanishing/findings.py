@@ -72,7 +72,7 @@ class Scope:
     notes: list[str] = field(default_factory=list)
     """What could not be checked, a line each."""
     tested: int = 0
-    """Trainings whose test accuracy or gradient flow was measured again."""
+    """Test accuracies and gradient flows that were measured again."""
 
     def compare(
         self, path: Path, digest: str, source: str, command: str, algorithm: str = "sha256"

@@ -83,7 +83,10 @@ def measure_trajectory(
         CheckpointError: if a snapshot is damaged, or of another model than the run's.
     """
     batches = fixed_batches(gradients, train, device)
-    model = models.build(run.model, run.data.classes, seed=0).to(device)
+    true = run.model.model_copy(
+        update={"gradient_amplification": 1.0}
+    )  # the gradient of the loss, not what Adam was given
+    model = models.build(true, run.data.classes, seed=0).to(device)
     epochs = sorted(map(_epoch, folder.glob("epoch*.safetensors")))
     tables = []
     with Progress(f"gradient flow of {folder}", len(epochs), unit="snapshot") as progress:

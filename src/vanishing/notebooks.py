@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
+import subprocess
+import sys
 import tempfile
+from importlib.metadata import version
 from pathlib import Path
 
 import nbformat
 import papermill
+from filelock import FileLock
 from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
@@ -57,6 +61,7 @@ def execute(path: Path, values: dict[str, str]) -> str:
         own = (paths.SCRATCH / "kernel" / name.lower()).resolve()
         own.mkdir(parents=True, exist_ok=True)
         os.environ[name] = str(own)
+    _list_fonts(Path(os.environ["MPLCONFIGDIR"]))
     os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # the kernel's debugger would warn of frozen modules
     with tempfile.TemporaryDirectory() as folder:
         os.environ["JUPYTER_RUNTIME_DIR"] = folder  # short, since a socket's path is limited to 107 bytes
@@ -79,6 +84,20 @@ def execute(path: Path, values: dict[str, str]) -> str:
                 f"{path}: its kernel did not start, or died: {problem}; the same command tries again"
             ) from None
     return f"{nbformat.writes(normalise(executed))}\n"
+
+
+def _list_fonts(cache: Path) -> None:
+    """Have matplotlib list the fonts into its `cache`, once and outside of any notebook.
+
+    A kernel would print that this takes long, or that another process holds the list, even one killed long ago.
+    """
+    listed = cache / f"fonts-of-{version('matplotlib')}"
+    with FileLock(cache / "fonts.lock"):
+        if not listed.exists():
+            for left in cache.glob("*.matplotlib-lock"):
+                left.unlink()
+            subprocess.run([sys.executable, "-c", "import matplotlib.font_manager"], check=True, capture_output=True)
+            listed.touch()
 
 
 def _sockets(folder: str) -> Config:

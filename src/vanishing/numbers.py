@@ -7,10 +7,9 @@ that have results.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterator
 
-from vanishing import aggregate, comparison, differences, files, latex, parameters, paths, published, tables
+from vanishing import aggregate, comparison, differences, files, parameters, paths, published, tables
 from vanishing.aggregate import METRICS, Row
 from vanishing.captions import CAPTIONS
 from vanishing.latex import escape, number
@@ -77,13 +76,16 @@ def _published() -> Iterator[str]:
 def _comparison(settings: parameters.Parameters) -> Iterator[str]:
     """Define how many published figures hold, and from which schedule the rows came."""
     claims = published.everything(settings)
-    verdicts = Counter(claim.verdict for claim in claims)
+    verdicts: dict[object, set[str]] = {}
+    for claim in claims:  # a figure that two reports or two tables print is one, and so is one under two schedules
+        verdicts.setdefault((claim.source.runs, claim.metric, claim.printed), set()).add(claim.verdict)
+    compared = [found for found in verdicts.values() if found & {*published.JUDGED, published.DIVERGED}]
     schedules = [item.verdict for item in comparison.attribute(claims)]
     counts = {
-        "published/rows": len(published.load()),
-        "published/figures": len({(claim.source, claim.metric) for claim in claims}),
-        "published/compared": verdicts[published.HOLDS] + verdicts[published.FAILS],
-        "published/holds": verdicts[published.HOLDS],
+        "published/rows": len({claim.source for claim in claims}),
+        "published/figures": len(verdicts),
+        "published/compared": len(compared),
+        "published/holds": sum(published.HOLDS in found for found in compared),
         "published/schedules": len(schedules),
         "published/per_epoch": schedules.count("per epoch"),
         "published/per_iteration": schedules.count("per iteration"),
@@ -104,8 +106,7 @@ def _numbers(key: str, study: parameters.Study, rows: list[Row]) -> Iterator[str
     for item in differences.of_study(study, rows):
         stem = f"{key}/{item.first}-{item.second}/{item.metric}"
         if item.values:
-            margin = "" if math.isnan(item.margin) else f" $\\pm$ {number(100 * item.margin, 2)}"
-            yield _result(stem, 100 * item.mean, latex.signed(100 * item.mean, 2) + margin)
+            yield _result(stem, 100 * item.mean, item.text)
             yield _fact(f"{stem}/{item.verdict.replace('cannot tell', 'open')}")
 
 

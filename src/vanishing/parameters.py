@@ -344,13 +344,20 @@ _StrictLoader.yaml_implicit_resolvers = {
     first: [resolver for resolver in resolvers if resolver[0] in _KEPT]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
+
+
+class _Dumper(yaml.SafeDumper):
+    """YAML in which text that either version, or the loader above, would read as something else is quoted."""
+
+
 for _kind, _pattern in (
     ("int", r"[-+]?(0|[1-9]\d{0,17})"),
     ("float", r"[-+]?(\d+\.\d*|\.\d+)|[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"),
 ):
-    _StrictLoader.add_implicit_resolver(
-        f"tag:yaml.org,2002:{_kind}", re.compile(f"^(?:{_pattern})$"), list("-+0123456789.")
-    )
+    for _side in (_StrictLoader, _Dumper):
+        _side.add_implicit_resolver(
+            f"tag:yaml.org,2002:{_kind}", re.compile(f"^(?:{_pattern})$"), list("-+0123456789.")
+        )
 
 
 def merge(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
@@ -386,6 +393,11 @@ def read(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ParameterError(f"{path}: must be a mapping with the keys {', '.join(Parameters.model_fields)}")
     return content
+
+
+def text(content: Mapping[str, Any]) -> str:
+    """Write plain values as a parameter file that `read` reads as they are."""
+    return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def load(path: Path = Path("params.yaml")) -> Parameters:

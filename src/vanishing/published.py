@@ -5,8 +5,9 @@ nats, accuracies in per cent, as printed. 1.815(3) means 1.815 +- 0.003, and an 
 `runs` names those of ours that repeat the row, under one schedule or both, `average` the number of final epochs
 that the printed figures are a mean of.
 
-A printed figure **holds** where it is within two standard deviations (n - 1) of the mean over our seeds, or,
-for fewer than three seeds, within 1.5 points of accuracy or 0.1 nats, its own rounding or printed uncertainty
+A printed figure is that of one training. It **holds** where it is in the interval in which one more training of
+ours would end with a probability of 95 %, t s sqrt(1 + 1/n) about the mean over n seeds (s: n - 1; t: Student's), or,
+for fewer than three seeds, within 1.5 points of accuracy or 0.1 nats; its own rounding or printed uncertainty is
 allowed for.
 """
 
@@ -21,7 +22,7 @@ from importlib import resources
 
 import pandas as pd
 
-from vanishing import aggregate, latex, parameters
+from vanishing import aggregate, differences, latex, parameters
 from vanishing.aggregate import Cell, Row
 
 FIGURES = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "test_loss", "test_accuracy")
@@ -33,11 +34,14 @@ ENOUGH_SEEDS = 3
 MARGIN = {"accuracy": 1.5, "loss": 0.1}
 """Allowed distance with fewer seeds: points of accuracy, nats."""
 
-HOLDS, FAILS, OTHER, NOT_RUN = "holds", "does not hold", "other settings", "not run"
+HOLDS, FAILS, DIVERGED, OTHER, NOT_RUN = "holds", "does not hold", "diverged", "other settings", "not run"
+
+JUDGED = (HOLDS, FAILS)
+"""Verdicts on figures that have one of ours beside them, of the same settings."""
 
 COLUMNS = [
-    "report", "table", "run", "schedule", "metric", "published", "reproduced", "std", "n", "difference", "tolerance",
-    "verdict",
+    "report", "table", "run", "schedule", "metric", "published", "reproduced", "std", "n", "diverged", "difference",
+    "tolerance", "verdict",
 ]  # fmt: skip
 """Of the table for machines."""
 
@@ -50,6 +54,8 @@ class Published:
 
     report: str
     table: str
+    model: str
+    """The network, by the name that the variants of this project have."""
     runs: tuple[str, ...]
     """Ours that repeat it, the one with the schedule per epoch first."""
     learning_rate: float
@@ -79,6 +85,9 @@ class Claim:
     cell: Cell
     """Ours, in per cent or nats."""
     n: int
+    """Seeds that `cell` is over."""
+    diverged: int
+    """Seeds that diverged, which have no figure."""
     comparable: bool
 
     @property
@@ -94,14 +103,16 @@ class Claim:
     @property
     def tolerance(self) -> float:
         """How large a difference may be for the printed figure to hold."""
-        margin = 2 * self.cell.std if self.n >= ENOUGH_SEEDS else MARGIN[self.metric.partition("_")[2]]
+        margin = MARGIN[self.metric.partition("_")[2]]
+        if self.n >= ENOUGH_SEEDS:
+            margin = differences.quantile(self.n - 1) * self.cell.std * math.sqrt(1 + 1 / self.n)
         return margin + uncertainty(self.printed)
 
     @property
     def verdict(self) -> str:
         """By the rule of this module."""
-        if not self.n or math.isnan(self.cell.mean):
-            return NOT_RUN
+        if math.isnan(self.cell.mean):
+            return DIVERGED if self.diverged else NOT_RUN
         if not self.comparable:
             return OTHER
         return HOLDS if abs(self.difference) <= self.tolerance else FAILS
@@ -116,6 +127,7 @@ def load() -> tuple[Published, ...]:
         Published(
             report=record["report"],
             table=record["table"],
+            model=record["model"],
             runs=tuple(record["runs"].split()),
             learning_rate=float(record["learning_rate"]),
             epochs=int(record["epochs"]),
@@ -159,7 +171,7 @@ def everything(settings: parameters.Parameters) -> list[Claim]:
             if run in rows:
                 found += list(_claims(source, rows[run]))
             else:
-                found += [Claim(source, run, "", metric, nothing, 0, False) for metric in source.figures]
+                found += [Claim(source, run, "", metric, nothing, 0, 0, False) for metric in source.figures]
     return found
 
 
@@ -168,7 +180,7 @@ def table(claims: list[Claim]) -> pd.DataFrame:
     records = [
         (
             claim.source.report, claim.source.table, claim.run, claim.schedule, claim.metric, claim.printed,
-            claim.cell.mean, claim.cell.std, claim.n, claim.difference, claim.tolerance, claim.verdict,
+            claim.cell.mean, claim.cell.std, claim.n, claim.diverged, claim.difference, claim.tolerance, claim.verdict,
         )
         for claim in claims
     ]  # fmt: skip
@@ -186,17 +198,18 @@ def tabular(claims: list[Claim]) -> str:
     head = [
         f"& & {groups} \\\\",
         rules,
-        "Source & Run" + " & printed & ours & diff." * len(parts) + r" \\",
+        "Source & Run" + " & printed & ours & diff." * len(parts) + r" & hold \\",
     ]
     body = [
         [
             f"{source.report}, {source.table}",
             latex.code(run),
             *(cell for part in parts for cell in _cells(of_line, part)),
+            _held(of_line),
         ]
         for (source, run), of_line in lines.items()
     ]
-    return latex.tabular("ll" + "rrr" * len(parts), head, body)
+    return latex.tabular("ll" + "rrr" * len(parts) + "r", head, body)
 
 
 def _claims(source: Published, row: Row) -> Iterator[Claim]:
@@ -206,7 +219,8 @@ def _claims(source: Published, row: Row) -> Iterator[Claim]:
         cell, scale = row.cell(metric), aggregate.scale(metric)
         ours = Cell(cell.mean * scale, cell.std * scale)
         schedule = row.configuration.train.schedule
-        yield Claim(source, row.run, schedule, metric, ours, len(row.completed), comparable)
+        n = len(row.completed)
+        yield Claim(source, row.run, schedule, metric, ours, n, len(row.results) - n, comparable)
 
 
 def _cells(claims: list[Claim], part: str) -> tuple[str, str, str]:
@@ -216,10 +230,16 @@ def _cells(claims: list[Claim], part: str) -> tuple[str, str, str]:
     if not claim:
         return "", "", ""
     unit = "\\,n" if claim.metric.endswith("loss") else ""
-    if claim.verdict == NOT_RUN:
-        return f"{claim.printed}{unit}", "diverged" if claim.run else "--", ""
+    if claim.verdict == DIVERGED:
+        return f"{claim.printed}{unit}", "diverged", ""
     digits = 2
     difference = latex.signed(claim.difference, digits)
     if claim.verdict == FAILS:
         difference = f"\\textbf{{{difference.replace('$+$', '+').replace('$-$', '--')}}}"
     return f"{claim.printed}{unit}", claim.cell.text(digits=digits), difference
+
+
+def _held(claims: list[Claim]) -> str:
+    """Write how many of a row's figures hold, losses beside accuracies among them."""
+    judged = [claim.verdict for claim in claims if claim.verdict in (*JUDGED, DIVERGED)]
+    return f"{judged.count(HOLDS)} of {len(judged)}" if judged else "--"

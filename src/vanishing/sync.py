@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from vanishing import files, parameters, paths, results
+from vanishing import files, occupied, parameters, paths, results
 from vanishing.errors import UserError
 from vanishing.progress import say
 from vanishing.stages import configure
@@ -48,12 +48,14 @@ def bring_together(settings: parameters.Parameters) -> None:
     """Enter what one engine has built in the record of the other.
 
     Raises:
-        UserError: a result is not what its summary says, or an engine cannot be asked.
+        UserError: an engine is at work, a result is not what its summary says, or an engine cannot be asked.
     """
+    occupied.check("vanishing sync")
     configure(settings)  # DVC compares its files, and Snakemake does not make them
     stages = _stages()
     plan = compare(stages, stale=_stale(), pending=_pending())
     _check_results(settings)
+    _check_images(settings)
     if plan.commit:
         # relinked files would have new times, by which Snakemake would want everything after them again
         engine("dvc", "commit", "--force", "--no-relink", "--quiet", *plan.commit)
@@ -140,9 +142,22 @@ def _check_results(settings: parameters.Parameters) -> None:
                 )
 
 
-def engine(name: str, *arguments: str) -> str:
-    """Run an engine and return what it printed; `UserError` with its last line if it failed."""
-    done = subprocess.run([sys.executable, "-m", name, *arguments], capture_output=True, text=True, check=False)
+def _check_images(settings: parameters.Parameters) -> None:
+    """Check that the data file is the one that the runs of today's configuration were trained on."""
+    path = settings.data.path
+    found = files.sha256(path) if path.exists() else None
+    for name, summary in results.trainings(settings):
+        expected = summary.get("data", {}).get("sha256", found)
+        if found and found != expected:
+            raise UserError(
+                f"{path}: not what {name} was trained on, SHA-256 {expected}; `vanishing data` makes it again"
+            )
+
+
+def engine(name: str, *arguments: str, folder: Path | None = None) -> str:
+    """Run an engine, in `folder` or here, and return what it printed; `UserError` with its last line if it failed."""
+    command = [sys.executable, "-m", name, *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
         last = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()[-1]
         raise UserError(f"{name} {arguments[0]} failed: {last}")

@@ -19,13 +19,17 @@ from vanishing.errors import UserError
 SHOWN = ["train_loss", "train_accuracy", "val_loss", "val_accuracy", "test_accuracy"]
 """Metrics that the report's tables have room for."""
 
-SETTINGS: dict[str, tuple[str, Callable[[parameters.Train], str]]] = {
-    "learning_rate": ("Rate", lambda train: latex.number(train.learning_rate)),
-    "batch_size": ("Batch", lambda train: str(train.batch_size)),
-    "weight_decay": ("Decay", lambda train: latex.number(train.weight_decay)),
-    "epochs": ("Epochs", lambda train: str(train.epochs)),
+SETTINGS: dict[str, tuple[str, str, Callable[[parameters.Train], str]]] = {
+    "learning_rate": ("Rate", "learning rate", lambda train: latex.number(train.learning_rate)),
+    "schedule": ("Schedule", "schedule", lambda train: train.schedule.removeprefix("cosine_").replace("_", " ")),
+    "batch_size": ("Batch", "batch", lambda train: str(train.batch_size)),
+    "weight_decay": ("Decay", "weight decay", lambda train: latex.number(train.weight_decay)),
+    "epochs": ("Epochs", "epochs", lambda train: str(train.epochs)),
 }
-"""Settings that have a column where the runs of a study differ in them, and stand in the caption where not."""
+"""Settings that have a column where the runs of a study differ in them, and stand in the caption where not.
+
+Each with the head of its column, its name in the caption, and how it is written.
+"""
 
 
 def make(settings: parameters.Parameters, keys: Iterable[str] | None = None) -> None:
@@ -92,7 +96,7 @@ def tabular(rows: list[Row]) -> str:
             latex.code(row.run),
             str(row.results[0].summary["layers"]),
             latex.number(row.results[0].summary["parameters"], 0),
-            *(SETTINGS[key][1](row.configuration.train) for key in columns),
+            *(SETTINGS[key][2](row.configuration.train) for key in columns),
             *(text(row, metric) for metric in SHOWN),
             _seeds(row),
         ]
@@ -108,14 +112,8 @@ def differing(rows: list[Row]) -> list[str]:
 
 def common(rows: list[Row]) -> str:
     """Name in LaTeX the settings that all runs of a study share."""
-    words = {
-        "learning_rate": "learning rate",
-        "batch_size": "batch",
-        "weight_decay": "weight decay",
-        "epochs": "epochs",
-    }
-    alike = [key for key in SETTINGS if key not in differing(rows)]
-    return ", ".join(f"{words[key]} {SETTINGS[key][1](rows[0].configuration.train)}" for key in alike)
+    alike = [SETTINGS[key] for key in SETTINGS if key not in differing(rows)]
+    return ", ".join(f"{name} {write(rows[0].configuration.train)}" for _, name, write in alike)
 
 
 def text(row: Row, metric: str) -> str:
@@ -132,7 +130,7 @@ def plain(title: str, rows: list[Row]) -> str:
     columns = {"run": shown.run, "layers": shown.layers, "rate": shown.learning_rate, "n": shown.n}
     for metric in SHOWN:
         columns[metric] = (shown[f"{metric}_mean"] * aggregate.scale(metric)).round(3)
-    columns["status"] = shown.diverged.map(lambda count: f"{count} diverged" if count else "completed")
+    columns["status"] = pd.Series([", ".join(_endings(row)) or "completed" for row in rows])
     return f"{title}\n{pd.DataFrame(columns).to_string(index=False, na_rep='-')}"
 
 
@@ -158,8 +156,18 @@ def _record(row: Row) -> dict[str, object]:
 
 
 def _seeds(row: Row) -> str:
-    diverged = len(row.results) - len(row.completed)
-    if not diverged:
-        return str(len(row.results))
-    epochs = ", ".join(str(result.summary["epochs"]) for result in row.results if result.diverged)
-    return f"{len(row.completed)} + {diverged} diverged (epoch {epochs})"
+    """Write the seeds that a row is over, and those that did not train for all epochs."""
+    endings = _endings(row)
+    return " + ".join([str(len(row.completed)), *(text for text in endings if "diverged" in text)]) + "".join(
+        f", {text}" for text in endings if "diverged" not in text
+    )
+
+
+def _endings(row: Row) -> list[str]:
+    """Name the seeds that diverged or stopped early, with the epochs in which they did."""
+    found = []
+    for status in ("diverged", "stopped early"):
+        epochs = [str(result.summary["epochs"]) for result in row.results if result.summary["status"] == status]
+        if epochs:
+            found.append(f"{len(epochs)} {status} (epoch {', '.join(epochs)})")
+    return found

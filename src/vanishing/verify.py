@@ -1,7 +1,7 @@
 """Proof that what is here is what was made: every file against every record of it.
 
 A record is a summary's hashes, `dvc.lock`, git's last commit, or a checkpoint's own checksum; what no record
-covers is measured again. Each check is independent of the others and yields what it finds.
+covers is measured or built again. Each check is independent of the others and yields what it finds.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from vanishing import checkpoints, data, files, generated, git, locked, parameters, paths, remeasured, results
+from vanishing import checkpoints, data, files, generated, git, locked, parameters, paths, rebuilt, remeasured, results
 from vanishing.errors import UserError
 from vanishing.findings import Finding, Record, Scope
 from vanishing.progress import say
@@ -41,7 +41,7 @@ def verify(settings: parameters.Parameters, every: bool = False) -> None:
                 print(finding, flush=True)
     for note in scope.notes:
         say(note)
-    counts = f"{len(scope.proven)} files compared with their records, {scope.tested} measured again"
+    counts = f"{len(scope.proven)} files compared, {scope.tested} measurements repeated"
     if found:
         raise UserError(f"{len(found)} files are off; {counts}")
     print(f"nothing is off; {counts}")
@@ -149,6 +149,7 @@ CHECKS: tuple[Check, ...] = (
     committed,
     remeasured.accuracies,
     remeasured.gradient_flow,
+    rebuilt.reports,
 )
 """In this order: the later use what the earlier have proven."""
 

@@ -81,8 +81,8 @@ def code(*modules: str) -> list[Path]:
 
 
 RESULTS = ("aggregate", "latex", "results")
-PUBLISHED = (*RESULTS, "published", "published.csv")
-TABLES = (*PUBLISHED, "differences", "tables")
+PUBLISHED = (*RESULTS, "differences", "published", "published.csv")
+TABLES = (*PUBLISHED, "tables")
 FIGURES = ("captions", "figures", "figures.mplstyle", "notebooks", "results")
 COMPARISON = (*PUBLISHED, "comparison", *FIGURES)
 NUMBERS = (*TABLES, "captions", "comparison", "numbers")

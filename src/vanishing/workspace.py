@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import yaml
-
 from vanishing import files, parameters, paths, workflow
 from vanishing.errors import UserError
 
@@ -71,7 +69,7 @@ def lay_out(origin: Path, folder: Path, overlay: Path | None, studies: Sequence[
         (folder / stale).unlink()
     for source in sources:
         _write(folder / source, (origin / source).read_bytes())
-    _write(folder / "params.yaml", yaml.safe_dump(content, sort_keys=False).encode())
+    _write(folder / "params.yaml", parameters.text(content).encode())
     _write(folder / paths.JOBS, workflow.job_list(settings).encode())
     _write(folder / ".dvc" / "config", DVC_CONFIG.encode())
 

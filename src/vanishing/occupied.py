@@ -1,0 +1,99 @@
+"""One engine at a time in a checkout.
+
+Snakemake's lock and DVC's know nothing of each other, and Snakemake's outlives a process that was killed.
+Snakemake therefore takes two more for as long as it runs jobs: a file lock, which the system releases with the
+process, and an entry in the list in which DVC notes who writes what, by which `dvc repro` is refused and names
+the holder. The other way round, that list shows Snakemake a DVC at work.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import shlex
+import socket
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from vanishing import files, paths
+from vanishing.errors import UserError
+from vanishing.progress import say
+
+LOCK = paths.SCRATCH / "locks" / "snakemake.lock"
+HOLDER = LOCK.with_suffix(".holder")
+"""Who has it: a command and a process, for the message to others."""
+
+STALE = Path(".snakemake") / "locks"
+"""Snakemake's own locks: plain files, which stay where the process was killed."""
+
+DVC = Path(".dvc") / "tmp"
+
+_held = contextlib.ExitStack()
+
+
+def clear() -> None:
+    """Remove the locks of a Snakemake that was killed; leave those of one at work, and name it."""
+    try:
+        with _lock():
+            for path in STALE.glob("*.lock"):
+                path.unlink(missing_ok=True)
+    except Timeout:
+        say(f"at work here: {_holder()}")
+
+
+def take(arguments: list[str]) -> None:
+    """Take the checkout for this process until it ends.
+
+    Args:
+        arguments: the command line, for the message to others.
+
+    Raises:
+        UserError: another engine is at work here; names it.
+    """
+    command = shlex.join([Path(arguments[0]).name, *arguments[1:]])
+    with contextlib.ExitStack() as taken:
+        _enter(taken, command)
+        files.write(HOLDER, f"{command} (process {os.getpid()} on {socket.gethostname()})\n")
+        _held.push(taken.pop_all())
+
+
+atexit.register(_held.close)
+
+
+def check(command: str) -> None:
+    """Raise `UserError` if an engine is at work here; `command` is what DVC would name meanwhile."""
+    with contextlib.ExitStack() as taken:
+        _enter(taken, command)
+
+
+def _lock() -> FileLock:
+    LOCK.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(LOCK, timeout=0)
+
+
+def _holder() -> str:
+    with contextlib.suppress(OSError):
+        return HOLDER.read_text(encoding="utf-8").strip()
+    return f"lock {LOCK}"
+
+
+def _enter(taken: contextlib.ExitStack, command: str) -> None:
+    """Hold, until `taken` is closed, the lock and a place in DVC's list as the writer of everything here."""
+    try:
+        taken.enter_context(_lock())
+    except Timeout:
+        raise UserError(f"another engine is at work here: {_holder()}") from None
+    if not DVC.parent.is_dir():
+        return
+    from dvc.exceptions import DvcException
+    from dvc.fs import localfs
+    from dvc.rwlock import rwlock
+
+    DVC.mkdir(exist_ok=True)
+    try:
+        taken.enter_context(rwlock(str(DVC), localfs, command, [], [str(Path.cwd())], hardlink=False))
+    except DvcException as error:
+        said = dict.fromkeys(line.strip() for line in str(error).splitlines() if line.strip().startswith("(PID"))
+        raise UserError(f"another engine is at work here: {'; '.join(said) or error}") from None

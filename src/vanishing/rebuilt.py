@@ -1,0 +1,56 @@
+"""Tables, figures and report that no record covers, built once more from the results in a folder of their own."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from vanishing import paths, sync, workspace
+from vanishing.errors import UserError
+from vanishing.findings import Finding, Scope
+from vanishing.progress import say
+
+GENERATED = {
+    "vanishing tables": ("results/tables/*.csv", "report/tables/*.tex"),
+    "vanishing compare": ("results/comparison/*", "report/comparison/*", "results/notebooks/comparison/*.ipynb"),
+    "vanishing figures {study}": ("results/notebooks/*/*.ipynb", "report/figures/*/*.pdf"),
+    "vanishing numbers": ("report/numbers.tex", "report/studies.tex"),
+    "vanishing report": ("report/report.pdf",),
+}
+"""What the stages after the results make, by the command that makes it."""
+
+
+def reports(scope: Scope) -> Iterator[Finding]:
+    """Compare what is made of the results with what they give: the same results give the same bytes."""
+    made = {
+        path: command.format(study=path.parent.name)
+        for command, patterns in GENERATED.items()
+        for pattern in patterns
+        for path in sorted(Path().glob(pattern))
+        if path not in scope.proven
+    }
+    if not made:
+        return
+    say(f"building {len(made)} files of results/ and report/ again")
+    with tempfile.TemporaryDirectory() as name:
+        try:
+            folder = _build(Path(name) / "study")
+        except UserError as error:
+            scope.notes.append(f"{len(made)} files of results/ and report/ not compared: {error}")
+            return
+        for path, command in made.items():
+            scope.proven.add(path)
+            if not (folder / path).exists():
+                yield Finding(path, "no such file (results/ give none)", "one", f"rm {path}")
+            elif path.read_bytes() != (folder / path).read_bytes():
+                yield Finding(path, "what results/ give (built again)", "other bytes", command)
+
+
+def _build(folder: Path) -> Path:
+    """Build the report from the results alone, in `folder`."""
+    workspace.lay_out(Path(), folder, None)
+    shutil.copytree(paths.RESULTS / "runs", folder / paths.RESULTS / "runs")
+    sync.engine("snakemake", "--cores", "1", "report", "--config", "from_results=true", folder=folder)
+    return folder
