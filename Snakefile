@@ -29,8 +29,7 @@ except UserError as error:
 configfile: "params.yaml"
 
 
-# a signal to the whole group, as Ctrl-C sends it, ends neither the shell nor `tee` before the command that they
-# serve, which has yet to save its state and say where
+# Ctrl-C reaches a job's shell and its `tee` too: both wait for the command, which saves its state and says where
 shell.prefix(
     "set -euo pipefail; trap : INT TERM; tee() (trap '' INT TERM; exec tee \"$@\"); "
 )

@@ -129,12 +129,11 @@ def _pending() -> set[str]:
 def _check_results(settings: parameters.Parameters) -> None:
     """Check that every trained run is what its summary says: DVC's commit would bless whatever is there."""
     for run, seed in settings.jobs():
-        folder, trajectory = paths.results(run, seed), paths.checkpoints(run, seed)
-        summary = folder / "summary.json"
-        if not summary.exists() or not trajectory.exists():
+        summary = paths.results(run, seed) / "summary.json"
+        if not summary.exists() or not paths.checkpoints(run, seed).exists():
             continue
         for name, expected in results.read_summary(summary)["files"].items():
-            path = folder / name if name == "history.csv" else trajectory / name
+            path = paths.trained(run, seed, name)
             if not path.exists() or files.sha256(path) != expected:
                 raise UserError(
                     f"{path}: not what {summary} says, SHA-256 {expected}; "
