@@ -93,6 +93,13 @@ def test_a_kill_releases_it(checkout, other):
     assert not list(occupied.STALE.iterdir())
 
 
+@pytest.mark.parametrize("left", ["", '{"write": {"/study/resu'])
+def test_the_list_that_a_killed_dvc_has_left_half_written_is_removed(checkout, left):
+    Path(".dvc/tmp/rwlock").write_text(left)
+    occupied.check("vanishing sync")
+    assert not json.loads(Path(".dvc/tmp/rwlock").read_text()).get("write")
+
+
 def test_dvc_finds_the_holder_in_its_list_as_writer_of_everything(checkout, other):
     process = other(HOLD)
     written = {str(Path.cwd()): {"pid": process.pid, "cmd": "snakemake --cores 2"}}

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import json
 import os
 import shlex
 import socket
@@ -93,7 +94,21 @@ def _enter(taken: contextlib.ExitStack, command: str) -> None:
 
     DVC.mkdir(exist_ok=True)
     try:
+        _mend()
         taken.enter_context(rwlock(str(DVC), localfs, command, [], [str(Path.cwd())], hardlink=False))
     except DvcException as error:
         said = dict.fromkeys(line.strip() for line in str(error).splitlines() if line.strip().startswith("(PID"))
         raise UserError(f"another engine is at work here: {'; '.join(said) or error}") from None
+
+
+def _mend() -> None:
+    """Remove DVC's list where a killed DVC has left it half-written: no DVC would start any more."""
+    from dvc.lock import make_lock
+    from dvc.rwlock import RWLOCK_FILE, RWLOCK_LOCK
+
+    path = DVC / RWLOCK_FILE
+    with make_lock(str(DVC / RWLOCK_LOCK), tmp_dir=str(DVC)), contextlib.suppress(FileNotFoundError):
+        try:
+            json.loads(path.read_bytes())
+        except ValueError:
+            path.unlink()
