@@ -15,7 +15,9 @@ import os
 import shlex
 import socket
 from pathlib import Path
+from typing import Any
 
+import psutil
 from filelock import FileLock, Timeout
 
 from vanishing import files, paths
@@ -102,13 +104,26 @@ def _enter(taken: contextlib.ExitStack, command: str) -> None:
 
 
 def _mend() -> None:
-    """Remove DVC's list where a killed DVC has left it half-written: no DVC would start any more."""
+    """Take killed processes out of DVC's list, or remove it where a kill cut it short.
+
+    DVC itself would start no more in the second case, and takes a process for alive that nobody has waited for.
+    """
     from dvc.lock import make_lock
     from dvc.rwlock import RWLOCK_FILE, RWLOCK_LOCK
 
     path = DVC / RWLOCK_FILE
     with make_lock(str(DVC / RWLOCK_LOCK), tmp_dir=str(DVC)), contextlib.suppress(FileNotFoundError):
         try:
-            json.loads(path.read_bytes())
+            held = json.loads(path.read_bytes())
         except ValueError:
             path.unlink()
+            return
+        writers = {name: who for name, who in held.get("write", {}).items() if _alive(who)}
+        readers = {name: [who for who in several if _alive(who)] for name, several in held.get("read", {}).items()}
+        files.write(path, json.dumps({"read": {name: who for name, who in readers.items() if who}, "write": writers}))
+
+
+def _alive(who: dict[str, Any]) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return bool(psutil.Process(who["pid"]).status() != psutil.STATUS_ZOMBIE)
+    return False
