@@ -129,6 +129,25 @@ def test_snakemake_told_to_stop_with_its_jobs_saves_their_state_and_goes_on(undi
     assert trained(untrained) == trained(undisturbed)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_dvc_told_to_stop_with_its_job_saves_its_state_and_goes_on(undisturbed, untrained, number):
+    """DVC waits for the training after SIGINT; of SIGTERM it dies at once, before the training has saved its state."""
+    command = ["dvc", "repro", "train@vgg14_bn-0"]
+    process, output = start(untrained, command)
+    wait_for(process, output, "epoch 2/")
+    os.killpg(process.pid, number)
+    since = time.monotonic()
+    assert process.wait(timeout=60) != 0
+    stopped = rf"vanishing train: stopped by {number.name}, saved at (epoch \d, iteration \d+)"
+    while not (found := re.search(stopped, output.read_text())):
+        assert time.monotonic() < since + LEAVE_WITHIN, output.read_text()
+        time.sleep(0.01)
+    print(f"{number.name}: left within {time.monotonic() - since:.2f} s, {found[1]}")
+    assert not trained(untrained)
+    assert f"going on from {found[1]}" in run(untrained, *command)
+    assert trained(untrained) == trained(undisturbed)
+
+
 def test_missing_data_is_a_line_that_names_the_command_which_makes_it(undisturbed, untrained):
     shutil.rmtree(untrained / "data")
     command = named_command(untrained, TRAINING, "vanishing train: data/generated.npz: not there; run `vanishing data`")
