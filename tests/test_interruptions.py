@@ -7,13 +7,12 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import nbformat
 import pytest
-from engines import content, environment, lay_out, run
+from engines import content, eager, environment, lay_out, run
 
 pytestmark = pytest.mark.pipeline
 
@@ -26,18 +25,6 @@ SNAKEMAKE = ["snakemake", "--cores", "2"]
 
 LEAVE_WITHIN = 10.0
 """Seconds that a training may take to stop."""
-
-EAGER = """#!{python}
-import sys
-from pathlib import Path
-from vanishing import cli
-
-if sys.argv[1] == "train":
-    from vanishing import training
-    training.SAVE_EVERY = 0.0
-sys.exit(cli.main())
-"""
-"""A `vanishing` that saves the state of a training at every step, so that a kill finds one."""
 
 
 @pytest.fixture(scope="module")
@@ -201,15 +188,6 @@ def test_a_mistake_in_the_report_is_named_by_file_and_line_and_leaves_no_pdf(und
     path.write_bytes(before)
     run(whole, *SNAKEMAKE)
     assert content(whole) == content(undisturbed)
-
-
-def eager(folder):
-    """Write the eager `vanishing`, and return the environment in which it is the one that is found."""
-    script = folder / "bin" / "vanishing"
-    script.parent.mkdir()
-    script.write_text(EAGER.format(python=sys.executable))
-    script.chmod(0o755)
-    return {"PATH": f"{script.parent}:{environment()['PATH']}"}
 
 
 def start(folder, command, surroundings=None):

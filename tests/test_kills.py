@@ -8,13 +8,12 @@ import random
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
 
 import psutil
 import pytest
-from engines import content, environment, lay_out, run
+from engines import content, eager, environment, lay_out, run
 
 pytestmark = pytest.mark.pipeline
 
@@ -51,17 +50,6 @@ REPRO_KILLS = [
     ("LaTeX", 1.0),
 ]
 
-EAGER = """#!{python}
-import sys
-from vanishing import cli
-
-if sys.argv[1] == "train":
-    from vanishing import training
-    training.SAVE_EVERY = 0.0
-sys.exit(cli.main())
-"""
-"""A `vanishing` that saves the state of a training at every step, so that training goes on from kill to kill."""
-
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
@@ -72,17 +60,8 @@ def undisturbed(tmp_path_factory):
     return content(folder)
 
 
-@pytest.fixture(scope="module")
-def variables(tmp_path_factory):
-    """Return the environment in which the eager `vanishing` is the one that is found."""
-    script = tmp_path_factory.mktemp("bin") / "vanishing"
-    script.write_text(EAGER.format(python=sys.executable))
-    script.chmod(0o755)
-    return environment() | {"PATH": f"{script.parent}:{environment()['PATH']}"}
-
-
-def test_thirty_kills_of_snakemake_and_sync_lose_and_change_nothing(undisturbed, variables, tmp_path):
-    hit = killed_over_and_over(tmp_path / "study", BUILD, KILLS, variables)
+def test_thirty_kills_of_snakemake_and_sync_lose_and_change_nothing(undisturbed, tmp_path):
+    hit = killed_over_and_over(tmp_path / "study", BUILD, KILLS, environment() | eager(tmp_path))
     assert sum(hit.values()) == len(KILLS) == 30
     assert set(hit) >= {"training", "snapshot", "gradients", "notebook", "LaTeX", "sync"}
     run(tmp_path / "study", *BUILD)
@@ -90,8 +69,8 @@ def test_thirty_kills_of_snakemake_and_sync_lose_and_change_nothing(undisturbed,
     finished(tmp_path / "study")
 
 
-def test_kills_of_dvc_lose_and_change_nothing(undisturbed, variables, tmp_path):
-    hit = killed_over_and_over(tmp_path / "study", REPRO, REPRO_KILLS, variables)
+def test_kills_of_dvc_lose_and_change_nothing(undisturbed, tmp_path):
+    hit = killed_over_and_over(tmp_path / "study", REPRO, REPRO_KILLS, environment() | eager(tmp_path))
     assert sum(hit.values()) == len(REPRO_KILLS)
     run(tmp_path / "study", *REPRO)
     assert content(tmp_path / "study") == undisturbed
@@ -121,7 +100,7 @@ def killed_over_and_over(folder, command, kills, variables):
             time.sleep(chance.uniform(0, seconds))
             found = running(process)
             if number % 3 == 2 and seconds:  # the engine first, and what it has started a moment later
-                engine(process).kill()
+                kill_engine(process)
                 time.sleep(chance.uniform(0, 1))
         finally:
             with contextlib.suppress(ProcessLookupError):
@@ -153,12 +132,17 @@ def wait_for(stage, process, folder, since):
 
 def trains(folder, since):
     """Say whether a training has saved its state since a time."""
-    return any(path.stat().st_mtime > since for path in folder.glob(".vanishing/resume/*/*/*/state.safetensors"))
+    return newer(folder.glob(".vanishing/resume/*/*/*/state.safetensors"), since)
 
 
 def writes(folder, since):
     """Say whether a snapshot or state is there half-written, begun since a time."""
-    for path in folder.glob(".vanishing/resume/*/*/*/.*.safetensors.*"):
+    return newer(folder.glob(".vanishing/resume/*/*/*/.*.safetensors.*"), since)
+
+
+def newer(paths, since):
+    """Say whether one of some files, which may be gone by now, was written to since a time."""
+    for path in paths:
         with contextlib.suppress(FileNotFoundError):
             if path.stat().st_mtime > since:
                 return True
@@ -179,6 +163,9 @@ def running(process):
     return next((stage for stage in reversed(STAGES) if any(re.search(STAGES[stage], line) for line in lines)), None)
 
 
-def engine(process):
-    """Return the engine's process in a group."""
-    return next(each for each, line in members(process) if re.search(r"/(snakemake --|dvc repro|vanishing sync)", line))
+def kill_engine(process):
+    """Kill the engine in a group alone."""
+    for each, line in members(process):
+        if re.search(r"/(snakemake --|dvc repro|vanishing sync)", line):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                each.kill()
