@@ -90,6 +90,8 @@ def killed_over_and_over(folder, command, kills, variables):
     lay_out(folder, {}, train=TRAIN)
     chance, hit = random.Random(SEED), Counter()  # noqa: S311
     for number, (stage, seconds) in enumerate(kills):
+        if stage == "record":
+            forget(folder)
         since = time.time()
         with (folder / "output.txt").open("w") as output:
             process = subprocess.Popen(
@@ -112,6 +114,15 @@ def killed_over_and_over(folder, command, kills, variables):
         hit[found] += 1
     print(dict(hit))
     return hit
+
+
+def forget(folder):
+    """Take DVC's record away, as a folder has none that Snakemake alone has built; one that a kill cut short stays."""
+    done = subprocess.run(
+        ["dvc", "status", "--json"], cwd=folder, env=environment(), capture_output=True, text=True, check=False
+    )
+    if done.stdout.strip() == "{}":
+        (folder / "dvc.lock").unlink()
 
 
 def wait_for(stage, process, folder, since):
