@@ -29,6 +29,12 @@ except UserError as error:
 configfile: "params.yaml"
 
 
+# Ctrl-C reaches a job's shell and its `tee` too: both wait for the command, which saves its state and says where
+shell.prefix(
+    "set -euo pipefail; trap : INT TERM; tee() (trap '' INT TERM; exec tee \"$@\"); "
+)
+
+
 wildcard_constraints:
     run="[a-z][a-z0-9_]*",
     seed="[0-9]+",

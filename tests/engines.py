@@ -42,6 +42,18 @@ def lay_out(folder, differences, data=None, train=None):
     (folder / "workflow" / "jobs.json").write_text(jobs)
 
 
+EAGER = """#!{python}
+import sys
+from vanishing import cli
+
+if sys.argv[1] == "train":
+    from vanishing import training
+    training.SAVE_EVERY = 0.0
+sys.exit(cli.main())
+"""
+"""A `vanishing` that saves the state of a training at every step, so that a kill finds one and it gets on."""
+
+
 @dataclass(frozen=True)
 class Build:
     """How a clean build is made, and among what surroundings; none of it may change a byte."""
@@ -96,6 +108,15 @@ def run(folder, *command, **variables):
 def environment():
     """Return an environment in which the commands of this Python are found."""
     return os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+
+
+def eager(folder):
+    """Write the eager `vanishing`, and return the environment in which it is the one that is found."""
+    script = folder / "bin" / "vanishing"
+    script.parent.mkdir()
+    script.write_text(EAGER.format(python=sys.executable))
+    script.chmod(0o755)
+    return {"PATH": f"{script.parent}:{environment()['PATH']}"}
 
 
 def planned(folder):

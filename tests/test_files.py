@@ -49,6 +49,18 @@ def test_two_writers_do_not_meet(tmp_path):
     assert path.read_bytes() == b"1" * 10
 
 
+def test_what_a_killed_writer_has_left_goes_and_what_a_living_one_has_stays(tmp_path):
+    path, others = tmp_path / "file", tmp_path / ".file2.k1ll3d_x"
+    (tmp_path / ".file.k1ll3d_x").write_bytes(b"half")
+    others.write_bytes(b"half")
+    with files.replacing(path) as living:
+        living.write(b"living")
+        files.write(path, b"second")
+        assert len(list(tmp_path.iterdir())) == 3
+    assert set(tmp_path.iterdir()) == {path, others}
+    assert path.read_bytes() == b"living"
+
+
 def test_a_link_into_a_cache_is_replaced_and_the_cache_kept(tmp_path):
     cached, path = tmp_path / "cached", tmp_path / "file"
     cached.write_bytes(b"cached")

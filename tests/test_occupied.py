@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import engines
+import psutil
 import pytest
 
 from vanishing import occupied
@@ -91,6 +92,24 @@ def test_a_kill_releases_it(checkout, other):
     occupied.check("vanishing sync")
     occupied.clear()
     assert not list(occupied.STALE.iterdir())
+
+
+@pytest.mark.parametrize("left", ["", '{"write": {"/study/resu'])
+def test_the_list_that_a_killed_dvc_has_left_half_written_is_removed(checkout, left):
+    Path(".dvc/tmp/rwlock").write_text(left)
+    occupied.check("vanishing sync")
+    assert not json.loads(Path(".dvc/tmp/rwlock").read_text()).get("write")
+
+
+@pytest.mark.parametrize("code", [HOLD, WRITE])
+def test_one_that_was_killed_and_that_nobody_has_waited_for_stands_in_nobodys_way(checkout, other, code):
+    process = other(code)
+    process.kill()
+    while psutil.Process(process.pid).status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.01)
+    assert json.loads(Path(".dvc/tmp/rwlock").read_text())["write"]
+    occupied.check("vanishing sync")
+    assert not json.loads(Path(".dvc/tmp/rwlock").read_text()).get("write")
 
 
 def test_dvc_finds_the_holder_in_its_list_as_writer_of_everything(checkout, other):

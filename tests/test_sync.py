@@ -1,5 +1,6 @@
 import json
 import re
+from pathlib import Path
 
 import faked
 import pytest
@@ -168,3 +169,26 @@ def test_a_folder_that_dvc_does_not_know_is_one_line(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"^dvc: ") as raised:
         sync._stages()
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "left", ["", "schema: '", "schema: '2.0'\nstages:\n  data:\n    cmd: vani\n    outs:\n    - path"]
+)
+def test_a_record_that_a_killed_dvc_has_left_half_written_is_set_aside(tmp_path, monkeypatch, left, capsys):
+    monkeypatch.chdir(tmp_path)
+    files.write(Path(".dvc/config"), "[core]\n    no_scm = true\n")
+    files.write(Path("dvc.lock"), left)
+    sync.DAMAGED.parent.mkdir()
+    sync._set_aside()
+    assert sync.DAMAGED.read_text() == left
+    assert not Path("dvc.lock").exists()
+    assert capsys.readouterr().err.startswith("dvc.lock: cannot be read; is now .vanishing/dvc.lock.damaged, ")
+    sync._set_aside()
+
+
+def test_a_whole_record_stays(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    files.write(Path(".dvc/config"), "[core]\n    no_scm = true\n")
+    files.write(Path("dvc.lock"), "schema: '2.0'\nstages: {}\n")
+    sync._set_aside()
+    assert Path("dvc.lock").exists()

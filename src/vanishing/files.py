@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import glob
 import hashlib
 import os
 import tempfile
@@ -16,11 +18,12 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     """Open a temporary file that takes the name `path` when the block ends well, and goes when it does not.
 
     The name beside `path` is unique, so that two writers never share one, and the bytes are on the disk
-    before the name is: a reader sees the old file or the new one, whatever happens.
+    before the name is: a reader sees the old file or the new one, whatever happens. What killed writers of
+    `path` have left is removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    temporary = Path(name)
+    _sweep(path)
+    descriptor, temporary = _temporary(path)
     try:
         with os.fdopen(descriptor, "wb") as handle:
             yield handle
@@ -35,6 +38,24 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _temporary(path: Path) -> tuple[int, Path]:
+    """Open a temporary file for `path`, locked for as long as it is open."""
+    while True:
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if os.fstat(descriptor).st_nlink:
+            return descriptor, Path(name)
+        os.close(descriptor)  # swept by another writer before it was locked
+
+
+def _sweep(path: Path) -> None:
+    """Remove the temporary files of `path` whose writers are no more: nobody locks them."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.{'[a-z0-9_]' * 8}"):
+        with contextlib.suppress(FileNotFoundError, BlockingIOError), left.open("rb") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            left.unlink()
 
 
 def write(path: Path, content: bytes | str) -> None:

@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import json
 import os
 import shlex
 import socket
 from pathlib import Path
+from typing import Any
 
+import psutil
 from filelock import FileLock, Timeout
 
 from vanishing import files, paths
@@ -93,7 +96,34 @@ def _enter(taken: contextlib.ExitStack, command: str) -> None:
 
     DVC.mkdir(exist_ok=True)
     try:
+        _mend()
         taken.enter_context(rwlock(str(DVC), localfs, command, [], [str(Path.cwd())], hardlink=False))
     except DvcException as error:
         said = dict.fromkeys(line.strip() for line in str(error).splitlines() if line.strip().startswith("(PID"))
         raise UserError(f"another engine is at work here: {'; '.join(said) or error}") from None
+
+
+def _mend() -> None:
+    """Take killed processes out of DVC's list, or remove it where a kill cut it short.
+
+    DVC itself would start no more in the second case, and takes a process for alive that nobody has waited for.
+    """
+    from dvc.lock import make_lock
+    from dvc.rwlock import RWLOCK_FILE, RWLOCK_LOCK
+
+    path = DVC / RWLOCK_FILE
+    with make_lock(str(DVC / RWLOCK_LOCK), tmp_dir=str(DVC)), contextlib.suppress(FileNotFoundError):
+        try:
+            held = json.loads(path.read_bytes())
+        except ValueError:
+            path.unlink()
+            return
+        writers = {name: who for name, who in held.get("write", {}).items() if _alive(who)}
+        readers = {name: [who for who in several if _alive(who)] for name, several in held.get("read", {}).items()}
+        files.write(path, json.dumps({"read": {name: who for name, who in readers.items() if who}, "write": writers}))
+
+
+def _alive(who: dict[str, Any]) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return bool(psutil.Process(who["pid"]).status() != psutil.STATUS_ZOMBIE)
+    return False

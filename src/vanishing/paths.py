@@ -38,6 +38,11 @@ def result_files(run: str, seed: int) -> list[Path]:
     return [results(run, seed) / name for name in ("history.csv", "summary.json", "gradients.csv")]
 
 
+def trained(run: str, seed: int, name: str) -> Path:
+    """File of a training by the name that its summary calls it."""
+    return (results(run, seed) if name == "history.csv" else checkpoints(run, seed)) / name
+
+
 def resume(run: str, seed: int) -> Path:
     """Folder of the state that an unfinished training goes on from."""
     return SCRATCH / "resume" / run / f"seed{seed}"

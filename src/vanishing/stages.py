@@ -87,6 +87,7 @@ def gradients(settings: parameters.Parameters, name: str, seed: int) -> None:
     dataset = images.load(run.data.path)
     images.check(dataset, run.data)
     _check_trained_so(run, name, seed)
+    _check_whole(name, seed)
     device = devices.configure(run.train)
     table = flow.measure_trajectory(run, settings.gradients, dataset.train, folder, device)
     results.write_table(paths.results(name, seed) / "gradients.csv", table)
@@ -149,6 +150,16 @@ def _check_trained_so(run: parameters.Run, name: str, seed: int) -> None:
                     f"{path}: trained with {block}.{key} = {before!r}, and the parameters say {value!r}; "
                     f"`vanishing train {name} --seed {seed}` trains anew"
                 )
+
+
+def _check_whole(name: str, seed: int) -> None:
+    """Raise `UserError` if a file of the trajectory that the summary names is not there: no epoch is left out."""
+    from vanishing import results
+
+    summary = results.read_summary(paths.results(name, seed) / "summary.json")
+    for path in (paths.trained(name, seed, file) for file in summary["files"]):
+        if not path.exists():
+            raise UserError(f"{path}: missing; `vanishing train {name} --seed {seed}` makes it")
 
 
 def _write_if_new(path: Path, text: str) -> bool:

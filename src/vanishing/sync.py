@@ -20,6 +20,9 @@ from vanishing.errors import UserError
 from vanishing.progress import say
 from vanishing.stages import configure
 
+DAMAGED = paths.SCRATCH / "dvc.lock.damaged"
+"""DVC's record as a kill has left it."""
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -51,6 +54,7 @@ def bring_together(settings: parameters.Parameters) -> None:
         UserError: an engine is at work, a result is not what its summary says, or an engine cannot be asked.
     """
     occupied.check("vanishing sync")
+    _set_aside()
     configure(settings)  # DVC compares its files, and Snakemake does not make them
     stages = _stages()
     plan = compare(stages, stale=_stale(), pending=_pending())
@@ -85,6 +89,22 @@ def compare(stages: Iterable[Stage], stale: set[str], pending: set[str]) -> Plan
         touch=sorted(behind - stale - waiting),
         build=sorted(neither | (waiting & (stale | behind))),
     )
+
+
+def _set_aside() -> None:
+    """Set DVC's record aside where a killed DVC has left it half-written: no DVC would start any more."""
+    from dvc.dvcfile import LOCK_FILE, Lockfile
+    from dvc.repo import Repo
+    from dvc.utils.strictyaml import YAMLSyntaxError, YAMLValidationError
+
+    if not Path(LOCK_FILE).exists():
+        return
+    with Repo() as repo:
+        try:
+            Lockfile(repo, LOCK_FILE).load()
+        except (YAMLSyntaxError, YAMLValidationError):
+            Path(LOCK_FILE).replace(DAMAGED)
+            say(f"{LOCK_FILE}: cannot be read; is now {DAMAGED}, and made anew")
 
 
 def _stages() -> list[Stage]:
@@ -129,12 +149,11 @@ def _pending() -> set[str]:
 def _check_results(settings: parameters.Parameters) -> None:
     """Check that every trained run is what its summary says: DVC's commit would bless whatever is there."""
     for run, seed in settings.jobs():
-        folder, trajectory = paths.results(run, seed), paths.checkpoints(run, seed)
-        summary = folder / "summary.json"
-        if not summary.exists() or not trajectory.exists():
+        summary = paths.results(run, seed) / "summary.json"
+        if not summary.exists() or not paths.checkpoints(run, seed).exists():
             continue
         for name, expected in results.read_summary(summary)["files"].items():
-            path = folder / name if name == "history.csv" else trajectory / name
+            path = paths.trained(run, seed, name)
             if not path.exists() or files.sha256(path) != expected:
                 raise UserError(
                     f"{path}: not what {summary} says, SHA-256 {expected}; "
