@@ -159,7 +159,7 @@ def drawn(built, tmp_path_factory):
 
 
 def test_while_figures_are_drawn(drawn, tmp_path):
-    gone = ["report/figures/core", "results/notebooks/core"]
+    gone = ["report/figures/core", "results/notebooks/core.ipynb"]
     check(tmp_path, drawn, vanishing("figures core"), 4 * PAGE, gone, [FULL])
 
 

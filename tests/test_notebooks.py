@@ -67,11 +67,26 @@ def notebook(folder, *cells):
     return path
 
 
+def test_notebooks_are_joined_with_the_parameters_of_the_first(folder):
+    for name in ("training", "gradient_flow"):
+        cells = [new_code_cell("study = 'core'", metadata={"tags": ["parameters"]}), new_code_cell(f"draw({name!r})")]
+        kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": kernel}), folder / f"{name}.ipynb")
+    joined = notebooks.join([folder / "training.ipynb", folder / "gradient_flow.ipynb"])
+    assert [cell.source for cell in joined.cells] == ["study = 'core'", "draw('training')", "draw('gradient_flow')"]
+    assert [cell.id for cell in joined.cells] == ["cell-0", "cell-1", "cell-2"]
+
+
+def test_a_failing_cell_of_the_second_is_told_by_its_place_there(folder):
+    first = notebook(folder, "1 + 1", "2 + 2").rename(folder / "first.ipynb")
+    with pytest.raises(UserError, match=r"small.ipynb: cell 2 failed: ZeroDivisionError: division by zero$"):
+        notebooks.execute([first, notebook(folder, "3 + 3", "1 / 0")], {})
+
+
 def test_a_failing_cell_is_one_line_that_names_notebook_cell_and_error(folder):
     path = notebook(folder, "study = 'core'", "raise ValueError('no such\\ncolour')")
-    with pytest.raises(UserError, match=r"small.ipynb: cell \d failed: ValueError: no such colour$"):
-        notebooks.execute(path, {})
-    assert not Path("small.ipynb.out").exists()
+    with pytest.raises(UserError, match=r"small.ipynb: cell 2 failed: ValueError: no such colour$"):
+        notebooks.execute([path], {})
 
 
 def test_a_killed_kernels_lock_on_the_list_of_fonts_does_not_speak_in_a_notebook(folder):
@@ -79,7 +94,7 @@ def test_a_killed_kernels_lock_on_the_list_of_fonts_does_not_speak_in_a_notebook
     cache.mkdir(parents=True)
     lock = cache / f"fontlist-v{font_manager.FontManager.__version__}.json.matplotlib-lock"
     lock.touch()
-    executed = nbformat.reads(notebooks.execute(notebook(folder, "import matplotlib.font_manager"), {}), as_version=4)
+    executed = nbformat.reads(notebooks.execute([notebook(folder, "import matplotlib.font_manager")], {}), as_version=4)
     assert executed.cells[0].outputs == []
     assert not lock.exists()
 
@@ -109,22 +124,26 @@ def test_a_notebook_gives_the_same_text_and_figures_each_time(folder):
 
     def run():
         notebooks.run("core", parameters.load())
-        made = [*(paths.NOTEBOOKS / "core").iterdir(), *(paths.FIGURES / "core").iterdir()]
+        made = [paths.NOTEBOOKS / "core.ipynb", *(paths.FIGURES / "core").iterdir()]
         return {path: path.read_bytes() for path in made}
 
     first = run()
-    assert {path.name for path in first if path.suffix == ".ipynb"} == {"training.ipynb", "gradient_flow.ipynb"}
     assert {path for path in first if path.suffix == ".pdf"} == set(
         notebooks.outputs("core", parameters.load().studies["core"])
     )
     assert not [path for path, content in first.items() if str(folder).encode() in content]
-    assert b'"image/png"' in first[paths.NOTEBOOKS / "core" / "training.ipynb"]
+    assert b'"image/png"' in first[paths.NOTEBOOKS / "core.ipynb"]
     hashes = paths.FIGURES / "core.sha256"
     drawn = parameters.load().studies["core"]
     assert len(hashes.read_text().splitlines()) == len(notebooks.outputs("core", drawn)) == 6
     subprocess.run(["sha256sum", "--check", "--strict", "--quiet", hashes], check=True)
     shutil.rmtree(paths.SCRATCH)
     assert run() == first
+    shutil.rmtree(paths.FIGURES)
+    notebooks.execute([notebooks.SOURCES / "gradient_flow.ipynb"], {"study": "core"})  # without those before it
+    alone = {path: path.read_bytes() for path in (paths.FIGURES / "core").iterdir()}
+    assert len(alone) == len(CAPTIONS["gradient_flow"])
+    assert {path: first[path] for path in alone} == alone
 
 
 @pytest.mark.pipeline
@@ -137,11 +156,11 @@ def test_the_comparison_gives_its_tables_and_its_figure_the_same_each_time(folde
     def run():
         stages.compare(settings)
         made = [path for part in (paths.COMPARISON, Path("report/comparison")) for path in sorted(part.iterdir())]
-        return {path: path.read_bytes() for path in [*made, paths.NOTEBOOKS / "comparison" / "agreement.ipynb"]}
+        return {path: path.read_bytes() for path in made}
 
     first = run()
     assert [path.name for path in first] == [
-        "published.csv", "schedules.csv", "agreement.pdf", "schedules.tex", "agreement.ipynb",
+        "agreement.ipynb", "published.csv", "schedules.csv", "agreement.pdf", "schedules.tex",
     ]  # fmt: skip
     assert run() == first
 

@@ -14,7 +14,7 @@ EXECUTE = """
 import sys
 from pathlib import Path
 from vanishing import notebooks
-sys.stdout.write(notebooks.execute(Path("sum.ipynb"), {"study": sys.argv[1]}))
+sys.stdout.write(notebooks.execute([Path("sum.ipynb")], {"study": sys.argv[1]}))
 """
 
 

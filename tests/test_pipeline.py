@@ -22,7 +22,7 @@ def test_the_report_is_there_and_every_table_and_figure(built):
     assert "results/checks.csv" in made
     assert made["report/report.pdf"].startswith(b"%PDF")
     assert {"results/tables/core.csv", "report/tables/core.tex", "report/figures/core/loss.pdf"} <= set(made)
-    assert {"results/notebooks/core/training.ipynb", "results/notebooks/core/gradient_flow.ipynb"} <= set(made)
+    assert {"results/notebooks/core.ipynb", "results/comparison/agreement.ipynb"} <= set(made)
 
 
 def test_after_a_sync_neither_engine_has_anything_to_do(built):

@@ -151,7 +151,7 @@ def test_generated_files_are_not_committed():
 
 
 MADE = ["data/x.npz", "checkpoints/x/seed0/best.safetensors", "configuration/data.json", "report/report.pdf", "build/x"]
-SCRATCH = [".snakemake/log/x", ".vanishing/resume/x", "logs/x", "results/notebooks/core/.snakemake_timestamp"]
+SCRATCH = [".snakemake/log/x", ".vanishing/resume/x", "logs/x", "checkpoints/x/seed0/.snakemake_timestamp"]
 
 
 @pytest.mark.parametrize("name", MADE + SCRATCH)

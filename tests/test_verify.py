@@ -50,8 +50,8 @@ def built(tmp_path_factory):
         comparison.make(settings)
         stages.check(settings)
         for made in (
-            "report/figures/core/loss.pdf", "report/figures/core.sha256", "results/notebooks/core/training.ipynb",
-            "report/comparison/agreement.pdf", "results/notebooks/comparison/agreement.ipynb", "report/report.pdf",
+            "report/figures/core/loss.pdf", "report/figures/core.sha256", "results/notebooks/core.ipynb",
+            "report/comparison/agreement.pdf", "results/comparison/agreement.ipynb", "report/report.pdf",
         ):  # fmt: skip
             files.write(Path(made), f"stands in for {made}")
         dvc("commit", "--force", "--quiet")
@@ -119,7 +119,7 @@ def test_a_study_as_it_was_made_has_nothing_off(study, capsys):
         (paths.CHECKS, "vanishing check"),
         (Path("report/numbers.tex"), "vanishing numbers"),
         (Path("report/figures/core/loss.pdf"), "vanishing figures core"),
-        (Path("results/notebooks/core/training.ipynb"), "vanishing figures core"),
+        (Path("results/notebooks/core.ipynb"), "vanishing figures core"),
         (Path("report/report.pdf"), "vanishing report"),
     ],
     ids=str,
@@ -367,7 +367,7 @@ def test_what_no_record_covers_is_built_again(study, capsys):
         "report/numbers.tex": "vanishing numbers",
         "report/figures/core/loss.pdf": "vanishing figures core",
         "report/figures/core.sha256": "vanishing figures core",
-        "results/notebooks/core/training.ipynb": "vanishing figures core",
+        "results/notebooks/core.ipynb": "vanishing figures core",
         "report/report.pdf": "vanishing report",
     }
     for path in flipped:

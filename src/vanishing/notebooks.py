@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -20,27 +21,24 @@ from traitlets.config import Config
 from vanishing import files, parameters, paths
 from vanishing.captions import CAPTIONS
 from vanishing.errors import UserError
-from vanishing.progress import Progress
 
 SOURCES = Path("notebooks")
 """One notebook for each figure family, committed without outputs."""
 
 
 def run(key: str, settings: parameters.Parameters) -> None:
-    """Run the notebooks of a study: figures into `report/figures/`, themselves into `results/notebooks/`.
+    """Run the notebooks of a study: figures into `report/figures/`, what was run into `results/notebooks/`.
 
-    The figures' SHA-256, as `sha256sum` writes them, stand beside their folder, and change with them alone.
+    They are run as one, since half the time of each is what it imports. The figures' SHA-256, as `sha256sum` writes
+    them, stand beside their folder, and change with them alone.
 
     Raises:
         ParameterError: there is no such study.
         UserError: a cell failed; the error says which and why, and what was written stays as it was.
     """
     block = settings.study(key)
-    with Progress(f"figures of {key}", len(block.draw), unit="notebook") as progress:
-        for family in block.draw:
-            executed = execute(SOURCES / f"{family}.ipynb", {"study": key})
-            files.write(paths.NOTEBOOKS / key / f"{family}.ipynb", executed)
-            progress.advance()
+    executed = execute([SOURCES / f"{family}.ipynb" for family in block.draw], {"study": key})
+    files.write(paths.NOTEBOOKS / f"{key}.ipynb", executed)
     drawn = outputs(key, block)
     missing = [path for path in drawn if not path.exists()]
     if missing:
@@ -55,11 +53,11 @@ def outputs(key: str, study: parameters.Study) -> list[Path]:
 
 def compare() -> None:
     """Run the notebook that holds published numbers against ours; errors as in `run`."""
-    files.write(paths.NOTEBOOKS / "comparison" / "agreement.ipynb", execute(SOURCES / "agreement.ipynb", {}))
+    files.write(paths.COMPARISON / "agreement.ipynb", execute([SOURCES / "agreement.ipynb"], {}))
 
 
-def execute(path: Path, values: dict[str, str]) -> str:
-    """Run a notebook in the project's folder with `values` as its parameters, and return it as text."""
+def execute(sources: Sequence[Path], values: dict[str, str]) -> str:
+    """Run notebooks as one in the project's folder, with `values` as its parameters, and return it as text."""
     logging.getLogger("papermill").setLevel(logging.WARNING)
     for name in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "MPLCONFIGDIR"):  # a user's own settings change no figure
         own = (paths.SCRATCH / "kernel" / name.lower()).resolve()
@@ -71,8 +69,8 @@ def execute(path: Path, values: dict[str, str]) -> str:
         os.environ["JUPYTER_RUNTIME_DIR"] = folder  # short, since a socket's path is limited to 107 bytes
         try:
             executed = papermill.execute_notebook(
-                path,
-                Path(folder) / path.name,
+                join(sources),
+                None,
                 values,
                 kernel_name="python3",
                 cwd=Path.cwd(),
@@ -81,13 +79,31 @@ def execute(path: Path, values: dict[str, str]) -> str:
             )
         except PapermillExecutionError as error:
             problem = " ".join(f"{error.ename}: {error.evalue}".split())
-            raise UserError(f"{path}: cell {error.exec_count} failed: {problem}") from None
+            raise UserError(f"{_place(error.source, sources)} failed: {problem}") from None
         except RuntimeError as error:  # nbclient's and jupyter_client's
             problem = " ".join(str(error).split())
             raise UserError(
-                f"{path}: its kernel did not start, or died: {problem}; the same command tries again"
+                f"{', '.join(map(str, sources))}: the kernel did not start, or died: {problem}; "
+                "the same command tries again"
             ) from None
     return f"{nbformat.writes(normalise(executed))}\n"
+
+
+def join(sources: Sequence[Path]) -> NotebookNode:
+    """Return notebooks as one, with the parameters of the first."""
+    first, *others = [nbformat.read(path, as_version=4) for path in sources]
+    for other in others:
+        first.cells += [cell for cell in other.cells if "parameters" not in cell.metadata.get("tags", [])]
+    return normalise(first)
+
+
+def _place(source: str, notebooks: Sequence[Path]) -> str:
+    """Name the cell with that `source`, and its number among the code of its notebook."""
+    for path in notebooks:
+        cells = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+        if source in cells:
+            return f"{path}: cell {1 + cells.index(source)}"
+    return f"{notebooks[0]}: its parameters"
 
 
 def _list_fonts(cache: Path) -> None:

@@ -14,9 +14,9 @@ from vanishing.progress import say
 
 GENERATED = {
     "vanishing tables": ("results/tables/*.csv", "report/tables/*.tex"),
-    "vanishing compare": ("results/comparison/*", "report/comparison/*", "results/notebooks/comparison/*.ipynb"),
-    "vanishing figures {path.parent.name}": ("results/notebooks/*/*.ipynb", "report/figures/*/*.pdf"),
-    "vanishing figures {path.stem}": ("report/figures/*.sha256",),
+    "vanishing compare": ("results/comparison/*", "report/comparison/*"),
+    "vanishing figures {path.parent.name}": ("report/figures/*/*.pdf",),
+    "vanishing figures {path.stem}": ("report/figures/*.sha256", "results/notebooks/*.ipynb"),
     "vanishing numbers": ("report/numbers.tex", "report/studies.tex", "report/checklist.tex"),
     "vanishing report": ("report/report.pdf",),
 }

@@ -1,5 +1,5 @@
 # In:   results/runs/
-# Out:  results/comparison/, report/comparison/, results/notebooks/comparison/
+# Out:  results/comparison/, report/comparison/
 # Steps: every published figure beside ours, and which schedule each published row came from
 
 
@@ -12,7 +12,7 @@ rule compare:
     output:
         tables=["results/comparison/published.csv", "results/comparison/schedules.csv"],
         report=plan.COMPARED,
-        notebook="results/notebooks/comparison/agreement.ipynb",
+        notebook="results/comparison/agreement.ipynb",
     log:
         "logs/compare.log",
     benchmark:

@@ -1,6 +1,6 @@
 # In:   results/runs/ of a study, notebooks/
-# Out:  report/figures/STUDY/, report/figures/STUDY.sha256, results/notebooks/STUDY/
-# Steps: papermill runs each notebook of the study; times, paths and identifiers are taken out
+# Out:  report/figures/STUDY/, report/figures/STUDY.sha256, results/notebooks/STUDY.ipynb
+# Steps: papermill runs the notebooks of the study as one; times, paths and identifiers are taken out
 
 
 rule figures:
@@ -14,7 +14,7 @@ rule figures:
     output:
         figures=directory("report/figures/{study}"),
         hashes="report/figures/{study}.sha256",
-        notebooks=directory("results/notebooks/{study}"),
+        notebook="results/notebooks/{study}.ipynb",
     log:
         "logs/figures/{study}.log",
     benchmark:
