@@ -51,15 +51,18 @@ def test_every_captioned_figure_is_drawn_and_saved():
 
 
 def test_lines_are_the_means_over_the_seeds():
-    study = faked.study({"seeds": [0, 1, 2]}, runs=["vgg08"])
-    for seed, loss in enumerate((1.0, 1.5, 2.3)):
-        faked.result(study, "vgg08", seed, train=(loss, 0.2 + 0.1 * seed), val=(2 * loss / 1.6, 0.3))
+    study = faked.study({"seeds": [0, 1, 2, 3]}, runs=["vgg08"])
+    for seed, (loss, accuracy) in enumerate([(1.0, 0.2), (1.5, 0.3), (2.3, 0.4), (1.6, 0.7)]):
+        faked.result(study, "vgg08", seed, train=(loss, accuracy), val=(2 * loss / 1.6, 0.3))
     made = drawn(study)
     assert lines(made["loss"], 0)[0] == ([1, 2], pytest.approx([1.6, 1.6]))
     assert lines(made["loss"], 1)[0] == ([1, 2], pytest.approx([2.0, 2.0]))
-    assert lines(made["accuracy"], 0)[0] == ([1, 2], pytest.approx([0.3, 0.3]))
+    assert lines(made["accuracy"], 0)[0] == ([1, 2], pytest.approx([0.4, 0.4]))
     band = made["accuracy"].axes[0].collections[0].get_paths()[0].vertices[:, 1]
-    assert (band.min(), band.max()) == (pytest.approx(0.2), pytest.approx(0.4))  # 0.3 +- 0.1, n - 1
+    assert (band.min(), band.max()) == (
+        pytest.approx(0.4 - math.sqrt(0.14 / 3)),  # 0.2^2 + 0.1^2 + 0^2 + 0.3^2, over n - 1
+        pytest.approx(0.4 + math.sqrt(0.14 / 3)),
+    )
 
 
 def test_gradients_are_the_means_over_the_seeds_by_layer():

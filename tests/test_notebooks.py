@@ -89,6 +89,14 @@ def test_a_failing_cell_is_one_line_that_names_notebook_cell_and_error(folder):
         notebooks.execute([path], {})
 
 
+def test_a_kernel_is_spoken_to_by_files_of_its_own_and_not_by_ports(folder):
+    path = notebook(folder, "from ipykernel import get_connection_info", "print(get_connection_info())")
+    told = [nbformat.reads(notebooks.execute([path], {}), as_version=4).cells[1].outputs[0].text for _ in range(2)]
+    first, second = map(json.loads, told)
+    assert first["transport"] == second["transport"] == "ipc"
+    assert first["ip"] != second["ip"]
+
+
 def test_a_killed_kernels_lock_on_the_list_of_fonts_does_not_speak_in_a_notebook(folder):
     cache = folder / ".vanishing" / "kernel" / "mplconfigdir"
     cache.mkdir(parents=True)

@@ -1,6 +1,7 @@
 """One engine at a time: who is second is refused and told who is first, and a killed engine stands in nobody's way."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -83,6 +84,7 @@ def test_who_is_second_is_refused_until_the_first_has_ended(checkout, other):
         occupied.take(["snakemake"])
     process.communicate()
     occupied.check("vanishing sync")
+    assert not occupied.HOLDER.exists()
 
 
 def test_a_kill_releases_it(checkout, other):
@@ -122,9 +124,21 @@ def test_dvc_finds_the_holder_in_its_list_as_writer_of_everything(checkout, othe
 
 def test_a_dvc_at_work_is_named_once(checkout, other):
     process = other(WRITE)
-    with pytest.raises(UserError, match=rf"^another engine is at work here: \(PID {process.pid}\): dvc repro$"):
+    with pytest.raises(
+        UserError, match=rf"^another engine is at work here: \(PID {process.pid}\): dvc repro; if that is none, "
+    ):
         occupied.check("vanishing sync")
     process.communicate()
+    occupied.check("vanishing sync")
+
+
+def test_a_process_with_the_number_of_one_that_is_gone_is_not_taken_for_it(checkout, other):
+    process = other("import sys; print('held', flush=True); sys.stdin.read()")
+    listed = Path(".dvc/tmp/rwlock")
+    listed.write_text(json.dumps({"write": {str(Path.cwd()): {"pid": process.pid, "cmd": "dvc repro"}}}))
+    with pytest.raises(UserError, match=rf"\(PID {process.pid}\): dvc repro; if that is none, remove .dvc/tmp/rwlock$"):
+        occupied.check("vanishing sync")
+    os.utime(listed, (0, psutil.Process(process.pid).create_time() - 60))
     occupied.check("vanishing sync")
 
 

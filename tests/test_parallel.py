@@ -1,39 +1,40 @@
-"""Notebooks at the same time: each kernel has sockets of its own."""
+"""Notebooks of many builds at once."""
 
 import subprocess
-import sys
 
-import nbformat
+import engines
+import faked
 import pytest
+import yaml
+
+from vanishing import parameters, paths, workspace
 
 pytestmark = pytest.mark.pipeline
 
-NOTEBOOKS = 20
-
-EXECUTE = """
-import sys
-from pathlib import Path
-from vanishing import notebooks
-sys.stdout.write(notebooks.execute([Path("sum.ipynb")], {"study": sys.argv[1]}))
-"""
+BUILDS = 20
 
 
-def test_twenty_notebooks_at_once_do_not_clash(tmp_path):
-    cells = [
-        nbformat.v4.new_code_cell("study = ''", metadata={"tags": ["parameters"]}),
-        nbformat.v4.new_code_cell("print(study, sum(range(101)))"),
-    ]
-    kernel = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
-    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), tmp_path / "sum.ipynb")
+def test_the_notebooks_of_twenty_builds_at_once_do_not_clash(tmp_path, monkeypatch):
+    """Kernels, fonts and folders are shared: all are of one checkout, in which no notebook has been run before."""
+    workspace.lay_out(faked.ROOT, tmp_path, None)
+    monkeypatch.chdir(tmp_path)
+    content = faked.content(runs=["vgg08"])
+    content["studies"] = {
+        f"study{at}": {"title": "The same", "runs": ["vgg08"], "draw": ["training"]} for at in range(BUILDS)
+    }
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(content))
+    faked.result(parameters.load(), "vgg08")
     started = [
         subprocess.Popen(
-            [sys.executable, "-c", EXECUTE, f"study{at}"],
-            cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            ["vanishing", "figures", f"study{at}"],
+            cwd=tmp_path, env=engines.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )
-        for at in range(NOTEBOOKS)
+        for at in range(BUILDS)
     ]  # fmt: skip
-    for at, process in enumerate(started):
-        output, complaint = process.communicate(timeout=300)
+    for process in started:
+        _, complaint = process.communicate(timeout=600)
         assert process.returncode == 0, complaint
-        assert f"study{at} 5050" in output
-    assert {path.name for path in tmp_path.iterdir()} == {"sum.ipynb", ".vanishing"}  # no socket is left
+    made = [{path.name: path.read_bytes() for path in (paths.FIGURES / key).iterdir()} for key in content["studies"]]
+    assert set(made[0]) == {"loss.pdf", "accuracy.pdf", "comparison.pdf"}
+    assert all(figures == made[0] for figures in made)
+    assert not list(tmp_path.glob("kernel*"))  # no socket is left

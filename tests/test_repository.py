@@ -73,6 +73,11 @@ def test_secrets_of_remotes_are_ignored_by_git():
     assert done.returncode in (0, 128), "128: not a git repository"
 
 
+def test_no_remote_and_no_secret_is_in_the_committed_settings_of_dvc():
+    text = (faked.ROOT / ".dvc" / "config").read_text()
+    assert not re.search(r"remote|url|user|password|key|token|secret|credential", text, re.IGNORECASE)
+
+
 def test_what_the_security_notes_name_is_there():
     text = (faked.ROOT / "SECURITY.md").read_text()
     modules = set(re.findall(r"\| `(\w+\.py)` \|", text))

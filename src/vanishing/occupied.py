@@ -38,9 +38,12 @@ _held = contextlib.ExitStack()
 
 def clear() -> None:
     """Remove the locks of a Snakemake that was killed; leave those of one at work, and name it."""
+    left = list(STALE.glob("*.lock"))
+    if not left:
+        return
     try:
         with _lock():
-            for path in STALE.glob("*.lock"):
+            for path in left:
                 path.unlink(missing_ok=True)
     except Timeout:
         say(f"at work here: {_holder()}")
@@ -59,6 +62,7 @@ def take(arguments: list[str]) -> None:
     with contextlib.ExitStack() as taken:
         _enter(taken, command)
         files.write(HOLDER, f"{command} (process {os.getpid()} on {socket.gethostname()})\n")
+        taken.callback(HOLDER.resolve().unlink, missing_ok=True)
         _held.push(taken.pop_all())
 
 
@@ -100,13 +104,16 @@ def _enter(taken: contextlib.ExitStack, command: str) -> None:
         taken.enter_context(rwlock(str(DVC), localfs, command, [], [str(Path.cwd())], hardlink=False))
     except DvcException as error:
         said = dict.fromkeys(line.strip() for line in str(error).splitlines() if line.strip().startswith("(PID"))
-        raise UserError(f"another engine is at work here: {'; '.join(said) or error}") from None
+        raise UserError(
+            f"another engine is at work here: {'; '.join(said) or error}; if that is none, remove {DVC / 'rwlock'}"
+        ) from None
 
 
 def _mend() -> None:
-    """Take killed processes out of DVC's list, or remove it where a kill cut it short.
+    """Take processes that are no more out of DVC's list, or remove it where a kill cut it short.
 
-    DVC itself would start no more in the second case, and takes a process for alive that nobody has waited for.
+    DVC itself would start no more in the second case. It takes a process for alive that nobody has waited for, or
+    that has the number of one that is gone: a younger one than the list.
     """
     from dvc.lock import make_lock
     from dvc.rwlock import RWLOCK_FILE, RWLOCK_LOCK
@@ -114,16 +121,19 @@ def _mend() -> None:
     path = DVC / RWLOCK_FILE
     with make_lock(str(DVC / RWLOCK_LOCK), tmp_dir=str(DVC)), contextlib.suppress(FileNotFoundError):
         try:
-            held = json.loads(path.read_bytes())
+            held, written = json.loads(path.read_bytes()), path.stat().st_mtime
         except ValueError:
             path.unlink()
             return
-        writers = {name: who for name, who in held.get("write", {}).items() if _alive(who)}
-        readers = {name: [who for who in several if _alive(who)] for name, several in held.get("read", {}).items()}
+        writers = {name: who for name, who in held.get("write", {}).items() if _alive(who, written)}
+        readers = {
+            name: [who for who in several if _alive(who, written)] for name, several in held.get("read", {}).items()
+        }
         files.write(path, json.dumps({"read": {name: who for name, who in readers.items() if who}, "write": writers}))
 
 
-def _alive(who: dict[str, Any]) -> bool:
+def _alive(who: dict[str, Any], written: float) -> bool:
     with contextlib.suppress(psutil.NoSuchProcess):
-        return bool(psutil.Process(who["pid"]).status() != psutil.STATUS_ZOMBIE)
+        process = psutil.Process(who["pid"])
+        return bool(process.status() != psutil.STATUS_ZOMBIE and process.create_time() <= written)
     return False
