@@ -499,6 +499,8 @@ BAD_RESULTS: Cases = {
     "an accuracy in per cent": (cell(HISTORY, 2, 3, "50"), "an accuracy above 1"),
     "a negative loss": (cell(HISTORY, 2, 2, "-1"), "a negative number in column train_loss"),
     "an endless rate": (cell(HISTORY, 2, 1, "inf"), "a rate or accuracy that is no number"),
+    "a plausible loss": (cell(HISTORY, 2, 2, "1.4"), "history.csv: not what results/runs/vgg08/seed0/summary.json says"),
+    "a history that no summary names": (summary("files", {}), "history.csv: not what results/runs/vgg08/seed0/summ"),
     "a null byte": (lambda: HISTORY.write_bytes(b"\0" * 100), "cannot be read"),
     "an open quote": (cell(HISTORY, 1, 1, '"'), "cannot be read"),
     "an empty history": (lambda: HISTORY.write_bytes(b""), "No columns to parse"),

@@ -85,6 +85,7 @@ def test_one_seed_and_averaged_epochs_agree():
         path = paths.results(run, 0) / "history.csv"
         lines = [f"{epoch},0.001,{1 / epoch},{epoch / 9},{2 / epoch},{epoch / 13}" for epoch in range(1, 8)]
         path.write_text("\n".join([path.read_text().splitlines()[0], *lines, ""]))
+        faked.sign(run)
     tables.make(REAL, ["learning_rate"])
     assert found(REAL, "learning_rate") == []
     row = rows(recomputed.path_of("learning_rate"))[0]

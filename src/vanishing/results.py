@@ -156,7 +156,19 @@ def read(name: str, seed: int) -> Result:
     ended = not np.isfinite(history[["train_loss", "val_loss"]].iloc[-1]).all()
     if ended != (summary["status"] == "diverged"):
         raise UserError(f"{path}: its last losses do not fit the summary's {summary['status']!r}; build both again")
+    check_history(name, seed, summary)
     return Result(name, seed, summary, history, read_gradients(folder / "gradients.csv"))
+
+
+def check_history(name: str, seed: int, summary: dict[str, Any]) -> None:
+    """Raise `UserError` unless the history is the one that the summary names: figures edited by hand are plausible."""
+    folder = paths.results(name, seed)
+    path, expected = folder / "history.csv", summary["files"].get("history.csv")
+    if files.sha256(path) != expected:
+        raise UserError(
+            f"{path}: not what {folder / 'summary.json'} says, SHA-256 {expected}; "
+            f"`vanishing train {name} --seed {seed}` makes it again"
+        )
 
 
 def read_summary(path: Path) -> dict[str, Any]:

@@ -213,9 +213,12 @@ def _read(settings: parameters.Parameters, run: str, seed: int) -> Raw:
     missing = [path.name for path in paths.result_files(run, seed) if not path.exists()]
     if missing:
         raise UserError(f"no {', '.join(missing)} in {folder}")
-    if results.read_summary(folder / "summary.json")["configuration"] != settings.run(run).configuration():
+    summary = results.read_summary(folder / "summary.json")
+    if summary["configuration"] != settings.run(run).configuration():
         raise UserError(f"another configuration in {folder}")
-    return recomputed.read(run, seed)
+    raw = recomputed.read(run, seed)
+    results.check_history(run, seed, summary)
+    return raw
 
 
 def _tables(settings: parameters.Parameters, key: str) -> Iterator[Verdict]:
