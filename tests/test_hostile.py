@@ -196,6 +196,28 @@ def python(content: bytes) -> Prepare:
     return write
 
 
+def labels(label: bytes) -> Prepare:
+    """Write an image with a label, given as the operations that make it."""
+    image = pickle.dumps({"data": np.zeros((1, 3072), np.uint8)}, 2)[:-1]
+    return python(image + b"X\x0b\0\0\0fine_labels]" + label + b"as.")
+
+
+def nested(before: bytes, after: bytes) -> bytes:
+    """Return operations that make one value of 2**40: each of 40 holds the one before it twice."""
+    return b"K\0qd" + b"".join(b"0%bh%ch%c%bq%c" % (before, n, n, after, n + 1) for n in range(100, 140))
+
+
+NESTED, TUPLES = nested(b"](", b"e"), nested(b"", b"\x86")
+
+HUGE = b"\x8b" + (100_000).to_bytes(4, "little") + b"\x7f" * 100_000 + b"q\xc8"
+"""Operations that make an integer of 100,000 bytes and keep it at place 200."""
+
+
+def shaped(shape: bytes) -> bytes:
+    """Return a pickle of an array of three bytes whose shape is made by the operations `shape`."""
+    return b"cnumpy\nndarray\n)\x81(I1\n" + shape + b"cnumpy\ndtype\n(Vu1\ntRI00\nU\x03abctb."
+
+
 def source_file(content: bytes) -> Prepare:
     return lambda: SOURCE.write_bytes(content)
 
@@ -246,6 +268,14 @@ BAD_SOURCES: Cases = {
     "a pickle that evaluates": (python(b"c__builtin__\neval\n(Vopen('executed','w')\ntR."), "'__builtin__.eval'"),
     "a pickle of endless depth": (python(b"\x80\x02" + b"]" * 100_000 + b"a" * 99_999 + b"."), "is no uint8 array"),
     "a pickle that makes room": (python(b"\x80\x02Nr\xff\xff\xff\x7f."), "refused: the pickle puts value"),
+    "a list in lists without end": (labels(NESTED), "found the label 'list', expected 0 to 99"),
+    "a label of 5,000 digits": (labels(pickle.dumps(10**5000, 2)[2:-1]), "found the label 'int', expected 0 to 99"),
+    "a type of lists without end": (python(b"cnumpy\ndtype\n(" + NESTED + b"tR."), "an array of type 'list'; allowed:"),
+    "an encoding of lists": (python(b"c_codecs\nencode\n(Va\n" + NESTED + b"tR."), "wants the encoding 'list'"),
+    "a key of tuples without end": (python(b"\x80\x02}" + TUPLES + b"Ns."), "has a key that is no text"),
+    "a member of tuples": (python(b"\x80\x04\x8f(" + TUPLES + b"\x90."), "no pickle of CIFAR-100"),
+    "a shape of huge sizes": (python(shaped(b"(" + HUGE + b"h\xc8" * 3 + b"t")), "for an array of shape int x int x "),
+    "a shape of many sizes": (python(shaped(b"(" + HUGE + b"h\xc8" * 999 + b"t")), "an array that is not plain bytes"),
     "a pickle of half a file": (python(layouts.pickled(SMALL["test"])[:-9]), "no pickle of CIFAR-100"),
     "a label of 100": (
         python(pickle.dumps({"data": np.zeros((1, 3072), np.uint8), "fine_labels": [100]}, 2)),
