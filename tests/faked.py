@@ -75,6 +75,8 @@ def result(  # noqa: PLR0917 - figures of a result, each with a default
         "test": None if diverged else {"loss": test[0], "accuracy": test[1]},
         "snapshots": list(snapshots),
         "configuration": configured.run(run).configuration(),
+        "data": {"sha256": "0" * 64},
+        "environment": {"device": "cpu", "kind": "AVX2", "torch": "2.13.0", "precision": "fp32", "threads": 1},
     }
     files.write(folder / "summary.json", json.dumps(summary))
     sign(run, seed)

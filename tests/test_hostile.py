@@ -45,6 +45,7 @@ SNAPSHOT = paths.snapshot(TRAJECTORY, 1)
 SOURCE = Path("source")
 PARAMS = Path("params.yaml")
 DATA = Path("data/generated.npz")
+TABLE = Path("results/tables/core.csv")
 TINY = {"data": {"generated": {"classes": 3, "train_per_class": 14, "test_per_class": 5}, "validation_per_class": 4}}
 TINY |= {"model": {"filters": 4, "groups": 2}}
 
@@ -529,8 +530,8 @@ BAD_RESULTS: Cases = {
     "an accuracy in per cent": (cell(HISTORY, 2, 3, "50"), "an accuracy above 1"),
     "a negative loss": (cell(HISTORY, 2, 2, "-1"), "a negative number in column train_loss"),
     "an endless rate": (cell(HISTORY, 2, 1, "inf"), "a rate or accuracy that is no number"),
-    "a plausible loss": (cell(HISTORY, 2, 2, "1.4"), "history.csv: not what results/runs/vgg08/seed0/summary.json says"),
-    "a history that no summary names": (summary("files", {}), "history.csv: not what results/runs/vgg08/seed0/summ"),
+    "a plausible loss": (cell(HISTORY, 2, 2, "1.4"), "history.csv: not what results/runs/vgg08/seed0/summ"),
+    "a history that no summary names": (summary("files", {}), "'files': no hash of history.csv"),
     "a null byte": (lambda: HISTORY.write_bytes(b"\0" * 100), "cannot be read"),
     "an open quote": (cell(HISTORY, 1, 1, '"'), "cannot be read"),
     "an empty history": (lambda: HISTORY.write_bytes(b""), "No columns to parse"),
@@ -561,6 +562,12 @@ BAD_RESULTS: Cases = {
     "layers in words": (summary("layers", r"\input{/etc/passwd}"), "'layers': Input should be a valid integer"),
     "no layer": (summary("layers", 0), "'layers': Input should be greater than or equal to 1"),
     "half an epoch in all": (summary("epochs", 1.5), "'epochs': Input should be a valid integer"),
+    "an environment in words": (summary("environment", "x"), "'environment': Input should be a valid dictionary"),
+    "an environment of depth": (summary("environment", {"torch": [["x"]]}), "'environment.torch.constrained-str': "),
+    "no environment": (without("environment"), "'environment': Field required"),
+    "data in words": (summary("data", "x"), "'data': Input should be a valid dictionary"),
+    "data of no hash": (summary("data", {"sha256": None}), "'data.sha256': Input should be a valid string"),
+    "no data": (without("data"), "'data': Field required"),
     "a file that leads out": (summary("files", {"../../../etc/passwd": "0" * 64}), "String should match pattern"),
     "a hash that is none": (summary("files", {"history.csv": "0"}), "String should match pattern"),
 }  # fmt: skip
@@ -574,6 +581,30 @@ def test_results(prepare, message, capsys):
     assert message in line
     assert str(RESULTS) in line
     assert not Path("report").exists()
+    for proof in ("check", "verify"):
+        refused(capsys, proof, code=1)
+
+
+ENDLESS: dict[str, Callable[[Path], object]] = {
+    "a pipe": os.mkfifo,
+    "an endless device": lambda path: path.symlink_to("/dev/zero"),
+    "a folder": Path.mkdir,
+}
+
+
+@pytest.mark.parametrize("command", ["check", "verify", "manifest"])
+@pytest.mark.parametrize("path", [HISTORY, GRADIENTS, SUMMARY, TABLE, DATA], ids=lambda path: path.name)
+@pytest.mark.parametrize("make", ENDLESS.values(), ids=ENDLESS)
+def test_what_has_no_end_is_not_read(make, path, command, capsys):
+    settings = faked.study(TINY)
+    for run in settings.runs:
+        faked.result(settings, run)
+    assert cli.main(["tables"]) == 0
+    capsys.readouterr()
+    replaced_by(lambda: make(path), path)()
+    if (path, command) == (DATA, "check"):  # which has no use for the images
+        return
+    assert "plain file" in refused(capsys, command, code=1) or command != "manifest"
 
 
 def test_there_are_enough():

@@ -218,5 +218,5 @@ def test_no_code_of_the_tables_is_shared():
     text = Path(recomputed.__file__).read_text()
     taken = set(re.findall(r"^(?:from|import) ([\w.]+)", text, re.MULTILINE))
     assert not {name for name in taken if name.startswith("vanishing.")} - {"vanishing.errors", "vanishing.findings"}
-    assert re.findall(r"^from vanishing import (.*)$", text, re.MULTILINE) == ["parameters, paths"]
+    assert re.findall(r"^from vanishing import (.*)$", text, re.MULTILINE) == ["files, parameters, paths"]
     assert {*aggregate.METRICS} == {*recomputed.HISTORY, *recomputed.SUMMARY}
