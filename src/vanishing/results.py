@@ -101,7 +101,7 @@ class _Summary(BaseModel):
         Digest,
     ]
     data: _Data
-    environment: dict[str, Annotated[str, Field(max_length=200, pattern=r"^\P{Cc}*$")] | int | float]
+    environment: dict[str, Annotated[str, Field(max_length=200, pattern=parameters.LATIN)] | int | float]
 
 
 def summarise(run: parameters.Run, outcome: Outcome, size: Size) -> dict[str, Any]:
