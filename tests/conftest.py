@@ -7,10 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import engines
+import hypothesis
 import pytest
 
 from vanishing import generated, parameters
 from vanishing.data import Dataset, canonical, hold_out
+
+# the same examples every time, so that no build fails by chance; without a deadline, which a busy machine misses
+hypothesis.settings.register_profile("project", deadline=None, derandomize=True, print_blob=True)
+hypothesis.settings.load_profile("project")
 
 ROOT = Path(__file__).parents[1]
 

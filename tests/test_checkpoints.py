@@ -148,3 +148,12 @@ def test_a_foreign_safetensors_file_is_refused(tmp_path, metadata):
     path = tmp_path / "foreign.safetensors"
     path.write_bytes(save({"weight": torch.ones(3)}, metadata))
     assert refusal(path).startswith("damaged")
+
+
+def test_what_could_not_be_read_again_is_not_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoints, "MAX_BYTES", 11)
+    with pytest.raises(
+        UserError, match=r"c\.safetensors: would have 12 bytes; the limit is 11: a smaller network fits$"
+    ):
+        checkpoints.write(tmp_path / "c.safetensors", {"weight": torch.ones(3)})
+    assert not list(tmp_path.iterdir())

@@ -45,6 +45,7 @@ SNAPSHOT = paths.snapshot(TRAJECTORY, 1)
 SOURCE = Path("source")
 PARAMS = Path("params.yaml")
 DATA = Path("data/generated.npz")
+TABLE = Path("results/tables/core.csv")
 TINY = {"data": {"generated": {"classes": 3, "train_per_class": 14, "test_per_class": 5}, "validation_per_class": 4}}
 TINY |= {"model": {"filters": 4, "groups": 2}}
 
@@ -81,7 +82,7 @@ def refused(capsys, *arguments: str, code: int) -> str:
 def everything() -> dict[str, Any]:
     """Return what is below the folder's parent: sizes and times of files, and the names of the others."""
     found = sorted(Path("..").rglob("*"))
-    kept = [path for path in found if ".vanishing" not in path.parts]
+    kept = [path for path in found if path.suffix != ".lock"]
     return {str(path): path.stat().st_mtime_ns if path.is_file() else "" for path in kept if not path.is_dir()}
 
 
@@ -138,6 +139,8 @@ BAD_PARAMETERS: Cases = {
     "a name with a command": (runs("a;touch executed"), "runs.a;touch executed"),
     "a study that leads out": (parameter(studies={"../x": {"title": "x", "runs": ["vgg08"]}}), "studies.../x"),
     "a title with a bell": (title("a\ab"), "studies.core.title = 'a\\x07b': allowed: text of one line"),
+    "a title that cannot be set": (title("\u6df1\u3055"), "studies.core.title = '\u6df1\u3055': allowed: text of one"),
+    "a title of Latin that cannot": (title("\u0127"), "studies.core.title = '\u0127': allowed: text of one line"),
     "a title of two lines": (title("a\nb"), "allowed: text of one line"),
     "a title of 121 letters": (title("x" * 121), "at most 120 characters"),
     "a title that is a list": (parameter(studies={"core": {"title": ["x"]}}), "title = ['x']: allowed: text"),
@@ -196,6 +199,28 @@ def python(content: bytes) -> Prepare:
     return write
 
 
+def labels(label: bytes) -> Prepare:
+    """Write an image with a label, given as the operations that make it."""
+    image = pickle.dumps({"data": np.zeros((1, 3072), np.uint8)}, 2)[:-1]
+    return python(image + b"X\x0b\0\0\0fine_labels]" + label + b"as.")
+
+
+def nested(before: bytes, after: bytes) -> bytes:
+    """Return operations that make one value of 2**40: each of 40 holds the one before it twice."""
+    return b"K\0qd" + b"".join(b"0%bh%ch%c%bq%c" % (before, n, n, after, n + 1) for n in range(100, 140))
+
+
+NESTED, TUPLES = nested(b"](", b"e"), nested(b"", b"\x86")
+
+HUGE = b"\x8b" + (100_000).to_bytes(4, "little") + b"\x7f" * 100_000 + b"q\xc8"
+"""Operations that make an integer of 100,000 bytes and keep it at place 200."""
+
+
+def shaped(shape: bytes) -> bytes:
+    """Return a pickle of an array of three bytes whose shape is made by the operations `shape`."""
+    return b"cnumpy\nndarray\n)\x81(I1\n" + shape + b"cnumpy\ndtype\n(Vu1\ntRI00\nU\x03abctb."
+
+
 def source_file(content: bytes) -> Prepare:
     return lambda: SOURCE.write_bytes(content)
 
@@ -246,6 +271,14 @@ BAD_SOURCES: Cases = {
     "a pickle that evaluates": (python(b"c__builtin__\neval\n(Vopen('executed','w')\ntR."), "'__builtin__.eval'"),
     "a pickle of endless depth": (python(b"\x80\x02" + b"]" * 100_000 + b"a" * 99_999 + b"."), "is no uint8 array"),
     "a pickle that makes room": (python(b"\x80\x02Nr\xff\xff\xff\x7f."), "refused: the pickle puts value"),
+    "a list in lists without end": (labels(NESTED), "found the label 'list', expected 0 to 99"),
+    "a label of 5,000 digits": (labels(pickle.dumps(10**5000, 2)[2:-1]), "found the label 'int', expected 0 to 99"),
+    "a type of lists without end": (python(b"cnumpy\ndtype\n(" + NESTED + b"tR."), "an array of type 'list'; allowed:"),
+    "an encoding of lists": (python(b"c_codecs\nencode\n(Va\n" + NESTED + b"tR."), "wants the encoding 'list'"),
+    "a key of tuples without end": (python(b"\x80\x02}" + TUPLES + b"Ns."), "has a key that is no text"),
+    "a member of tuples": (python(b"\x80\x04\x8f(" + TUPLES + b"\x90."), "no pickle of CIFAR-100"),
+    "a shape of huge sizes": (python(shaped(b"(" + HUGE + b"h\xc8" * 3 + b"t")), "for an array of shape int x int x "),
+    "a shape of many sizes": (python(shaped(b"(" + HUGE + b"h\xc8" * 999 + b"t")), "an array that is not plain bytes"),
     "a pickle of half a file": (python(layouts.pickled(SMALL["test"])[:-9]), "no pickle of CIFAR-100"),
     "a label of 100": (
         python(pickle.dumps({"data": np.zeros((1, 3072), np.uint8), "fine_labels": [100]}, 2)),
@@ -398,7 +431,7 @@ BAD_CHECKPOINTS: Cases = {
     "a folder": (replaced_by(SNAPSHOT.mkdir, SNAPSHOT), "damaged or no checkpoint"),
     "a pipe": (replaced_by(lambda: os.mkfifo(SNAPSHOT), SNAPSHOT), "damaged or no checkpoint"),
     "an endless device": (replaced_by(lambda: SNAPSHOT.symlink_to("/dev/zero"), SNAPSHOT), "damaged or no checkpoint"),
-    "a file of 1 TiB": (lambda: os.truncate(SNAPSHOT, 1 << 40), "damaged or no checkpoint"),
+    "a file of 1 TiB": (lambda: os.truncate(SNAPSHOT, 1 << 40), "larger than 4,294,967,296 bytes; no check"),
     "nothing": (lambda: [path.unlink() for path in TRAJECTORY.iterdir()], "no trajectory; `vanishing train vgg08"),
 }  # fmt: skip
 
@@ -499,6 +532,8 @@ BAD_RESULTS: Cases = {
     "an accuracy in per cent": (cell(HISTORY, 2, 3, "50"), "an accuracy above 1"),
     "a negative loss": (cell(HISTORY, 2, 2, "-1"), "a negative number in column train_loss"),
     "an endless rate": (cell(HISTORY, 2, 1, "inf"), "a rate or accuracy that is no number"),
+    "a plausible loss": (cell(HISTORY, 2, 2, "1.4"), "history.csv: not what results/runs/vgg08/seed0/summ"),
+    "a history that no summary names": (summary("files", {}), "'files': no hash of history.csv"),
     "a null byte": (lambda: HISTORY.write_bytes(b"\0" * 100), "cannot be read"),
     "an open quote": (cell(HISTORY, 1, 1, '"'), "cannot be read"),
     "an empty history": (lambda: HISTORY.write_bytes(b""), "No columns to parse"),
@@ -529,6 +564,13 @@ BAD_RESULTS: Cases = {
     "layers in words": (summary("layers", r"\input{/etc/passwd}"), "'layers': Input should be a valid integer"),
     "no layer": (summary("layers", 0), "'layers': Input should be greater than or equal to 1"),
     "half an epoch in all": (summary("epochs", 1.5), "'epochs': Input should be a valid integer"),
+    "an environment in words": (summary("environment", "x"), "'environment': Input should be a valid dictionary"),
+    "a torch that cannot be set": (summary("environment", {"torch": "\u6df1"}), "String should match pattern"),
+    "an environment of depth": (summary("environment", {"torch": [["x"]]}), "'environment.torch.constrained-str': "),
+    "no environment": (without("environment"), "'environment': Field required"),
+    "data in words": (summary("data", "x"), "'data': Input should be a valid dictionary"),
+    "data of no hash": (summary("data", {"sha256": None}), "'data.sha256': Input should be a valid string"),
+    "no data": (without("data"), "'data': Field required"),
     "a file that leads out": (summary("files", {"../../../etc/passwd": "0" * 64}), "String should match pattern"),
     "a hash that is none": (summary("files", {"history.csv": "0"}), "String should match pattern"),
 }  # fmt: skip
@@ -542,6 +584,30 @@ def test_results(prepare, message, capsys):
     assert message in line
     assert str(RESULTS) in line
     assert not Path("report").exists()
+    for proof in ("check", "verify"):
+        refused(capsys, proof, code=1)
+
+
+ENDLESS: dict[str, Callable[[Path], object]] = {
+    "a pipe": os.mkfifo,
+    "an endless device": lambda path: path.symlink_to("/dev/zero"),
+    "a folder": Path.mkdir,
+}
+
+
+@pytest.mark.parametrize("command", ["check", "verify", "manifest"])
+@pytest.mark.parametrize("path", [HISTORY, GRADIENTS, SUMMARY, TABLE, DATA], ids=lambda path: path.name)
+@pytest.mark.parametrize("make", ENDLESS.values(), ids=ENDLESS)
+def test_what_has_no_end_is_not_read(make, path, command, capsys):
+    settings = faked.study(TINY)
+    for run in settings.runs:
+        faked.result(settings, run)
+    assert cli.main(["tables"]) == 0
+    capsys.readouterr()
+    replaced_by(lambda: make(path), path)()
+    if (path, command) == (DATA, "check"):  # which has no use for the images
+        return
+    assert "plain file" in refused(capsys, command, code=1) or command != "manifest"
 
 
 def test_there_are_enough():

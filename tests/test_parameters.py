@@ -311,7 +311,11 @@ BAD = {
         "draw: [training, training]",
         ": studies.core.draw = 'training': allowed: each once",
     ),
-    "title of two lines": (TITLE, 'title: "a\\nb"', ": studies.core.title = 'a\\nb': allowed: text of one line"),
+    "title of two lines": (
+        TITLE,
+        'title: "a\\nb"',
+        ": studies.core.title = 'a\\nb': allowed: text of one line, in Latin letters and the signs of the keyboard",
+    ),
     "no seeds": ("seeds: [0]", "seeds: []", ": seeds = []: allowed: at least 1 item"),
     "seeds that are no list": ("seeds: [0]", "seeds: 3", ": seeds = 3: allowed: a list"),
     "negative seed": ("seeds: [0]", "seeds: [0, -1]", ": seeds.1 = -1: allowed: greater than or equal to 0"),

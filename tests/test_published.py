@@ -177,6 +177,7 @@ def test_final_epochs_are_averaged_where_the_print_says_so(tmp_path, monkeypatch
     lines = path.read_text().splitlines()
     lines[1:] = [f"{epoch},0.001,1.5,0.5,1.6,{0.1 * epoch:.1f}" for epoch in range(1, 7)]
     path.write_text("\n".join(lines) + "\n")
+    faked.sign("vgg38_bn")
     table = published.table(published.everything(real)).set_index(["report", "table", "run", "metric"])
     assert table.reproduced["r2", "Table 1", "vgg38_bn", "val_accuracy"] == pytest.approx(40.0)  # of 20 to 60
     assert table.reproduced["r1", "Table 1", "vgg38_bn", "val_accuracy"] == pytest.approx(60.0)

@@ -1,4 +1,5 @@
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from vanishing import comparison, figures, numbers, parameters, paths, report, tables, workspace
+from vanishing import comparison, figures, latex, numbers, parameters, paths, report, tables, workspace
 from vanishing.errors import UserError
 
 DOCUMENT = "\\documentclass{article}\n\\begin{document}\n%s\n\\end{document}\n"
@@ -46,6 +47,18 @@ def test_a_mistake_in_the_text_is_one_line_with_latexs_complaint(body, complaint
     assert complaint in str(raised.value)
     assert "\n" not in str(raised.value)
     assert Path("report/report.pdf").read_bytes() == b"the one before"
+
+
+@pytest.mark.pipeline
+@pytest.mark.skipif(not shutil.which("latexmk"), reason="latexmk is not installed")
+def test_every_letter_that_a_title_may_have_can_be_set():
+    allowed = [chr(code) for code in range(0x2100) if re.match(parameters.LATIN, chr(code))]
+    assert len(allowed) > 300
+    body = "\n".join(rf"\section{{{latex.escape(letter)}}}" for letter in allowed)
+    shutil.copytree(faked.ROOT / "report", "report", ignore=shutil.ignore_patterns("sections", "build"))
+    Path("report/numbers.tex").touch()
+    Path("report/report.tex").write_text(DOCUMENT.replace("}\n", "}\\input{preamble}\n", 1) % body)
+    assert report.typeset().exists()
 
 
 def lay_out(folder, monkeypatch):

@@ -68,6 +68,7 @@ def history(run="vgg08", seed=0, **columns):
     for column, value in columns.items():
         table.loc[len(table) - 1, column] = value
     table.to_csv(path, index=False, na_rep="nan")
+    faked.sign(run, seed)
 
 
 def test_good_results_have_a_row_for_each_check_and_what_it_is_about(study, capsys):
@@ -199,6 +200,7 @@ def test_a_short_last_minibatch_weighs_its_images_more():
 )
 def test_a_gap_in_the_epochs_is_found(change, found, study, capsys):
     HISTORY.write_text("\n".join([*change(HISTORY.read_text().splitlines()), ""]))
+    faked.sign("vgg08")
     tables_without(study)
     assert only(capsys) == f"epochs of vgg08 seed 0: found {found}, expected 1 to 2"
 

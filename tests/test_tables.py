@@ -337,6 +337,7 @@ def test_final_figures_are_means_over_the_final_epochs_with_their_standard_error
     history["val_loss"] = [9.0, 1.812, 1.818]
     history["val_accuracy"] = [0.9, 0.30, 0.34]
     history.to_csv(path, index=False)
+    faked.sign("vgg08")
     make(study)
     row = table().loc["vgg08"]
     assert (row.averaged_epochs, row.val_loss_mean) == (2, pytest.approx(1.815))

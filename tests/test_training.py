@@ -512,6 +512,52 @@ def test_a_state_that_cannot_be_used_is_named_and_the_training_begins_anew(
     assert trajectory(folder) == trajectory(tmp_path / "whole")
 
 
+def other(**values):
+    return lambda state, place: place.update(values)
+
+
+BAD_STATES = {
+    "no keys": (lambda state, place: place.clear(), "no place of this training in it"),
+    "a key more": (other(more=1), "no place of this training in it"),
+    "an epoch in words": (other(epoch="2"), "no place of a training in it"),
+    "an epoch of no history": (other(epoch=3), "no place of this training in it"),
+    "an iteration beyond the epoch": (other(iteration=5), "no place of this training in it"),
+    "a negative iteration": (other(iteration=-1), "no place of this training in it"),
+    "an odd history": (other(history=[[1, 2]]), "no place of a training in it"),
+    "a row without figures": (other(history=[{"epoch": 1}]), "no place of a training in it"),
+    "another epoch's row": (
+        lambda state, place: place["history"][0].update(epoch=2),
+        "no place of this training in it",
+    ),
+    "a tensor less": (lambda state, place: state.pop("sums"), "tensors of another training"),
+    "no best weights": (
+        lambda state, place: [state.pop(name) for name in list(state) if name.startswith("best.")],
+        "tensors of another training",
+    ),
+    "a tensor more": (lambda state, place: state.update(more=torch.ones(1)), "tensors of another training"),
+    "a tensor of another shape": (
+        lambda state, place: state.update(sums=torch.ones(3, dtype=torch.float64)),
+        "tensors of another training",
+    ),
+    "a tensor of another type": (lambda state, place: state.update(sums=torch.ones(2)), "tensors of another training"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), BAD_STATES.values(), ids=BAD_STATES)
+def test_a_sound_file_of_another_state_is_named_and_the_training_begins_anew(  # noqa: PLR0917 - mostly fixtures
+    attempt, tmp_path, monkeypatch, capsys, uninterrupted, change, message
+):
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        at_step(patch, {6}, lambda _: signal.raise_signal(signal.SIGTERM))
+        attempt()
+    path = tmp_path / training.STATE
+    tensors, values = checkpoints.read(path)
+    change(tensors, values)
+    checkpoints.write(path, tensors, values)
+    assert attempt() == uninterrupted
+    assert f"{path}: {message}; the training begins anew" in capsys.readouterr().err
+
+
 def test_signals_are_handled_as_before_once_the_training_is_over(tiny, dataset, tmp_path, monkeypatch):
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     at_step(monkeypatch, {1}, lambda _: signal.raise_signal(signal.SIGTERM))

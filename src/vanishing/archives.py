@@ -56,6 +56,15 @@ def one_line(error: BaseException) -> str:
     return (" ".join(str(error).split()) or type(error).__name__)[:200]
 
 
+def brief(value: object) -> str:
+    """Return a value's text for a message, at most 20 characters; the type's name where that may have no end.
+
+    A list of lists may hold each of them often, and an integer more digits than can be written.
+    """
+    plain = value is None or isinstance(value, (str, bytes, float)) or (isinstance(value, int) and abs(value) < 2**64)
+    return (f"{value[:20]!s}" if isinstance(value, bytes) else f"{value}"[:20]) if plain else type(value).__name__
+
+
 def _directory(root: Path, wanted: Wanted) -> Iterator[tuple[str, bytes]]:
     for count, path in enumerate(_walk(root, DEPTH)):
         if count >= MEMBERS:

@@ -43,9 +43,7 @@ class Facts:
 
     def environments(self, *keys: str) -> str:
         """Name what trainings ran on, each once, in LaTeX."""
-        found = {
-            " ".join(str(summary.get("environment", {}).get(key, "?")) for key in keys) for summary in self.summaries
-        }
+        found = {" ".join(str(summary["environment"].get(key, "?")) for key in keys) for summary in self.summaries}
         return escape(", ".join(sorted(found)) or "no training yet")
 
 

@@ -23,6 +23,13 @@ from vanishing.errors import UserError
 KEY = "vanishing"
 """The only metadata key: safetensors orders several at random."""
 
+MAX_BYTES = 4 << 30
+"""A larger file is refused unread, since a checkpoint is read whole, and none is written.
+
+A resumable state has the weights four times (they, two moments of Adam, the best) in four bytes: enough for
+networks of 268 million parameters; the largest of the study has 1.3 million.
+"""
+
 
 class CheckpointError(UserError):
     """A checkpoint is missing, damaged or of another kind."""
@@ -31,6 +38,9 @@ class CheckpointError(UserError):
 def write(path: Path, tensors: Mapping[str, Tensor], values: Mapping[str, Any] | None = None) -> None:
     """Write tensors, and values that JSON can hold, to `path`; whole or not at all."""
     content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    size = sum(tensor.nbytes for tensor in content.values())
+    if size > MAX_BYTES:
+        raise CheckpointError(f"{path}: would have {size:,} bytes; the limit is {MAX_BYTES:,}: a smaller network fits")
     files.write(path, save(content, {KEY: _envelope(content, values or {})}))
 
 
@@ -39,6 +49,8 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         if path.exists() and not path.is_file():
             raise IsADirectoryError(path) if path.is_dir() else ValueError("no plain file")
+        if path.stat().st_size > MAX_BYTES:
+            raise CheckpointError(f"{path}: larger than {MAX_BYTES:,} bytes; no checkpoint of this project")
         content = path.read_bytes()
         tensors = load(content)
         with safe_open(path, framework="pt") as handle:

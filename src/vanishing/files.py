@@ -7,10 +7,19 @@ import fcntl
 import glob
 import hashlib
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
+
+from vanishing.errors import UserError
+
+RESULT_BYTES = 64 << 20
+"""A file of results larger than this is refused unread; the largest of the study has 0.2 MB."""
+
+FILE_BYTES = 8 << 30
+"""A file larger than this is not hashed; the largest data set that `params.yaml` allows has 6 GB."""
 
 
 @contextlib.contextmanager
@@ -64,7 +73,22 @@ def write(path: Path, content: bytes | str) -> None:
         handle.write(content.encode() if isinstance(content, str) else content)
 
 
+def check_plain(path: Path, most: int) -> None:
+    """Raise `UserError` unless `path` is a plain file, of at most `most` bytes: a pipe or device may have no end."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise UserError(f"{path}: no plain file; delete it and build it again")
+    if status.st_size > most:
+        raise UserError(f"{path}: larger than {most:,} bytes; delete it and build it again")
+
+
 def sha256(path: Path) -> str:
-    """Return the SHA-256 of the file's bytes, in hexadecimal."""
+    """Return the SHA-256 of the file's bytes, in hexadecimal; `UserError` if it is no plain file."""
+    return digest(path, "sha256")
+
+
+def digest(path: Path, algorithm: str) -> str:
+    """Return the hash of the file's bytes by `sha256` or `md5`, in hexadecimal; `UserError` if it is no plain file."""
+    check_plain(path, FILE_BYTES)
     with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+        return hashlib.file_digest(handle, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()

@@ -127,7 +127,4 @@ class Scope:
 
 def hashed(path: Path, algorithm: str) -> str:
     """Return a file's hash, in hexadecimal."""
-    if algorithm == "sha256":
-        return files.sha256(path)
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    return files.digest(path, algorithm)

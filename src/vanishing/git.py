@@ -23,6 +23,7 @@ def committed(folder: Path) -> dict[Path, str]:
 
 
 def blobs(paths: Sequence[Path]) -> dict[Path, str]:
-    """Return the name of the blob that git would make of each file."""
-    names = (ask("hash-object", "--stdin-paths", text="".join(f"{path}\n" for path in paths)) or "").split()
-    return dict(zip(paths, names, strict=False))
+    """Return the name of the blob that git would make of each file; of a pipe or device it would make none for ever."""
+    plain = [path for path in paths if path.is_file()]
+    names = (ask("hash-object", "--stdin-paths", text="".join(f"{path}\n" for path in plain)) or "").split()
+    return dict(zip(plain, names, strict=False))

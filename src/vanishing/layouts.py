@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from vanishing import pickles
-from vanishing.archives import MEMBERS, TOTAL_BYTES, SourceError, one_line
+from vanishing.archives import MEMBERS, TOTAL_BYTES, SourceError, brief, one_line
 from vanishing.parameters import IMAGE_SIZE
 from vanishing.splits import IMAGE_BYTES, SHAPE, Bytes, Split
 
@@ -252,5 +252,5 @@ def decode(name: str, content: Any) -> Bytes:
 def _numbers(name: str, labels: list[Any]) -> list[Any]:
     for label in labels:
         if type(label) is not int or not 0 <= label < CLASS_COUNT:
-            raise SourceError(f"{name!r}: found the label {str(label)[:20]!r}, expected 0 to {CLASS_COUNT - 1}")
+            raise SourceError(f"{name!r}: found the label {brief(label)!r}, expected 0 to {CLASS_COUNT - 1}")
     return labels

@@ -53,7 +53,7 @@ def _repeats(settings: parameters.Parameters) -> dict[str, Any]:
         "seeds": settings.seeds,
         "numerics": {run: _numerics(settings.run(run).train) for run in settings.runs},
         "versions": {"python": platform.python_version(), "torch": torch.__version__, **_versions()},
-        "trained": {name: summary.get("environment") for name, summary in results.trainings(settings)},
+        "trained": {name: summary["environment"] for name, summary in results.trainings(settings)},
         "outputs": {str(path): files.sha256(path) for path in sorted(made)},
     }
 

@@ -37,6 +37,12 @@ STAGES = (
 MAX_FILE_BYTES = 1 << 20
 """A parameter file larger than this is refused unread."""
 
+LATIN = (
+    "^[ -~\u00a1-\u00ac\u00ae-\u0125\u0128-\u0137\u0139-\u013e\u0141-\u0148\u014a-\u0165\u0168-\u017e"
+    "\u2013\u2014\u2018\u2019\u201c\u201d\u2022\u2026\u20ac]*$"
+)
+"""What pdfTeX can set here: ASCII, Latin-1, Latin Extended-A but for nine letters; dashes, quotes, the euro."""
+
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=60)]
 Positive = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -202,7 +208,7 @@ class Gradients(Block):
 class Study(Block):
     """Runs that answer one question: a table, figures, a section of the report and a target of Snakemake."""
 
-    title: Annotated[str, Field(min_length=1, max_length=120, pattern=r"^\P{Cc}*$")]
+    title: Annotated[str, Field(min_length=1, max_length=120, pattern=LATIN)]
     runs: Annotated[list[Name], Field(min_length=1)]
     seeds: Annotated[list[Seed], Field(min_length=1)] | None = None
     """Of its runs; None for the seeds of `Parameters`."""
@@ -527,7 +533,7 @@ def _explain(error: ValidationError) -> str:
 WORDINGS = {
     r"^\w+ should (be |have )?": "",
     r" after validation, not \d+$": "",
-    r"^match pattern '\^\\P{Cc}\*\$'$": "text of one line",
+    re.escape(f"match pattern '{LATIN}'"): "text of one line, in Latin letters and the signs of the keyboard",
     r"^match pattern": "text that matches",
     r"^a valid dictionary( or instance of \w+)?$": "a mapping",
     r"^a valid integer$": "an integer",

@@ -10,14 +10,18 @@ import io
 import math
 import pickle
 import pickletools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from vanishing.archives import SourceError, one_line
+from vanishing.archives import SourceError, brief, one_line
 
 NUMBERS = frozenset({"u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8"})
 """Types of the arrays that are read; object arrays, which hold more pickles, are none of them."""
+
+DIMENSIONS = 4
+"""Limit of an array; images of CIFAR-100 have two in the official layout."""
 
 
 def loads(name: str, content: bytes) -> Any:
@@ -38,10 +42,11 @@ def loads(name: str, content: bytes) -> Any:
 class _Type:
     """Stands in for `numpy.dtype`: one of the integer types, little-endian."""
 
-    def __init__(self, code: str | bytes, *_: object) -> None:
-        self.code = code.decode("ascii") if isinstance(code, bytes) else str(code)
-        if self.code not in NUMBERS:
-            raise SourceError(f"refused: the pickle has an array of type {self.code[:20]!r}; allowed: integers")
+    def __init__(self, code: object, *_: object) -> None:
+        text = code.decode("ascii") if isinstance(code, bytes) else code
+        if not isinstance(text, str) or text not in NUMBERS:
+            raise SourceError(f"refused: the pickle has an array of type {brief(text)!r}; allowed: integers")
+        self.code = text
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         if state[1] not in ("|", "<", b"|", b"<"):
@@ -60,11 +65,12 @@ class _Array:
 
 def _view(content: Any, kind: Any, shape: Any, order: Any) -> np.ndarray:
     plain = isinstance(content, (bytes, bytearray)) and isinstance(kind, _Type) and isinstance(shape, tuple)
-    if not plain or not all(isinstance(size, int) and size >= 0 for size in shape):
+    if not plain or len(shape) > DIMENSIONS or not all(isinstance(size, int) and size >= 0 for size in shape):
         raise SourceError("refused: the pickle has an array that is not plain bytes")
     dtype = np.dtype("<" + kind.code)
-    if math.prod(shape) * dtype.itemsize != len(content):
-        raise SourceError(f"the pickle has {len(content):,} bytes for an array of shape {shape}")
+    if max(shape, default=0) > len(content) or math.prod(shape) * dtype.itemsize != len(content):
+        sizes = " x ".join(map(brief, shape))
+        raise SourceError(f"the pickle has {len(content):,} bytes for an array of shape {sizes}")
     return np.frombuffer(content, dtype).reshape(shape, order="F" if order in ("F", b"F") else "C")
 
 
@@ -83,7 +89,7 @@ def _from_buffer(content: Any, kind: Any, shape: Any, order: Any, *_: object) ->
 def _encode(text: Any, encoding: Any = "latin1") -> bytes:
     """Stand in for `_codecs.encode`, which brings bytes into pickles of Python 3 that Python 2 can read."""
     if not isinstance(text, str) or encoding not in ("latin1", b"latin1"):
-        raise SourceError(f"refused: the pickle wants the encoding {str(encoding)[:20]!r}")
+        raise SourceError(f"refused: the pickle wants the encoding {brief(encoding)!r}")
     return text.encode("latin1")
 
 
@@ -101,7 +107,32 @@ _STAND_INS: dict[tuple[str, str], Any] = {
 }
 
 
-class _Unpickler(pickle.Unpickler):
+def _with_keys(operation: bytes, keys: slice) -> tuple[int, Callable[[Any], None]]:
+    """Return an operation that fills a dictionary, but checks the keys first: tuples can take for ever to hash."""
+    load = pickle._Unpickler.dispatch[operation[0]]
+
+    def checked(unpickler: Any) -> None:
+        if not all(isinstance(key, (str, bytes)) for key in unpickler.stack[keys]):
+            raise SourceError("refused: the pickle has a key that is no text")
+        load(unpickler)
+
+    return operation[0], checked
+
+
+_SETS = {operation[0] for operation in (pickle.EMPTY_SET, pickle.ADDITEMS, pickle.FROZENSET)}
+
+
+class _Unpickler(pickle._Unpickler):
+    """The unpickler in Python: that in C hashes keys and members of sets before anybody can look at them."""
+
+    dispatch = {code: load for code, load in pickle._Unpickler.dispatch.items() if code not in _SETS} | dict(
+        [
+            _with_keys(pickle.SETITEM, slice(-2, -1)),
+            _with_keys(pickle.SETITEMS, slice(None, None, 2)),
+            _with_keys(pickle.DICT, slice(None, None, 2)),
+        ]
+    )
+
     def find_class(self, module: str, name: str) -> Any:
         try:
             return _STAND_INS[module, name]
@@ -111,7 +142,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _check_memo(content: bytes) -> None:
-    """Refuse a place in the memo beyond what was put there: the C unpickler makes room for it, terabytes too."""
+    """Refuse a place in the memo beyond what was put there, and lengths beyond the content: room would be made."""
     for count, (operation, argument, _) in enumerate(pickletools.genops(content)):
         if operation.name in ("PUT", "LONG_BINPUT") and argument is not None and argument > count + 1:
             raise SourceError(f"refused: the pickle puts value {argument:,} at step {count:,}")

@@ -45,7 +45,7 @@ def reports(scope: Scope) -> Iterator[Finding]:
             scope.proven.add(path)
             if not (folder / path).exists():
                 yield Finding(path, "no such file (results/ give none)", "one", f"rm {path}")
-            elif path.read_bytes() != (folder / path).read_bytes():
+            elif not path.is_file() or path.read_bytes() != (folder / path).read_bytes():
                 yield Finding(path, "what results/ give (built again)", "other bytes", command)
 
 

@@ -20,7 +20,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from vanishing import parameters, paths
+from vanishing import files, parameters, paths
 from vanishing.errors import UserError
 from vanishing.findings import Finding, Scope
 
@@ -147,6 +147,7 @@ def read(run: str, seed: int) -> Raw:
     """Read the history and summary of a run and seed; `UserError` if they are not such."""
     history, summary, _ = _files(run, seed)
     try:
+        files.check_plain(summary, files.RESULT_BYTES)
         content = json.loads(summary.read_text(encoding="utf-8"))
         rows = [{name: float(row[name]) for name in ("epoch", *HISTORY)} for row in table(history)]
         if not rows or not isinstance(content, dict):
@@ -157,7 +158,8 @@ def read(run: str, seed: int) -> Raw:
 
 
 def table(path: Path) -> list[dict[str, str]]:
-    """Read a CSV file that has a header."""
+    """Read a CSV file that has a header; `UserError` if it is no plain file."""
+    files.check_plain(path, files.RESULT_BYTES)
     with path.open(encoding="utf-8", newline="") as handle:
         return list(csv.DictReader(handle))
 
@@ -265,9 +267,10 @@ def _differing(path: Path, kind: str, records: list[Record]) -> Iterator[tuple[s
     """Yield what should be in a table and what is there, for every cell, row and column that is not right."""
     columns = COLUMNS[kind]
     try:
+        files.check_plain(path, files.RESULT_BYTES)
         with path.open(encoding="utf-8", errors="replace", newline="") as handle:
             header, *lines = csv.reader(handle)
-    except (ValueError, csv.Error):
+    except (UserError, ValueError, csv.Error):
         yield "a table", "none"
         return
     if header != columns:

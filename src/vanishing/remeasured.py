@@ -84,6 +84,7 @@ def _test(run: parameters.Run, record: Record, path: Path, test: data.Split) -> 
 
 def _compare(path: Path, expected: str, command: str) -> Iterator[Finding]:
     """Compare a table's text, line by line, with what it should be."""
+    files.check_plain(path, files.RESULT_BYTES)
     found, wanted = (text.splitlines() for text in (path.read_text(encoding="utf-8", errors="replace"), expected))
     for number, (line, right) in enumerate(zip(found, wanted, strict=False), start=1):
         if line != right:
@@ -98,13 +99,13 @@ def _device(run: parameters.Run, record: Record) -> tuple[torch.device, bool]:
     if run.train.device == "cuda" and not torch.cuda.is_available():
         run = run.model_copy(update={"train": run.train.model_copy(update={"device": "cpu"})})
     device = devices.configure(run.train)
-    return device, devices.environment(run.train, device) == record.summary.get("environment")
+    return device, devices.environment(run.train, device) == record.summary["environment"]
 
 
 def _dataset(scope: Scope, record: Record) -> data.Dataset | None:
     """Return the data set that a training used, if it is here and whole."""
     path = scope.settings.run(record.run).data.path
-    if not path.exists() or files.sha256(path) != record.summary.get("data", {}).get("sha256"):
+    if not path.exists() or files.sha256(path) != record.summary["data"]["sha256"]:
         return None
     return data.load(path)
 

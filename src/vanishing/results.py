@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import stat
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -39,10 +38,8 @@ GRADIENT_MEASURES = [
 ]
 """Numbers that `vanishing.gradients` writes beside them."""
 
-MAX_BYTES = 64 << 20
-"""A file of results larger than this is refused unread; the largest of the study has 0.2 MB."""
-
 Content = TypeVar("Content")
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 @dataclass(frozen=True)
@@ -78,6 +75,13 @@ class _Best(_Figures):
     epoch: Annotated[int, Field(ge=1)]
 
 
+class _Data(BaseModel):
+    """The data file that a training read."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+    sha256: Digest
+
+
 class _Summary(BaseModel):
     """What readers of a `summary.json` rely on; a summary says more."""
 
@@ -94,8 +98,10 @@ class _Summary(BaseModel):
     configuration: dict[str, dict[str, Any]]
     files: dict[
         Annotated[str, Field(pattern=r"^[a-z0-9_]+\.(csv|safetensors)$")],
-        Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")],
+        Digest,
     ]
+    data: _Data
+    environment: dict[str, Annotated[str, Field(max_length=200, pattern=parameters.LATIN)] | int | float]
 
 
 def summarise(run: parameters.Run, outcome: Outcome, size: Size) -> dict[str, Any]:
@@ -156,7 +162,19 @@ def read(name: str, seed: int) -> Result:
     ended = not np.isfinite(history[["train_loss", "val_loss"]].iloc[-1]).all()
     if ended != (summary["status"] == "diverged"):
         raise UserError(f"{path}: its last losses do not fit the summary's {summary['status']!r}; build both again")
+    check_history(name, seed, summary)
     return Result(name, seed, summary, history, read_gradients(folder / "gradients.csv"))
+
+
+def check_history(name: str, seed: int, summary: dict[str, Any]) -> None:
+    """Raise `UserError` unless the history is the one that the summary names: figures edited by hand are plausible."""
+    folder = paths.results(name, seed)
+    path, expected = folder / "history.csv", summary["files"]["history.csv"]
+    if files.sha256(path) != expected:
+        raise UserError(
+            f"{path}: not what {folder / 'summary.json'} says, SHA-256 {expected}; "
+            f"`vanishing train {name} --seed {seed}` makes it again"
+        )
 
 
 def read_summary(path: Path) -> dict[str, Any]:
@@ -213,10 +231,7 @@ def _made_so(settings: parameters.Parameters, name: str, seed: int, wanted: list
 def _read(path: Path, reader: Callable[[Path], Content]) -> Content:
     """Read a file; `UserError` with the next step if it is missing or not what `reader` expects."""
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise ValueError("no plain file")
-        if path.stat().st_size > MAX_BYTES:
-            raise ValueError(f"larger than {MAX_BYTES:,} bytes")
+        files.check_plain(path, files.RESULT_BYTES)
         return reader(path)
     except FileNotFoundError:
         raise UserError(f"{path}: missing; `snakemake {path}` makes it") from None
@@ -234,6 +249,8 @@ def _summary(path: Path) -> dict[str, Any]:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise ValueError(f"{'.'.join(map(str, first['loc']))!r}: {first['msg']}") from None
+    if "history.csv" not in checked.files:
+        raise ValueError("'files': no hash of history.csv")
     if checked.status != "diverged" and (checked.train.loss is None or not checked.best or not checked.test):
         raise ValueError(f"{checked.status}, and without a training loss, a best epoch or a test")
     return content

@@ -13,7 +13,7 @@ from dataclasses import astuple, dataclass
 
 import pandas as pd
 
-from vanishing import parameters, paths, recomputed, results
+from vanishing import files, parameters, paths, recomputed, results
 from vanishing.errors import UserError
 from vanishing.findings import Finding, Scope
 from vanishing.progress import say
@@ -91,6 +91,7 @@ def recorded(scope: Scope) -> Iterator[Finding]:
         scope.notes.append(f"{paths.CHECKS}: not compared, since results are off")
         return
     expected = results.as_text(table(list(verdicts(scope.settings))))
+    files.check_plain(paths.CHECKS, files.RESULT_BYTES)
     if paths.CHECKS.read_bytes() != expected.encode():
         yield Finding(paths.CHECKS, "what the checks give (done again)", "other bytes", "vanishing check")
 
@@ -164,7 +165,7 @@ def gradients(raw: Raw, run: parameters.Run) -> Answer:
     try:
         rows = recomputed.table(paths.result_files(raw.run, raw.seed)[-1])
         pairs = [(int(row["epoch"]), int(row["layer"])) for row in rows]
-    except (ValueError, KeyError, TypeError, csv.Error) as error:
+    except (UserError, ValueError, KeyError, TypeError, csv.Error) as error:
         return expected, f"{error!r:.200}", False
     sound = len(pairs) == len(snapshots) * layers and pairs == [
         (epoch, layer) for epoch in snapshots for layer in range(1, layers + 1)
@@ -213,9 +214,12 @@ def _read(settings: parameters.Parameters, run: str, seed: int) -> Raw:
     missing = [path.name for path in paths.result_files(run, seed) if not path.exists()]
     if missing:
         raise UserError(f"no {', '.join(missing)} in {folder}")
-    if results.read_summary(folder / "summary.json")["configuration"] != settings.run(run).configuration():
+    summary = results.read_summary(folder / "summary.json")
+    if summary["configuration"] != settings.run(run).configuration():
         raise UserError(f"another configuration in {folder}")
-    return recomputed.read(run, seed)
+    raw = recomputed.read(run, seed)
+    results.check_history(run, seed, summary)
+    return raw
 
 
 def _tables(settings: parameters.Parameters, key: str) -> Iterator[Verdict]:

@@ -19,6 +19,7 @@ from types import FrameType
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from vanishing import augmentation, checkpoints, devices, parameters, paths
@@ -252,7 +253,7 @@ class _Training:
         """Go on from the saved state; if it cannot be used, say so and return False: the training begins anew."""
         try:
             tensors, values = checkpoints.read(self._state)
-            place = Place(values["epoch"], values["iteration"], [Epoch(**row) for row in values["history"]])
+            place = self._checked(tensors, values)
             for epoch in self._snapshots(place):
                 checkpoints.read(paths.snapshot(self.folder, epoch))
         except checkpoints.CheckpointError as error:
@@ -264,6 +265,24 @@ class _Training:
         self.place = place
         say(f"going on from epoch {place.epoch}, iteration {place.iteration}")
         return True
+
+    def _checked(self, tensors: dict[str, Tensor], values: Any) -> Place:
+        """Return the place of a saved state; `CheckpointError` unless it is one of this training, with its tensors."""
+        written = json.dumps(values, sort_keys=True)
+        try:
+            place = TypeAdapter(Place).validate_json(written, strict=True)
+        except ValidationError:
+            raise checkpoints.CheckpointError(f"{self._state}: no place of a training in it") from None
+        epochs = [row.epoch for row in place.history]
+        within = 0 <= place.iteration <= self.iterations and place.epoch <= self.run.train.epochs + 1
+        whole = written == json.dumps(asdict(place), sort_keys=True) and place.epoch == len(epochs) + 1
+        if not (within and whole and epochs == list(range(1, len(epochs) + 1))):
+            raise checkpoints.CheckpointError(f"{self._state}: no place of this training in it")
+        best = self.learner.model.state_dict() if place.best else {}
+        needed = self.learner.tensors() | {f"best.{name}": tensor for name, tensor in best.items()}
+        if _kinds(tensors) != _kinds(needed):
+            raise checkpoints.CheckpointError(f"{self._state}: tensors of another training")
+        return place
 
     def _snapshots(self, place: Place) -> list[int]:
         """List the epochs whose weights are kept by the time that a training is at `place`."""
@@ -280,6 +299,10 @@ class _Training:
         return (
             "stopped early" if patience and waited >= patience and place.epoch <= self.run.train.epochs else "completed"
         )
+
+
+def _kinds(tensors: dict[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    return {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
 
 
 def _upload(split: Split, device: torch.device) -> tuple[Tensor, Tensor]:
