@@ -164,6 +164,15 @@ def test_an_engine_that_fails_is_one_line(tmp_path, monkeypatch):
     assert "\n" not in str(raised.value)
 
 
+def test_a_failed_job_of_an_engine_is_told_by_its_own_complaint(tmp_path):
+    """Snakemake's own last line names its log alone."""
+    complaint = "vanishing report: report/report.tex: LaTeX failed: ! Undefined control sequence."
+    (tmp_path / "Snakefile").write_text(f"rule:\n    shell: 'echo \"{complaint}\"; echo later >&2; exit 1'\n")
+    with pytest.raises(UserError) as raised:
+        sync.engine("snakemake", "--cores", "1", folder=tmp_path)
+    assert str(raised.value) == f"snakemake --cores failed: {complaint}"
+
+
 def test_a_folder_that_dvc_does_not_know_is_one_line(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"^dvc: ") as raised:

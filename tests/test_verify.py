@@ -14,7 +14,8 @@ import pytest
 import torch
 import yaml
 
-from vanishing import checkpoints, cli, comparison, files, locked, parameters, paths, stages, workspace
+from vanishing import checkpoints, cli, comparison, files, locked, parameters, paths, rebuilt, stages, workspace
+from vanishing.errors import UserError
 from vanishing.findings import Scope
 
 SMALL = {
@@ -383,10 +384,42 @@ def test_what_no_record_covers_is_built_again(study, capsys):
     assert set(found) == expected | {f"report/tables/removed.tex: {gone}; next: `rm report/tables/removed.tex`"}
 
 
-def test_results_that_cannot_be_built_from_are_told(study, capsys):
+def test_results_that_cannot_be_built_from_are_a_finding(study, capsys):
     Path("dvc.lock").unlink()
     HISTORY.write_text("epoch\n1\n")
     code, found, told = verify(capsys)
     assert code == 1
     assert found[0].startswith(f"{HISTORY}: found SHA-256 ")
-    assert any(" files of results/ and report/ not compared: snakemake --cores failed: " in line for line in told)
+    assert found[-1].startswith("report: found none to compare: snakemake --cores failed: ")
+    assert told[-1].endswith(" files here not compared")
+
+
+def test_a_build_that_fails_is_a_finding_that_says_why(study, monkeypatch, capsys):
+    """Whoever breaks the build would have all that it makes forged."""
+    Path("dvc.lock").unlink()
+
+    def build(_):
+        raise UserError("snakemake --cores failed: vanishing report: report/report.tex: LaTeX failed: ! \\nosuch")
+
+    monkeypatch.setattr(rebuilt, "_build", build)
+    code, found, told = verify(capsys)
+    made = 3 + 3 + 5 + 3 + 3 + 1  # tables twice, comparison, figures, numbers, report
+    assert (code, found) == (
+        1,
+        [
+            "report: found none to compare: snakemake --cores failed: vanishing report: report/report.tex: LaTeX "
+            f"failed: ! \\nosuch, expected {made} files of results/ and report/ (built again); next: "
+            "`snakemake --cores 1 report --config from_results=true`"
+        ],
+    )
+    assert told[-1].startswith("vanishing verify: 1 files are off; ")
+    assert told[-1].endswith(f", {made} files here not compared")
+
+
+def test_the_last_line_says_how_much_was_not_compared(study, capsys):
+    shutil.rmtree(BEST.parent)
+    without_dvc()
+    code, found, _ = verify(capsys)
+    assert code == 0
+    assert found[-1].startswith("nothing is off; ")
+    assert found[-1].endswith(", 1 files here not compared"), "gradients.csv, whose snapshots are not here"

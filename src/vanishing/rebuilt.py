@@ -22,6 +22,9 @@ GENERATED = {
 }
 """What the stages after the results make, by the command that makes it."""
 
+COMMAND = ("snakemake", "--cores", "1", "report", "--config", "from_results=true")
+"""What builds all of it."""
+
 
 def reports(scope: Scope) -> Iterator[Finding]:
     """Compare what is made of the results with what they give: the same results give the same bytes."""
@@ -38,8 +41,9 @@ def reports(scope: Scope) -> Iterator[Finding]:
     with tempfile.TemporaryDirectory() as name:
         try:
             folder = _build(Path(name) / "study")
-        except UserError as error:
-            scope.notes.append(f"{len(made)} files of results/ and report/ not compared: {error}")
+        except (UserError, OSError) as error:
+            expected = f"{len(made)} files of results/ and report/ (built again)"
+            yield Finding(paths.REPORT, expected, f"none to compare: {error}", " ".join(COMMAND))
             return
         for path, command in made.items():
             scope.proven.add(path)
@@ -53,5 +57,5 @@ def _build(folder: Path) -> Path:
     """Build the report from the results alone, in `folder`."""
     workspace.lay_out(Path(), folder, None)
     shutil.copytree(paths.RESULTS / "runs", folder / paths.RESULTS / "runs")
-    sync.engine("snakemake", "--cores", "1", "report", "--config", "from_results=true", folder=folder)
+    sync.engine(*COMMAND, folder=folder)
     return folder

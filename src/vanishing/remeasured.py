@@ -50,8 +50,6 @@ def gradient_flow(scope: Scope) -> Iterator[Finding]:
             )
             scope.notes.append(f"{path}: not measured again: {why}")
             continue
-        scope.tested += 1
-        scope.proven.add(path)
         try:
             table = gradients.measure_trajectory(
                 run, scope.settings.gradients, dataset.train, record.trajectory, device
@@ -59,6 +57,8 @@ def gradient_flow(scope: Scope) -> Iterator[Finding]:
         except UserError as error:
             scope.notes.append(f"{path}: not measured again: {error}")
             continue
+        scope.tested += 1
+        scope.proven.add(path)
         yield from _compare(path, results.as_text(table), f"vanishing gradients {record.run} --seed {record.seed}")
 
 

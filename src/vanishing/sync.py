@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -174,10 +175,15 @@ def _check_images(settings: parameters.Parameters) -> None:
 
 
 def engine(name: str, *arguments: str, folder: Path | None = None) -> str:
-    """Run an engine, in `folder` or here, and return what it printed; `UserError` with its last line if it failed."""
+    """Run an engine, in `folder` or here, and return what it printed.
+
+    Raises:
+        UserError: it failed; with the first complaint of a command of ours in what it printed, else its last line.
+    """
     command = [sys.executable, "-m", name, *arguments]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
+        ours = (line for line in (done.stdout + done.stderr).splitlines() if re.match(r"vanishing [a-z]+: ", line))
         last = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()[-1]
-        raise UserError(f"{name} {arguments[0]} failed: {last}")
+        raise UserError(f"{name} {arguments[0]} failed: {next(ours, last)}")
     return done.stdout

@@ -19,6 +19,7 @@ from vanishing import (
     generated,
     git,
     locked,
+    manifest,
     parameters,
     paths,
     rebuilt,
@@ -56,6 +57,8 @@ def verify(settings: parameters.Parameters, every: bool = False) -> None:
     for note in scope.notes:
         say(note)
     counts = f"{len(scope.proven)} files compared, {scope.tested} measurements repeated"
+    if left := _left(scope):
+        counts += f", {len(left)} files here not compared"
     if scope.off:
         raise UserError(f"{len(scope.off)} files are off; {counts}")
     print(f"nothing is off; {counts}")
@@ -168,6 +171,12 @@ CHECKS: tuple[Check, ...] = (
     rebuilt.reports,
 )
 """In this order: the later use what the earlier have proven."""
+
+
+def _left(scope: Scope) -> set[Path]:
+    """Return what the pipeline has made here and no check has compared."""
+    here = {path for pattern in manifest.OUTPUTS for path in Path().glob(pattern)}
+    return here - scope.proven - scope.off
 
 
 def _named(record: Record, name: str) -> Path:
