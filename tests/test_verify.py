@@ -15,6 +15,7 @@ import torch
 import yaml
 
 from vanishing import checkpoints, cli, comparison, files, locked, parameters, paths, rebuilt, stages, workspace
+from vanishing import verify as verification
 from vanishing.errors import UserError
 from vanishing.findings import Scope
 
@@ -312,12 +313,72 @@ def test_an_edited_source_leaves_the_stages_before_it_compared(study):
     assert locked.stale(locked.read(), settings) == {"figures@core", "report"}
 
 
+@pytest.fixture
+def unbuilt(monkeypatch):
+    """Have nothing built again, which takes a minute."""
+
+    def build(_):
+        raise UserError("no engine")
+
+    monkeypatch.setattr(rebuilt, "_build", build)
+
+
 @pytest.mark.parametrize("text", ["stages: [", "stages: {a: {cmd: x, outs: [{path: ../x, md5: '1'}]}}", "[]", "a: b"])
-def test_a_damaged_record_of_dvcs_is_one_line(study, text, capsys):
+def test_a_damaged_record_of_dvcs_is_named(study, unbuilt, text, capsys):
     Path("dvc.lock").write_text(text)
-    code, _, told = verify(capsys)
+    code, found, _ = verify(capsys)
     assert code == 1
-    assert told[-1] == "vanishing verify: dvc.lock: damaged, or not DVC's; next: `dvc repro`"
+    assert found[0] == "dvc.lock: found damaged, or not DVC's, expected DVC's record; next: `dvc repro`"
+    assert found[1].startswith("report: found none to compare: no engine, ")
+    assert len(found) == 2, "what else is there is as it was"
+
+
+def test_one_thing_off_hides_no_other(study, unbuilt, capsys):
+    Path("dvc.lock").write_text("stages: [")
+    flip(GRADIENTS)
+    Path("results/tables/core.csv").write_bytes(b"\0")
+    flip(cached(DATA))
+    found = verify(capsys)[1]
+    assert [line.split(": found ")[0] for line in found] == [
+        "dvc.lock", str(cached(DATA)), str(GRADIENTS), "results/tables/core.csv", "report",
+    ]  # fmt: skip
+
+
+REPLACED = [
+    BEST, DATA, STATE, HISTORY, SUMMARY, GRADIENTS, paths.CHECKS, Path("results/tables/core.csv"),
+    Path("results/comparison/published.csv"), Path("report/report.pdf"), Path("dvc.lock"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", REPLACED, ids=str)
+def test_a_folder_in_the_place_of_a_file_is_named_and_hides_nothing(study, unbuilt, path, capsys):
+    other = Path("report/numbers.tex") if path != Path("dvc.lock") else GRADIENTS
+    flip(other)
+    path.unlink()
+    path.mkdir()
+    found = verify(capsys)[1]
+    named = [line.split(": found ")[0] for line in found]
+    assert str(path) in named
+    assert str(other) in named
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (UserError("results/x: cannot be read (x)"), "results/x: found cannot be read (x), expected what can be read"),
+        (PermissionError(13, "Permission denied", "results/x"), "results/x: found Permission denied, expected what"),
+    ],
+)
+def test_a_check_that_a_file_ends_names_it_and_the_next_goes_on(study, monkeypatch, error, told, capsys):
+    def ended(_):
+        raise error
+
+    monkeypatch.setattr(verification, "CHECKS", (ended, verification.states))
+    flip(BEST)
+    found = verify(capsys)[1]
+    assert found[0].startswith(told)
+    assert found[0].endswith("; next: `ls -ld results/x`")
+    assert found[1].startswith(f"{BEST}: found damaged")
 
 
 def test_a_damaged_summary_is_named(study, capsys):

@@ -81,10 +81,13 @@ class Scope:
     ) -> Iterator[Finding]:
         """Hash a file that is there, and yield a finding unless it has the `digest` that `source` gives."""
         self.proven.add(path)
-        found = hashed(path, algorithm)
-        if found != digest:
-            name = {"sha256": "SHA-256", "md5": "MD5"}[algorithm]
-            yield Finding(path, f"{digest} ({source})", f"{name} {found}", command)
+        try:
+            there = hashed(path, algorithm)
+            found = f"{'SHA-256' if algorithm == 'sha256' else 'MD5'} {there}"
+        except (UserError, OSError) as error:
+            there, found = "", problem(path, error)
+        if there != digest:
+            yield Finding(path, f"{digest} ({source})", found, command)
 
     @cached_property
     def read(self) -> tuple[list[Record], list[Finding]]:
@@ -123,6 +126,20 @@ class Scope:
         """The trainings to test again: all, or some that are chosen by their names alone."""
         order = sorted(self.current, key=lambda record: hashlib.sha256(str(record.folder).encode()).digest())
         return order if self.every else order[:SAMPLE]
+
+
+def guarded(path: Path, command: str, found: Iterator[Finding]) -> Iterator[Finding]:
+    """Yield what is found; where a file that cannot be read ends that, say so of `path` in its place."""
+    try:
+        yield from found
+    except (UserError, OSError) as error:
+        yield Finding(path, "what can be read", problem(path, error), command)
+
+
+def problem(path: Path, error: UserError | OSError) -> str:
+    """Say what is wrong with `path`, without its name."""
+    told = error.strerror if isinstance(error, OSError) else None
+    return told or str(error).removeprefix(f"{path}: ")
 
 
 def hashed(path: Path, algorithm: str) -> str:

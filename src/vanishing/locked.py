@@ -14,7 +14,7 @@ import yaml
 
 from vanishing import paths, sync, workflow
 from vanishing.errors import UserError
-from vanishing.findings import Finding, Scope, hashed
+from vanishing.findings import Finding, Scope, guarded, hashed, problem
 from vanishing.parameters import Parameters
 
 LOCK = Path("dvc.lock")
@@ -47,7 +47,7 @@ def read(path: Path = LOCK) -> list[Stage]:
             for name, entry in content["stages"].items()
         ]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, yaml.YAMLError):
-        raise UserError(f"{path}: damaged, or not DVC's; next: `dvc repro`") from None
+        raise UserError(f"{path}: damaged, or not DVC's") from None
 
 
 def outputs(scope: Scope) -> Iterator[Finding]:
@@ -55,7 +55,11 @@ def outputs(scope: Scope) -> Iterator[Finding]:
     if not LOCK.exists():
         scope.notes.append(f"{LOCK}: not here, so nothing is compared with it")
         return
-    stages = read()
+    try:
+        stages = read()
+    except UserError as error:
+        yield Finding(LOCK, "DVC's record", problem(LOCK, error), "dvc repro")
+        return
     outdated = stale(stages, scope.settings)
     if outdated:
         names = ", ".join(sorted(outdated))
@@ -66,7 +70,8 @@ def outputs(scope: Scope) -> Iterator[Finding]:
     for stage in stages:
         for path, digest in stage.outputs.items() if stage.name not in outdated else ():
             if path.exists():
-                yield from _compare(scope, path, digest, stage.command, listings.read(digest))
+                found = _compare(scope, path, digest, stage.command, listings.read(digest))
+                yield from guarded(path, stage.command, found)
             else:
                 missing.append(str(path))
     if missing:
@@ -79,7 +84,7 @@ def objects(scope: Scope) -> Iterator[Finding]:
     if not folder.is_dir():
         scope.notes.append(f"{folder}: not here, so no cache of DVC's is checked")
         return
-    stages = read() if LOCK.exists() else []
+    stages = read() if LOCK.exists() and LOCK not in scope.off else []
     owners = dict(_owners(stages))
     for path in sorted(folder.glob("??/*")):
         name = path.parent.name + path.name

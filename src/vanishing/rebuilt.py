@@ -9,7 +9,7 @@ from pathlib import Path
 
 from vanishing import paths, sync, workspace
 from vanishing.errors import UserError
-from vanishing.findings import Finding, Scope
+from vanishing.findings import Finding, Scope, guarded
 from vanishing.progress import say
 
 GENERATED = {
@@ -47,10 +47,15 @@ def reports(scope: Scope) -> Iterator[Finding]:
             return
         for path, command in made.items():
             scope.proven.add(path)
-            if not (folder / path).exists():
+            if (folder / path).exists():
+                yield from guarded(path, command, _compare(path, folder / path, command))
+            else:
                 yield Finding(path, "no such file (results/ give none)", "one", f"rm {path}")
-            elif path.read_bytes() != (folder / path).read_bytes():
-                yield Finding(path, "what results/ give (built again)", "other bytes", command)
+
+
+def _compare(path: Path, again: Path, command: str) -> Iterator[Finding]:
+    if path.read_bytes() != again.read_bytes():
+        yield Finding(path, "what results/ give (built again)", "other bytes", command)
 
 
 def _build(folder: Path) -> Path:

@@ -22,7 +22,7 @@ from typing import Any
 
 from vanishing import parameters, paths
 from vanishing.errors import UserError
-from vanishing.findings import Finding, Scope
+from vanishing.findings import Finding, Scope, guarded
 
 TOLERANCE = 1e-8
 """Relative; tables have ten significant digits."""
@@ -97,11 +97,12 @@ class Raw:
 def check(scope: Scope) -> Iterator[Finding]:
     """Compare the tables that are here with a recomputation, but for studies whose results are damaged."""
     for key, study in scope.settings.studies.items():
-        raw = {path for run in study.runs for seed in scope.settings.seeds_of(run) for path in _files(run, seed)}
+        raw = {path for run in study.runs for seed in scope.settings.seeds_of(run) for path in _files(run, seed)[:2]}
         if raw & scope.off:
             scope.notes.append(f"{path_of(key)}: not recomputed, since results that it is made of are off")
         else:
-            yield from (finding for finding in compare(scope.settings, key) if finding.path.exists())
+            found = (finding for finding in compare(scope.settings, key) if finding.path.exists())
+            yield from guarded(path_of(key), f"vanishing tables {key}", found)
 
 
 def compare(settings: parameters.Parameters, key: str) -> Iterator[Finding]:
@@ -267,7 +268,7 @@ def _differing(path: Path, kind: str, records: list[Record]) -> Iterator[tuple[s
     try:
         with path.open(encoding="utf-8", errors="replace", newline="") as handle:
             header, *lines = csv.reader(handle)
-    except (ValueError, csv.Error):
+    except (OSError, ValueError, csv.Error):
         yield "a table", "none"
         return
     if header != columns:

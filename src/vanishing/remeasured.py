@@ -9,7 +9,7 @@ import torch
 
 from vanishing import checkpoints, data, devices, files, gradients, learner, parameters, paths, results
 from vanishing.errors import UserError
-from vanishing.findings import Finding, Record, Scope
+from vanishing.findings import Finding, Record, Scope, guarded
 from vanishing.progress import say
 
 TOLERANCE = 0.002
@@ -59,7 +59,8 @@ def gradient_flow(scope: Scope) -> Iterator[Finding]:
             continue
         scope.tested += 1
         scope.proven.add(path)
-        yield from _compare(path, results.as_text(table), f"vanishing gradients {record.run} --seed {record.seed}")
+        command = f"vanishing gradients {record.run} --seed {record.seed}"
+        yield from guarded(path, command, _compare(path, results.as_text(table), command))
 
 
 def _test(run: parameters.Run, record: Record, path: Path, test: data.Split) -> Iterator[Finding]:
@@ -104,7 +105,7 @@ def _device(run: parameters.Run, record: Record) -> tuple[torch.device, bool]:
 def _dataset(scope: Scope, record: Record) -> data.Dataset | None:
     """Return the data set that a training used, if it is here and whole."""
     path = scope.settings.run(record.run).data.path
-    if not path.exists() or files.sha256(path) != record.summary.get("data", {}).get("sha256"):
+    if not path.is_file() or files.sha256(path) != record.summary.get("data", {}).get("sha256"):
         return None
     return data.load(path)
 

@@ -165,7 +165,7 @@ def gradients(raw: Raw, run: parameters.Run) -> Answer:
     try:
         rows = recomputed.table(paths.result_files(raw.run, raw.seed)[-1])
         pairs = [(int(row["epoch"]), int(row["layer"])) for row in rows]
-    except (ValueError, KeyError, TypeError, csv.Error) as error:
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         return expected, f"{error!r:.200}", False
     sound = len(pairs) == len(snapshots) * layers and pairs == [
         (epoch, layer) for epoch in snapshots for layer in range(1, layers + 1)
