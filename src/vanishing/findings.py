@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -28,7 +29,7 @@ class Finding:
     """What makes the file again."""
 
     def __str__(self) -> str:
-        return f"{self.path}: found {self.found}, expected {self.expected}; next: `{self.command}`"
+        return printable(f"{self.path}: found {self.found}, expected {self.expected}; next: `{self.command}`")
 
 
 @dataclass(frozen=True)
@@ -94,9 +95,9 @@ class Scope:
         """The summaries of all trainings in `results/`, and those that cannot be read."""
         records, broken = [], []
         for path in sorted((paths.RESULTS / "runs").glob("*/seed*/summary.json")):
-            run, seed = path.parts[-3], re.fullmatch(r"seed(\d{1,10})", path.parts[-2])
-            if seed is None:
-                continue
+            run, seed = path.parts[-3], re.fullmatch(r"seed([0-9]{1,10})", path.parts[-2])
+            if seed is None or not re.fullmatch(parameters.NAME, run):
+                continue  # the commands of such a folder would not be ours
             try:
                 records.append(Record(run, int(seed[1]), results.read_summary(path)))
             except UserError as error:
@@ -134,6 +135,16 @@ def guarded(path: Path, command: str, found: Iterator[Finding]) -> Iterator[Find
         yield from found
     except (UserError, OSError) as error:
         yield Finding(path, "what can be read", problem(path, error), command)
+
+
+def remove(path: Path, *options: str) -> str:
+    """Return the command that removes a file, whatever its name is."""
+    return shlex.join(["rm", *options, str(path)])
+
+
+def printable(text: str) -> str:
+    """Return `text` with what a terminal would not show as it is, such as its own codes, escaped."""
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
 
 
 def problem(path: Path, error: UserError | OSError) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ import yaml
 
 from vanishing import paths, sync, workflow
 from vanishing.errors import UserError
-from vanishing.findings import Finding, Scope, guarded, hashed, problem
+from vanishing.findings import Finding, Scope, guarded, hashed, problem, remove
 from vanishing.parameters import Parameters
 
 LOCK = Path("dvc.lock")
@@ -30,12 +31,27 @@ MARKS = frozenset({".snakemake_timestamp"})
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage as it last ran: its command, and the MD5 of every input and output."""
+    """A stage as it last ran: the MD5 of every input and output."""
 
     name: str
-    command: str
     inputs: dict[Path, str]
     outputs: dict[Path, str]
+
+    @property
+    def command(self) -> str:
+        """What makes its outputs again, by its name: a record may be anybody's, and its command is not for pasting."""
+        for pattern, command in COMMANDS.items():
+            if found := re.fullmatch(pattern, self.name):
+                return command.format(*found.groups())
+        return "dvc repro"
+
+
+COMMANDS = {
+    r"(configure|data|compare|numbers|check|report)": "vanishing {}",
+    r"(train|gradients)@([a-z][a-z0-9_]*)-([0-9]+)": "vanishing {} {} --seed {}",
+    r"(tables|figures)@([a-z][a-z0-9_]*)": "vanishing {} {}",
+}
+"""What the stages of `dvc.yaml` run, by what their names look like."""
 
 
 def read(path: Path = LOCK) -> list[Stage]:
@@ -43,7 +59,7 @@ def read(path: Path = LOCK) -> list[Stage]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         return [
-            Stage(name, str(entry["cmd"]), _hashes(entry.get("deps", [])), _hashes(entry.get("outs", [])))
+            Stage(name, _hashes(entry.get("deps", [])), _hashes(entry.get("outs", [])))
             for name, entry in content["stages"].items()
         ]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, yaml.YAMLError):
@@ -89,7 +105,7 @@ def objects(scope: Scope) -> Iterator[Finding]:
     for path in sorted(folder.glob("??/*")):
         name = path.parent.name + path.name
         if re.fullmatch(r"[0-9a-f]{32}(\.dir)?", name):
-            command = _again(path, *owners[name]) if name in owners else f"rm -f {path}"
+            command = _again(path, *owners[name]) if name in owners else remove(path, "-f")
             yield from scope.compare(path, name.removesuffix(DIRECTORY), "its name", command, "md5")
 
 
@@ -135,7 +151,7 @@ def _compare(scope: Scope, path: Path, digest: str, command: str, listing: dict[
         return
     for name in sorted(set(there) | set(listing)):
         if name not in listing:
-            yield Finding(path / name, f"no such file ({LOCK})", "one", f"rm {path / name}")
+            yield Finding(path / name, f"no such file ({LOCK})", "one", remove(path / name))
         elif name not in there:
             yield Finding(path / name, f"{listing[name]} ({LOCK})", "nothing", command)
         else:
@@ -174,7 +190,7 @@ def _again(path: Path, stage: Stage, original: Path) -> str:
     name = path.parent.name + path.name
     whole = original.is_dir() or (original.is_file() and hashed(original, "md5") == name)
     made = "" if whole else f"{stage.command} && "
-    return f"rm -f {path} && {made}dvc commit --force --no-relink {stage.name}"
+    return f"{remove(path, '-f')} && {made}dvc commit --force --no-relink {shlex.quote(stage.name)}"
 
 
 def _hashes(entries: list[dict[str, Any]]) -> dict[Path, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -9,14 +10,13 @@ from pathlib import Path
 
 from vanishing import paths, sync, workspace
 from vanishing.errors import UserError
-from vanishing.findings import Finding, Scope, guarded
+from vanishing.findings import Finding, Scope, guarded, remove
 from vanishing.progress import say
 
 GENERATED = {
     "vanishing tables": ("results/tables/*.csv", "report/tables/*.tex"),
     "vanishing compare": ("results/comparison/*", "report/comparison/*"),
-    "vanishing figures {path.parent.name}": ("report/figures/*/*.pdf",),
-    "vanishing figures {path.stem}": ("report/figures/*.sha256", "results/notebooks/*.ipynb"),
+    "vanishing figures {name}": ("report/figures/*/*.pdf", "report/figures/*.sha256", "results/notebooks/*.ipynb"),
     "vanishing numbers": ("report/numbers.tex", "report/studies.tex", "report/checklist.tex"),
     "vanishing report": ("report/report.pdf",),
 }
@@ -29,7 +29,7 @@ COMMAND = ("snakemake", "--cores", "1", "report", "--config", "from_results=true
 def reports(scope: Scope) -> Iterator[Finding]:
     """Compare what is made of the results with what they give: the same results give the same bytes."""
     made = {
-        path: command.format(path=path)
+        path: command.format(name=shlex.quote(path.parent.name if path.suffix == ".pdf" else path.stem))
         for command, patterns in GENERATED.items()
         for pattern in patterns
         for path in sorted(Path().glob(pattern))
@@ -50,7 +50,7 @@ def reports(scope: Scope) -> Iterator[Finding]:
             if (folder / path).exists():
                 yield from guarded(path, command, _compare(path, folder / path, command))
             else:
-                yield Finding(path, "no such file (results/ give none)", "one", f"rm {path}")
+                yield Finding(path, "no such file (results/ give none)", "one", remove(path))
 
 
 def _compare(path: Path, again: Path, command: str) -> Iterator[Finding]:

@@ -22,7 +22,7 @@ from typing import Any
 
 from vanishing import parameters, paths
 from vanishing.errors import UserError
-from vanishing.findings import Finding, Scope, guarded
+from vanishing.findings import Finding, Scope, guarded, remove
 
 TOLERANCE = 1e-8
 """Relative; tables have ten significant digits."""
@@ -111,7 +111,7 @@ def compare(settings: parameters.Parameters, key: str) -> Iterator[Finding]:
         path, command = path_of(key, kind), f"vanishing tables {key}"
         if rows is None:
             if path.exists():
-                yield Finding(path, f"no such file (no results of {key})", "one", f"rm {path}")
+                yield Finding(path, f"no such file (no results of {key})", "one", remove(path))
         elif not path.exists():
             yield Finding(path, f"{len(rows)} rows (recomputed)", "nothing", command)
         else:

@@ -6,6 +6,7 @@ covers is measured or built again. Each check is independent of the others and y
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from vanishing import (
 )
 from vanishing.cifar100 import CIFAR100, Expected
 from vanishing.errors import UserError
-from vanishing.findings import Finding, Record, Scope, guarded, problem
+from vanishing.findings import Finding, Record, Scope, guarded, printable, problem, remove
 from vanishing.progress import say
 from vanishing.splits import Split, canonical, content_hash, hold_out
 
@@ -53,7 +54,7 @@ def verify(settings: parameters.Parameters, every: bool = False) -> None:
             scope.off.add(finding.path)
             print(finding, flush=True)
     for note in scope.notes:
-        say(note)
+        say(printable(note))
     counts = f"{len(scope.proven)} files compared, {scope.tested} measurements repeated"
     if left := _left(scope):
         counts += f", {len(left)} files here not compared"
@@ -70,7 +71,7 @@ def _findings(scope: Scope) -> Iterator[Finding]:
         except (UserError, OSError) as error:
             named = error.filename if isinstance(error, OSError) else str(error).partition(": ")[0]
             path = Path(named or check.__name__)
-            yield Finding(path, "what can be read", problem(path, error), f"ls -ld {path}")
+            yield Finding(path, "what can be read", problem(path, error), f"ls -ld {shlex.quote(str(path))}")
 
 
 def summaries(scope: Scope) -> Iterator[Finding]:
@@ -89,7 +90,7 @@ def summaries(scope: Scope) -> Iterator[Finding]:
                 yield Finding(path, f"{digest} ({record.path})", "nothing", record.command)
         for path in sorted(record.trajectory.glob("*.safetensors")):
             if path.name not in record.summary["files"]:
-                yield Finding(path, f"no such file ({record.path})", "one", f"rm {path}")
+                yield Finding(path, f"no such file ({record.path})", "one", remove(path))
 
 
 def histories(scope: Scope) -> Iterator[Finding]:
@@ -134,7 +135,7 @@ def states(scope: Scope) -> Iterator[Finding]:
                 checkpoints.read(path)
             except (UserError, OSError) as error:
                 run, seed = path.relative_to(root).parts[:2]
-                command = f"vanishing train {run} --seed {seed.removeprefix('seed')}"
+                command = shlex.join(["vanishing", "train", run, "--seed", seed.removeprefix("seed")])
                 yield Finding(path, "the checksum written in it", problem(path, error), command)
 
 
