@@ -1,5 +1,6 @@
 """`vanishing verify` on a study that is real but for its figures and PDF, as DVC has recorded it."""
 
+import hashlib
 import json
 import math
 import os
@@ -119,6 +120,10 @@ def test_a_study_as_it_was_made_has_nothing_off(study, capsys):
         (Path("results/tables/core.csv"), "vanishing tables core"),
         (Path("report/tables/core.tex"), "vanishing tables core"),
         (paths.CHECKS, "vanishing check"),
+        (Path("results/comparison/published.csv"), "vanishing compare"),
+        (Path("results/comparison/schedules.csv"), "vanishing compare"),
+        (Path("results/comparison/agreement.ipynb"), "vanishing compare"),
+        (Path("report/comparison/schedules.tex"), "vanishing compare"),
         (Path("report/numbers.tex"), "vanishing numbers"),
         (Path("report/figures/core/loss.pdf"), "vanishing figures core"),
         (Path("results/notebooks/core.ipynb"), "vanishing figures core"),
@@ -323,14 +328,75 @@ def unbuilt(monkeypatch):
     monkeypatch.setattr(rebuilt, "_build", build)
 
 
-@pytest.mark.parametrize("text", ["stages: [", "stages: {a: {cmd: x, outs: [{path: ../x, md5: '1'}]}}", "[]", "a: b"])
-def test_a_damaged_record_of_dvcs_is_named(study, unbuilt, text, capsys):
+def entry(path="x", md5="0" * 32):
+    return f"stages: {{a: {{cmd: x, outs: [{{path: {path}, md5: {md5!r}}}]}}}}"
+
+
+BOMB = "\n".join(f"a{at}: &a{at} [{', '.join([f'*a{at - 1}'] * 10 if at else '0')}]" for at in range(12))
+
+RECORDS = {
+    "stages: [": "expected the node content",
+    "[]": "content: Input should be a valid dictionary",
+    "a: b": "stages: Field required",
+    "stages: {a: {outs: [{path: x}]}}": "stages.a.outs.0.md5: Field required",
+    "stages: {a: [1]}": "stages.a: Input should be a valid dictionary",
+    entry("../x"): "stages.a.outs.0.path: Value error, '../x' is no path in the project",
+    entry("/etc/passwd"): "'/etc/passwd' is no path in the project",
+    entry("-rf"): "'-rf' is no path in the project",
+    entry("."): "'.' is no path in the project",
+    entry(md5="../../x"): "stages.a.outs.0.md5: String should match pattern",
+    "stages: {a;ls: {cmd: x}}": "stages.a;ls.[key]: String should match pattern",
+    BOMB: "anchors, aliases and tags are not allowed, found 'a0'",
+    "#" * (5 << 20): "larger than 4,194,304 bytes; that is no record of DVC's",
+    "[" * 10_000: "nested too deeply",
+}
+
+
+@pytest.mark.parametrize(("text", "told"), RECORDS.items(), ids=range(len(RECORDS)))
+def test_a_damaged_record_of_dvcs_is_named_with_what_is_wrong(study, text, told):
     Path("dvc.lock").write_text(text)
-    code, found, _ = verify(capsys)
-    assert code == 1
-    assert found[0] == "dvc.lock: found damaged, or not DVC's, expected DVC's record; next: `dvc repro`"
-    assert found[1].startswith("report: found none to compare: no engine, ")
-    assert len(found) == 2, "what else is there is as it was"
+    (finding,) = locked.outputs(Scope(parameters.load()))
+    assert (finding.path, finding.command) == (Path("dvc.lock"), "dvc repro")
+    assert told in f"{finding}"
+    assert "\n" not in f"{finding}"
+
+
+def test_a_hash_that_yaml_could_take_for_a_number_is_read_as_dvc_writes_it(study):
+    from dvc.utils.serialize import dumps_yaml
+
+    digests = ["1" * 32, f"{'0' * 30}e1", f"{1:032}", f"{'1' * 15}e{'1' * 16}"]
+    outs = [{"path": f"f{at}", "md5": digest, "size": 5} for at, digest in enumerate(digests)]
+    Path("dvc.lock").write_text(dumps_yaml({"schema": "2.0", "stages": {"a": {"cmd": "x", "outs": outs}}}))
+    assert list(locked.read()[0].outputs.values()) == digests
+
+
+LISTS = {
+    "[1]": "0: Input should be an object",
+    "{": "content: Invalid JSON",
+    '{"relpath": "x"}': "content: Input should be a valid array",
+    '[{"md5": 3, "relpath": "x"}]': "0.md5: Input should be a valid string",
+    '[{"md5": "' + "0" * 32 + '", "relpath": "../x"}]': "0.relpath: Value error, '../x' is no path in the project",
+    '[{"md5": "' + "0" * 32 + '", "relpath": "/x"}]': "'/x' is no path in the project",
+    "[" * 100_000: "content: Invalid JSON: recursion limit exceeded",
+    " " * (5 << 20): "larger than 4,194,304 bytes",
+}
+
+
+@pytest.mark.parametrize(("text", "told"), LISTS.items(), ids=range(len(LISTS)))
+def test_a_list_of_dvcs_that_is_none_is_named_with_what_is_wrong(study, text, told):
+    """Its hash is right, and `dvc.lock` has it for a directory."""
+    digest = f"{hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()}.dir"
+    path = Path(".dvc/cache/files/md5") / digest[:2] / digest[2:]
+    files.write(path, text)
+    content = yaml.safe_load(Path("dvc.lock").read_text())
+    content["stages"]["train@vgg08-0"]["outs"][0]["md5"] = digest
+    Path("dvc.lock").write_text(yaml.safe_dump(content))
+    settings = parameters.load()
+    assert {finding.path for finding in locked.outputs(Scope(settings))} == {BEST.parent}
+    (finding,) = locked.objects(Scope(settings))
+    assert finding.path == path
+    assert told in f"{finding}"
+    assert "\n" not in f"{finding}"
 
 
 def test_one_thing_off_hides_no_other(study, unbuilt, capsys):
