@@ -119,6 +119,8 @@ def entered(monkeypatch):
     """Have DVC lack `a`, and Snakemake `b`; return the commands that are called to enter them."""
     called = []
     monkeypatch.setattr(sync, "_stages", lambda: chain("a", "b"))
+    files.write(Path("dvc.lock"), "schema: '2.0'\nstages:\n  gone:\n    cmd: x\n")
+    monkeypatch.setattr(sync, "_set_aside", lambda: None)
     monkeypatch.setattr(sync, "_stale", lambda: {"a"})
     monkeypatch.setattr(sync, "_pending", lambda: {"b.out"})
     monkeypatch.setattr(sync, "engine", lambda *arguments: called.append(" ".join(arguments)))
@@ -128,6 +130,7 @@ def entered(monkeypatch):
 def test_what_is_there_is_entered_with_parameters_and_without_new_times(study, entered):
     sync.bring_together(study)
     assert entered == ["dvc commit --force --no-relink --quiet a", "snakemake --cores 1 --touch --force b.out"]
+    assert Path("dvc.lock").read_text() == "schema: '2.0'\nstages: {}\n"
 
 
 @pytest.mark.parametrize("damaged", ["results", "images"])
@@ -201,3 +204,31 @@ def test_a_whole_record_stays(tmp_path, monkeypatch):
     files.write(Path("dvc.lock"), "schema: '2.0'\nstages: {}\n")
     sync._set_aside()
     assert Path("dvc.lock").exists()
+
+
+def test_stages_that_are_no_more_are_dropped_from_dvcs_record(tmp_path, monkeypatch, capsys):
+    """DVC keeps them; nothing else changes, not a byte, and what is left is up to date for DVC."""
+    monkeypatch.chdir(tmp_path)
+    files.write(Path(".dvc/config"), "[core]\n    no_scm = true\n    analytics = false\n")
+    stage = "{}:\n    cmd: echo {} > {}\n    outs: [{}]\n"
+    both = [stage.format(*[name] * 4) for name in ("a", "b")]
+    files.write(Path("dvc.yaml"), f"stages:\n  {both[0]}")
+    sync.engine("dvc", "repro", "--quiet")
+    alone = Path("dvc.lock").read_bytes()
+    files.write(Path("dvc.yaml"), f"stages:\n  {both[0]}  {both[1]}")
+    sync.engine("dvc", "repro", "--quiet")
+    whole = Path("dvc.lock").read_bytes()
+    sync._forget({"a", "b"})
+    assert Path("dvc.lock").read_bytes() == whole
+    assert capsys.readouterr().err == ""
+    files.write(Path("dvc.yaml"), f"stages:\n  {both[0]}")
+    sync._forget({"a"})
+    assert Path("dvc.lock").read_bytes() == alone != whole
+    assert capsys.readouterr().err == "1 stages that are no more dropped from DVC's record: b\n"
+    assert json.loads(sync.engine("dvc", "status", "--json")) == {}
+
+
+def test_without_a_record_of_dvcs_there_is_nothing_to_drop(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sync._forget({"a"})
+    assert list(tmp_path.iterdir()) == []
