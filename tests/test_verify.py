@@ -169,6 +169,29 @@ def test_the_command_for_a_damaged_object_mends_it(study, capsys):
     assert verify(capsys)[0] == 0
 
 
+@pytest.mark.parametrize("level", ["global", "repo", "local", "none"])
+def test_the_cache_is_where_dvcs_configuration_says(study, tmp_path, monkeypatch, level):
+    """In a user's own configuration, too."""
+    monkeypatch.setenv("DVC_GLOBAL_CONFIG_DIR", f"{tmp_path / 'user'}")
+    (tmp_path / "user").mkdir()
+    elsewhere = tmp_path / "elsewhere"
+    if level != "none":
+        dvc("config", f"--{'project' if level == 'repo' else level}", "cache.dir", f"{elsewhere}")
+        shutil.move(".dvc/cache", elsewhere)
+    scope = Scope(parameters.load())
+    assert list(locked.objects(scope)) == []
+    assert scope.notes == []
+    folder = Path(".dvc/cache") if level == "none" else elsewhere
+    assert scope.proven == set((folder / "files/md5").glob("??/*"))
+
+
+def test_a_damaged_configuration_of_dvcs_is_named(study, unbuilt, capsys):
+    Path(".dvc/config").write_text("[cache\n")
+    code, found, _ = verify(capsys)
+    assert code == 1
+    assert found[0].startswith(".dvc/config: found ")
+
+
 def test_an_object_whose_file_is_damaged_too_is_made_by_the_stage(study, capsys):
     path = cached(DATA)
     flip(path)

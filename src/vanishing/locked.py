@@ -1,4 +1,4 @@
-"""DVC's record, `dvc.lock`, and the cache behind it, read without DVC: it trusts what it has hashed once."""
+"""DVC's record, `dvc.lock`, and the cache behind it, hashed without DVC: it trusts what it has hashed once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from vanishing import parameters, paths, sync, workflow
+from vanishing import parameters, paths, workflow
 from vanishing.errors import UserError
 from vanishing.findings import Finding, Scope, guarded, hashed, problem, remove
 
@@ -263,15 +263,14 @@ def _by_path(entries: Iterable[_Entry]) -> dict[Path, str]:
 
 
 def _cache() -> Path:
-    """Return the folder of the cached files."""
-    folder = CACHE
-    if any((CACHE.parent / name).is_file() and "[cache]" in (CACHE.parent / name).read_text() for name in CONFIGS):
-        folder = Path(sync.engine("dvc", "cache", "dir").strip())
-    return folder / "files" / "md5"
+    """Return the folder of the cached files, by DVC's configuration: the project's, the user's and the system's."""
+    from dvc.config import Config, ConfigError
 
-
-CONFIGS = ("config", "config.local")
-"""DVC's configuration; only where it speaks of the cache is DVC asked, which takes a second."""
+    try:
+        chosen = Config(f"{CACHE.parent}")["cache"].get("dir")
+    except ConfigError as error:
+        raise UserError(f"{CACHE.parent / 'config'}: {error}") from None
+    return Path(chosen or CACHE) / "files" / "md5"
 
 
 def _files(folder: Path) -> list[str]:
