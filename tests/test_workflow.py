@@ -12,7 +12,7 @@ import faked
 import pytest
 import yaml
 
-from vanishing import parameters, paths, workflow, workspace
+from vanishing import manifest, parameters, paths, rebuilt, workflow, workspace
 from vanishing import stages as stages_of
 from vanishing.errors import UserError
 
@@ -135,6 +135,25 @@ def test_every_run_and_seed_is_trained_and_measured(jobs, project):
 def test_both_engines_make_the_same_outputs(jobs, stages):
     by_command = {stage["command"]: set(stage["outputs"]) for stage in stages}
     assert {command(job): set(job["outputs"]) for job in jobs} == by_command
+
+
+COMPARED = ("data/*.npz", "checkpoints/*/seed*", "results/runs/*/seed*/*", paths.CHECKS.as_posix())
+"""Outputs that `vanishing verify` compares with records, where it does not build them again."""
+
+
+def test_every_output_is_compared_by_verify_in_the_manifest_ignored_or_committed_and_cleaned(jobs, project):
+    """Each of them lists the outputs by itself."""
+    built_again = [pattern for patterns in rebuilt.GENERATED.values() for pattern in patterns]
+    makefile = (faked.ROOT / "Makefile").read_text().replace("\\\n", " ")
+    cleaned = re.search(r"^clean:.*\n\trm -rf (.*)$", makefile, re.MULTILINE)[1].split()
+    ignored = [line.strip("/") for line in (faked.ROOT / ".gitignore").read_text().splitlines()]
+    for output in (Path(output) for job in jobs for output in job["outputs"]):
+        # a directory stands for the files in it
+        inside = output if output.suffix else output / ("x.safetensors" if "checkpoints" in output.parts else "x.pdf")
+        assert any(inside.match(pattern) for pattern in built_again) != any(map(output.match, COMPARED)), output
+        assert output.parts[0] == "data" or any(inside.match(pattern) for pattern in manifest.OUTPUTS), output
+        assert within(f"{output}", ignored) == (output.parts[0] != "results"), output
+        assert within(f"{output}", cleaned) == (output.parts[0] == "report"), output
 
 
 def test_both_engines_read_the_same_inputs(jobs, stages):

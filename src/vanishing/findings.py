@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -28,7 +29,7 @@ class Finding:
     """What makes the file again."""
 
     def __str__(self) -> str:
-        return f"{self.path}: found {self.found}, expected {self.expected}; next: `{self.command}`"
+        return printable(f"{self.path}: found {self.found}, expected {self.expected}; next: `{self.command}`")
 
 
 @dataclass(frozen=True)
@@ -81,19 +82,22 @@ class Scope:
     ) -> Iterator[Finding]:
         """Hash a file that is there, and yield a finding unless it has the `digest` that `source` gives."""
         self.proven.add(path)
-        found = hashed(path, algorithm)
-        if found != digest:
-            name = {"sha256": "SHA-256", "md5": "MD5"}[algorithm]
-            yield Finding(path, f"{digest} ({source})", f"{name} {found}", command)
+        try:
+            there = hashed(path, algorithm)
+            found = f"{'SHA-256' if algorithm == 'sha256' else 'MD5'} {there}"
+        except (UserError, OSError) as error:
+            there, found = "", problem(path, error)
+        if there != digest:
+            yield Finding(path, f"{digest} ({source})", found, command)
 
     @cached_property
     def read(self) -> tuple[list[Record], list[Finding]]:
         """The summaries of all trainings in `results/`, and those that cannot be read."""
         records, broken = [], []
         for path in sorted((paths.RESULTS / "runs").glob("*/seed*/summary.json")):
-            run, seed = path.parts[-3], re.fullmatch(r"seed(\d{1,10})", path.parts[-2])
-            if seed is None:
-                continue
+            run, seed = path.parts[-3], re.fullmatch(r"seed([0-9]{1,10})", path.parts[-2])
+            if seed is None or not re.fullmatch(parameters.NAME, run):
+                continue  # the commands of such a folder would not be ours
             try:
                 records.append(Record(run, int(seed[1]), results.read_summary(path)))
             except UserError as error:
@@ -123,6 +127,30 @@ class Scope:
         """The trainings to test again: all, or some that are chosen by their names alone."""
         order = sorted(self.current, key=lambda record: hashlib.sha256(str(record.folder).encode()).digest())
         return order if self.every else order[:SAMPLE]
+
+
+def guarded(path: Path, command: str, found: Iterator[Finding]) -> Iterator[Finding]:
+    """Yield what is found; where a file that cannot be read ends that, say so of `path` in its place."""
+    try:
+        yield from found
+    except (UserError, OSError) as error:
+        yield Finding(path, "what can be read", problem(path, error), command)
+
+
+def remove(path: Path, *options: str) -> str:
+    """Return the command that removes a file, whatever its name is."""
+    return shlex.join(["rm", *options, str(path)])
+
+
+def printable(text: str) -> str:
+    """Return `text` with what a terminal would not show as it is, such as its own codes, escaped."""
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+
+
+def problem(path: Path, error: UserError | OSError) -> str:
+    """Say what is wrong with `path`, without its name."""
+    told = error.strerror if isinstance(error, OSError) else None
+    return told or str(error).removeprefix(f"{path}: ")
 
 
 def hashed(path: Path, algorithm: str) -> str:

@@ -1,21 +1,21 @@
-"""DVC's record, `dvc.lock`, and the cache behind it, read without DVC: it trusts what it has hashed once."""
+"""DVC's record, `dvc.lock`, and the cache behind it, hashed without DVC: it trusts what it has hashed once."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
+import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Annotated
 
-import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from vanishing import paths, sync, workflow
+from vanishing import parameters, paths, workflow
 from vanishing.errors import UserError
-from vanishing.findings import Finding, Scope, hashed
-from vanishing.parameters import Parameters
+from vanishing.findings import Finding, Scope, guarded, hashed, problem, remove
 
 LOCK = Path("dvc.lock")
 CACHE = Path(".dvc") / "cache"
@@ -28,26 +28,81 @@ MARKS = frozenset({".snakemake_timestamp"})
 """Files in outputs that `.dvcignore` leaves out."""
 
 
+MAX_BYTES = 4 << 20
+"""A record or list larger than this is refused unread; that of the study has 0.2 MB."""
+
+
+def _within(name: str) -> str:
+    """Refuse a path that is not of a file or folder of the project."""
+    path = PurePosixPath(name)
+    if not path.parts or path.is_absolute() or ".." in path.parts or name.startswith("-") or not name.isprintable():
+        raise ValueError(f"{name!r:.80} is no path in the project")
+    return name
+
+
+Inside = Annotated[str, AfterValidator(_within)]
+
+
+class _Entry(BaseModel):
+    """What is read of a file, or directory, in a stage."""
+
+    model_config = ConfigDict(strict=True)
+    path: Inside
+    md5: Annotated[str, Field(pattern=r"^[0-9a-f]{32}(\.dir)?$")]
+
+
+class _Member(BaseModel):
+    """What is read of a file in the list of a directory's files."""
+
+    model_config = ConfigDict(strict=True)
+    relpath: Inside
+    md5: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+
+
+class _Stage(BaseModel):
+    model_config = ConfigDict(strict=True)
+    deps: list[_Entry] = []
+    outs: list[_Entry] = []
+
+
+class _Lock(BaseModel):
+    model_config = ConfigDict(strict=True)
+    stages: dict[Annotated[str, Field(pattern=r"^[\w-]+(@[\w.-]+)?$", max_length=200)], _Stage]
+
+
 @dataclass(frozen=True)
 class Stage:
-    """A stage as it last ran: its command, and the MD5 of every input and output."""
+    """A stage as it last ran: the MD5 of every input and output."""
 
     name: str
-    command: str
     inputs: dict[Path, str]
     outputs: dict[Path, str]
+
+    @property
+    def command(self) -> str:
+        """What makes its outputs again, by its name: a record may be anybody's, and its command is not for pasting."""
+        for pattern, command in COMMANDS.items():
+            if found := re.fullmatch(pattern, self.name):
+                return command.format(*found.groups())
+        return "dvc repro"
+
+
+COMMANDS = {
+    r"(configure|data|compare|numbers|check|report)": "vanishing {}",
+    r"(train|gradients)@([a-z][a-z0-9_]*)-([0-9]+)": "vanishing {} {} --seed {}",
+    r"(tables|figures)@([a-z][a-z0-9_]*)": "vanishing {} {}",
+}
+"""What the stages of `dvc.yaml` run, by what their names look like."""
 
 
 def read(path: Path = LOCK) -> list[Stage]:
     """Read the stages of `dvc.lock`; `UserError` if it is damaged."""
+    content = parameters.read_yaml(path, MAX_BYTES, "record of DVC's")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return [
-            Stage(name, str(entry["cmd"]), _hashes(entry.get("deps", [])), _hashes(entry.get("outs", [])))
-            for name, entry in content["stages"].items()
-        ]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, yaml.YAMLError):
-        raise UserError(f"{path}: damaged, or not DVC's; next: `dvc repro`") from None
+        entries = _Lock.model_validate(content).stages
+    except ValidationError as error:
+        raise UserError(f"{path}: {_first(error)}") from None
+    return [Stage(name, _by_path(entry.deps), _by_path(entry.outs)) for name, entry in entries.items()]
 
 
 def outputs(scope: Scope) -> Iterator[Finding]:
@@ -55,7 +110,11 @@ def outputs(scope: Scope) -> Iterator[Finding]:
     if not LOCK.exists():
         scope.notes.append(f"{LOCK}: not here, so nothing is compared with it")
         return
-    stages = read()
+    try:
+        stages = read()
+    except UserError as error:
+        yield Finding(LOCK, "DVC's record", problem(LOCK, error), "dvc repro")
+        return
     outdated = stale(stages, scope.settings)
     if outdated:
         names = ", ".join(sorted(outdated))
@@ -66,7 +125,8 @@ def outputs(scope: Scope) -> Iterator[Finding]:
     for stage in stages:
         for path, digest in stage.outputs.items() if stage.name not in outdated else ():
             if path.exists():
-                yield from _compare(scope, path, digest, stage.command, listings.read(digest))
+                found = _compare(scope, path, digest, stage.command, listings.read(digest))
+                yield from guarded(path, stage.command, found)
             else:
                 missing.append(str(path))
     if missing:
@@ -79,16 +139,21 @@ def objects(scope: Scope) -> Iterator[Finding]:
     if not folder.is_dir():
         scope.notes.append(f"{folder}: not here, so no cache of DVC's is checked")
         return
-    stages = read() if LOCK.exists() else []
+    stages = read() if LOCK.exists() and LOCK not in scope.off else []
     owners = dict(_owners(stages))
     for path in sorted(folder.glob("??/*")):
         name = path.parent.name + path.name
         if re.fullmatch(r"[0-9a-f]{32}(\.dir)?", name):
-            command = _again(path, *owners[name]) if name in owners else f"rm -f {path}"
+            command = _again(path, *owners[name]) if name in owners else remove(path, "-f")
             yield from scope.compare(path, name.removesuffix(DIRECTORY), "its name", command, "md5")
+            if name.endswith(DIRECTORY):
+                try:
+                    _members(path, name)
+                except (UserError, OSError) as error:  # where it is damaged, that was found first
+                    yield Finding(path, "a list of a directory's files", problem(path, error), command)
 
 
-def stale(stages: Iterable[Stage], settings: Parameters) -> set[str]:
+def stale(stages: Iterable[Stage], settings: parameters.Parameters) -> set[str]:
     """Name the stages whose record is of other inputs than there are now, directly or through another stage.
 
     An input that a stage makes is judged by that stage's own inputs: where those are as they were and the file
@@ -130,7 +195,7 @@ def _compare(scope: Scope, path: Path, digest: str, command: str, listing: dict[
         return
     for name in sorted(set(there) | set(listing)):
         if name not in listing:
-            yield Finding(path / name, f"no such file ({LOCK})", "one", f"rm {path / name}")
+            yield Finding(path / name, f"no such file ({LOCK})", "one", remove(path / name))
         elif name not in there:
             yield Finding(path / name, f"{listing[name]} ({LOCK})", "nothing", command)
         else:
@@ -148,10 +213,31 @@ class _Listings:
         path = self.folder / digest[:2] / digest[2:]
         if not digest.endswith(DIRECTORY) or not path.is_file():
             return None
-        content = path.read_bytes()
-        if _md5(content) != digest.removesuffix(DIRECTORY):
-            return None
-        return {str(entry["relpath"]): str(entry["md5"]) for entry in json.loads(content)}
+        try:
+            return _members(path, digest)
+        except UserError:
+            return None  # told by `objects`
+
+
+def _members(path: Path, digest: str) -> dict[str, str]:
+    """Read the list `path` of a directory's files, if its hash is `digest`; `UserError` if it is none."""
+    if path.stat().st_size > MAX_BYTES:
+        raise UserError(f"{path}: larger than {MAX_BYTES:,} bytes")
+    content = path.read_bytes()
+    if _md5(content) != digest.removesuffix(DIRECTORY):
+        raise UserError(f"{path}: damaged")
+    try:
+        members = TypeAdapter(list[_Member]).validate_json(content)
+    except ValidationError as error:
+        raise UserError(f"{path}: {_first(error)}") from None
+    return {member.relpath: member.md5 for member in members}
+
+
+def _first(error: ValidationError) -> str:
+    """Say in a line what pydantic complains of first."""
+    first = error.errors(include_url=False)[0]
+    where = ".".join(map(str, first["loc"])) or "content"
+    return f"{where:.200}: {first['msg']:.200}"
 
 
 def _owners(stages: Iterable[Stage]) -> Iterator[tuple[str, tuple[Stage, Path]]]:
@@ -169,27 +255,22 @@ def _again(path: Path, stage: Stage, original: Path) -> str:
     name = path.parent.name + path.name
     whole = original.is_dir() or (original.is_file() and hashed(original, "md5") == name)
     made = "" if whole else f"{stage.command} && "
-    return f"rm -f {path} && {made}dvc commit --force --no-relink {stage.name}"
+    return f"{remove(path, '-f')} && {made}dvc commit --force --no-relink {shlex.quote(stage.name)}"
 
 
-def _hashes(entries: list[dict[str, Any]]) -> dict[Path, str]:
-    found = {Path(entry["path"]): str(entry["md5"]) for entry in entries}
-    odd = [path for path in found if path.is_absolute() or ".." in path.parts]
-    if odd:
-        raise ValueError(f"{odd[0]} leads out of the project")
-    return found
+def _by_path(entries: Iterable[_Entry]) -> dict[Path, str]:
+    return {Path(entry.path): entry.md5 for entry in entries}
 
 
 def _cache() -> Path:
-    """Return the folder of the cached files."""
-    folder = CACHE
-    if any((CACHE.parent / name).is_file() and "[cache]" in (CACHE.parent / name).read_text() for name in CONFIGS):
-        folder = Path(sync.engine("dvc", "cache", "dir").strip())
-    return folder / "files" / "md5"
+    """Return the folder of the cached files, by DVC's configuration: the project's, the user's and the system's."""
+    from dvc.config import Config, ConfigError
 
-
-CONFIGS = ("config", "config.local")
-"""DVC's configuration; only where it speaks of the cache is DVC asked, which takes a second."""
+    try:
+        chosen = Config(f"{CACHE.parent}")["cache"].get("dir")
+    except ConfigError as error:
+        raise UserError(f"{CACHE.parent / 'config'}: {error}") from None
+    return Path(chosen or CACHE) / "files" / "md5"
 
 
 def _files(folder: Path) -> list[str]:

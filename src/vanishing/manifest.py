@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from vanishing import devices, files, git, parameters, results
+from vanishing import devices, files, git, parameters, rebuilt, results
 
 PACKAGES = (
     "torchvision", "numpy", "pandas", "matplotlib", "seaborn", "safetensors", "papermill", "snakemake", "dvc",
@@ -22,17 +22,13 @@ OUTPUTS = (
     "checkpoints/*/seed*/*.safetensors",
     "results/runs/*/seed*/*.csv",
     "results/runs/*/seed*/*.json",
-    "results/tables/*.csv",
     "results/checks.csv",
-    "results/comparison/*",
-    "results/notebooks/*.ipynb",
-    "report/tables/*.tex",
-    "report/comparison/*",
-    "report/figures/*/*.pdf",
-    "report/*.tex",
-    "report/report.pdf",
+    *(pattern for patterns in rebuilt.GENERATED.values() for pattern in patterns),
 )
-"""What the pipeline makes, and the sources of the report, beside the data."""
+"""What the pipeline makes, beside the data."""
+
+SOURCES = ("report/*.tex",)
+"""What the report is made of beside them."""
 
 
 def collect(settings: parameters.Parameters) -> dict[str, Any]:
@@ -46,7 +42,7 @@ def as_text(content: dict[str, Any]) -> str:
 
 
 def _repeats(settings: parameters.Parameters) -> dict[str, Any]:
-    data, made = settings.data.path, [path for pattern in OUTPUTS for path in Path().glob(pattern)]
+    data, made = settings.data.path, [path for pattern in (*OUTPUTS, *SOURCES) for path in Path().glob(pattern)]
     return {
         "configuration": settings.model_dump(mode="json", exclude={"data": {"sources"}}),
         "data": {str(data): files.sha256(data) if data.exists() else None},

@@ -43,7 +43,8 @@ LATIN = (
 )
 """What pdfTeX can set here: ASCII, Latin-1, Latin Extended-A but for nine letters; dashes, quotes, the euro."""
 
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=60)]
+NAME = r"^[a-z][a-z0-9_]*$"
+Name = Annotated[str, Field(pattern=NAME, max_length=60)]
 Positive = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
@@ -379,12 +380,20 @@ def merge(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]
 
 def read(path: Path) -> dict[str, Any]:
     """Read a parameter file as plain values; `ParameterError` if it is missing, too large or not a YAML mapping."""
+    content = read_yaml(path, MAX_FILE_BYTES, "parameter file")
+    if not isinstance(content, dict):
+        raise ParameterError(f"{path}: must be a mapping with the keys {', '.join(Parameters.model_fields)}")
+    return content
+
+
+def read_yaml(path: Path, most: int, kind: str) -> Any:
+    """Read YAML of at most so many bytes as plain values; `ParameterError` if it is missing, larger or not such."""
     try:
         if not (path.is_file() or path.is_dir()) and path.exists():
             raise ParameterError(f"{path}: no plain file")
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise ParameterError(f"{path}: larger than {MAX_FILE_BYTES:,} bytes; that is no parameter file")
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)  # noqa: S506 - a SafeLoader
+        if path.stat().st_size > most:
+            raise ParameterError(f"{path}: larger than {most:,} bytes; that is no {kind}")
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)  # noqa: S506 - a SafeLoader
     except OSError as error:
         raise ParameterError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
@@ -398,9 +407,6 @@ def read(path: Path) -> dict[str, Any]:
         raise ParameterError(f"{path}{where}: {problem}") from None
     except (ValueError, OverflowError):  # PyYAML's, for an escape such as "\\UFFFFFFFF"
         raise ParameterError(f"{path}: cannot be read as YAML") from None
-    if not isinstance(content, dict):
-        raise ParameterError(f"{path}: must be a mapping with the keys {', '.join(Parameters.model_fields)}")
-    return content
 
 
 def text(content: Mapping[str, Any]) -> str:

@@ -1,8 +1,8 @@
-"""The tables of a study, worked out a second time: from the raw results, by the standard library alone.
+"""The tables of the studies and the comparison, worked out a second time: from raw results, by the standard library.
 
-Nothing here is shared with `aggregate`, `tables`, `differences` and `published`, nor with the libraries that they
-stand on, so that a mistake of theirs is not repeated. What a table must hold is text, compared to the letter, or a
-number, compared to a relative `TOLERANCE`.
+Nothing here is shared with `aggregate`, `tables`, `differences`, `published` and `comparison`, nor with the libraries
+that they stand on, so that a mistake of theirs is not repeated. What a table must hold is text, compared to the letter,
+or a number, compared to a relative `TOLERANCE`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 
 from vanishing import files, parameters, paths
 from vanishing.errors import UserError
-from vanishing.findings import Finding, Scope
+from vanishing.findings import Finding, Scope, guarded, remove
 
 TOLERANCE = 1e-8
 """Relative; tables have ten significant digits."""
@@ -46,6 +46,15 @@ SUMMARY = {
 
 SETTINGS = ("learning_rate", "schedule", "epochs", "batch_size", "weight_decay")
 
+SCHEDULES = {"cosine_per_epoch": "per epoch", "cosine_per_iteration": "per iteration"}
+"""And what they are called in a verdict."""
+
+NEARER, APART = 0.5, 1.5
+"""A schedule is named whose distance is less than this share of the other's, if that is more than so many points."""
+
+KINDS = ("", "differences", "published")
+"""Tables of a study."""
+
 COLUMNS = {
     "": [
         "run", "layers", "parameters", *SETTINGS, "averaged_epochs", "n", "diverged",
@@ -56,6 +65,7 @@ COLUMNS = {
         "report", "table", "run", "schedule", "metric", "published", "reproduced", "std", "n", "diverged", "difference",
         "tolerance", "verdict",
     ],
+    "schedules": ["report", "table", "run", *SCHEDULES, "verdict"],
 }  # fmt: skip
 """Of each kind of table."""
 
@@ -63,6 +73,7 @@ KEYS = {
     "": ["run"],
     "differences": ["first", "second", "metric"],
     "published": ["report", "table", "run", "metric", "published"],
+    "schedules": ["report", "table", "run"],
 }
 """Columns by which its rows are known."""
 
@@ -97,11 +108,19 @@ class Raw:
 def check(scope: Scope) -> Iterator[Finding]:
     """Compare the tables that are here with a recomputation, but for studies whose results are damaged."""
     for key, study in scope.settings.studies.items():
-        raw = {path for run in study.runs for seed in scope.settings.seeds_of(run) for path in _files(run, seed)}
+        raw = {path for run in study.runs for seed in scope.settings.seeds_of(run) for path in _files(run, seed)[:2]}
         if raw & scope.off:
             scope.notes.append(f"{path_of(key)}: not recomputed, since results that it is made of are off")
         else:
-            yield from (finding for finding in compare(scope.settings, key) if finding.path.exists())
+            found = (finding for finding in compare(scope.settings, key) if finding.path.exists())
+            yield from guarded(path_of(key), f"vanishing tables {key}", found)
+
+    raw = {path for run, seed in scope.settings.jobs() for path in _files(run, seed)[:2]}
+    if raw & scope.off:
+        scope.notes.append(f"{paths.COMPARISON}: not recomputed, since results that it is made of are off")
+    else:
+        found = (finding for finding in compare_published(scope.settings) if finding.path.exists())
+        yield from guarded(paths.COMPARISON, "vanishing compare", found)
 
 
 def compare(settings: parameters.Parameters, key: str) -> Iterator[Finding]:
@@ -110,23 +129,43 @@ def compare(settings: parameters.Parameters, key: str) -> Iterator[Finding]:
         path, command = path_of(key, kind), f"vanishing tables {key}"
         if rows is None:
             if path.exists():
-                yield Finding(path, f"no such file (no results of {key})", "one", f"rm {path}")
-        elif not path.exists():
-            yield Finding(path, f"{len(rows)} rows (recomputed)", "nothing", command)
+                yield Finding(path, f"no such file (no results of {key})", "one", remove(path))
         else:
-            for expected, there in _differing(path, kind, rows):
-                yield Finding(path, f"{expected} (recomputed)", there, command)
+            yield from _compare(path, kind, rows, command)
+
+
+def compare_published(settings: parameters.Parameters) -> Iterator[Finding]:
+    """Compare the tables of every published figure with a recomputation; `UserError` if a result cannot be read."""
+    for kind, rows in published(settings).items():
+        yield from _compare(paths.COMPARISON / f"{kind}.csv", kind, rows, "vanishing compare")
 
 
 def records(settings: parameters.Parameters, key: str) -> dict[str, list[Record]] | dict[str, None]:
     """Return the rows of each table of a study, by kind; None where the study has no results."""
     found = {run: raws for run in settings.study(key).runs if (raws := of_run(settings, run))}
     if not found:
-        return dict.fromkeys(COLUMNS)
+        return dict.fromkeys(KINDS)
     return {
         "": [_row(settings, key, run, raws) for run, raws in found.items()],
         "differences": list(_differences(settings.study(key), found)),
-        "published": list(_published(settings, found)),
+        "published": [
+            claim for source in _printed() for run in source["runs"].split() if run in found
+            for claim in _claims(settings, source, run, found[run])
+        ],
+    }  # fmt: skip
+
+
+def published(settings: parameters.Parameters) -> dict[str, list[Record]]:
+    """Return the rows of the comparison, by table: every printed figure, and the rows under both schedules."""
+    studied = {run for study in settings.studies.values() for run in study.runs}
+    found = {run: of_run(settings, run) for run in studied}
+    of_source = [
+        (source, [claim for run in source["runs"].split() for claim in _claims(settings, source, run, found.get(run))])
+        for source in _printed()
+    ]
+    return {
+        "published": [claim for _, claims in of_source for claim in claims],
+        "schedules": [row for source, claims in of_source for row in _schedules(source, claims)],
     }
 
 
@@ -215,18 +254,39 @@ def _differences(study: parameters.Study, found: dict[str, list[Raw]]) -> Iterat
             yield {**keys, "mean": mean, "margin": margin, "verdict": verdict}
 
 
-def _published(settings: parameters.Parameters, found: dict[str, list[Raw]]) -> Iterator[Record]:
-    """Yield each printed figure of these runs beside ours, in per cent and nats."""
+def _printed() -> list[dict[str, str]]:
+    """Read every published row."""
     with (resources.files("vanishing") / "published.csv").open(encoding="utf-8") as handle:
-        printed = list(csv.DictReader(handle))
-    for source in printed:
-        for run in source["runs"].split():
-            for metric in (*HISTORY, "test_loss", "test_accuracy") if run in found else ():
-                if source[metric]:
-                    yield _claim(source, settings.run(run), run, found[run], metric)
+        return list(csv.DictReader(handle))
 
 
-def _claim(source: dict[str, str], run: parameters.Run, name: str, raws: list[Raw], metric: str) -> Record:
+def _claims(
+    settings: parameters.Parameters, source: dict[str, str], run: str, raws: list[Raw] | None
+) -> Iterator[Record]:
+    """Yield each printed figure of a row beside ours, in per cent and nats; without results a run is not run."""
+    for metric in (*HISTORY, "test_loss", "test_accuracy"):
+        if source[metric]:
+            yield _claim(source, settings.run(run) if raws else None, run, raws or [], metric)
+
+
+def _schedules(source: dict[str, str], claims: list[Record]) -> Iterator[Record]:
+    """Yield whose schedule a published row is nearer to, where ours has both."""
+    distances: dict[str, list[float]] = {}
+    for claim in claims:
+        difference = claim["difference"]
+        if str(claim["metric"]).endswith("accuracy") and isinstance(difference, float) and math.isfinite(difference):
+            distances.setdefault(str(claim["schedule"]), []).append(abs(difference))
+    if distances.keys() == SCHEDULES.keys():
+        means = {schedule: statistics.fmean(distances[schedule]) for schedule in SCHEDULES}
+        near, far = sorted(means, key=means.__getitem__)
+        verdict = SCHEDULES[near] if means[near] < NEARER * means[far] and means[far] > APART else "cannot tell"
+        if any(claim["verdict"] == "other settings" for claim in claims):
+            verdict = "other settings"
+        run = source["runs"].split()[0]
+        yield {"report": source["report"], "table": source["table"], "run": run, **means, "verdict": verdict}
+
+
+def _claim(source: dict[str, str], run: parameters.Run | None, name: str, raws: list[Raw], metric: str) -> Record:
     """Return a printed figure beside ours, and whether it holds as one more training would."""
     scale, margin = (100, 1.5) if metric.endswith("accuracy") else (1, 0.1)
     mean, deviation = (scale * figure for figure in _spread(_values(raws, metric, int(source["average"])).values()))
@@ -237,14 +297,17 @@ def _claim(source: dict[str, str], run: parameters.Run, name: str, raws: list[Ra
     unit = 10.0 ** -len(number.partition(".")[2])
     margin += int(bracket.rstrip(")")) * unit if bracket else unit / 2
     difference = mean - float(number)
-    alike = run.data.set == "cifar100" and all(
-        float(source[key]) == getattr(run.train, key) for key in SETTINGS if key != "schedule"
+    alike = (
+        run is not None
+        and run.data.set == "cifar100"
+        and all(float(source[key]) == getattr(run.train, key) for key in SETTINGS if key != "schedule")
     )
     if math.isnan(mean):
         verdict = "diverged" if n < len(raws) else "not run"
     else:
         verdict = ("holds" if abs(difference) <= margin else "does not hold") if alike else "other settings"
-    keys = {key: source[key] for key in ("report", "table")} | {"run": name, "schedule": run.train.schedule}
+    keys = {key: source[key] for key in ("report", "table")}
+    keys |= {"run": name, "schedule": run.train.schedule if run else ""}
     counts = {"n": str(n), "diverged": str(len(raws) - n)}
     ours = {"reproduced": mean, "std": deviation, "difference": difference, "tolerance": margin}
     return {**keys, "metric": metric, "published": source[metric], **counts, **ours, "verdict": verdict}
@@ -263,6 +326,15 @@ def _spread(values: Iterable[float]) -> tuple[float, float]:
     return mean, statistics.stdev(listed) if len(listed) > 1 else math.nan
 
 
+def _compare(path: Path, kind: str, rows: list[Record], command: str) -> Iterator[Finding]:
+    """Compare a table with the rows that it must have."""
+    if not path.exists():
+        yield Finding(path, f"{len(rows)} rows (recomputed)", "nothing", command)
+        return
+    for expected, there in _differing(path, kind, rows):
+        yield Finding(path, f"{expected} (recomputed)", there, command)
+
+
 def _differing(path: Path, kind: str, records: list[Record]) -> Iterator[tuple[str, str]]:
     """Yield what should be in a table and what is there, for every cell, row and column that is not right."""
     columns = COLUMNS[kind]
@@ -270,7 +342,7 @@ def _differing(path: Path, kind: str, records: list[Record]) -> Iterator[tuple[s
         files.check_plain(path, files.RESULT_BYTES)
         with path.open(encoding="utf-8", errors="replace", newline="") as handle:
             header, *lines = csv.reader(handle)
-    except (UserError, ValueError, csv.Error):
+    except (UserError, OSError, ValueError, csv.Error):
         yield "a table", "none"
         return
     if header != columns:

@@ -9,7 +9,7 @@ import torch
 
 from vanishing import checkpoints, data, devices, files, gradients, learner, parameters, paths, results
 from vanishing.errors import UserError
-from vanishing.findings import Finding, Record, Scope
+from vanishing.findings import Finding, Record, Scope, guarded
 from vanishing.progress import say
 
 TOLERANCE = 0.002
@@ -50,8 +50,6 @@ def gradient_flow(scope: Scope) -> Iterator[Finding]:
             )
             scope.notes.append(f"{path}: not measured again: {why}")
             continue
-        scope.tested += 1
-        scope.proven.add(path)
         try:
             table = gradients.measure_trajectory(
                 run, scope.settings.gradients, dataset.train, record.trajectory, device
@@ -59,7 +57,10 @@ def gradient_flow(scope: Scope) -> Iterator[Finding]:
         except UserError as error:
             scope.notes.append(f"{path}: not measured again: {error}")
             continue
-        yield from _compare(path, results.as_text(table), f"vanishing gradients {record.run} --seed {record.seed}")
+        scope.tested += 1
+        scope.proven.add(path)
+        command = f"vanishing gradients {record.run} --seed {record.seed}"
+        yield from guarded(path, command, _compare(path, results.as_text(table), command))
 
 
 def _test(run: parameters.Run, record: Record, path: Path, test: data.Split) -> Iterator[Finding]:
@@ -105,7 +106,7 @@ def _device(run: parameters.Run, record: Record) -> tuple[torch.device, bool]:
 def _dataset(scope: Scope, record: Record) -> data.Dataset | None:
     """Return the data set that a training used, if it is here and whole."""
     path = scope.settings.run(record.run).data.path
-    if not path.exists() or files.sha256(path) != record.summary["data"]["sha256"]:
+    if not path.is_file() or files.sha256(path) != record.summary["data"]["sha256"]:
         return None
     return data.load(path)
 

@@ -1,7 +1,7 @@
 """The results under test: what must hold of any, whoever made them.
 
-`results/checks.csv` has a row for each check and what it is about: a run of a study, a run and seed, or the tables of
-a study. It is there only if all of them hold.
+`results/checks.csv` has a row for each check and what it is about: a run of a study, a run and seed, the tables of
+a study, or the comparison with published numbers. It is there only if all of them hold.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Verdict:
 
     def __str__(self) -> str:
         subject = " ".join(filter(None, [self.study, self.run, self.seed and f"seed {self.seed}"]))
-        return f"{self.check} of {subject}: found {self.found}, expected {self.expected}"
+        return f"{self.check}{' of ' if subject else ''}{subject}: found {self.found}, expected {self.expected}"
 
 
 Answer = tuple[str, str, bool]
@@ -90,6 +90,7 @@ def recorded(scope: Scope) -> Iterator[Finding]:
     if any(paths.RESULTS in path.parents for path in scope.off):
         scope.notes.append(f"{paths.CHECKS}: not compared, since results are off")
         return
+    scope.proven.add(paths.CHECKS)
     expected = results.as_text(table(list(verdicts(scope.settings))))
     files.check_plain(paths.CHECKS, files.RESULT_BYTES)
     if paths.CHECKS.read_bytes() != expected.encode():
@@ -102,7 +103,7 @@ def table(found: list[Verdict]) -> pd.DataFrame:
 
 
 def verdicts(settings: parameters.Parameters) -> Iterator[Verdict]:
-    """Check each run and seed, then whether the studies are complete and their tables right."""
+    """Check each run and seed, whether the studies are complete and their tables right, then the comparison."""
     read: dict[tuple[str, int], Raw] = {}
     for run, seed in settings.jobs():
         found = COMPLETE
@@ -120,7 +121,9 @@ def verdicts(settings: parameters.Parameters) -> Iterator[Verdict]:
         there = [job for job in wanted if job in read]
         yield Verdict("rows", key, "", "", _counts(wanted), _counts(there), there == wanted)
         if there == wanted:
-            yield from _tables(settings, key)
+            yield from _tables("tables", key, recomputed.compare(settings, key))
+    if len(read) == len(list(settings.jobs())):
+        yield from _tables("comparison", "", recomputed.compare_published(settings))
 
 
 def epochs(raw: Raw, run: parameters.Run) -> Answer:
@@ -165,7 +168,7 @@ def gradients(raw: Raw, run: parameters.Run) -> Answer:
     try:
         rows = recomputed.table(paths.result_files(raw.run, raw.seed)[-1])
         pairs = [(int(row["epoch"]), int(row["layer"])) for row in rows]
-    except (UserError, ValueError, KeyError, TypeError, csv.Error) as error:
+    except (UserError, OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         return expected, f"{error!r:.200}", False
     sound = len(pairs) == len(snapshots) * layers and pairs == [
         (epoch, layer) for epoch in snapshots for layer in range(1, layers + 1)
@@ -222,12 +225,14 @@ def _read(settings: parameters.Parameters, run: str, seed: int) -> Raw:
     return raw
 
 
-def _tables(settings: parameters.Parameters, key: str) -> Iterator[Verdict]:
-    off = list(recomputed.compare(settings, key))
+def _tables(check: str, study: str, off: Iterable[Finding]) -> Iterator[Verdict]:
+    """Yield what is off in tables, or that nothing is."""
+    sound = True
     for item in off:
-        yield Verdict("tables", key, "", "", item.expected, f"{item.found} in {item.path}", False)
-    if not off:
-        yield Verdict("tables", key, "", "", RECOMPUTED, RECOMPUTED, True)
+        sound = False
+        yield Verdict(check, study, "", "", item.expected, f"{item.found} in {item.path}", False)
+    if sound:
+        yield Verdict(check, study, "", "", RECOMPUTED, RECOMPUTED, True)
 
 
 def _plain(raw: Raw, run: parameters.Run) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -57,6 +58,7 @@ def bring_together(settings: parameters.Parameters) -> None:
     _set_aside()
     configure(settings)  # DVC compares its files, and Snakemake does not make them
     stages = _stages()
+    _forget({stage.name for stage in stages})
     plan = compare(stages, stale=_stale(), pending=_pending())
     _check_results(settings)
     _check_images(settings)
@@ -105,6 +107,23 @@ def _set_aside() -> None:
         except (YAMLSyntaxError, YAMLValidationError):
             Path(LOCK_FILE).replace(DAMAGED)
             say(f"{LOCK_FILE}: cannot be read; is now {DAMAGED}, and made anew")
+
+
+def _forget(known: set[str]) -> None:
+    """Drop the entries of stages that `dvc.yaml` no longer has, which DVC keeps for ever (treeverse/dvc#5293)."""
+    from dvc.dvcfile import LOCK_FILE
+    from dvc.utils.serialize import dumps_yaml, parse_yaml_for_update
+
+    path = Path(LOCK_FILE)
+    if not path.exists():
+        return
+    content = parse_yaml_for_update(path.read_text(encoding="utf-8"), LOCK_FILE)
+    gone = sorted(content.get("stages", {}).keys() - known)
+    for name in gone:
+        del content["stages"][name]
+    if gone:
+        files.write(path, dumps_yaml(content))
+        say(f"{len(gone)} stages that are no more dropped from DVC's record: {', '.join(gone)}")
 
 
 def _stages() -> list[Stage]:
@@ -174,10 +193,15 @@ def _check_images(settings: parameters.Parameters) -> None:
 
 
 def engine(name: str, *arguments: str, folder: Path | None = None) -> str:
-    """Run an engine, in `folder` or here, and return what it printed; `UserError` with its last line if it failed."""
+    """Run an engine, in `folder` or here, and return what it printed.
+
+    Raises:
+        UserError: it failed; with the first complaint of a command of ours in what it printed, else its last line.
+    """
     command = [sys.executable, "-m", name, *arguments]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
+        ours = (line for line in (done.stdout + done.stderr).splitlines() if re.match(r"vanishing [a-z]+: ", line))
         last = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()[-1]
-        raise UserError(f"{name} {arguments[0]} failed: {last}")
+        raise UserError(f"{name} {arguments[0]} failed: {next(ours, last)}")
     return done.stdout

@@ -6,6 +6,7 @@ covers is measured or built again. Each check is independent of the others and y
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,10 @@ import numpy as np
 from vanishing import (
     checkpoints,
     data,
-    files,
     generated,
     git,
     locked,
+    manifest,
     parameters,
     paths,
     rebuilt,
@@ -29,7 +30,7 @@ from vanishing import (
 )
 from vanishing.cifar100 import CIFAR100, Expected
 from vanishing.errors import UserError
-from vanishing.findings import Finding, Record, Scope
+from vanishing.findings import Finding, Record, Scope, guarded, printable, problem, remove
 from vanishing.progress import say
 from vanishing.splits import Split, canonical, content_hash, hold_out
 
@@ -48,17 +49,29 @@ def verify(settings: parameters.Parameters, every: bool = False) -> None:
         UserError: something is off.
     """
     scope = Scope(settings, every)
-    for check in CHECKS:
-        for finding in check(scope):
-            if finding.path not in scope.off:  # damaged weights are found by several checks; the first says most
-                scope.off.add(finding.path)
-                print(finding, flush=True)
+    for finding in _findings(scope):
+        if finding.path not in scope.off:  # damaged weights are found by several checks; the first says most
+            scope.off.add(finding.path)
+            print(finding, flush=True)
     for note in scope.notes:
-        say(note)
+        say(printable(note))
     counts = f"{len(scope.proven)} files compared, {scope.tested} measurements repeated"
+    if left := _left(scope):
+        counts += f", {len(left)} files here not compared"
     if scope.off:
         raise UserError(f"{len(scope.off)} files are off; {counts}")
     print(f"nothing is off; {counts}")
+
+
+def _findings(scope: Scope) -> Iterator[Finding]:
+    """Yield what the checks find; one that a file ends names it, and the next goes on."""
+    for check in CHECKS:
+        try:
+            yield from check(scope)
+        except (UserError, OSError) as error:
+            named = error.filename if isinstance(error, OSError) else str(error).partition(": ")[0]
+            path = Path(named or check.__name__)
+            yield Finding(path, "what can be read", problem(path, error), f"ls -ld {shlex.quote(str(path))}")
 
 
 def summaries(scope: Scope) -> Iterator[Finding]:
@@ -77,19 +90,15 @@ def summaries(scope: Scope) -> Iterator[Finding]:
                 yield Finding(path, f"{digest} ({record.path})", "nothing", record.command)
         for path in sorted(record.trajectory.glob("*.safetensors")):
             if path.name not in record.summary["files"]:
-                yield Finding(path, f"no such file ({record.path})", "one", f"rm {path}")
+                yield Finding(path, f"no such file ({record.path})", "one", remove(path))
 
 
 def histories(scope: Scope) -> Iterator[Finding]:
     """Compare the figures of each summary with the history that it stands for."""
     for record in scope.records:
         path = record.folder / "history.csv"
-        if not path.exists() or files.sha256(path) != record.summary["files"].get(path.name):
-            continue  # found already
-        for key, said, right in _figures(record.summary, results.read_history(path)):
-            if said != right:
-                yield Finding(record.path, f"{key} = {right} ({path})", f"{said}", record.command)
-                break
+        if path not in scope.off and path.exists():
+            yield from guarded(path, record.command, _history(record, path))
 
 
 def images(scope: Scope) -> Iterator[Finding]:
@@ -105,8 +114,8 @@ def images(scope: Scope) -> Iterator[Finding]:
     try:
         dataset = data.load(path)
         data.check(dataset, block)
-    except UserError as error:
-        yield Finding(path, "the arrays of the data set", str(error).removeprefix(f"{path}: "), command)
+    except (UserError, OSError) as error:
+        yield Finding(path, "the arrays of the data set", problem(path, error), command)
         return
     expected, whole = _expected(block), _joined(dataset.train, dataset.val)
     for title, split, digest in (("training", whole, expected.train), ("test", dataset.test, expected.test)):
@@ -124,11 +133,10 @@ def states(scope: Scope) -> Iterator[Finding]:
             scope.proven.add(path)
             try:
                 checkpoints.read(path)
-            except UserError as error:
+            except (UserError, OSError) as error:
                 run, seed = path.relative_to(root).parts[:2]
-                command = f"vanishing train {run} --seed {seed.removeprefix('seed')}"
-                problem = str(error).removeprefix(f"{path}: ")
-                yield Finding(path, "the checksum written in it", problem, command)
+                command = shlex.join(["vanishing", "train", run, "--seed", seed.removeprefix("seed")])
+                yield Finding(path, "the checksum written in it", problem(path, error), command)
 
 
 def committed(scope: Scope) -> Iterator[Finding]:
@@ -141,7 +149,7 @@ def committed(scope: Scope) -> Iterator[Finding]:
     params = Path("params.yaml")
     wanted = [record.folder / "gradients.csv" for record in scope.records]
     there = [
-        path for path in (params, *wanted, *(each.path for each in scope.records)) if path in tree and path.exists()
+        path for path in (params, *wanted, *(each.path for each in scope.records)) if path in tree and path.is_file()
     ]
     same = {path for path, blob in git.blobs(there).items() if blob == tree[path]}
     for record in scope.records if params in same else ():
@@ -168,6 +176,19 @@ CHECKS: tuple[Check, ...] = (
     rebuilt.reports,
 )
 """In this order: the later use what the earlier have proven."""
+
+
+def _left(scope: Scope) -> set[Path]:
+    """Return what the pipeline has made here and no check has compared."""
+    here = {path for pattern in manifest.OUTPUTS for path in Path().glob(pattern)}
+    return here - scope.proven - scope.off
+
+
+def _history(record: Record, path: Path) -> Iterator[Finding]:
+    for key, said, right in _figures(record.summary, results.read_history(path)):
+        if said != right:
+            yield Finding(record.path, f"{key} = {right} ({path})", f"{said}", record.command)
+            return
 
 
 def _named(record: Record, name: str) -> Path:

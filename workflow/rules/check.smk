@@ -1,4 +1,4 @@
-# In:   results/runs/, results/tables/
+# In:   results/runs/, results/tables/, results/comparison/
 # Out:  results/checks.csv
 # Steps: what must hold of any results, and the tables against a recomputation; without a file if anything does not
 
@@ -11,6 +11,9 @@ rule check:
             "results/tables/{study}{kind}.csv",
             study=studies,
             kind=["", "-differences", "-published"],
+        ),
+        comparison=expand(
+            "results/comparison/{name}.csv", name=["published", "schedules"]
         ),
         # which removes the tables of studies that are no more
         numbers="report/numbers.tex",
