@@ -13,7 +13,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from vanishing import parameters, paths, workflow
+from vanishing import parameters, paths, sync, workflow
 from vanishing.errors import UserError
 from vanishing.findings import Finding, Scope, guarded, hashed, problem, remove
 
@@ -263,14 +263,8 @@ def _by_path(entries: Iterable[_Entry]) -> dict[Path, str]:
 
 
 def _cache() -> Path:
-    """Return the folder of the cached files, by DVC's configuration: the project's, the user's and the system's."""
-    from dvc.config import Config, ConfigError
-
-    try:
-        chosen = Config(f"{CACHE.parent}")["cache"].get("dir")
-    except ConfigError as error:
-        raise UserError(f"{CACHE.parent / 'config'}: {error}") from None
-    return Path(chosen or CACHE) / "files" / "md5"
+    """Return the folder of the cached files."""
+    return (sync.cache() or CACHE) / "files" / "md5"
 
 
 def _files(folder: Path) -> list[str]:

@@ -165,6 +165,17 @@ def _pending() -> set[str]:
     return {row["output_file"] for row in rows if row["plan"] != "no update" or row["shellcmd"] == "-"}
 
 
+def cache() -> Path | None:
+    """Return the folder of DVC's cache if its configuration names one: the project's, the user's or the system's."""
+    from dvc.config import Config, ConfigError
+
+    try:
+        chosen = Config(".dvc")["cache"].get("dir")
+    except ConfigError as error:
+        raise UserError(f".dvc/config: {error}") from None
+    return Path(chosen) if chosen else None
+
+
 def _check_results(settings: parameters.Parameters) -> None:
     """Check that every trained run is what its summary says: DVC's commit would bless whatever is there."""
     for run, seed in settings.jobs():
