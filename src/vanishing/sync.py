@@ -196,7 +196,7 @@ def _check_images(settings: parameters.Parameters) -> None:
     path = settings.data.path
     found = files.sha256(path) if path.exists() else None
     for name, summary in results.trainings(settings):
-        expected = summary.get("data", {}).get("sha256", found)
+        expected = summary["data"]["sha256"]
         if found and found != expected:
             raise UserError(
                 f"{path}: not what {name} was trained on, SHA-256 {expected}; `vanishing data` makes it again"
