@@ -146,7 +146,6 @@ def test_nothing_is_entered_before_results_and_images_are_checked(study, entered
 
 def test_other_images_are_refused_by_name_with_the_command_to_run(study):
     files.write(study.data.path, "other images")
-    sync._check_images(study)  # no summary says which they must be
     trained_on("0" * 64)
     told = (
         f"data/generated.npz: not what vgg08/seed0 was trained on, SHA-256 {'0' * 64}; `vanishing data` makes it again"
