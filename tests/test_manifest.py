@@ -57,7 +57,7 @@ def test_the_part_that_repeats_names_what_bytes_hang_on(capsys):
     path = paths.results("vgg08", 1) / "history.csv"
     assert repeats["outputs"][str(path)] == files.sha256(path)
     assert repeats["trained"]["vgg08/seed0"]["kind"] == "AVX2"
-    assert repeats["trained"]["vgg38/seed0"] is None
+    assert repeats["trained"]["vgg38/seed0"]["torch"] == "2.13.0"
 
 
 def test_the_part_that_repeats_is_the_same_in_another_folder(folder, tmp_path_factory, monkeypatch):

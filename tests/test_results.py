@@ -40,7 +40,7 @@ def trajectory(folder, names):
 def publish(folder, chosen=None):
     run = faked.study().run("vgg08")
     chosen = chosen or outcome()
-    content = results.summarise(run, chosen, size())
+    content = results.summarise(run, chosen, size()) | {"data": {"sha256": "0" * 64}, "environment": {"threads": 1}}
     names = [f"epoch{epoch:04d}.safetensors" for epoch in chosen.snapshots]
     results.publish("vgg08", 0, chosen, content, trajectory(folder / "scratch", [*names, "best.safetensors"]))
 
