@@ -133,7 +133,7 @@ names = st.from_regex(r"[a-z][a-z0-9_]{0,59}", fullmatch=True)
 runs_of_any_kind = st.dictionaries(
     names, st.fixed_dictionaries({}, optional={"model": models, "train": trains}), min_size=1, max_size=3
 )
-titles = st.text(st.characters(exclude_categories=["C"]), min_size=1, max_size=120)
+titles = st.from_regex(parameters.LATIN.replace("]*$", "]{1,120}"), fullmatch=True)
 
 
 @example({"a": {}}, "0E0", [0])
