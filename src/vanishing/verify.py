@@ -83,7 +83,7 @@ def summaries(scope: Scope) -> Iterator[Finding]:
         if not record.trajectory.exists():
             scope.notes.append(f"{record.trajectory}: not here, not compared; `dvc pull` brings what was pushed")
         for name, digest in record.summary["files"].items():
-            path = _named(record, name)
+            path = paths.trained(record.run, record.seed, name)
             if path.exists():
                 yield from scope.compare(path, digest, str(record.path), record.command)
             elif path.parent.exists():
@@ -189,10 +189,6 @@ def _history(record: Record, path: Path) -> Iterator[Finding]:
         if said != right:
             yield Finding(record.path, f"{key} = {right} ({path})", f"{said}", record.command)
             return
-
-
-def _named(record: Record, name: str) -> Path:
-    return (record.folder if name == "history.csv" else record.trajectory) / name
 
 
 def _figures(summary: dict[str, Any], history: Any) -> Iterator[tuple[str, str, str]]:
