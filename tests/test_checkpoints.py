@@ -1,5 +1,6 @@
 import json
 import pickle
+import threading
 
 import pytest
 import torch
@@ -157,3 +158,69 @@ def test_what_could_not_be_read_again_is_not_written(tmp_path, monkeypatch):
     ):
         checkpoints.write(tmp_path / "c.safetensors", {"weight": torch.ones(3)})
     assert not list(tmp_path.iterdir())
+
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def held(monkeypatch):
+    """Hold every write back until the event is set; a failing test lets them go too."""
+    release, write = threading.Event(), checkpoints.write
+
+    def slow(*arguments):
+        assert release.wait(60)
+        write(*arguments)
+
+    monkeypatch.setattr(checkpoints, "write", slow)
+    yield release
+    release.set()
+
+
+def test_a_writer_goes_on_at_once_and_writes_the_tensors_as_they_were(held, tmp_path):
+    path, weight = tmp_path / "state.safetensors", torch.ones(2)
+    with checkpoints.Writer(CPU) as writer:
+        writer.write(path, {"weight": weight}, VALUES)
+        weight.zero_()
+        assert not path.exists()
+        held.set()
+    tensors, values = checkpoints.read(path)
+    assert tensors["weight"].tolist() == [1, 1]
+    assert values == VALUES
+
+
+def test_a_writer_gives_the_bytes_of_a_plain_write(path, tmp_path):
+    with checkpoints.Writer(CPU) as writer:
+        writer.write(tmp_path / "later.safetensors", TENSORS, VALUES)
+        writer.wait()
+        assert (tmp_path / "later.safetensors").read_bytes() == path.read_bytes()
+
+
+def test_a_writer_keeps_the_order_and_waits_when_too_much_is_under_way(held, tmp_path):
+    path = tmp_path / "state.safetensors"
+    threading.Timer(0.2, held.set).start()
+    with checkpoints.Writer(CPU) as writer:
+        for epoch in range(checkpoints.PENDING + 1):
+            writer.write(path, TENSORS, {"epoch": epoch})
+        assert held.is_set(), "the last write did not wait for the first"
+    assert checkpoints.read(path)[1] == {"epoch": checkpoints.PENDING}
+
+
+def test_what_cannot_be_written_is_told_and_nothing_is_written_after_it(held, tmp_path):
+    (tmp_path / "file").touch()
+    later = tmp_path / "later.safetensors"
+    with pytest.raises(OSError, match="file"), checkpoints.Writer(CPU) as writer:
+        writer.write(tmp_path / "file" / "snapshot.safetensors", TENSORS)
+        writer.write(later, TENSORS)
+        held.set()
+    assert not later.exists()
+
+
+def test_an_error_of_a_write_reaches_the_next_one(tmp_path):
+    (tmp_path / "file").touch()
+    writer = checkpoints.Writer(CPU)
+    writer.write(tmp_path / "file" / "snapshot.safetensors", TENSORS)
+    with pytest.raises(OSError, match="file"):
+        while True:  # until it has been tried
+            writer.write(tmp_path / "state.safetensors", TENSORS)
+    assert not (tmp_path / "state.safetensors").exists()

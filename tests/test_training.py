@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from dataclasses import fields
 
 import numpy as np
@@ -440,6 +441,19 @@ def test_a_training_terminated_while_it_validates_goes_on_to_the_same_bytes(
     assert attempt() == uninterrupted
 
 
+def test_steps_go_on_while_a_slow_disk_takes_the_state(attempt, monkeypatch, uninterrupted):
+    third, write = threading.Event(), checkpoints.write
+
+    def slow(*arguments):
+        assert third.wait(60), "the training waits for its files"
+        write(*arguments)
+
+    monkeypatch.setattr(training, "SAVE_EVERY", 0)
+    monkeypatch.setattr(checkpoints, "write", slow)
+    at_step(monkeypatch, {3}, lambda _: third.set())
+    assert attempt() == uninterrupted
+
+
 class Killed(BaseException):
     """Stands in for SIGKILL: nothing is saved."""
 
@@ -459,7 +473,7 @@ def test_a_training_that_vanished_gives_the_same_bytes(attempt, monkeypatch, uni
 
 
 KILLED = """
-import os, signal, sys
+import os, signal, sys, time
 from pathlib import Path
 from vanishing import data, learner, parameters, training
 
@@ -472,6 +486,8 @@ def counted(self, *arguments):
     steps += 1
     training.SAVE_EVERY = 0 if steps == 3 else 1e9
     if steps == 6:
+        while not (folder / "run" / training.STATE).exists():  # it is written meanwhile
+            time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGKILL)
 
 learner.Learner.step = counted

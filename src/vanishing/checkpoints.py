@@ -7,12 +7,17 @@ slightly different model. Equal content gives equal bytes, whatever the file's n
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+from collections import deque
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import Tensor
@@ -31,8 +36,68 @@ networks of 268 million parameters; the largest of the study has 1.3 million.
 """
 
 
+PENDING = 4
+"""Checkpoints that may wait to be written, each a copy of the weights in the device's memory."""
+
+
 class CheckpointError(UserError):
     """A checkpoint is missing, damaged or of another kind."""
+
+
+class Writer(contextlib.AbstractContextManager["Writer"]):
+    """Writes checkpoints in a thread of its own, in the order given, so that no training step waits for a disk.
+
+    Leaving the context waits until all are written, also when it is left by an error.
+
+    Args:
+        device: where the tensors lie.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
+        self._pending: deque[Future[None]] = deque()
+
+    def write(self, path: Path, tensors: Mapping[str, Tensor], values: Mapping[str, Any] | None = None) -> None:
+        """Do what the function `write` does, later, with a copy of the tensors as they are now.
+
+        Raises what an earlier write raised; waits for one only where more than `PENDING` would be under way.
+        """
+        while self._pending and (len(self._pending) >= PENDING or self._pending[0].done()):
+            self._pending.popleft().result()
+        copies = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+        taken = torch.cuda.current_stream().record_event() if self.stream else None
+        before = self._pending[-1] if self._pending else None
+        self._pending.append(self._thread.submit(self._write, path, copies, values, taken, before))
+
+    def _write(
+        self,
+        path: Path,
+        copies: dict[str, Tensor],
+        values: Mapping[str, Any] | None,
+        taken: torch.cuda.Event | None,
+        before: Future[None] | None,
+    ) -> None:
+        if before:
+            before.result()  # a state must not be written after a snapshot that could not be
+        with torch.cuda.stream(self.stream):  # not the training's, on which steps wait; None changes nothing
+            if self.stream and taken:
+                self.stream.wait_event(taken)
+            write(path, copies, values)
+
+    def wait(self) -> None:
+        """Wait until all are written; raises what one of them raised."""
+        while self._pending:
+            self._pending.popleft().result()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._thread.shutdown()
+        self.wait()
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], values: Mapping[str, Any] | None = None) -> None:

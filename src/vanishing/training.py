@@ -167,23 +167,25 @@ class _Training:
         self.captured = None
         if device.type == "cuda":
             self.captured = CapturedStep(self.learner, self.images, self.labels, run.train.batch_size)
+        self.writer = checkpoints.Writer(device)
         self.best: dict[str, Tensor] = {}
         self.place = Place()
         self.saved = time.monotonic()
 
     def finish(self, title: str) -> Outcome:
         """Run every epoch that is left, then the test."""
-        if not (self._state.exists() and self._load()):
-            self._keep(paths.snapshot(self.folder, 0))
-        total = self.run.train.epochs * self.iterations
-        done = (self.place.epoch - 1) * self.iterations + self.place.iteration
-        started = time.monotonic()
-        with _signals() as caught, Progress(title, total, done) as progress:
-            while self.place.epoch <= self.run.train.epochs and self._status(self.place) == "completed":
-                self._epoch(progress, caught)
-        seconds = time.monotonic() - started
-        iterations = (self.place.epoch - 1) * self.iterations - done
-        return replace(self._outcome(), iterations=iterations, seconds=seconds)
+        with self.writer:
+            if not (self._state.exists() and self._load()):
+                self._keep(paths.snapshot(self.folder, 0))
+            total = self.run.train.epochs * self.iterations
+            done = (self.place.epoch - 1) * self.iterations + self.place.iteration
+            started = time.monotonic()
+            with _signals() as caught, Progress(title, total, done) as progress:
+                while self.place.epoch <= self.run.train.epochs and self._status(self.place) == "completed":
+                    self._epoch(progress, caught)
+            seconds = time.monotonic() - started
+            iterations = (self.place.epoch - 1) * self.iterations - done
+            return replace(self._outcome(), iterations=iterations, seconds=seconds)
 
     def _step(self, plan: augmentation.Plan) -> None:
         """Take a step: captured where there are CUDA graphs, though not for a short last minibatch."""
@@ -225,7 +227,7 @@ class _Training:
             self.best = {name: tensor.clone() for name, tensor in self.learner.model.state_dict().items()}
 
     def _keep(self, path: Path) -> None:
-        checkpoints.write(path, self.learner.model.state_dict())
+        self.writer.write(path, self.learner.model.state_dict())
 
     def _outcome(self) -> Outcome:
         """Use the test set, for the first and only time."""
@@ -244,9 +246,10 @@ class _Training:
         if not caught and time.monotonic() - self.saved < SAVE_EVERY:
             return
         best = {f"best.{name}": tensor for name, tensor in self.best.items()}
-        checkpoints.write(self._state, self.learner.tensors() | best, asdict(self.place))
+        self.writer.write(self._state, self.learner.tensors() | best, asdict(self.place))
         self.saved = time.monotonic()
         if caught:
+            self.writer.wait()
             raise Interrupted(caught[0], f"epoch {self.place.epoch}, iteration {self.place.iteration}")
 
     def _load(self) -> bool:
