@@ -96,6 +96,19 @@ def test_what_is_planned_is_what_snakemake_would_train(tmp_path):
         assert {name for name, *_ in rows} - left == {name for name, _, _, done, *_ in rows if done == "0"}
 
 
+@pytest.mark.parametrize("lost", ["gradients.csv", "history.csv"])
+def test_a_lost_result_of_a_finished_study_is_made_again(built, tmp_path, lost):
+    """Left to itself Snakemake would not miss it: everything that stands on it is up to date."""
+    folder = Path(shutil.copytree(built["snakemake"], tmp_path / "study"))
+    before = content(folder)
+    (folder / "results/runs/vgg08/seed0" / lost).unlink()
+    assert {name for rule, name in planned(folder) if rule == "train"} == (
+        {"vgg08"} if lost == "history.csv" else set()
+    )
+    run(folder, "snakemake", "--cores", "1")
+    assert content(folder) == before
+
+
 def test_a_mistake_in_the_parameters_costs_dvc_nothing(built, tmp_path):
     folder = Path(shutil.copytree(built["dvc"], tmp_path / "dvc"))
     before = content(folder)

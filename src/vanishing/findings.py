@@ -83,7 +83,7 @@ class Scope:
         """Hash a file that is there, and yield a finding unless it has the `digest` that `source` gives."""
         self.proven.add(path)
         try:
-            there = hashed(path, algorithm)
+            there = files.digest(path, algorithm)
             found = f"{'SHA-256' if algorithm == 'sha256' else 'MD5'} {there}"
         except (UserError, OSError) as error:
             there, found = "", problem(path, error)
@@ -151,8 +151,3 @@ def problem(path: Path, error: UserError | OSError) -> str:
     """Say what is wrong with `path`, without its name."""
     told = error.strerror if isinstance(error, OSError) else None
     return told or str(error).removeprefix(f"{path}: ")
-
-
-def hashed(path: Path, algorithm: str) -> str:
-    """Return a file's hash, in hexadecimal."""
-    return files.digest(path, algorithm)

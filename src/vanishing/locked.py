@@ -13,9 +13,9 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from vanishing import parameters, paths, sync, workflow
+from vanishing import files, parameters, paths, sync, workflow
 from vanishing.errors import UserError
-from vanishing.findings import Finding, Scope, guarded, hashed, problem, remove
+from vanishing.findings import Finding, Scope, guarded, problem, remove
 
 LOCK = Path("dvc.lock")
 CACHE = Path(".dvc") / "cache"
@@ -190,7 +190,7 @@ def _compare(scope: Scope, path: Path, digest: str, command: str, listing: dict[
     there = _files(path)
     if listing is None:
         scope.proven.update(path / name for name in there)
-        if _listed({name: hashed(path / name, "md5") for name in there}) != digest:
+        if _listed({name: files.digest(path / name, "md5") for name in there}) != digest:
             yield Finding(path, f"the files of {digest} ({LOCK})", f"others among its {len(there)}", command)
         return
     for name in sorted(set(there) | set(listing)):
@@ -253,7 +253,7 @@ def _owners(stages: Iterable[Stage]) -> Iterator[tuple[str, tuple[Stage, Path]]]
 def _again(path: Path, stage: Stage, original: Path) -> str:
     """Name what makes an object again: from the file in the checkout where that is whole, else by its stage."""
     name = path.parent.name + path.name
-    whole = original.is_dir() or (original.is_file() and hashed(original, "md5") == name)
+    whole = original.is_dir() or (original.is_file() and files.digest(original, "md5") == name)
     made = "" if whole else f"{stage.command} && "
     return f"{remove(path, '-f')} && {made}dvc commit --force --no-relink {shlex.quote(stage.name)}"
 
@@ -275,8 +275,8 @@ def _files(folder: Path) -> list[str]:
 def _content(path: Path) -> str:
     """Return the hash that DVC has for a file or directory; nothing for one that is not there."""
     if path.is_dir():
-        return _listed({name: hashed(path / name, "md5") for name in _files(path)})
-    return hashed(path, "md5") if path.is_file() else ""
+        return _listed({name: files.digest(path / name, "md5") for name in _files(path)})
+    return files.digest(path, "md5") if path.is_file() else ""
 
 
 def _listed(hashes: dict[str, str]) -> str:

@@ -55,13 +55,13 @@ def bring_together(settings: parameters.Parameters) -> None:
         UserError: an engine is at work, a result is not what its summary says, or an engine cannot be asked.
     """
     occupied.check("vanishing sync")
+    _check_results(settings)  # before an engine reads the files: a pipe in place of one would never end
+    _check_images(settings)
     _set_aside()
     configure(settings)  # DVC compares its files, and Snakemake does not make them
     stages = _stages()
     _forget({stage.name for stage in stages})
     plan = compare(stages, stale=_stale(), pending=_pending())
-    _check_results(settings)
-    _check_images(settings)
     if plan.commit:
         # relinked files would have new times, by which Snakemake would want everything after them again
         engine("dvc", "commit", "--force", "--no-relink", "--quiet", *plan.commit)
