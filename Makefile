@@ -50,9 +50,9 @@ lint: $(READY)  ## formatting, lint and types
 	snakefmt --check Snakefile workflow
 	mypy
 
-bench: $(READY)  ## speed and what it depends on, scaling, and the pipeline, into build/benchmarks/ (a GPU is used if there is one)
+bench: demo  ## speed and what it depends on, scaling, and the pipeline, into build/benchmarks/ (a GPU is used if there is one)
 	python benchmarks/training.py
-	python benchmarks/determinism.py
+	python benchmarks/choices.py
 	python benchmarks/sharing.py
 	python benchmarks/precision.py
 	python benchmarks/scaling.py

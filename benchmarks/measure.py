@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from vanishing import augmentation, data, devices, generated, parameters
+from vanishing import augmentation, data, devices, generated, learner, parameters
 from vanishing.data import Split
-from vanishing.learner import CapturedStep, Learner
 
 ROOT = Path(__file__).parents[1]
 WARM_UP = 3
@@ -32,6 +31,17 @@ def arguments(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--repeats", type=int, default=5, help="measurements whose median is given")
     parser.add_argument("--output", type=Path, default=Path("build/benchmarks"), help="folder of the CSV files")
     return parser
+
+
+def add_precisions(parser: argparse.ArgumentParser) -> None:
+    """Add the option of the precisions to measure."""
+    choices = ["fp32", "tf32", "bf16"]
+    parser.add_argument("--precisions", nargs="+", choices=choices, help="all that the device has, if not said")
+
+
+def precisions(options: argparse.Namespace) -> list[str]:
+    """List the precisions to measure: those asked for, or all that the device has."""
+    return list(options.precisions or (["fp32", "tf32", "bf16"] if options.device == "cuda" else ["fp32", "bf16"]))
 
 
 def configured(name: str, device: str, threads: int, **train: Any) -> parameters.Run:
@@ -113,20 +123,16 @@ def ratio(found: Mapping[str, list[float]], one: str, other: str) -> dict[str, f
 
 def step_of(run: parameters.Run, train: Split, device: torch.device, captured: bool = True) -> Callable[[], None]:
     """Return the project's own training step on successive minibatches, captured where there are CUDA graphs."""
-    learner = Learner(run, 0, device)
-    pixels, labels = torch.from_numpy(train.images).to(device), torch.from_numpy(train.labels).long().to(device)
+    trained = learner.Learner(run, 0, device)
+    pixels, labels = learner.upload(train, device)
     plan = augmentation.draw(len(pixels), 0, 1).to(device)
     size = run.train.batch_size
-    recorded = CapturedStep(learner, pixels, labels, size) if captured and device.type == "cuda" else None
+    one = learner.fastest_step(trained, pixels, labels, size) if captured else partial(trained.step, pixels, labels)
     place = 0
 
     def step() -> None:
         nonlocal place
-        part = plan.batch(place, size)
-        if recorded:
-            recorded(part)
-        else:
-            learner.step(pixels, labels, part)
+        one(plan.batch(place, size))
         place = (place + size) % (len(pixels) - size + 1)
 
     return step
@@ -183,7 +189,7 @@ def copy_rate(device: torch.device, repeats: int) -> float:
 
 def machine(device: torch.device) -> dict[str, str]:
     """Name the hardware and the versions."""
-    return {"device": devices.hardware(device), "python": platform.python_version(), "torch": torch.__version__}
+    return {"device": devices.hardware(device), "versions": devices.describe(device)}
 
 
 def report(rows: list[dict[str, Any]], name: str, device: torch.device, folder: Path) -> None:

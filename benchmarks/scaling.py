@@ -45,13 +45,14 @@ def point(device: str, threads: int, repeats: int, model: dict[str, Any], batch:
     for _ in range(max(1, size // batch)):
         step()
     measure.synchronise(where)
+    epoch = time.perf_counter() - start
     peak = torch.cuda.max_memory_allocated() if where.type == "cuda" else 1024 * _resident()
     return {
         "layers": models.measure(run.model, 100).layers,
         "batch": batch,
         "images": size,
         "step (s)": seconds,
-        "epoch (s)": time.perf_counter() - start,
+        "epoch (s)": epoch,
         "peak (MB)": peak / 1e6,
     }
 

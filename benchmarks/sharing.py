@@ -3,23 +3,22 @@
     python benchmarks/sharing.py [--device cpu|cuda] [--processes 1 2 4 8]
 
 Every training is a process that is there, warmed up, before anything is measured, so that its numbers are taken in
-turn with those of fewer and of more. On CUDA it is measured again under NVIDIA's Multi-Process Service where
-`nvidia-cuda-mps-control` is installed; the service is a private one and ends with the benchmark.
+turn with those of fewer and of more. On CUDA it is measured again under NVIDIA's Multi-Process Service, a private one
+that ends with the benchmark; where it cannot be had, that is said.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import multiprocessing
 import os
-import shutil
 import statistics
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
-from typing import Any
 
 import measure
 import torch
@@ -31,7 +30,7 @@ CONTROL = "nvidia-cuda-mps-control"
 
 
 def work(parent: Connection, device: str, threads: int, window: float) -> None:
-    """Train for `window` seconds whenever the parent says True, and send it the iterations per second."""
+    """Train for `window` seconds whenever the parent says so, and send it the iterations per second."""
     run = measure.configured(MODEL, device, threads)
     where = devices.configure(run.train)
     step = measure.step_of(run, measure.images(), where)
@@ -39,15 +38,16 @@ def work(parent: Connection, device: str, threads: int, window: float) -> None:
     for _ in range(measure.WARM_UP):
         step()
     measure.synchronise(where)
-    parent.send(True)
-    while parent.recv():
-        start, done = time.perf_counter(), 0
-        while time.perf_counter() - start < window:
-            for _ in range(inner):
-                step()
-            measure.synchronise(where)
-            done += inner
-        parent.send(done / (time.perf_counter() - start))
+    with contextlib.suppress(EOFError):  # the parent has closed its end
+        parent.send(True)
+        while parent.recv():
+            start, done = time.perf_counter(), 0
+            while time.perf_counter() - start < window:
+                for _ in range(inner):
+                    step()
+                measure.synchronise(where)
+                done += inner
+            parent.send(done / (time.perf_counter() - start))
 
 
 @contextlib.contextmanager
@@ -65,10 +65,9 @@ def trainings(count: int, device: str, threads: int, window: float) -> Iterator[
         for _, here in started:
             here.recv()
         yield [here for _, here in started]
-        for _, here in started:
-            here.send(False)
     finally:
-        for process, _ in started:
+        for process, here in started:
+            here.close()  # at which the process ends
             process.join(timeout=30)
             process.terminate()
 
@@ -88,16 +87,18 @@ def service() -> Iterator[None]:
                 del os.environ[name]
 
 
-def rates(counts: list[int], repeats: int, running: list[Connection]) -> dict[int, list[float]]:
+def measured(options: argparse.Namespace) -> dict[int, list[float]]:
     """Measure the sum of the rates of the first n trainings, for each n in turn, after one round of warm-up."""
+    counts = sorted(options.processes)
     found: dict[int, list[float]] = {count: [] for count in counts}
-    for repeat in range(repeats + 1):
-        for count in counts:
-            for each in running[:count]:
-                each.send(True)
-            total = sum(each.recv() for each in running[:count])
-            if repeat:
-                found[count].append(total)
+    with trainings(max(counts), options.device, options.threads, options.window) as running:
+        for repeat in range(options.repeats + 1):
+            for count in counts:
+                for each in running[:count]:
+                    each.send(True)
+                total = sum(each.recv() for each in running[:count])
+                if repeat:
+                    found[count].append(total)
     return found
 
 
@@ -109,16 +110,17 @@ def main() -> None:
     parser.add_argument("--window", type=float, default=10.0, help="seconds of one measurement")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    kinds: dict[str, Any] = {"none": contextlib.nullcontext}
-    if options.device == "cuda" and shutil.which(CONTROL):
-        kinds["MPS"] = service
+    found = {"none": measured(options)}
+    if options.device == "cuda":
+        try:
+            with service():
+                found["MPS"] = measured(options)
+        except (OSError, subprocess.CalledProcessError, EOFError) as error:
+            print(f"not measured with the Multi-Process Service, which did not work here: {error!r}")
     rows = []
-    for kind, surroundings in kinds.items():
-        start = (max(options.processes), options.device, options.threads, options.window)
-        with surroundings(), trainings(*start) as running:
-            found = rates(sorted(options.processes), options.repeats, running)
-        alone = found[min(found)]
-        for count, totals in found.items():
+    for kind, rates in found.items():
+        alone = rates[min(rates)]
+        for count, totals in rates.items():
             ratios = [total / one for total, one in zip(totals, alone, strict=True)]
             rows.append(
                 {

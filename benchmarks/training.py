@@ -48,7 +48,6 @@ class Pictures(Dataset[tuple[Any, int]]):
 
 def textbook(run: parameters.Run, train: Split, device: torch.device, bf16: bool) -> Iterator[None]:
     """Train as a textbook does, a step for each `next`: a loader with 4 workers, plain Adam, `.item()` each step."""
-    torch.use_deterministic_algorithms(False)
     loader = DataLoader(
         Pictures(train), batch_size=run.train.batch_size, shuffle=True, num_workers=4, drop_last=True,
         persistent_workers=True,
@@ -70,15 +69,22 @@ def textbook(run: parameters.Run, train: Split, device: torch.device, bf16: bool
             yield
 
 
+def as_it_comes() -> None:
+    """Set PyTorch as a textbook leaves it: any algorithm, and convolutions in TF32 on CUDA."""
+    torch.use_deterministic_algorithms(False)
+    torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cuda.matmul.allow_tf32 = False
+
+
 def rates(run: parameters.Run, train: Split, device: torch.device, repeats: int, inner: int) -> dict[str, list[float]]:
     """Measure iterations per second of our loop and the textbook's, in turn."""
     books = {"textbook": textbook(run, train, device, bf16=False)}
     if run.train.precision == "bf16":
         books["textbook bf16"] = textbook(run, train, device, bf16=True)
-    ours, theirs = partial(devices.configure, run.train), partial(torch.use_deterministic_algorithms, False)
+    ours = partial(devices.configure, run.train)
     ours()  # a capture keeps the kernels of the settings that it was made under
     loops = {"ours": (ours, measure.step_of(run, train, device))}
-    loops |= {name: (theirs, partial(next, book)) for name, book in books.items()}
+    loops |= {name: (as_it_comes, partial(next, book)) for name, book in books.items()}
     if device.type == "cuda":
         loops["eager"] = (ours, measure.step_of(run, train, device, captured=False))
     found = measure.in_turn(loops, device, repeats, inner)
@@ -91,15 +97,16 @@ def main() -> None:
     """Measure, print and write the table."""
     parser = measure.arguments(__doc__ or "")
     parser.add_argument("--models", nargs="+", default=["vgg08", "vgg38", "vgg38_bn_rc", "vgg68_resnet"])
-    parser.add_argument("--precisions", nargs="+", default=["fp32", "bf16"], choices=list(DTYPES))
+    measure.add_precisions(parser)
     parser.add_argument("--inner", type=int, help="iterations of one measurement")
     options = parser.parse_args()
     device, train = torch.device(options.device), measure.images()
     inner = options.inner or (200 if device.type == "cuda" else 10)
-    torch.set_num_threads(options.threads)
-    copy = measure.copy_rate(device, options.repeats)
     rows = []
-    for precision in options.precisions:
+    for precision in measure.precisions(options):
+        # before anything is computed: CUDA reads some of it once, and the limits hold for this precision
+        devices.configure(measure.configured("vgg08", options.device, options.threads, precision=precision).train)
+        copy = measure.copy_rate(device, options.repeats)
         product = measure.product_rate(device, DTYPES[precision], options.repeats)
         for name in options.models:
             run = measure.configured(name, options.device, options.threads, precision=precision)
@@ -112,14 +119,16 @@ def main() -> None:
                     "precision": precision,
                     **{f"{loop} (it/s)": rate for loop, rate in medians.items()},
                     **measure.ratio(found, "ours", "textbook"),
+                    **(measure.ratio(found, "ours", "eager") if "eager" in found else {}),
                     "GMAC": macs / 1e9,
                     "share of product": medians["ours"] * macs / product,
                     "GB moved": traffic / 1e9,
                     "share of copy": medians["ours"] * traffic / copy,
-                    "peak GB": torch.cuda.max_memory_allocated() / 1e9 if device.type == "cuda" else float("nan"),
+                    "copy (GB/s)": copy / 1e9,
+                    "limit (it/s)": min(product / macs, copy / traffic),
+                    "share of limit": medians["ours"] / min(product / macs, copy / traffic),
                 }
             )
-    print(f"copy {copy / 1e9:.1f} GB/s")
     measure.report(rows, f"training-{device.type}", device, options.output)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from vanishing import augmentation, devices, parameters, training
+from vanishing import augmentation, checkpoints, devices, parameters, training
 from vanishing.learner import CapturedStep, Learner
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -26,7 +26,19 @@ def labels():
 
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
 @pytest.mark.parametrize(
-    "name", ["vgg08", "vgg38", "vgg38_bn_rc", "vgg16_three", "vgg38_dense", "vgg38_amplified", "vgg38_bn_rc_l1"]
+    "name",
+    [
+        "vgg08",
+        "vgg38",
+        "vgg38_bn_rc",
+        "vgg38_resnet",
+        "vgg38_bn_rc_subsample",
+        "vgg16_three",
+        "vgg38_dense",
+        "vgg38_gn",
+        "vgg38_amplified",
+        "vgg38_bn_rc_l1",
+    ],
 )
 def test_a_captured_step_is_the_eager_step_bit_for_bit(name, precision, images, labels):
     run = configured(name, precision)
@@ -48,7 +60,36 @@ def test_a_capture_leaves_the_learner_as_it_was(images, labels):
     assert differing(untouched, recorded) == []
 
 
-def test_a_gpu_gives_the_weights_of_a_cpu_up_to_rounding(images, labels):
+def test_a_minibatch_of_another_size_takes_an_eager_step_between_captured_ones(images, labels):
+    run = configured("vgg38_bn_rc", "fp32")
+    eager, recorded = (learner(run) for _ in range(2))
+    captured = CapturedStep(recorded, images, labels, 100)
+    for iteration, size in enumerate([100, 100, 30, 100, 30, 100]):
+        plan = augmentation.draw(len(images), 0, iteration).to(eager.device).batch(0, size)
+        eager.step(images, labels, plan)
+        captured(plan)
+    assert differing(eager, recorded) == []
+
+
+def test_a_checkpoint_has_the_weights_of_its_moment_while_steps_go_on(images, labels, tmp_path):
+    run = configured("vgg38_bn_rc", "fp32")
+    trained = learner(run)
+    step = CapturedStep(trained, images, labels, 100)
+    plan = augmentation.draw(len(images), 0, 1).to(trained.device).batch(0, 100)
+    expected = []
+    with checkpoints.Writer(trained.device) as writer:
+        for number in range(20):
+            step(plan)
+            writer.write(tmp_path / f"{number}.safetensors", trained.tensors())
+            expected.append({name: tensor.clone() for name, tensor in trained.tensors().items()})
+    for number, tensors in enumerate(expected):
+        written, _ = checkpoints.read(tmp_path / f"{number}.safetensors")
+        assert [
+            name for name, tensor in tensors.items() if not torch.equal(bits(tensor.cpu()), bits(written[name]))
+        ] == []
+
+
+def test_a_gpu_gives_the_loss_of_a_cpu_up_to_rounding(images, labels):
     run = configured("vgg38_bn_rc", "fp32")
     gpu, cpu = learner(run), Learner(run, 0, torch.device("cpu"))
     plan = augmentation.draw(len(images), 0, 1).batch(0, 100)
@@ -69,6 +110,10 @@ def learner(run):
 
 
 def differing(one, other):
-    """Name the weights, statistics, optimiser states and sums that are not equal."""
+    """Name the weights, statistics, optimiser states and sums that are not equal, bit for bit: a NaN is itself."""
     theirs = other.tensors()
-    return [name for name, tensor in one.tensors().items() if not torch.equal(tensor, theirs[name])]
+    return [name for name, tensor in one.tensors().items() if not torch.equal(bits(tensor), bits(theirs[name]))]
+
+
+def bits(tensor):
+    return tensor.contiguous().flatten().view(torch.uint8)

@@ -804,6 +804,33 @@ def test_states_are_shared_by_equal_configurations_only(tiny):
     assert len({key, *others}) == 1 + len(others)
 
 
+@pytest.mark.parametrize(
+    ("device", "precision", "format_"),
+    [
+        ("cpu", "fp32", torch.channels_last),
+        ("cpu", "bf16", torch.channels_last),
+        ("cuda", "fp32", torch.contiguous_format),
+        ("cuda", "tf32", torch.channels_last),
+        ("cuda", "bf16", torch.channels_last),
+    ],
+)
+def test_weights_and_minibatches_lie_in_memory_as_convolutions_of_the_device_want_them(
+    tiny, dataset, monkeypatch, device, precision, format_
+):
+    run = tiny(train={"precision": precision})
+    chosen = devices.memory_format(run.train, torch.device(device))
+    monkeypatch.setattr(devices, "memory_format", lambda *_: chosen)
+    subject = Learner(run, 0, torch.device("cpu"))
+    seen = []
+    subject.model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    images, labels = learner.upload(dataset.train, subject.device)
+    subject.step(images, labels, augmentation.draw(len(images), 0, 1).batch(0, 8))
+    formats = {torch.channels_last, torch.contiguous_format}
+    convolutions = [weight for weight in subject.model.parameters() if weight.dim() == 4 and weight.shape[-1] > 1]
+    for tensor in (*seen, *convolutions):
+        assert [each for each in formats if tensor.is_contiguous(memory_format=each)] == [format_]
+
+
 @needs_cuda
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_cuda_gives_the_same_bytes_twice(tiny, dataset, tmp_path, precision):

@@ -80,9 +80,10 @@ class Writer(contextlib.AbstractContextManager["Writer"]):
     ) -> None:
         if before:
             before.result()  # a state must not be written after a snapshot that could not be
-        with torch.cuda.stream(self.stream):  # not the training's, on which steps wait; None changes nothing
-            if self.stream and taken:
-                self.stream.wait_event(taken)
+        if self.stream and taken:
+            self.stream.wait_event(taken)
+        # not on the training's stream, where the copies would wait for all steps that are under way
+        with torch.cuda.stream(self.stream) if self.stream else contextlib.nullcontext():
             write(path, copies, values)
 
     def wait(self) -> None:

@@ -51,17 +51,17 @@ def gradient_flow(
         ValueError: if there is no minibatch, no weight layer, or one that the forward pass does not use.
     """
     model = copy.deepcopy(model).train()
-    measured: list[list[tuple[float, float, float, float]]] = []
+    measured: list[Tensor] = []  # on the device until the end
     names: list[str] = []
     for inputs, targets in batches:
         model.zero_grad(set_to_none=True)
         names, outputs = _forward_in_order(model, inputs)
         loss(outputs, targets).backward()  # type: ignore[no-untyped-call]
-        measured.append([_statistics(_weight(model, name)) for name in names])
+        measured.append(torch.stack([_statistics(_weight(model, name)) for name in names]))
     if not measured or not names:
         raise ValueError("gradient flow needs at least one minibatch and one weight layer")
-    weights = [_weight(model, name).detach().double().norm().item() for name in names]
-    return _summarise(names, np.array(measured), np.array(weights))
+    weights = torch.stack([_weight(model, name).detach().double().norm() for name in names])
+    return _summarise(names, torch.stack(measured).cpu().numpy(), weights.cpu().numpy())
 
 
 def measure_trajectory(
@@ -156,14 +156,13 @@ def _weight(model: nn.Module, name: str) -> Tensor:
     return weight
 
 
-def _statistics(weight: Tensor) -> tuple[float, float, float, float]:
+def _statistics(weight: Tensor) -> Tensor:
     """Return mean and maximum of |dL/dW|, the gradient's L2 norm, and the share of exact zeros."""
     if weight.grad is None:
-        return 0.0, 0.0, 0.0, 1.0  # the loss does not depend on this layer
+        # the loss does not depend on this layer
+        return torch.tensor([0.0, 0.0, 0.0, 1.0], dtype=torch.float64, device=weight.device)
     size = weight.grad.double().abs()
-    values = torch.stack([size.mean(), size.max(), size.norm(), (size == 0).double().mean()])
-    mean, largest, norm, zeros = values.tolist()
-    return mean, largest, norm, zeros
+    return torch.stack([size.mean(), size.max(), size.norm(), (size == 0).double().mean()])
 
 
 def _summarise(names: list[str], measured: np.ndarray, weights: np.ndarray) -> pd.DataFrame:

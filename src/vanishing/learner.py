@@ -5,13 +5,16 @@ Nothing in a step waits for the device or copies from it, so that a GPU is never
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vanishing import augmentation, models, parameters
+from vanishing import augmentation, devices, models, parameters
+from vanishing.splits import Split
 
 EVALUATION_BATCH = {"cpu": 250, "cuda": 2500}
 """Images evaluated at once, by kind of device: what a cache holds, and what keeps a GPU busy between launches.
@@ -21,6 +24,11 @@ In evaluation mode the figures do not depend on it, up to rounding.
 
 WARM_UP = 3
 """Eager steps before a capture: kernels are loaded and workspaces allocated in them."""
+
+
+def upload(split: Split, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Put all images of a split, uint8 (n, 3, 32, 32), and their labels, int64 (n,), on a device."""
+    return torch.from_numpy(split.images).to(device), torch.from_numpy(split.labels).long().to(device)
 
 
 class Figures(NamedTuple):
@@ -39,10 +47,9 @@ class Learner:
     def __init__(self, run: parameters.Run, seed: int, device: torch.device) -> None:
         self.bf16 = run.train.precision == "bf16"
         self.device = device
+        self.memory_format = devices.memory_format(run.train, device)
         self.model = models.build(run.model, run.data.classes, seed).to(device)
-        if device.type == "cpu":
-            # oneDNN's convolutions are 1.1 to 1.8 times as fast on it
-            self.model = self.model.to(memory_format=torch.channels_last)
+        self.model = self.model.to(memory_format=self.memory_format)
         self.l1 = run.train.l1
         self.weights: list[Tensor] = [weight for weight in self.model.parameters() if weight.dim() > 1]
         self.rate = torch.tensor(run.train.learning_rate, device=device)
@@ -71,6 +78,7 @@ class Learner:
         """
         chosen = labels[plan.order]
         batch = augmentation.normalise(augmentation.augment(images[plan.order], plan))
+        batch = batch.contiguous(memory_format=self.memory_format)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             logits = self.model(batch)
             loss = functional.cross_entropy(logits, chosen)
@@ -109,38 +117,49 @@ class Learner:
 
 
 class CapturedStep:
-    """A learner's step for minibatches of one size, recorded as a CUDA graph and replayed.
+    """A learner's step, recorded as a CUDA graph for minibatches of one size and replayed; for others it is eager.
 
     A step of a deep, narrow network is hundreds of kernels of a few microseconds each, less than a launch
     takes; a replay launches them all at once. It computes what `Learner.step` does, bit for bit.
 
     Args:
         learner: on a CUDA device; the capture leaves it as it was.
-        images: all training images, uint8 (n, 3, 32, 32); read at every replay.
+        images: all training images, uint8 (n, 3, 32, 32); read at every replay, and kept for it.
         labels: their labels, int64 (n,).
         size: images in a minibatch.
     """
 
     def __init__(self, learner: Learner, images: Tensor, labels: Tensor, size: int) -> None:
+        self.eager = functools.partial(learner.step, images, labels)
         self.plan = augmentation.draw(len(images), seed=0, epoch=0).batch(0, size).to(learner.device)
         before = {name: tensor.clone() for name, tensor in learner.tensors().items()}
         beside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         beside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(beside):
             for _ in range(WARM_UP):
-                learner.step(images, labels, self.plan)
+                self.eager(self.plan)
         torch.cuda.current_stream().wait_stream(beside)
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph):
-            learner.step(images, labels, self.plan)
+            self.eager(self.plan)
         learner.restore(before)
 
     def __call__(self, plan: augmentation.Plan) -> None:
         """Take one step on the minibatch of `plan`, without waiting for it."""
+        if len(plan.order) != len(self.plan.order):
+            self.eager(plan)
+            return
         self.plan.order.copy_(plan.order)
         self.plan.offsets.copy_(plan.offsets)
         self.plan.flips.copy_(plan.flips)
         self.graph.replay()
+
+
+def fastest_step(learner: Learner, images: Tensor, labels: Tensor, size: int) -> Callable[[augmentation.Plan], None]:
+    """Return the step for minibatches of `size` images: captured on CUDA, eager elsewhere."""
+    if learner.device.type == "cuda":
+        return CapturedStep(learner, images, labels, size)
+    return functools.partial(learner.step, images, labels)
 
 
 @torch.no_grad()

@@ -184,7 +184,7 @@ def time_step(run: parameters.Run) -> tuple[float, str]:
     import torch
 
     from vanishing import augmentation, devices
-    from vanishing.learner import CapturedStep, Learner
+    from vanishing.learner import Learner, fastest_step
     from vanishing.splits import SHAPE
 
     device, size = devices.configure(run.train), run.train.batch_size
@@ -192,9 +192,7 @@ def time_step(run: parameters.Run) -> tuple[float, str]:
     images = torch.randint(256, (size, *SHAPE), dtype=torch.uint8, generator=drawn).to(device)
     labels = torch.randint(run.data.classes, (size,), generator=drawn).to(device)
     learner, minibatch = Learner(run, 0, device), augmentation.draw(size, 0, 1).to(device)
-    step: Callable[[augmentation.Plan], None] = functools.partial(learner.step, images, labels)
-    if device.type == "cuda":
-        step = CapturedStep(learner, images, labels, size)
+    step = fastest_step(learner, images, labels, size)
 
     def timed(steps: int) -> float:
         start = time.perf_counter()
@@ -210,7 +208,7 @@ def time_step(run: parameters.Run) -> tuple[float, str]:
 
 def text(listed: Sequence[Entry], made: Estimate) -> str:
     """Lay out a line a run, with the amounts of one training, then the totals and where the time comes from."""
-    rows = [("run", "layers", "epochs", "seeds done", "to train", "MAC each", "disk each", "time each")]
+    rows = [("run", "layers", "epochs", "seeds trained", "seeds to train", "MAC each", "disk each", "time each")]
     for entry in listed:
         spent = made.seconds.get(entry.name)
         amounts = _si(entry.macs, "MAC"), _si(entry.kept, "B"), _time(spent) if spent is not None else "-"

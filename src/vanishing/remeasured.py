@@ -73,8 +73,7 @@ def _test(run: parameters.Run, record: Record, path: Path, test: data.Split) -> 
             path, f"the weights of {record.run}", "a damaged file, or weights of another model", record.command
         )
         return
-    images, labels = torch.from_numpy(test.images).to(device), torch.from_numpy(test.labels).long().to(device)
-    found = learner.evaluate(model, images, labels, bf16=run.train.precision == "bf16")
+    found = learner.evaluate(model, *learner.upload(test, device), bf16=run.train.precision == "bf16")
     said = record.summary["test"]
     equal = found.accuracy == said["accuracy"] and said["loss"] in (found.loss, None)
     if not (equal if same else abs(found.accuracy - said["accuracy"]) <= TOLERANCE):

@@ -23,9 +23,9 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from vanishing import augmentation, checkpoints, devices, parameters, paths
-from vanishing.data import Dataset, Split, check
+from vanishing.data import Dataset, check
 from vanishing.errors import UserError
-from vanishing.learner import CapturedStep, Figures, Learner, evaluate
+from vanishing.learner import Figures, Learner, evaluate, fastest_step, upload
 from vanishing.progress import Progress, say
 
 STATE = "state.safetensors"
@@ -160,13 +160,12 @@ class _Training:
 
     def __init__(self, run: parameters.Run, seed: int, dataset: Dataset, folder: Path, device: torch.device) -> None:
         self.run, self.seed, self.folder, self.device = run, seed, folder, device
-        self.images, self.labels = _upload(dataset.train, device)
-        self.val, self.test = _upload(dataset.val, device), _upload(dataset.test, device)
-        self.iterations = math.ceil(len(self.images) / run.train.batch_size)  # a short last batch is kept
+        images, labels = upload(dataset.train, device)
+        self.size = len(images)
+        self.val, self.test = upload(dataset.val, device), upload(dataset.test, device)
+        self.iterations = math.ceil(self.size / run.train.batch_size)  # a short last batch is kept
         self.learner = Learner(run, seed, device)
-        self.captured = None
-        if device.type == "cuda":
-            self.captured = CapturedStep(self.learner, self.images, self.labels, run.train.batch_size)
+        self.step = fastest_step(self.learner, images, labels, run.train.batch_size)
         self.writer = checkpoints.Writer(device)
         self.best: dict[str, Tensor] = {}
         self.place = Place()
@@ -187,20 +186,13 @@ class _Training:
             iterations = (self.place.epoch - 1) * self.iterations - done
             return replace(self._outcome(), iterations=iterations, seconds=seconds)
 
-    def _step(self, plan: augmentation.Plan) -> None:
-        """Take a step: captured where there are CUDA graphs, though not for a short last minibatch."""
-        if self.captured and len(plan.order) == self.run.train.batch_size:
-            self.captured(plan)
-        else:
-            self.learner.step(self.images, self.labels, plan)
-
     def _epoch(self, progress: Progress, caught: list[int]) -> None:
         """Run the epoch that is under way to its end."""
         epoch, size = self.place.epoch, self.run.train.batch_size
-        plan = augmentation.draw(len(self.images), self.seed, epoch).to(self.device)
+        plan = augmentation.draw(self.size, self.seed, epoch).to(self.device)
         for iteration in range(self.place.iteration, self.iterations):
             self.learner.rate.fill_(learning_rate(self.run.train, epoch, iteration, self.iterations))
-            self._step(plan.batch(iteration * size, size))
+            self.step(plan.batch(iteration * size, size))
             self.place.iteration = iteration + 1
             progress.advance()
             self._save_if_due(caught)
@@ -306,10 +298,6 @@ class _Training:
 
 def _kinds(tensors: dict[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
     return {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
-
-
-def _upload(split: Split, device: torch.device) -> tuple[Tensor, Tensor]:
-    return torch.from_numpy(split.images).to(device), torch.from_numpy(split.labels).long().to(device)
 
 
 @contextlib.contextmanager

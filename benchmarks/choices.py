@@ -1,0 +1,78 @@
+"""What the step's choices do to its speed, each undone in turn: equal bytes, the memory format, the capture.
+
+    python benchmarks/choices.py [--device cpu|cuda] [--models vgg08 ...] [--precisions fp32 bf16]
+
+`free`: any algorithm, not only deterministic ones. `other format`: channels first for last, or last for first.
+`eager`, on CUDA: the same step without a graph.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from unittest import mock
+
+import measure
+import torch
+
+from vanishing import devices, parameters
+from vanishing.data import Split
+
+Loop = tuple[Callable[[], object], Callable[[], object]]
+
+
+def free(train: parameters.Train) -> None:
+    """Set PyTorch up as a run does, but for the choice of algorithms, which is left to speed."""
+    devices.configure(train)
+    torch.use_deterministic_algorithms(False)
+    torch.backends.cudnn.benchmark = True
+
+
+@contextmanager
+def other_format(train: parameters.Train, device: torch.device) -> Iterator[None]:
+    """Have learners made within the block use the memory format that is not the project's choice."""
+    formats = {torch.channels_last, torch.contiguous_format} - {devices.memory_format(train, device)}
+    with mock.patch.object(devices, "memory_format", return_value=formats.pop()):
+        yield
+
+
+def rates(run: parameters.Run, train: Split, device: torch.device, repeats: int, inner: int) -> dict[str, list[float]]:
+    """Measure iterations per second of the step as it is, and with each choice undone, in turn."""
+    ours = partial(devices.configure, run.train)
+    ours()  # a capture keeps the kernels of the settings that it was made under
+    loops: dict[str, Loop] = {"ours": (ours, measure.step_of(run, train, device))}
+    with other_format(run.train, device):
+        loops["other format"] = (ours, measure.step_of(run, train, device))
+    if device.type == "cuda":
+        loops["eager"] = (ours, measure.step_of(run, train, device, captured=False))
+    any_algorithm = partial(free, run.train)
+    any_algorithm()
+    loops["free"] = (any_algorithm, measure.step_of(run, train, device))
+    return measure.in_turn(loops, device, repeats, inner)
+
+
+def main() -> None:
+    """Measure, print and write the table."""
+    parser = measure.arguments(__doc__ or "")
+    parser.add_argument("--models", nargs="+", default=["vgg08", "vgg38", "vgg38_bn_rc"])
+    measure.add_precisions(parser)
+    parser.add_argument("--inner", type=int, help="iterations of one measurement")
+    options = parser.parse_args()
+    device, train = torch.device(options.device), measure.images()
+    inner = options.inner or (200 if device.type == "cuda" else 10)
+    rows = []
+    for precision in measure.precisions(options):
+        for name in options.models:
+            run = measure.configured(name, options.device, options.threads, precision=precision)
+            found = rates(run, train, device, options.repeats, inner)
+            row = {"model": name, "precision": precision}
+            row |= {f"{loop} (it/s)": statistics.median(values) for loop, values in found.items()}
+            others = [loop for loop in found if loop != "ours"]
+            rows.append(row | {k: v for loop in others for k, v in measure.ratio(found, "ours", loop).items()})
+    measure.report(rows, f"choices-{device.type}", device, options.output)
+
+
+if __name__ == "__main__":
+    main()
