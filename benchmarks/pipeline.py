@@ -36,7 +36,7 @@ COMMANDS = {
 def starts(environment: dict[str, str]) -> dict[str, list[str]]:
     """List what tells how long `vanishing` and each of its commands take to start."""
     text = subprocess.run(["vanishing", "--help"], env=environment, capture_output=True, text=True, check=True).stdout
-    calls = [[], *([name] for name in re.findall(r"^    (\w+) ", text, re.MULTILINE))]
+    calls = [[], *([name] for name in re.findall(r"^    (\w+)", text, re.MULTILINE))]
     return {" ".join(["vanishing", *call, "--help"]): ["vanishing", *call, "--help"] for call in calls}
 
 
