@@ -55,18 +55,13 @@ def rates(run: parameters.Run, train: Split, device: torch.device, repeats: int,
 
 def main() -> None:
     """Measure, print and write the table."""
-    parser = measure.arguments(__doc__ or "")
-    parser.add_argument("--models", nargs="+", default=["vgg08", "vgg38", "vgg38_bn_rc"])
-    measure.add_precisions(parser)
-    parser.add_argument("--inner", type=int, help="iterations of one measurement")
-    options = parser.parse_args()
+    options = measure.of_steps(__doc__ or "", ["vgg08", "vgg38", "vgg38_bn_rc"])
     device, train = torch.device(options.device), measure.images()
-    inner = options.inner or (200 if device.type == "cuda" else 10)
     rows = []
-    for precision in measure.precisions(options):
+    for precision in options.precisions:
         for name in options.models:
             run = measure.configured(name, options.device, options.threads, precision=precision)
-            found = rates(run, train, device, options.repeats, inner)
+            found = rates(run, train, device, options.repeats, options.inner)
             row = {"model": name, "precision": precision}
             row |= {f"{loop} (it/s)": statistics.median(values) for loop, values in found.items()}
             others = [loop for loop in found if loop != "ours"]

@@ -33,15 +33,17 @@ def arguments(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def add_precisions(parser: argparse.ArgumentParser) -> None:
-    """Add the option of the precisions to measure."""
-    choices = ["fp32", "tf32", "bf16"]
-    parser.add_argument("--precisions", nargs="+", choices=choices, help="all that the device has, if not said")
-
-
-def precisions(options: argparse.Namespace) -> list[str]:
-    """List the precisions to measure: those asked for, or all that the device has."""
-    return list(options.precisions or (["fp32", "tf32", "bf16"] if options.device == "cuda" else ["fp32", "bf16"]))
+def of_steps(description: str, models: Sequence[str]) -> argparse.Namespace:
+    """Read the options of a benchmark of training steps; precisions are all that the device has, if not said."""
+    parser = arguments(description)
+    parser.add_argument("--models", nargs="+", default=models)
+    parser.add_argument("--precisions", nargs="+", choices=["fp32", "tf32", "bf16"])
+    parser.add_argument("--inner", type=int, help="iterations of one measurement")
+    options = parser.parse_args()
+    cuda = options.device == "cuda"
+    options.precisions = options.precisions or (["fp32", "tf32", "bf16"] if cuda else ["fp32", "bf16"])
+    options.inner = options.inner or (200 if cuda else 10)
+    return options
 
 
 def configured(name: str, device: str, threads: int, **train: Any) -> parameters.Run:

@@ -95,15 +95,10 @@ def rates(run: parameters.Run, train: Split, device: torch.device, repeats: int,
 
 def main() -> None:
     """Measure, print and write the table."""
-    parser = measure.arguments(__doc__ or "")
-    parser.add_argument("--models", nargs="+", default=["vgg08", "vgg38", "vgg38_bn_rc", "vgg68_resnet"])
-    measure.add_precisions(parser)
-    parser.add_argument("--inner", type=int, help="iterations of one measurement")
-    options = parser.parse_args()
+    options = measure.of_steps(__doc__ or "", ["vgg08", "vgg38", "vgg38_bn_rc", "vgg68_resnet"])
     device, train = torch.device(options.device), measure.images()
-    inner = options.inner or (200 if device.type == "cuda" else 10)
     rows = []
-    for precision in measure.precisions(options):
+    for precision in options.precisions:
         # before anything is computed: CUDA reads some of it once, and the limits hold for this precision
         devices.configure(measure.configured("vgg08", options.device, options.threads, precision=precision).train)
         copy = measure.copy_rate(device, options.repeats)
@@ -111,7 +106,7 @@ def main() -> None:
         for name in options.models:
             run = measure.configured(name, options.device, options.threads, precision=precision)
             macs, traffic = measure.arithmetic(run, train)
-            found = rates(run, train, device, options.repeats, inner)
+            found = rates(run, train, device, options.repeats, options.inner)
             medians = {loop: statistics.median(values) for loop, values in found.items()}
             rows.append(
                 {
