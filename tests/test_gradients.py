@@ -247,10 +247,9 @@ def test_a_layer_that_the_loss_does_not_depend_on_has_zeros_only():
 
 
 def test_nothing_to_measure_is_an_error(batches):
-    message = "^gradient flow needs at least one minibatch and one weight layer$"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=r"^gradient flow needs at least one minibatch$"):
         gradient_flow(nn.Linear(2, 2), [])
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=r"^gradient flow needs at least one weight layer$"):
         gradient_flow(nn.BatchNorm2d(3), [batches[0]], total)
 
 

@@ -48,16 +48,16 @@ def test_only_what_this_process_did_is_counted(monkeypatch):
     settings, steps = study(), []
     stages.data(settings)
 
-    def stop(self, plan):
+    def stop(self, images, labels, plan):
         steps.append(plan)
-        taken(self, plan)
+        taken(self, images, labels, plan)
         if len(steps) == 7:
             raise Interrupted(2, "here")
 
-    taken = training._Training._step
+    taken = training.Learner.step
     monkeypatch.setattr(training, "SAVE_EVERY", 0.0)
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
-        patch.setattr(training._Training, "_step", stop)
+        patch.setattr(training.Learner, "step", stop)
         stages.train(settings, "vgg08", 0)
     assert not paths.rate("vgg08", 0).exists()
     stages.train(settings, "vgg08", 0)

@@ -58,8 +58,8 @@ def gradient_flow(
         names, outputs = _forward_in_order(model, inputs)
         loss(outputs, targets).backward()  # type: ignore[no-untyped-call]
         measured.append(torch.stack([_statistics(_weight(model, name)) for name in names]))
-    if not measured or not names:
-        raise ValueError("gradient flow needs at least one minibatch and one weight layer")
+    if not measured:
+        raise ValueError("gradient flow needs at least one minibatch")
     weights = torch.stack([_weight(model, name).detach().double().norm() for name in names])
     return _summarise(names, torch.stack(measured).cpu().numpy(), weights.cpu().numpy())
 
@@ -138,6 +138,8 @@ def _forward_in_order(model: nn.Module, inputs: Tensor) -> tuple[list[str], Tens
     outputs = model(inputs)
     for hook in hooks:
         hook.remove()
+    if not layers:
+        raise ValueError("gradient flow needs at least one weight layer")
     unused = [name for name in layers if name not in used]
     if unused:
         raise ValueError(f"weight layer {unused[0]!r} has no gradient: the forward pass does not use it")

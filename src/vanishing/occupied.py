@@ -33,6 +33,9 @@ STALE = Path(".snakemake") / "locks"
 
 DVC = Path(".dvc") / "tmp"
 
+DYING = 1.0
+"""Seconds in which a process that was killed lets go of the lock: its threads end one after another."""
+
 _held = contextlib.ExitStack()
 
 
@@ -77,7 +80,7 @@ def check(command: str) -> None:
 
 def _lock() -> FileLock:
     LOCK.parent.mkdir(parents=True, exist_ok=True)
-    return FileLock(LOCK, timeout=0)
+    return FileLock(LOCK, timeout=DYING)
 
 
 def _holder() -> str:
