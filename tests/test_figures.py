@@ -2,6 +2,7 @@ import math
 import os
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import faked
@@ -268,6 +269,32 @@ def test_a_legend_of_long_names_stays_on_the_page():
         for legend in figure.legends:
             box = legend.get_window_extent()
             assert 0 <= box.x0 < box.x1 <= figure.bbox.x1
+
+
+@pytest.mark.parametrize("runs", [["vgg08"], ["vgg08", "vgg38", "vgg38_bn", "vgg38_rc", "vgg38_bn_rc"]])
+def test_with_the_snapshots_of_the_real_study_nothing_leaves_the_page_or_overlaps(runs):
+    snapshots = [0, 1, 2, 5, *range(10, 101, 10)]
+    study = faked.study({"train": {"epochs": 100}}, runs=runs)
+    for run in runs:
+        faked.result(study, run, epochs=100, snapshots=snapshots)
+    for name, figure in drawn(study).items():
+        figure.draw_without_rendering()
+        for legend in figure.legends:
+            box = legend.get_window_extent()
+            assert 0 <= box.x0 < box.x1 <= figure.bbox.x1, name
+        for axis in figure.axes:
+            for direction, labels in (("x", axis.get_xticklabels()), ("y", axis.get_yticklabels())):
+                boxes = [label.get_window_extent() for label in labels if label.get_text() and label.get_visible()]
+                ends = sorted((getattr(box, f"{direction}0"), getattr(box, f"{direction}1")) for box in boxes)
+                overlaps = [(one, other) for one, other in pairwise(ends) if one[1] > other[0]]
+                assert not overlaps, (name, direction)
+
+
+@pytest.mark.parametrize(
+    ("count", "shown"), [(1, [0]), (3, [0, 1, 2]), (6, [0, 1, 2, 3, 4, 5]), (14, [0, 3, 5, 8, 10, 13])]
+)
+def test_the_epochs_named_beside_a_heat_map_are_the_first_the_last_and_some_between(count, shown):
+    assert figures._spread(count, 6) == shown
 
 
 @pytest.mark.parametrize(

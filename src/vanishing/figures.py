@@ -137,6 +137,7 @@ def comparison(data: StudyResults) -> Figure:
             palette=["0.65", "0.1"], jitter=False, size=5, legend=axis is axes[0],
         )  # fmt: skip
         axis.set(xlabel=label, ylabel="")
+        axis.xaxis.set_major_locator(MaxNLocator(4))
         if quantity == "accuracy":
             axis.xaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
     handles, labels = axes[0].get_legend_handles_labels()
@@ -178,7 +179,8 @@ def heat_map(data: StudyResults) -> Figure:
         table = mean_gradients(data, run).T
         values = np.ma.masked_less_equal(np.ma.masked_invalid(table.to_numpy()), 0)
         shown = axis.imshow(values, norm=norm, cmap="viridis", aspect="auto", origin="lower", interpolation="none")
-        axis.set_yticks(range(len(table)), labels=[str(epoch) for epoch in table.index])
+        shown_epochs = _spread(len(table), 6)
+        axis.set_yticks(shown_epochs, labels=[str(table.index[at]) for at in shown_epochs])
         axis.set_xticks(*_layer_ticks(len(table.columns)))
         axis.set(xlabel="layer", ylabel="epoch")
         _title(axis, run, pad=4)
@@ -291,7 +293,7 @@ def _whole_numbers(axis: Axes, epochs: pd.Series) -> None:
 
 def _legend_columns(longest: int) -> int:
     """Return how many labels of that many characters stand beside one another in the width of the text."""
-    return 8 if longest <= 9 else 4 if longest <= 16 else 3
+    return 6 if longest <= 9 else 4 if longest <= 16 else 3
 
 
 def _legend(figure: Figure, axes: list[Axes], labels: list[str]) -> None:
@@ -305,6 +307,11 @@ def _legend(figure: Figure, axes: list[Axes], labels: list[str]) -> None:
         ncols=min(_legend_columns(max(map(len, labels))), len(labels)),
         handlelength=3,
     )
+
+
+def _spread(count: int, most: int) -> list[int]:
+    """Return at most `most` of the places 0 to count - 1, the first and the last among them, as even as can be."""
+    return [round(at) for at in np.linspace(0, count - 1, min(count, most))]
 
 
 def _layer_ticks(layers: int) -> tuple[list[int], list[str]]:
