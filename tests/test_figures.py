@@ -11,11 +11,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from vanishing import figures, notebooks, paths
+from vanishing import figures, notebooks, parameters, paths
 from vanishing.captions import CAPTIONS
 from vanishing.errors import UserError
 
 FAMILIES = tuple(CAPTIONS)
+CORE = parameters.load(faked.ROOT / "params.yaml").studies["core"].runs
 
 
 @pytest.fixture(autouse=True)
@@ -271,7 +272,7 @@ def test_a_legend_of_long_names_stays_on_the_page():
             assert 0 <= box.x0 < box.x1 <= figure.bbox.x1
 
 
-@pytest.mark.parametrize("runs", [["vgg08"], ["vgg08", "vgg38", "vgg38_bn", "vgg38_rc", "vgg38_bn_rc"]])
+@pytest.mark.parametrize("runs", [["vgg08"], CORE[:5], CORE], ids=len)
 def test_with_the_snapshots_of_the_real_study_nothing_leaves_the_page_or_overlaps(runs):
     snapshots = [0, 1, 2, 5, *range(10, 101, 10)]
     study = faked.study({"train": {"epochs": 100}}, runs=runs)
