@@ -83,3 +83,4 @@ for study in studies:
         input:
             f"results/tables/{study}.csv",
             f"report/figures/{study}",
+            plan.results_of(plan.study_jobs(settings, jobs, study)),

@@ -55,7 +55,7 @@ def rates(run: parameters.Run, train: Split, device: torch.device, repeats: int,
 
 def main() -> None:
     """Measure, print and write the table."""
-    options = measure.of_steps(__doc__ or "", ["vgg08", "vgg38", "vgg38_bn_rc"])
+    options = measure.step_options(__doc__ or "", ["vgg08", "vgg38", "vgg38_bn_rc"])
     device, train = torch.device(options.device), measure.images()
     rows = []
     for precision in options.precisions:

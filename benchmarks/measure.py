@@ -33,7 +33,7 @@ def arguments(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def of_steps(description: str, models: Sequence[str]) -> argparse.Namespace:
+def step_options(description: str, models: Sequence[str]) -> argparse.Namespace:
     """Read the options of a benchmark of training steps; precisions are all that the device has, if not said."""
     parser = arguments(description)
     parser.add_argument("--models", nargs="+", default=models)

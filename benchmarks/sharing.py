@@ -28,6 +28,9 @@ from vanishing import devices
 MODEL = "vgg38_bn_rc"
 CONTROL = "nvidia-cuda-mps-control"
 
+PATIENCE = 300.0
+"""Seconds in which a training must start, or end a measurement."""
+
 
 def work(parent: Connection, device: str, threads: int, window: float) -> None:
     """Train for `window` seconds whenever the parent says so, and send it the iterations per second."""
@@ -50,6 +53,13 @@ def work(parent: Connection, device: str, threads: int, window: float) -> None:
             parent.send(done / (time.perf_counter() - start))
 
 
+def received(pipe: Connection, seconds: float) -> float:
+    """Return what comes through a pipe; `TimeoutError` after so many seconds."""
+    if not pipe.poll(seconds):
+        raise TimeoutError(f"a training has not answered within {seconds:.0f} s")
+    return float(pipe.recv())
+
+
 @contextlib.contextmanager
 def trainings(count: int, device: str, threads: int, window: float) -> Iterator[list[Connection]]:
     """Start `count` processes that train on demand; end them with the block."""
@@ -63,7 +73,7 @@ def trainings(count: int, device: str, threads: int, window: float) -> Iterator[
         started.append((process, here))
     try:
         for _, here in started:
-            here.recv()
+            received(here, PATIENCE)
         yield [here for _, here in started]
     finally:
         for process, here in started:
@@ -78,11 +88,11 @@ def service() -> Iterator[None]:
     with tempfile.TemporaryDirectory() as folder:
         own = {"CUDA_MPS_PIPE_DIRECTORY": folder, "CUDA_MPS_LOG_DIRECTORY": folder}
         os.environ.update(own)
-        subprocess.run([CONTROL, "-d"], check=True)
         try:
+            subprocess.run([CONTROL, "-d"], check=True)
             yield
+            subprocess.run([CONTROL], input="quit\n", text=True, check=True, timeout=PATIENCE)
         finally:
-            subprocess.run([CONTROL], input="quit\n", text=True, check=True)
             for name in own:
                 del os.environ[name]
 
@@ -96,7 +106,7 @@ def measured(options: argparse.Namespace) -> dict[int, list[float]]:
             for count in counts:
                 for each in running[:count]:
                     each.send(True)
-                total = sum(each.recv() for each in running[:count])
+                total = sum(received(each, options.window + PATIENCE) for each in running[:count])
                 if repeat:
                     found[count].append(total)
     return found
@@ -115,8 +125,8 @@ def main() -> None:
         try:
             with service():
                 found["MPS"] = measured(options)
-        except (OSError, subprocess.CalledProcessError, EOFError) as error:
-            print(f"not measured with the Multi-Process Service, which did not work here: {error!r}")
+        except (OSError, subprocess.SubprocessError, EOFError) as error:
+            print(f"the Multi-Process Service did not work here{' to its end' * ('MPS' in found)}: {error!r}")
     rows = []
     for kind, rates in found.items():
         alone = rates[min(rates)]

@@ -95,7 +95,7 @@ def rates(run: parameters.Run, train: Split, device: torch.device, repeats: int,
 
 def main() -> None:
     """Measure, print and write the table."""
-    options = measure.of_steps(__doc__ or "", ["vgg08", "vgg38", "vgg38_bn_rc", "vgg68_resnet"])
+    options = measure.step_options(__doc__ or "", ["vgg08", "vgg38", "vgg38_bn_rc", "vgg68_resnet"])
     device, train = torch.device(options.device), measure.images()
     rows = []
     for precision in options.precisions:

@@ -216,6 +216,21 @@ def test_what_cannot_be_written_is_told_and_nothing_is_written_after_it(held, tm
     assert not later.exists()
 
 
+def test_an_error_of_the_training_is_not_hidden_by_one_of_a_write(held, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ZeroDivisionError), checkpoints.Writer(CPU) as writer:
+        writer.write(tmp_path / "file" / "snapshot.safetensors", TENSORS)
+        held.set()
+        raise ZeroDivisionError
+
+
+def test_a_writer_on_a_cpu_asks_nothing_of_a_gpu(monkeypatch, tmp_path):
+    monkeypatch.delattr(torch, "cuda")
+    with checkpoints.Writer(CPU) as writer:
+        writer.write(tmp_path / "state.safetensors", {"weight": torch.ones(2)})
+    assert (tmp_path / "state.safetensors").exists()
+
+
 def test_an_error_of_a_write_reaches_the_next_one(tmp_path):
     (tmp_path / "file").touch()
     writer = checkpoints.Writer(CPU)
@@ -223,4 +238,7 @@ def test_an_error_of_a_write_reaches_the_next_one(tmp_path):
     with pytest.raises(OSError, match="file"):
         while True:  # until it has been tried
             writer.write(tmp_path / "state.safetensors", TENSORS)
+    writer.write(tmp_path / "state.safetensors", TENSORS)  # by somebody who has not listened
+    with pytest.raises(OSError, match="file"):
+        writer.wait()
     assert not (tmp_path / "state.safetensors").exists()

@@ -610,6 +610,18 @@ def test_what_has_no_end_is_not_read(make, path, command, capsys):
     assert "plain file" in refused(capsys, command, code=1) or command != "manifest"
 
 
+@pytest.mark.parametrize("path", [HISTORY, GRADIENTS, SUMMARY, TABLE, SNAPSHOT, DATA], ids=lambda path: path.name)
+@pytest.mark.parametrize("kind", ["a pipe", "an endless device"])
+def test_sync_lets_no_engine_read_what_has_no_end(kind, path, capsys):
+    settings = faked.study(TINY)
+    for run in settings.runs:
+        faked.result(settings, run)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    ENDLESS[kind](path)
+    assert refused(capsys, "sync", code=1).startswith(f"vanishing sync: {path}: no plain file")
+
+
 def test_there_are_enough():
     cases = [BAD_PARAMETERS, BAD_CALLS, BAD_SOURCES, BAD_DATA, BAD_CHECKPOINTS, BAD_RESULTS]
     assert sum(map(len, cases)) >= 120

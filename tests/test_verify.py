@@ -93,7 +93,6 @@ def flip(path, place=0.5):
 
 def cached(path):
     """Return the object in DVC's cache that has the content of `path`."""
-
     name = files.digest(path, "md5")
     return Path(".dvc/cache/files/md5") / name[:2] / name[2:]
 

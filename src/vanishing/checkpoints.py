@@ -37,26 +37,28 @@ networks of 268 million parameters; the largest of the study has 1.3 million.
 
 
 PENDING = 4
-"""Checkpoints that may wait to be written, each a copy of the weights in the device's memory."""
+"""Checkpoints that may wait to be written, each a copy of its tensors in the device's memory."""
 
 
 class CheckpointError(UserError):
     """A checkpoint is missing, damaged or of another kind."""
 
 
-class Writer(contextlib.AbstractContextManager["Writer"]):
+class Writer:
     """Writes checkpoints in a thread of its own, in the order given, so that no training step waits for a disk.
 
-    Leaving the context waits until all are written, also when it is left by an error.
+    Leaving the context waits until all are written. An error of theirs is raised there, unless it is left by
+    another, which says more.
 
     Args:
         device: where the tensors lie.
     """
 
     def __init__(self, device: torch.device) -> None:
-        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
         self._pending: deque[Future[None]] = deque()
+        self._last: Future[None] | None = None
 
     def write(self, path: Path, tensors: Mapping[str, Tensor], values: Mapping[str, Any] | None = None) -> None:
         """Do what the function `write` does, later, with a copy of the tensors as they are now.
@@ -66,9 +68,9 @@ class Writer(contextlib.AbstractContextManager["Writer"]):
         while self._pending and (len(self._pending) >= PENDING or self._pending[0].done()):
             self._pending.popleft().result()
         copies = {name: tensor.detach().clone() for name, tensor in tensors.items()}
-        taken = torch.cuda.current_stream().record_event() if self.stream else None
-        before = self._pending[-1] if self._pending else None
-        self._pending.append(self._thread.submit(self._write, path, copies, values, taken, before))
+        taken = torch.cuda.current_stream().record_event() if self._stream else None
+        self._last = self._thread.submit(self._write, path, copies, values, taken, self._last)
+        self._pending.append(self._last)
 
     def _write(
         self,
@@ -80,10 +82,10 @@ class Writer(contextlib.AbstractContextManager["Writer"]):
     ) -> None:
         if before:
             before.result()  # a state must not be written after a snapshot that could not be
-        if self.stream and taken:
-            self.stream.wait_event(taken)
+        if self._stream and taken:
+            self._stream.wait_event(taken)
         # not on the training's stream, where the copies would wait for all steps that are under way
-        with torch.cuda.stream(self.stream) if self.stream else contextlib.nullcontext():
+        with torch.cuda.stream(self._stream) if self._stream else contextlib.nullcontext():
             write(path, copies, values)
 
     def wait(self) -> None:
@@ -98,7 +100,8 @@ class Writer(contextlib.AbstractContextManager["Writer"]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._thread.shutdown()
-        self.wait()
+        with contextlib.nullcontext() if error is None else contextlib.suppress(Exception):
+            self.wait()
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], values: Mapping[str, Any] | None = None) -> None:

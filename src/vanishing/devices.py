@@ -42,7 +42,7 @@ def configure(train: parameters.Train) -> torch.device:
 def memory_format(train: parameters.Train, device: torch.device) -> torch.memory_format:
     """Return the order in memory of activations and weights that convolutions are fastest in, which changes sums.
 
-    Channels last on a CPU, where oneDNN's are 1.1 to 1.8 times as fast on it, and for tensor cores, which want it
+    Channels last on a CPU, where oneDNN's are 1.15 to 1.6 times as fast on it, and for tensor cores, which want it
     (NVIDIA, Deep Learning Performance: Convolutional Layers); channels first for IEEE single precision on CUDA,
     whose kernels are written for it. `benchmarks/choices.py` measures the other one too.
     """

@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 
 from vanishing import parameters, paths
 from vanishing.errors import UserError
+from vanishing.occupied import DYING
 from vanishing.progress import say
 
 
@@ -178,7 +179,7 @@ def _only_one(name: str, seed: int) -> Iterator[None]:
     lock = paths.SCRATCH / "locks" / f"{name}-seed{seed}.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(lock, timeout=0):
+        with FileLock(lock, timeout=DYING):
             yield
     except Timeout:
         raise UserError(f"run {name!r}, seed {seed} is being trained by another process (lock {lock})") from None

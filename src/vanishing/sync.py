@@ -25,6 +25,10 @@ DAMAGED = paths.SCRATCH / "dvc.lock.damaged"
 """DVC's record as a kill has left it."""
 
 
+MADE = ("checkpoints", "configuration", "report", "results")
+"""Folders of what the engines make, beside the data."""
+
+
 @dataclass(frozen=True)
 class Stage:
     """A stage of `dvc.yaml`, expanded."""
@@ -55,7 +59,8 @@ def bring_together(settings: parameters.Parameters) -> None:
         UserError: an engine is at work, a result is not what its summary says, or an engine cannot be asked.
     """
     occupied.check("vanishing sync")
-    _check_results(settings)  # before an engine reads the files: a pipe in place of one would never end
+    _check_plain(settings)
+    _check_results(settings)
     _check_images(settings)
     _set_aside()
     configure(settings)  # DVC compares its files, and Snakemake does not make them
@@ -174,6 +179,13 @@ def cache() -> Path | None:
     except ConfigError as error:
         raise UserError(f".dvc/config: {error}") from None
     return Path(chosen) if chosen else None
+
+
+def _check_plain(settings: parameters.Parameters) -> None:
+    """Check that no output is a pipe or a device: an engine would read it for ever."""
+    made = (path for top in MADE for path in Path(top).rglob("*") if not path.is_dir())
+    for path in (*filter(Path.exists, [settings.data.path]), *made):
+        files.check_plain(path, files.FILE_BYTES)
 
 
 def _check_results(settings: parameters.Parameters) -> None:

@@ -32,7 +32,7 @@ STATE = "state.safetensors"
 """File of the resumable state, beside the snapshots taken so far."""
 
 SAVE_EVERY = 30.0
-"""Seconds between two writes of the resumable state: what a kill can cost."""
+"""Seconds between two writes of the resumable state: what a kill can cost, and the moment that a write takes."""
 
 
 class Interrupted(UserError):
@@ -97,7 +97,7 @@ class Outcome:
     iterations: int = field(default=0, compare=False, repr=False)
     """Done by this process: fewer than all of them where an earlier start was interrupted."""
     seconds: float = field(default=0.0, compare=False, repr=False)
-    """That they took, with the validation after each epoch and the files written on the way."""
+    """That they took, with the validation after each epoch; files are written meanwhile."""
 
 
 def learning_rate(train: parameters.Train, epoch: int, iteration: int, iterations: int) -> float:
