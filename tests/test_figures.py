@@ -260,6 +260,14 @@ def test_published_accuracies_stand_against_ours_by_schedule_and_are_filled_wher
     }
 
 
+def test_published_figures_none_of_which_has_been_run_can_be_drawn():
+    rows = [("r3", "", "test_accuracy", "61.4(2)", math.nan, "not run")]
+    columns = ["report", "schedule", "metric", "published", "reproduced", "verdict"]
+    figure = figures.agreement(pd.DataFrame(rows, columns=columns).assign(std=1.0))
+    figures.save({"agreement": figure}, paths.FIGURES / "comparison")
+    assert (paths.FIGURES / "comparison" / "agreement.pdf").read_bytes().startswith(b"%PDF")
+
+
 def test_a_legend_of_long_names_stays_on_the_page():
     runs = ["vgg38_resnet_wd3_x100", "vgg38_resnet_wd3_x10", "vgg38_resnet_sigmoid", "vgg38_resnet_wd3_x30"]
     study = faked.study(runs=runs)

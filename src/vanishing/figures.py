@@ -196,7 +196,7 @@ def agreement(table: pd.DataFrame) -> Figure:
         table: `results/comparison/published.csv`; accuracies in per cent.
     """
     rows = table[table.metric.str.endswith("accuracy") & table.reproduced.notna()]
-    rows = rows.assign(value=rows.published.astype(str).str.partition("(")[0].astype(float))
+    rows = rows.assign(value=rows.published.astype(str).str.split("(").str[0].astype(float))
     schedules = sorted(rows.schedule.unique(), key=lambda name: name != "cosine_per_epoch")
     with _style():
         figure = Figure(figsize=(6.3, 3.7))
