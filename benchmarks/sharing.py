@@ -90,8 +90,10 @@ def service() -> Iterator[None]:
         os.environ.update(own)
         try:
             subprocess.run([CONTROL, "-d"], check=True)
-            yield
-            subprocess.run([CONTROL], input="quit\n", text=True, check=True, timeout=PATIENCE)
+            try:
+                yield
+            finally:
+                subprocess.run([CONTROL], input="quit\n", text=True, check=True, timeout=PATIENCE)
         finally:
             for name in own:
                 del os.environ[name]
