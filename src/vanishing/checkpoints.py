@@ -63,10 +63,11 @@ class Writer:
     def write(self, path: Path, tensors: Mapping[str, Tensor], values: Mapping[str, Any] | None = None) -> None:
         """Do what the function `write` does, later, with a copy of the tensors as they are now.
 
-        Raises what an earlier write raised; waits for one only where more than `PENDING` would be under way.
+        Once one has failed, this and every later call raise what it raised. Waits for a write only where more
+        than `PENDING` would be under way.
         """
         while self._pending and (len(self._pending) >= PENDING or self._pending[0].done()):
-            self._pending.popleft().result()
+            self._retire()
         copies = {name: tensor.detach().clone() for name, tensor in tensors.items()}
         taken = torch.cuda.current_stream().record_event() if self._stream else None
         self._last = self._thread.submit(self._write, path, copies, values, taken, self._last)
@@ -89,9 +90,14 @@ class Writer:
             write(path, copies, values)
 
     def wait(self) -> None:
-        """Wait until all are written; raises what one of them raised."""
+        """Wait until all are written; raises what the first that failed raised."""
         while self._pending:
-            self._pending.popleft().result()
+            self._retire()
+
+    def _retire(self) -> None:
+        """Wait for the oldest write; a failed one stays the oldest, so that nobody passes it unheard."""
+        self._pending[0].result()
+        self._pending.popleft()
 
     def __enter__(self) -> Self:
         return self
