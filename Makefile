@@ -54,7 +54,7 @@ bench: demo  ## speed and what it depends on, scaling, and the pipeline, into bu
 	python benchmarks/training.py
 	python benchmarks/choices.py
 	python benchmarks/sharing.py
-	python benchmarks/precision.py
+	python benchmarks/accuracy.py
 	python benchmarks/scaling.py
 	python benchmarks/pipeline.py
 	python benchmarks/graph.py

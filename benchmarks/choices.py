@@ -1,18 +1,16 @@
-"""What the step's choices do to its speed, each undone in turn: equal bytes, the memory format, the capture.
+"""What the step's choices do to its speed, each undone in turn: equal bytes, memory format, fused Adam, capture.
 
     python benchmarks/choices.py [--device cpu|cuda] [--models vgg08 ...] [--precisions fp32 bf16]
 
 `free`: any algorithm, not only deterministic ones. `other format`: channels first for last, or last for first.
-`eager`, on CUDA: the same step without a graph.
+`plain Adam`: an operation at a time. `eager`, on CUDA: the same step without a graph.
 """
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
-from unittest import mock
 
 import measure
 import torch
@@ -30,21 +28,14 @@ def free(train: parameters.Train) -> None:
     torch.backends.cudnn.benchmark = True
 
 
-@contextmanager
-def other_format(train: parameters.Train, device: torch.device) -> Iterator[None]:
-    """Have learners made within the block use the memory format that is not the project's choice."""
-    formats = {torch.channels_last, torch.contiguous_format} - {devices.memory_format(train, device)}
-    with mock.patch.object(devices, "memory_format", return_value=formats.pop()):
-        yield
-
-
 def rates(run: parameters.Run, train: Split, device: torch.device, repeats: int, inner: int) -> dict[str, list[float]]:
     """Measure iterations per second of the step as it is, and with each choice undone, in turn."""
     ours = partial(devices.configure, run.train)
     ours()  # a capture keeps the kernels of the settings that it was made under
     loops: dict[str, Loop] = {"ours": (ours, measure.step_of(run, train, device))}
-    with other_format(run.train, device):
-        loops["other format"] = (ours, measure.step_of(run, train, device))
+    for name, undone in (("other format", measure.other_format), ("plain Adam", measure.plain_adam)):
+        with undone():
+            loops[name] = (ours, measure.step_of(run, train, device))
     if device.type == "cuda":
         loops["eager"] = (ours, measure.step_of(run, train, device, captured=False))
     any_algorithm = partial(free, run.train)

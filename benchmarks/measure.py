@@ -6,9 +6,11 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pandas as pd
 import torch
@@ -86,6 +88,26 @@ def seconds(work: Callable[[], object], device: torch.device, repeats: int, inne
         synchronise(device)
         measured.append((time.perf_counter() - start) / inner)
     return measured
+
+
+def other_format() -> AbstractContextManager[object]:
+    """Have learners made within the block use the memory format that is not the project's choice."""
+    chosen = devices.memory_format
+
+    def other(train: parameters.Train, device: torch.device) -> torch.memory_format:
+        return ({torch.channels_last, torch.contiguous_format} - {chosen(train, device)}).pop()
+
+    return mock.patch.object(devices, "memory_format", other)
+
+
+def plain_adam() -> AbstractContextManager[object]:
+    """Have learners made within the block use Adam in an operation at a time, not fused into one."""
+    adam = torch.optim.Adam
+
+    def plain(*arguments: Any, **options: Any) -> torch.optim.Adam:
+        return adam(*arguments, **options | {"fused": False})
+
+    return mock.patch.object(torch.optim, "Adam", plain)
 
 
 def in_turn(
