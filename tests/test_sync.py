@@ -49,6 +49,13 @@ def test_what_stands_on_such_a_stage_and_is_up_to_date_in_both_is_not_named():
     assert plan(stale="a", pending="a") == Plan(commit=[], touch=[], build=["a"])
 
 
+def test_few_stages_are_named_and_many_counted():
+    assert sync.summary([]) == "0"
+    assert sync.summary(["train@b-0", "data"]) == "2 (data, train@b-0)"
+    many = ["data", *(f"train@a-{seed}" for seed in range(5)), *(f"gradients@a-{seed}" for seed in range(3))]
+    assert sync.summary(many) == "9 (1 data, 3 gradients, 5 train)"
+
+
 def test_what_stands_beside_such_a_stage_does_not_wait():
     beside = Stage("d", frozenset({"d.out"}), frozenset())
     assert sync.compare([*chain("a"), beside], {"a", "d"}, {"a.out"}) == Plan(commit=["d"], touch=[], build=["a"])

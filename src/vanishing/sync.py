@@ -12,7 +12,8 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +25,8 @@ from vanishing.stages import configure
 DAMAGED = paths.SCRATCH / "dvc.lock.damaged"
 """DVC's record as a kill has left it."""
 
+SHOWN = 8
+"""Of stages that something is said of, how many are named one by one."""
 
 MADE = ("checkpoints", "configuration", "report", "results")
 """Folders of what the engines make, beside the data."""
@@ -73,10 +76,9 @@ def bring_together(settings: parameters.Parameters) -> None:
     if plan.touch:
         outputs = sorted(path for stage in stages if stage.name in plan.touch for path in stage.outputs)
         engine("snakemake", "--cores", "1", "--touch", "--force", *outputs)
-    for action, names in (("entered in DVC's record", plan.commit), ("entered in Snakemake's record", plan.touch)):
-        say(f"{len(names)} stages {action}{': ' if names else ''}{', '.join(names)}")
-    if plan.build:
-        say(f"{len(plan.build)} of {len(stages)} stages still to be built, by either engine: {', '.join(plan.build)}")
+    say(f"stages entered in DVC's record: {summary(plan.commit)}")
+    say(f"stages entered in Snakemake's record: {summary(plan.touch)}")
+    say(f"stages still to be built, by either engine: {summary(plan.build)}")
 
 
 def compare(stages: Iterable[Stage], stale: set[str], pending: set[str]) -> Plan:
@@ -96,6 +98,15 @@ def compare(stages: Iterable[Stage], stale: set[str], pending: set[str]) -> Plan
         touch=sorted(behind - stale - waiting),
         build=sorted(neither | (waiting & (stale | behind))),
     )
+
+
+def summary(names: Collection[str]) -> str:
+    """Count stages and name them, or where they are many, say how many there are of each kind."""
+    if not names:
+        return "0"
+    kinds = sorted(Counter(name.partition("@")[0] for name in names).items())
+    shown = sorted(names) if len(names) <= SHOWN else [f"{count} {kind}" for kind, count in kinds]
+    return f"{len(names)} ({', '.join(shown)})"
 
 
 def _set_aside() -> None:
