@@ -115,7 +115,7 @@ def test_a_mistake_in_the_parameters_costs_dvc_nothing(built, tmp_path):
     before = content(folder)
     lay_out(folder, {"vgg08": {"train": {"epochs": 0}}})
     process = start(COMMANDS["dvc"], folder)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=300)
     assert process.returncode != 0
     assert (
         "vanishing configure: params.yaml: runs.vgg08.train.epochs = 0: allowed: greater than or equal to 1" in output
@@ -138,7 +138,7 @@ def test_a_longer_list_of_runs_takes_dvc_the_same_command_twice(built, tmp_path)
     folder = Path(shutil.copytree(built["dvc"], tmp_path / "dvc"))
     lay_out(folder, {"vgg20_bn": {"model": {"blocks": 2, "norm": "batch"}}})
     before = content(folder)
-    first, _ = (process := start(COMMANDS["dvc"], folder)).communicate(timeout=60)
+    first, _ = (process := start(COMMANDS["dvc"], folder)).communicate(timeout=300)
     assert process.returncode != 0
     assert "workflow/jobs.json: runs, seeds or studies have changed; the same command again" in first
     assert content(folder) == before
@@ -167,7 +167,7 @@ def test_a_report_without_any_result_says_so(tmp_path):
 def test_a_failing_job_names_its_log_and_shows_its_end(tmp_path):
     lay_out(tmp_path / "broken", {}, data={"set": "cifar100", "sources": ["nowhere"], "validation_per_class": 25})
     process = start(COMMANDS["snakemake"], tmp_path / "broken")
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=300)
     assert process.returncode == 1
     assert "logs/data.log" in output
     assert output.count("vanishing data: ") >= 2, "once as it happens, once from the log"
