@@ -50,7 +50,7 @@ lint: $(READY)  ## formatting, lint and types
 	snakefmt --check Snakefile workflow
 	mypy
 
-bench: demo  ## speed and what it depends on, scaling, and the pipeline, into build/benchmarks/ (a GPU is used if there is one)
+bench: demo  ## speed, what it depends on and does to accuracy, scaling, and the pipeline, into build/benchmarks/ (long on a CPU)
 	python benchmarks/training.py
 	python benchmarks/choices.py
 	python benchmarks/sharing.py

@@ -2,9 +2,9 @@
 
     python benchmarks/accuracy.py [--device cpu|cuda] [--seeds 5] [--images 10000] [--epochs 20]
 
-Lower precisions; and in fp32, where other sums are rounded otherwise, what `choices.py` undoes for speed: the other
-memory format, and Adam an operation at a time. A training shorter than the study's, on real images where
-`data/cifar100.npz` is there: the differences say how far the ways part, not what accuracy they reach in the end.
+Lower precisions; and in fp32 two of the choices that `choices.py` undoes, the memory format and fused Adam, which
+add in another order. A training shorter than the study's, on real images where `data/cifar100.npz` is there: the
+differences say how far the ways part, not what accuracy they reach in the end.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def main() -> None:
             {
                 "model": options.model, "way": way, "n": options.seeds, "images": options.images,
                 "epochs": options.epochs, "validation accuracy (%)": values.mean(), "std": values.std(),
-                "less fp32, by seed (points)": apart.mean(), "std of that": apart.std(),
+                "difference from fp32, by seed (points)": apart.mean(), "std of that": apart.std(),
             }
         )  # fmt: skip
     device = torch.device(options.device)

@@ -3,7 +3,7 @@
     python benchmarks/choices.py [--device cpu|cuda] [--models vgg08 ...] [--precisions fp32 bf16]
 
 `free`: any algorithm, not only deterministic ones. `other format`: channels first for last, or last for first.
-`plain Adam`: an operation at a time. `eager`, on CUDA: the same step without a graph.
+`plain Adam`: PyTorch's default, not fused. `eager`, on CUDA: the same step without a graph.
 """
 
 from __future__ import annotations

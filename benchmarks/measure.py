@@ -101,11 +101,11 @@ def other_format() -> AbstractContextManager[object]:
 
 
 def plain_adam() -> AbstractContextManager[object]:
-    """Have learners made within the block use Adam in an operation at a time, not fused into one."""
+    """Have learners made within the block use the Adam that PyTorch takes by default, which is not fused."""
     adam = torch.optim.Adam
 
     def plain(*arguments: Any, **options: Any) -> torch.optim.Adam:
-        return adam(*arguments, **options | {"fused": False})
+        return adam(*arguments, **options | {"fused": None})
 
     return mock.patch.object(torch.optim, "Adam", plain)
 

@@ -1,5 +1,6 @@
 """One engine at a time: who is second is refused and told who is first, and a killed engine stands in nobody's way."""
 
+import contextlib
 import json
 import os
 import re
@@ -162,22 +163,31 @@ BUSY = {
 }
 
 
+@contextlib.contextmanager
+def held_still(process):
+    """Stop a process and all that it has started, and let them go on at the end."""
+    family = [process, *process.children(recursive=True)]
+    try:
+        for each in family:
+            each.suspend()
+        yield
+    finally:
+        for each in family:
+            each.resume()
+
+
 @pytest.mark.pipeline
 @pytest.mark.parametrize(("first", "second"), BUSY)
 def test_of_two_starts_one_works_and_the_other_names_it(tmp_path, first, second):
-    engines.lay_out(tmp_path, {}, train={"epochs": 10, "batch_size": 2})
+    engines.lay_out(tmp_path, {}, train={"epochs": 25, "batch_size": 2})
     process = engines.start(TARGETS[first], tmp_path)
     while not list((tmp_path / ".vanishing").rglob("*.safetensors")) and process.poll() is None:
         time.sleep(0.01)
-    engine = psutil.Process(process.pid)
-    held = [engine, *engine.children(recursive=True)]
-    for each in held:  # at work for as long as the second takes to start
-        each.suspend()
-    refused = subprocess.run(
-        TARGETS[second], cwd=tmp_path, env=engines.environment(), capture_output=True, text=True, check=False
-    )
-    for each in held:
-        each.resume()
+    assert process.poll() is None, process.communicate()[0]
+    with held_still(psutil.Process(process.pid)):  # at work for as long as the second takes to start
+        refused = subprocess.run(
+            TARGETS[second], cwd=tmp_path, env=engines.environment(), capture_output=True, text=True, check=False
+        )
     assert refused.returncode not in (0, 2), refused.stdout
     said = refused.stdout + refused.stderr
     assert re.search(BUSY[first, second].format(pid=process.pid), said, re.M), said

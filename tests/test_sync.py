@@ -50,10 +50,10 @@ def test_what_stands_on_such_a_stage_and_is_up_to_date_in_both_is_not_named():
 
 
 def test_few_stages_are_named_and_many_counted():
-    assert sync.summary([]) == "0"
-    assert sync.summary(["train@b-0", "data"]) == "2 (data, train@b-0)"
+    assert sync.counted([]) == "0"
+    assert sync.counted(["train@b-0", "data"]) == "2 (data, train@b-0)"
     many = ["data", *(f"train@a-{seed}" for seed in range(5)), *(f"gradients@a-{seed}" for seed in range(3))]
-    assert sync.summary(many) == "9 (1 data, 3 gradients, 5 train)"
+    assert sync.counted(many) == "9 (1 data, 3 gradients, 5 train)"
 
 
 def test_what_stands_beside_such_a_stage_does_not_wait():
@@ -232,7 +232,7 @@ def test_stages_that_are_no_more_are_dropped_from_dvcs_record(tmp_path, monkeypa
     files.write(Path("dvc.yaml"), f"stages:\n  {both[0]}")
     sync._forget({"a"})
     assert Path("dvc.lock").read_bytes() == alone != whole
-    assert capsys.readouterr().err == "1 stages that are no more dropped from DVC's record: b\n"
+    assert capsys.readouterr().err == "stages that are no more, dropped from DVC's record: 1 (b)\n"
     assert json.loads(sync.engine("dvc", "status", "--json")) == {}
 
 

@@ -26,7 +26,7 @@ DAMAGED = paths.SCRATCH / "dvc.lock.damaged"
 """DVC's record as a kill has left it."""
 
 SHOWN = 8
-"""Of stages that something is said of, how many are named one by one."""
+"""Up to so many stages are named; more are counted by kind."""
 
 MADE = ("checkpoints", "configuration", "report", "results")
 """Folders of what the engines make, beside the data."""
@@ -76,9 +76,9 @@ def bring_together(settings: parameters.Parameters) -> None:
     if plan.touch:
         outputs = sorted(path for stage in stages if stage.name in plan.touch for path in stage.outputs)
         engine("snakemake", "--cores", "1", "--touch", "--force", *outputs)
-    say(f"stages entered in DVC's record: {summary(plan.commit)}")
-    say(f"stages entered in Snakemake's record: {summary(plan.touch)}")
-    say(f"stages still to be built, by either engine: {summary(plan.build)}")
+    say(f"stages entered in DVC's record: {counted(plan.commit)}")
+    say(f"stages entered in Snakemake's record: {counted(plan.touch)}")
+    say(f"stages still to be built, by either engine: {counted(plan.build)}")
 
 
 def compare(stages: Iterable[Stage], stale: set[str], pending: set[str]) -> Plan:
@@ -100,7 +100,7 @@ def compare(stages: Iterable[Stage], stale: set[str], pending: set[str]) -> Plan
     )
 
 
-def summary(names: Collection[str]) -> str:
+def counted(names: Collection[str]) -> str:
     """Count stages and name them, or where they are many, say how many there are of each kind."""
     if not names:
         return "0"
@@ -139,7 +139,7 @@ def _forget(known: set[str]) -> None:
         del content["stages"][name]
     if gone:
         files.write(path, dumps_yaml(content))
-        say(f"{len(gone)} stages that are no more dropped from DVC's record: {', '.join(gone)}")
+        say(f"stages that are no more, dropped from DVC's record: {counted(gone)}")
 
 
 def _stages() -> list[Stage]:
