@@ -61,6 +61,19 @@ def test_every_letter_that_a_title_may_have_can_be_set():
     assert report.typeset().exists()
 
 
+@pytest.mark.pipeline
+@pytest.mark.skipif(not shutil.which("latexmk"), reason="latexmk is not installed")
+def test_today_is_one_day_for_ever(monkeypatch):
+    Path("report").mkdir()
+    shutil.copy(faked.ROOT / "report" / ".latexmkrc", "report")
+    Path("report/report.tex").write_text(DOCUMENT % r"\today")
+    made = set()
+    for day in ("0", "864000000"):
+        monkeypatch.setenv("SOURCE_DATE_EPOCH", day)
+        made.add(report.typeset().read_bytes())
+    assert len(made) == 1
+
+
 def lay_out(folder, monkeypatch):
     """Lay out the pipeline with two runs' results, tables and figures, as the stages before the report leave them."""
     workspace.lay_out(faked.ROOT, folder, None)
@@ -93,6 +106,7 @@ def test_the_report_is_typeset_and_has_the_same_bytes_wherever_and_whenever(fold
     assert "undefined" not in log
     assert "Overfull" not in log
     assert str(folder).encode() not in pdf
+    assert not re.search(rb"/CreationDate|/ModDate|/PTEX|/ID ?\[ ?<(?!>)", pdf)
     elsewhere = folder / "elsewhere" / "deeper"
     shutil.copytree(folder / "here", elsewhere)
     monkeypatch.chdir(elsewhere)
