@@ -7,6 +7,7 @@ from the parameters and the summaries alone, so that a clone that typesets `resu
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +31,11 @@ class Facts:
     def planned(self) -> int:
         """Trainings that the parameters ask for."""
         return len(list(self.settings.jobs()))
+
+    @property
+    def seeds(self) -> int:
+        """Seeds of the run that was trained with most."""
+        return max(Counter(summary["run"] for summary in self.summaries).values(), default=0)
 
     @property
     def diverged(self) -> int:
@@ -65,8 +71,7 @@ def latex(settings: parameters.Parameters) -> str:
 
 def _paper(facts: Facts) -> Iterator[Item]:
     """Yield the questions of NeurIPS' checklist."""
-    settings = facts.settings
-    seeds, done = len({seed for _, seed in settings.jobs()}), len(facts.summaries)
+    settings, seeds, done = facts.settings, facts.seeds, len(facts.summaries)
     yield (
         "Do abstract and introduction claim no more than is shown?", "Yes",
         r"Their numbers are those of Section~\ref{sec:results}, read from the same generated file; a name without a "
@@ -94,7 +99,8 @@ def _paper(facts: Facts) -> Iterator[Item]:
         "Is there a measure of statistical uncertainty?", "Yes" if seeds > 1 else "No",
         f"Up to {seeds} seeds; mean and standard deviation ($n - 1$) with $n$ in every table, and differences by seed "
         r"with a 95\,\% interval; with one seed none is given." if seeds > 1
-        else r"One seed, so no spread is given; \texttt{seeds} in \texttt{params.yaml} adds others.",
+        else r"No run has results of two seeds, so no spread is given; \texttt{seeds} in \texttt{params.yaml} names "
+        "those to train.",
     )  # fmt: skip
     yield (
         "Are trainings that failed reported?", "Yes",
