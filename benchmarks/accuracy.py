@@ -69,24 +69,24 @@ def configured(options: Any, precision: str) -> parameters.Run:
 
 
 def main() -> None:
-    """Train every pair, print and write the table."""
+    """Train every seed in every way, print and write the table."""
     parser = measure.arguments(__doc__ or "")
     parser.add_argument("--model", default="vgg08")
     parser.add_argument("--seeds", type=int, default=5, help="trainings in each way")
     parser.add_argument("--images", type=int, default=10_000, help="training images, a multiple of 100")
     parser.add_argument("--epochs", type=int, default=20)
     options = parser.parse_args()
-    chosen, found = dataset(options.images), {}
+    chosen, compared, found = dataset(options.images), ways(options.device), {}
     for seed in range(options.seeds):
-        for way, (precision, undone) in ways(options.device).items():
+        for way, (precision, undone) in compared.items():
             with tempfile.TemporaryDirectory() as folder, undone():
                 run = configured(options, precision)
                 outcome = training.train(run, seed, chosen, Path(folder), f"{way}, seed {seed}")
             found[way, seed] = 100 * outcome.history[-1].val_accuracy
-    accuracies = pd.Series(found).unstack(level=0)[list(ways(options.device))]
+    accuracies = pd.Series(found).unstack(level=0)[list(compared)]
     print(accuracies.to_string(float_format="%.2f"), file=sys.stderr)
     rows = []
-    for way in ways(options.device):
+    for way in compared:
         values, apart = accuracies[way], accuracies[way] - accuracies["fp32"]
         rows.append(
             {

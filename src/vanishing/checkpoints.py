@@ -58,7 +58,6 @@ class Writer:
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
         self._pending: deque[Future[None]] = deque()
-        self._last: Future[None] | None = None
 
     def write(self, path: Path, tensors: Mapping[str, Tensor], values: Mapping[str, Any] | None = None) -> None:
         """Do what the function `write` does, later, with a copy of the tensors as they are now.
@@ -70,8 +69,8 @@ class Writer:
             self._retire()
         copies = {name: tensor.detach().clone() for name, tensor in tensors.items()}
         taken = torch.cuda.current_stream().record_event() if self._stream else None
-        self._last = self._thread.submit(self._write, path, copies, values, taken, self._last)
-        self._pending.append(self._last)
+        before = self._pending[-1] if self._pending else None
+        self._pending.append(self._thread.submit(self._write, path, copies, values, taken, before))
 
     def _write(
         self,
