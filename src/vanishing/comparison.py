@@ -1,96 +1,255 @@
-"""Every published number against ours, and from which of the two schedules a published row came.
+"""Every published number against ours, and which learning-rate schedule a published row may have been trained with.
 
 `results/comparison/published.csv` has a row for every published figure and run that repeats it, those not run
-among them; `schedules.csv` has a row for every published row that was repeated under both schedules.
+among them; `schedules.csv` has a row for every published row that a run of ours predicts, `scatter.csv` one for every
+training, and `brackets.csv` one for every uncertainty that r2 prints.
+
+**Which schedule.** A schedule is rejected for a row where the row would be improbable as one more training of the run
+with that schedule: where the smallest of the probabilities of its k figures is below 5 % / k (Bonferroni). What is not
+rejected is possible: one schedule is named, of several none can be told, and a row that all of them reject came from
+none of these. A schedule without a prediction (not run, or without a spread) is neither.
+
+**A second test** needs no level. The rate of one schedule is small in the final epochs, that of the others is not, and
+so the validation accuracy of consecutive epochs scatters differently. Its standard deviation over the final five
+epochs of each of our trainings, pooled by schedule, stands against what r2 prints in brackets, which may be that
+standard deviation or the standard error of the mean: the ratio of the variances by Fisher's test, without a correction
+for networks that scatter differently.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 import pandas as pd
 
-from vanishing import files, latex, parameters, paths, published, results
-from vanishing.published import JUDGED, MARGIN, OTHER, Claim, Published
+from vanishing import aggregate, files, latex, parameters, paths, published, results, statistics
+from vanishing.aggregate import Row
+from vanishing.published import DIVERGED, JUDGED, OTHER, SCHEDULES, Claim, Published
 
-NEARER = 0.5
-"""A schedule is taken for the one that was used where its distance is below this share of the other's."""
+LEVEL = 1 - statistics.CONFIDENCE
+"""Probability with which a row is rejected under the schedule that it was trained with, at most."""
 
-APART = MARGIN["accuracy"]
-"""The other's distance, in points, from which on it counts: nearer than that, both fit."""
+FINAL = 5
+"""Epochs over which r2 gives its means and brackets."""
 
-SCHEDULES = {"cosine_per_epoch": "per epoch", "cosine_per_iteration": "per iteration"}
-"""The two schedules, and what they are called in print."""
+READINGS = {"standard deviation": 1.0, "standard error": math.sqrt(FINAL)}
+"""What a bracket of r2 may be, and how many times the bracket the standard deviation over those epochs then is."""
 
 
 @dataclass(frozen=True)
 class Attribution:
-    """A published row, and its distance from ours under each schedule."""
+    """A published row, and how probable it is under each schedule."""
 
     source: Published
-    distances: dict[str, float]
-    """By schedule: mean distance of the printed accuracies from ours, in points."""
+    probabilities: dict[str, float | None]
+    """By schedule: the smallest of the figures' probabilities times their number, at most 1; None for no prediction."""
     comparable: bool
 
     @property
     def verdict(self) -> str:
-        """The schedule that fits, or why none is named."""
-        if not self.comparable:
-            return OTHER
-        (near, distance), (_, other) = sorted(self.distances.items(), key=lambda item: item[1])
-        return SCHEDULES[near] if distance < NEARER * other and other > APART else "cannot tell"
+        """What the row may have been trained with."""
+        return judge(self.probabilities) if self.comparable else OTHER
+
+
+@dataclass(frozen=True)
+class Scatter:
+    """The standard deviation (n - 1) of a training's validation accuracy over its final epochs, in points."""
+
+    run: str
+    seed: int
+    schedule: str
+    std: float
+
+
+@dataclass(frozen=True)
+class Bracket:
+    """An uncertainty that r2 prints, in one of its readings, beside our trainings under each schedule."""
+
+    source: Published
+    reading: str
+    low: float
+    """What it stands for, in points, as far as its rounding leaves it open."""
+    high: float
+    probabilities: dict[str, float | None]
+    """By schedule; None where nothing was trained."""
 
 
 def make(settings: parameters.Parameters) -> None:
     """Write the tables of this comparison."""
     claims = published.everything(settings)
     found = list(attribute(claims))
-    results.write_table(paths.COMPARISON / "published.csv", published.table(claims))
-    results.write_table(paths.COMPARISON / "schedules.csv", table(found))
-    files.write(paths.REPORT / "comparison" / "schedules.tex", tabular(found))
+    scattered = list(scatter(settings))
+    brackets = list(read_brackets(scattered))
+    for name, content in (
+        ("published", published.table(claims)),
+        ("schedules", table(found)),
+        ("scatter", scatter_table(scattered)),
+        ("brackets", bracket_table(brackets)),
+    ):
+        results.write_table(paths.COMPARISON / f"{name}.csv", content)
+    for name, text in (("schedules", tabular(found)), ("scatter", scatter_tabular(scattered, brackets))):
+        files.write(paths.REPORT / "comparison" / f"{name}.tex", text)
+
+
+def judge(probabilities: Mapping[str, float | None]) -> str:
+    """Say which schedule a row may have been trained with, by its probability under each; None for no prediction."""
+    tested = {key: each for key, each in probabilities.items() if each is not None}
+    possible = [key for key, each in tested.items() if each >= LEVEL]
+    if not tested:
+        return "no prediction"
+    if len(possible) == 1:
+        return SCHEDULES[possible[0]]
+    if possible:
+        return "cannot tell"
+    return "none of these" if len(tested) == len(SCHEDULES) else "none of those run"
+
+
+def bonferroni(probabilities: Sequence[float]) -> float | None:
+    """Return how probable the least probable of several figures is, given that it is the least; None for no figure."""
+    return min(1.0, len(probabilities) * min(probabilities)) if probabilities else None
 
 
 def attribute(claims: Iterable[Claim]) -> Iterator[Attribution]:
-    """Hold every published row against the two schedules, where ours has both and accuracies were printed."""
+    """Hold every published row against the schedules, where a run of ours predicts it under one at least."""
     by_source: dict[Published, dict[str, list[Claim]]] = {}
     for claim in claims:
-        if claim.verdict in (*JUDGED, OTHER) and claim.metric.endswith("accuracy"):
+        if claim.verdict in (*JUDGED, DIVERGED, OTHER):
             by_source.setdefault(claim.source, {}).setdefault(claim.schedule, []).append(claim)
-    for source, by_schedule in by_source.items():
-        if set(by_schedule) == set(SCHEDULES):
-            distances = {key: _distance(by_schedule[key]) for key in SCHEDULES}
-            comparable = all(claim.comparable for of_one in by_schedule.values() for claim in of_one)
-            yield Attribution(source, distances, comparable)
+    for source, found in by_source.items():
+        probabilities = {
+            key: bonferroni([claim.probability for claim in found.get(key, ()) if not math.isnan(claim.probability)])
+            for key in SCHEDULES
+        }
+        comparable = all(claim.comparable for of_one in found.values() for claim in of_one)
+        yield Attribution(source, probabilities, comparable)
 
 
 def table(found: Iterable[Attribution]) -> pd.DataFrame:
-    """Return a row for each published row: distances in points of accuracy."""
+    """Return a row for each published row: probabilities by schedule, NaN for no prediction."""
     records = [
-        (item.source.report, item.source.table, item.source.runs[0], *item.distances.values(), item.verdict)
+        (
+            item.source.report, item.source.table, item.source.origin, item.source.runs[0],
+            *(math.nan if each is None else each for each in item.probabilities.values()), item.verdict,
+        )
         for item in found
-    ]
-    return pd.DataFrame(records, columns=["report", "table", "run", *SCHEDULES, "verdict"])
+    ]  # fmt: skip
+    return pd.DataFrame(records, columns=["report", "table", "origin", "run", *SCHEDULES, "verdict"])
 
 
 def tabular(found: Iterable[Attribution]) -> str:
-    """Return the same in LaTeX."""
+    """Return the same in LaTeX, the handout's rows first."""
     head = [
-        r"& & \multicolumn{2}{c}{Distance (points)} & \\",
-        r"\cmidrule(lr){3-4}",
-        r"Source & Run & per epoch & per iteration & Nearer \\",
+        rf"& & \multicolumn{{{len(SCHEDULES)}}}{{c}}{{Probability}} & \\",
+        rf"\cmidrule(lr){{3-{2 + len(SCHEDULES)}}}",
+        rf"Source & Run & {' & '.join(SCHEDULES.values())} & Possible \\",
     ]
-    body = [
-        [
-            f"{item.source.report}, {item.source.table}",
-            latex.code(item.source.runs[0]),
-            *(latex.number(distance, 2) for distance in item.distances.values()),
-            item.verdict,
-        ]
+    rows = [
+        (
+            item.source.origin,
+            [
+                item.source.name,
+                latex.code(item.source.runs[0]),
+                *(_probability(each) for each in item.probabilities.values()),
+                item.verdict,
+            ],
+        )
         for item in found
     ]
-    return latex.tabular("llrrl", head, body)
+    return latex.tabular("ll" + "r" * len(SCHEDULES) + "l", head, *published.by_origin(rows))
 
 
-def _distance(claims: list[Claim]) -> float:
-    return sum(abs(claim.difference) for claim in claims) / len(claims)
+def scatter(settings: parameters.Parameters) -> Iterator[Scatter]:
+    """Yield the scatter of every training that is long enough and completed; one at chance has none worth the name."""
+    rows: dict[str, Row] = {row.run: row for found in aggregate.collect(settings).values() for row in found}
+    for row in rows.values():
+        for result in row.completed:
+            final = result.history.val_accuracy.tail(FINAL)
+            if len(final) == FINAL and result.summary["status"] == "completed" and not row.at_chance:
+                std = 100 * float(final.std(ddof=1))
+                yield Scatter(row.run, result.seed, row.configuration.train.schedule, std)
+
+
+def read_brackets(scattered: Iterable[Scatter]) -> Iterator[Bracket]:
+    """Yield every bracket of a mean over final epochs, in each reading, with its probability under each schedule."""
+    ours = _pooled(scattered)
+    for source in published.load():
+        printed = source.figures.get("val_accuracy", "")
+        if source.average == FINAL and "(" in printed:
+            for reading, factor in READINGS.items():
+                std = factor * published.uncertainty(printed)
+                half = factor * published.unit(printed) / 2
+                probabilities = {key: _ratio(std - half, std + half, ours.get(key)) for key in SCHEDULES}
+                yield Bracket(source, reading, std - half, std + half, probabilities)
+
+
+def scatter_table(scattered: Iterable[Scatter]) -> pd.DataFrame:
+    """Return a row for each training, in points of accuracy."""
+    records = [(item.run, item.seed, item.schedule, item.std) for item in scattered]
+    return pd.DataFrame(records, columns=["run", "seed", "schedule", "std"])
+
+
+def bracket_table(brackets: Iterable[Bracket]) -> pd.DataFrame:
+    """Return a row for each bracket and reading: the standard deviation that it stands for, in points; how likely."""
+    records = [
+        (
+            item.source.report, item.source.table, item.source.runs[0], item.source.figures["val_accuracy"],
+            item.reading, item.low, item.high,
+            *(math.nan if each is None else each for each in item.probabilities.values()),
+        )
+        for item in brackets
+    ]  # fmt: skip
+    return pd.DataFrame(records, columns=["report", "table", "run", "published", "reading", "low", "high", *SCHEDULES])
+
+
+def scatter_tabular(scattered: Iterable[Scatter], brackets: Iterable[Bracket]) -> str:
+    """Return a line a schedule in LaTeX: our scatter, and how many of r2's brackets fit it in either reading."""
+    by_schedule: dict[str, list[float]] = {}
+    for item in scattered:
+        by_schedule.setdefault(item.schedule, []).append(item.std)
+    listed = list(brackets)
+    head = [
+        rf"& & \multicolumn{{3}}{{c}}{{Ours (points)}} & \multicolumn{{{len(READINGS)}}}{{c}}{{Brackets that fit}} \\",
+        rf"\cmidrule(lr){{3-5}}\cmidrule(lr){{6-{5 + len(READINGS)}}}",
+        rf"Schedule & Trainings & least & pooled & most & {' & '.join(f'as {reading}' for reading in READINGS)} \\",
+    ]
+    body = []
+    for key, name in SCHEDULES.items():
+        stds = by_schedule.get(key, [])
+        figures = (
+            [latex.number(each, 2) for each in (min(stds), _root_mean_square(stds), max(stds))] if stds else ["--"] * 3
+        )
+        fitting = [_fitting([item for item in listed if item.reading == reading], key) for reading in READINGS]
+        body.append([name, str(len(stds)), *figures, *fitting])
+    return latex.tabular("lr" + "rrr" + "r" * len(READINGS), head, body)
+
+
+def _probability(value: float | None) -> str:
+    return "--" if value is None else "$<$ 0.001" if value < 0.001 else latex.number(value, 3)
+
+
+def _pooled(scattered: Iterable[Scatter]) -> dict[str, tuple[float, int]]:
+    """Return the pooled standard deviation of each schedule, with its degrees of freedom."""
+    found: dict[str, list[float]] = {}
+    for item in scattered:
+        found.setdefault(item.schedule, []).append(item.std)
+    return {key: (_root_mean_square(stds), (FINAL - 1) * len(stds)) for key, stds in found.items()}
+
+
+def _ratio(low: float, high: float, ours: tuple[float, int] | None) -> float | None:
+    """Return the probability of a printed standard deviation, wherever between `low` and `high` it is most probable."""
+    if ours is None or not ours[0]:
+        return None
+    nearest = min(max(ours[0], low), high)
+    return statistics.fisher((nearest / ours[0]) ** 2, FINAL - 1, ours[1])
+
+
+def _fitting(brackets: list[Bracket], schedule: str) -> str:
+    found = [each for item in brackets if (each := item.probabilities[schedule]) is not None]
+    return f"{sum(each >= LEVEL for each in found)} of {len(found)}" if found else "--"
+
+
+def _root_mean_square(values: list[float]) -> float:
+    return math.sqrt(fmean(value**2 for value in values))

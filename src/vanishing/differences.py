@@ -6,16 +6,13 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import mpmath
 import pandas as pd
 
-from vanishing import aggregate, latex, parameters
+from vanishing import aggregate, latex, parameters, statistics
 from vanishing.aggregate import Row
 
 METRICS = ["val_accuracy", "test_accuracy"]
 """What runs are compared by."""
-
-CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
@@ -38,7 +35,7 @@ class Difference:
         n = len(self.values)
         if n < 2:
             return math.nan
-        return quantile(n - 1) * aggregate.spread(self.values).std / math.sqrt(n)
+        return statistics.quantile(n - 1) * aggregate.spread(self.values).std / math.sqrt(n)
 
     @property
     def text(self) -> str:
@@ -54,15 +51,6 @@ class Difference:
         if not abs(self.mean) > self.margin:
             return "cannot tell"
         return "higher" if self.mean > 0 else "lower"
-
-
-def quantile(freedom: int) -> float:
-    """Return what Student's |t| stays below with the probability `CONFIDENCE`, for degrees of freedom from 1."""
-
-    def beyond(t: mpmath.mpf) -> mpmath.mpf:
-        return mpmath.betainc(0.5, freedom / 2, 0, t**2 / (freedom + t**2), regularized=True) - CONFIDENCE
-
-    return float(mpmath.findroot(beyond, 2))
 
 
 def of_study(study: parameters.Study, rows: list[Row]) -> Iterator[Difference]:

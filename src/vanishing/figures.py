@@ -192,16 +192,22 @@ def heat_map(data: StudyResults) -> Figure:
 def agreement(table: pd.DataFrame) -> Figure:
     """Draw every published accuracy against ours, a panel a schedule: filled where the published one holds.
 
+    Bars are prediction intervals, rounding included; grey is what the course's template prints.
+
     Args:
         table: `results/comparison/published.csv`; accuracies in per cent.
     """
     rows = table[table.metric.str.endswith("accuracy") & table.reproduced.notna()]
     rows = rows.assign(value=rows.published.astype(str).str.split("(").str[0].astype(float))
-    schedules = sorted(rows.schedule.unique(), key=lambda name: name != "cosine_per_epoch")
+    rows["source"] = rows.report.where(rows.origin == "report", "handout")
+    schedules = [
+        name for name in ("cosine_per_epoch", "cosine_per_iteration", "constant") if name in set(rows.schedule)
+    ]
     with _style():
         figure = Figure(figsize=(6.3, 3.7))
         panels = figure.subplots(1, max(1, len(schedules)), squeeze=False, sharey=True)[0]
-        colours = dict(zip(sorted(table.report.unique()), sns.color_palette("colorblind"), strict=False))
+        reports = dict(zip(sorted(table.report.unique()), sns.color_palette("colorblind"), strict=False))
+        colours = {"handout": (0.45, 0.45, 0.45)} | reports
         for axis, schedule in zip(panels, schedules, strict=False):
             _agreement(axis, rows[rows.schedule == schedule], colours)
             axis.set_title(f"rate {schedule.removeprefix('cosine_').replace('_', ' ')}")
@@ -209,20 +215,20 @@ def agreement(table: pd.DataFrame) -> Figure:
             axis.axline((0, 0), slope=1, color="0.4", linestyle=":", linewidth=0.8)
             axis.set(xlim=(0, 100), ylim=(0, 100), xlabel="published accuracy (%)", aspect="equal")
         panels[0].set_ylabel("reproduced accuracy (%)")
-        for report, colour in colours.items():
-            panels[0].plot([], [], linestyle="none", marker="D", color=colour, label=report)
+        for source, colour in colours.items():
+            panels[0].plot([], [], linestyle="none", marker="D", color=colour, label=source)
         for part, title in (("train", "training"), ("val", "validation"), ("test", "test")):
             empty = {"linestyle": "none", "color": "0.3", "markerfacecolor": "none"}
             panels[0].plot([], [], marker=MARKERS[part], label=title, **empty)
-        figure.legend(loc="outside upper center", ncols=8)
+        figure.legend(loc="outside upper center", ncols=9, columnspacing=1, handletextpad=0.2)
     return figure
 
 
 def _agreement(axis: Axes, rows: pd.DataFrame, colours: dict[str, tuple[float, float, float]]) -> None:
-    for (report, metric, verdict), group in rows.groupby(["report", "metric", "verdict"]):
-        colour = colours[str(report)]
+    for (source, metric, verdict), group in rows.groupby(["source", "metric", "verdict"]):
+        colour = colours[str(source)]
         axis.errorbar(
-            group.value, group.reproduced, yerr=group["std"], linestyle="none", color=colour, markersize=5,
+            group.value, group.reproduced, yerr=group.tolerance, linestyle="none", color=colour, markersize=5,
             marker=MARKERS[str(metric).partition("_")[0]], elinewidth=0.8,
             markerfacecolor=colour if verdict == "holds" else "none",
         )  # fmt: skip

@@ -46,14 +46,15 @@ def code(name: str) -> str:
     return f"\\texttt{{{escape(name)}}}"
 
 
-def tabular(columns: str, head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
+def tabular(columns: str, head: Sequence[str], *bodies: Iterable[Sequence[str]]) -> str:
     r"""Write a booktabs table.
 
     Args:
         columns: LaTeX's column specification.
         head: lines between the top and the middle rule, each complete.
-        body: the cells of each row.
+        bodies: the cells of each row; a rule stands between one body and the next.
     """
-    rows = (" & ".join(cells) + r" \\" for cells in body)
-    lines = [f"\\begin{{tabular}}{{{columns}}}", r"\toprule", *head, r"\midrule", *rows]
+    lines = [f"\\begin{{tabular}}{{{columns}}}", r"\toprule", *head]
+    for body in bodies:
+        lines += [r"\midrule", *(" & ".join(cells) + r" \\" for cells in body)]
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])

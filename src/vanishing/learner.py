@@ -186,3 +186,19 @@ def evaluate(model: nn.Module, images: Tensor, labels: Tensor, bf16: bool = Fals
     model.train(training)
     loss_mean, accuracy = (sums / len(images)).tolist()
     return Figures(loss_mean, accuracy)
+
+
+@torch.no_grad()
+def loss_std(model: nn.Module, images: Tensor, labels: Tensor, bf16: bool = False) -> float:
+    """Return the standard deviation (n - 1) of the cross-entropy over images, in nats; evaluated as `evaluate` does."""
+    training = model.training
+    model.eval()
+    size = EVALUATION_BATCH[images.device.type]
+    losses = []
+    for start in range(0, len(images), size):
+        part = slice(start, start + size)
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
+            logits = model(augmentation.normalise(images[part]))
+        losses.append(functional.cross_entropy(logits.double(), labels[part], reduction="none"))
+    model.train(training)
+    return float(torch.cat(losses).std())

@@ -9,7 +9,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from vanishing import aggregate, checklist, comparison, differences, files, parameters, paths, published, tables
+from vanishing import (
+    aggregate,
+    checklist,
+    comparison,
+    differences,
+    files,
+    parameters,
+    paths,
+    published,
+    statistics,
+    tables,
+)
 from vanishing.aggregate import METRICS, Row
 from vanishing.captions import CAPTIONS
 from vanishing.latex import escape, number
@@ -75,24 +86,38 @@ def _published() -> Iterator[str]:
 
 
 def _comparison(settings: parameters.Parameters) -> Iterator[str]:
-    """Define how many published figures hold, and from which schedule the rows came."""
+    """Define how many published values hold, how many would fail by chance, and what is said of the schedules."""
     claims = published.everything(settings)
-    verdicts: dict[object, set[str]] = {}
-    for claim in claims:  # a figure that two reports or two tables print is one, and so is one under two schedules
-        verdicts.setdefault((claim.source.runs, claim.metric, claim.printed), set()).add(claim.verdict)
-    compared = [found for found in verdicts.values() if found & {*published.JUDGED, published.DIVERGED}]
+    verdicts: dict[tuple[object, ...], set[str]] = {}
+    for claim in claims:  # what two reports or two tables print is one, and so is one under several schedules
+        key = claim.source.origin, claim.source.runs, claim.metric, claim.printed
+        verdicts.setdefault(key, set()).add(claim.verdict)
+    compared = {key: found for key, found in verdicts.items() if found & {*published.JUDGED, published.DIVERGED}}
+    judged = [claim for claim in claims if claim.verdict in published.JUDGED]
     schedules = [item.verdict for item in comparison.attribute(claims)]
     counts = {
         "published/rows": len({claim.source for claim in claims}),
         "published/figures": len(verdicts),
-        "published/compared": len(compared),
-        "published/holds": sum(published.HOLDS in found for found in compared),
+        "published/judged": len(judged),
+        "published/fail": sum(claim.verdict == published.FAILS for claim in judged),
+        "published/borrowed": sum(claim.prediction is not None and claim.prediction.borrowed for claim in judged),
         "published/schedules": len(schedules),
-        "published/per_epoch": schedules.count("per epoch"),
-        "published/per_iteration": schedules.count("per iteration"),
+        "published/none": sum(verdict.startswith("none") for verdict in schedules),
+        "published/cannot_tell": schedules.count("cannot tell"),
     }
-    for key, count in counts.items():
-        yield _result(key, count, number(count, 0))
+    for part, keys in (
+        ("", compared),
+        *((f"{o}/", [key for key in compared if key[0] == o]) for o in published.ORIGINS),
+    ):
+        counts[f"published/{part}compared"] = len(keys)
+        counts[f"published/{part}holds"] = sum(published.HOLDS in compared[key] for key in keys)
+    counts |= {f"published/{key}": schedules.count(name) for key, name in published.SCHEDULES.items()}
+    for name, count in counts.items():
+        yield _result(name, count, number(count, 0))
+    expected = comparison.LEVEL * len(judged)
+    yield _result("published/expected", expected, number(expected, 1))
+    covered = 100 * (1 - statistics.student(statistics.quantile(math.inf) / 2, math.inf))
+    yield _result("published/covered_by_half", covered, number(covered, 0))
     if any(claim.verdict != published.NOT_RUN for claim in claims):
         yield _fact("comparison")
 
@@ -156,7 +181,7 @@ def _section(key: str, settings: parameters.Parameters, rows: list[Row]) -> str:
     """Lay out a study: its tables, then its figures."""
     study = settings.studies[key]
     lines = [f"\\begin{{study}}{{{key}}}{{{escape(study.title)}}}", f"\\studytable{{{key}}}{{{_caption(study, rows)}}}"]
-    if published.of_rows(rows):
+    if any(published.repeats(row.run) for row in rows):
         lines.append(f"\\studypublished{{{key}}}")
     if list(differences.of_study(study, rows)):
         lines.append(f"\\studydifferences{{{key}}}")

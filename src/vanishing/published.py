@@ -2,13 +2,16 @@
 
 `published.csv` has a row for every row of their tables, and for figures that stand in their text: losses in
 nats, accuracies in per cent, as printed. 1.815(3) means 1.815 +- 0.003, and an empty cell was not published.
-`runs` names those of ours that repeat the row, under one schedule or both, `average` the number of final epochs
-that the printed figures are a mean of.
+`origin` says who trained: the course, whose template has the row filled in (`handout`), or the author (`report`).
+`settings` is how the network differs from plain VGG38, `runs` names those of ours that repeat the row, a run a
+schedule, and `average` is the number of final epochs that the printed figures are a mean of.
 
-A printed figure is that of one training. It **holds** where it is in the interval in which one more training of
-ours would end with a probability of 95 %, t s sqrt(1 + 1/n) about the mean over n seeds (s: n - 1; t: Student's), or,
-for fewer than three seeds, within 1.5 points of accuracy or 0.1 nats; its own rounding or printed uncertainty is
-allowed for.
+A printed figure is that of one training on other validation images. It **holds** where it lies in the 95 % prediction
+interval of one more such training (`statistics.predict`), its own rounding or printed uncertainty allowed for. The
+spread over seeds is the run's own from three seeds on; with fewer it is borrowed from the core study, pooled over its
+runs under the same schedule that learn at all. To it comes, in validation, the variance between two sets of n
+images: 2 p (1 - p) / n for an accuracy p, and 2 s^2 / n for a loss of standard deviation s over the images. Test
+images are the same for everybody.
 """
 
 from __future__ import annotations
@@ -22,26 +25,49 @@ from importlib import resources
 
 import pandas as pd
 
-from vanishing import aggregate, differences, latex, parameters
+from vanishing import aggregate, latex, parameters, statistics
 from vanishing.aggregate import Cell, Row
+from vanishing.statistics import Prediction, Spread
 
-FIGURES = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "test_loss", "test_accuracy")
+METRICS = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "test_loss", "test_accuracy")
 """Columns with results."""
 
-ENOUGH_SEEDS = 3
-"""Seeds from which on their own spread decides."""
-
-MARGIN = {"accuracy": 1.5, "loss": 0.1}
-"""Allowed distance with fewer seeds: points of accuracy, nats."""
-
-HOLDS, FAILS, DIVERGED, OTHER, NOT_RUN = "holds", "does not hold", "diverged", "other settings", "not run"
+HOLDS, FAILS, DIVERGED, OTHER, NOT_RUN, NO_SPREAD = (
+    "holds", "does not hold", "diverged", "other settings", "not run", "no spread",
+)  # fmt: skip
 
 JUDGED = (HOLDS, FAILS)
 """Verdicts on figures that have one of ours beside them, of the same settings."""
 
+ORIGINS = ("handout", "report")
+"""Who trained a row: the course, before any report, or the report's author."""
+
+SCHEDULES = {
+    "cosine_per_epoch": "per epoch",
+    "cosine_per_iteration": "per iteration",
+    "constant": "constant rate",
+}
+"""The schedules that a published row may have been trained with, and what they are called in print."""
+
+LENDERS = {"constant": "cosine_per_iteration"}
+"""Whose spread a schedule borrows that the core study does not have: the other one that does not anneal."""
+
+PLAIN = {
+    "stages": 3, "blocks": 5, "filters": 32, "kernel_size": 3, "activation": "leaky_relu", "norm": "none", "groups": 8,
+    "convolutions": 2, "shortcut": "none", "reduction": "plain", "reduction_shortcut": "none",
+    "initialisation": "default", "gradient_amplification": 1.0,
+}  # fmt: skip
+"""Plain VGG38, whatever the defaults of `params.yaml` are."""
+
+TRAIN = ("learning_rate", "final_learning_rate", "epochs", "batch_size", "weight_decay")
+"""Training settings that a row has a column for."""
+
+UNSTATED = ("schedule", "precision", "device", "threads", "snapshots")
+"""Training settings that a row does not fix: the hypothesis, and on what and how it is computed and kept."""
+
 COLUMNS = [
-    "report", "table", "run", "schedule", "metric", "published", "reproduced", "std", "n", "diverged", "difference",
-    "tolerance", "verdict",
+    "report", "table", "origin", "run", "schedule", "metric", "published", "reproduced", "std", "n", "diverged",
+    "difference", "spread", "freedom", "tolerance", "p", "verdict",
 ]  # fmt: skip
 """Of the table for machines."""
 
@@ -54,46 +80,60 @@ class Published:
 
     report: str
     table: str
+    origin: str
+    """`handout` or `report`."""
     model: str
     """The network, by the name that the variants of this project have."""
+    network: dict[str, object]
+    """Every key of its model block."""
     runs: tuple[str, ...]
-    """Ours that repeat it, the one with the schedule per epoch first."""
-    learning_rate: float
-    epochs: int
-    batch_size: int
-    weight_decay: float
+    """Ours that repeat it, in the order of `SCHEDULES`."""
+    train: dict[str, float]
+    """Its training settings, as far as a row fixes them."""
     average: int
     figures: dict[str, str]
     """What was printed, by metric; those that were not are left out."""
     note: str
 
+    @property
+    def name(self) -> str:
+        """What the row is called in print."""
+        return f"{'handout, in ' if self.origin == 'handout' else ''}{self.report}, {self.table}"
+
     def describes(self, run: parameters.Run) -> bool:
-        """Return whether a run has the settings of this row, on CIFAR-100."""
-        ours = (run.train.learning_rate, run.train.epochs, run.train.batch_size, run.train.weight_decay)
-        theirs = (self.learning_rate, self.epochs, self.batch_size, self.weight_decay)
-        return run.data.set == "cifar100" and ours == theirs
+        """Return whether a run has every setting of this row, on the split of CIFAR-100 that the reports had."""
+        data = run.data.set == "cifar100" and run.data.validation_per_class == 25
+        model = run.model.model_dump()
+        unused = {"groups"} if model["norm"] != "group" else set()
+        network = all(model[key] == self.network.get(key) for key in model.keys() - unused)
+        return data and network and run.train.model_dump(exclude=set(UNSTATED)) == self.train
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A printed figure beside ours."""
+    """A printed figure beside ours, in per cent or nats."""
 
     source: Published
     run: str
     schedule: str
     metric: str
-    cell: Cell
-    """Ours, in per cent or nats."""
-    n: int
-    """Seeds that `cell` is over."""
+    values: tuple[float, ...]
+    """Ours, a seed each."""
     diverged: int
     """Seeds that diverged, which have no figure."""
     comparable: bool
+    prediction: Prediction | None
+    """Of one more training; None where there is none of ours, or nothing to take the spread from."""
 
     @property
     def printed(self) -> str:
         """The figure as it was printed."""
         return self.source.figures[self.metric]
+
+    @property
+    def cell(self) -> Cell:
+        """Mean and standard deviation of ours."""
+        return aggregate.spread(self.values)
 
     @property
     def difference(self) -> float:
@@ -103,19 +143,43 @@ class Claim:
     @property
     def tolerance(self) -> float:
         """How large a difference may be for the printed figure to hold."""
-        margin = MARGIN[self.metric.partition("_")[2]]
-        if self.n >= ENOUGH_SEEDS:
-            margin = differences.quantile(self.n - 1) * self.cell.std * math.sqrt(1 + 1 / self.n)
-        return margin + uncertainty(self.printed)
+        return self.prediction.half_width + uncertainty(self.printed) if self.prediction else math.nan
+
+    @property
+    def probability(self) -> float:
+        """How likely one more training of ours is to end as far off; 0 where all of them diverged."""
+        if self.prediction is None:
+            return 0.0 if self.verdict == DIVERGED else math.nan
+        return self.prediction.probability(value(self.printed), uncertainty(self.printed))
 
     @property
     def verdict(self) -> str:
         """By the rule of this module."""
-        if math.isnan(self.cell.mean):
+        if not self.values:
             return DIVERGED if self.diverged else NOT_RUN
         if not self.comparable:
             return OTHER
+        if self.prediction is None:
+            return NO_SPREAD
         return HOLDS if abs(self.difference) <= self.tolerance else FAILS
+
+
+@dataclass(frozen=True)
+class Pool:
+    """What the rows of the core study lend to runs with few seeds; none that stays at chance is among them."""
+
+    rows: tuple[Row, ...]
+
+    def spread(self, metric: str, schedule: str, average: int) -> Spread | None:
+        """Return the spread over seeds under a schedule, in per cent or nats."""
+        lender = LENDERS.get(schedule, schedule)
+        rows = [replace(row, average=average) for row in self.rows if row.configuration.train.schedule == lender]
+        return statistics.pool([_scaled(row, metric) for row in rows])
+
+    def loss_std(self, row: Row) -> float | None:
+        """Return the standard deviation of the validation loss over images: the run's own, or else the core study's."""
+        found = _loss_stds([row]) or _loss_stds(self.rows)
+        return math.sqrt(sum(each**2 for each in found) / len(found)) if found else None
 
 
 @cache
@@ -127,15 +191,14 @@ def load() -> tuple[Published, ...]:
         Published(
             report=record["report"],
             table=record["table"],
+            origin=record["origin"],
             model=record["model"],
+            network=PLAIN | dict(_setting(text) for text in record["settings"].split()),
             runs=tuple(record["runs"].split()),
-            learning_rate=float(record["learning_rate"]),
-            epochs=int(record["epochs"]),
-            batch_size=int(record["batch_size"]),
-            weight_decay=float(record["weight_decay"]),
+            train={"recipe": 1, "l1": 0.0, "patience": 0} | {key: float(record[key]) for key in TRAIN},
             average=int(record["average"]),
             note=record["note"],
-            figures={metric: record[metric] for metric in FIGURES if record[metric]},
+            figures={metric: record[metric] for metric in METRICS if record[metric]},
         )
         for record in records
     )
@@ -148,30 +211,49 @@ def value(text: str) -> float:
 
 def uncertainty(text: str) -> float:
     """Return the uncertainty of a printed cell: its bracket, or half a unit of its last digit."""
-    number, _, bracket = text.partition("(")
-    unit = 10.0 ** int(Decimal(number).as_tuple().exponent)
-    return int(bracket.rstrip(")")) * unit if bracket else unit / 2
+    bracket = text.partition("(")[2]
+    return int(bracket.rstrip(")")) * unit(text) if bracket else unit(text) / 2
 
 
-def of_rows(rows: Iterable[Row]) -> list[Claim]:
+def unit(text: str) -> float:
+    """Return a unit of the last digit of a printed cell."""
+    return 10.0 ** int(Decimal(text.partition("(")[0]).as_tuple().exponent)
+
+
+def pool(rows: Iterable[Row]) -> Pool:
+    """Return what the core study's rows lend."""
+    return Pool(tuple(row for row in rows if not row.at_chance))
+
+
+def of_rows(rows: Iterable[Row], lent: Pool) -> list[Claim]:
     """List what was published of some runs, by report."""
     by_run = {row.run: row for row in rows}
     return [
-        claim for source in load() for run in source.runs if run in by_run for claim in _claims(source, by_run[run])
+        claim
+        for source in load()
+        for run in source.runs
+        if run in by_run
+        for claim in _claims(source, by_run[run], lent)
     ]
+
+
+def repeats(run: str) -> bool:
+    """Return whether a run repeats a published row."""
+    return any(run in source.runs for source in load())
 
 
 def everything(settings: parameters.Parameters) -> list[Claim]:
     """List every published figure, with ours where the run has results; otherwise it counts as not run."""
-    rows = {row.run: row for of_study in aggregate.collect(settings).values() for row in of_study}
-    nothing = Cell(math.nan, math.nan)
+    collected = aggregate.collect(settings)
+    lent = pool(row for key in parameters.lenders(settings) for row in collected.get(key, []))
+    rows = {row.run: row for of_study in collected.values() for row in of_study}
     found = []
     for source in load():
-        for run in source.runs:
+        for run, schedule in zip(source.runs, SCHEDULES, strict=False):
             if run in rows:
-                found += list(_claims(source, rows[run]))
+                found += list(_claims(source, rows[run], lent))
             else:
-                found += [Claim(source, run, "", metric, nothing, 0, 0, False) for metric in source.figures]
+                found += [Claim(source, run, schedule, metric, (), 0, False, None) for metric in source.figures]
     return found
 
 
@@ -179,8 +261,10 @@ def table(claims: list[Claim]) -> pd.DataFrame:
     """Return a row for each printed figure: per cent and nats."""
     records = [
         (
-            claim.source.report, claim.source.table, claim.run, claim.schedule, claim.metric, claim.printed,
-            claim.cell.mean, claim.cell.std, claim.n, claim.diverged, claim.difference, claim.tolerance, claim.verdict,
+            claim.source.report, claim.source.table, claim.source.origin, claim.run, claim.schedule, claim.metric,
+            claim.printed, claim.cell.mean, claim.cell.std, len(claim.values), claim.diverged, claim.difference,
+            _lender(claim), claim.prediction.freedom if claim.prediction else math.nan, claim.tolerance,
+            claim.probability, claim.verdict,
         )
         for claim in claims
     ]  # fmt: skip
@@ -188,7 +272,7 @@ def table(claims: list[Claim]) -> pd.DataFrame:
 
 
 def tabular(claims: list[Claim]) -> str:
-    """Return published beside reproduced in LaTeX: a line a row and run, a group of columns a part of the data."""
+    """Return published beside reproduced in LaTeX: a line a row and run, the handout's rows first."""
     lines: dict[tuple[Published, str], list[Claim]] = {}
     for claim in claims:
         lines.setdefault((claim.source, claim.run), []).append(claim)
@@ -200,27 +284,69 @@ def tabular(claims: list[Claim]) -> str:
         rules,
         "Source & Run" + " & printed & ours & diff." * len(parts) + r" & hold \\",
     ]
-    body = [
-        [
-            f"{source.report}, {source.table}",
-            latex.code(run),
-            *(cell for part in parts for cell in _cells(of_line, part)),
-            _held(of_line),
-        ]
-        for (source, run), of_line in lines.items()
-    ]
-    return latex.tabular("ll" + "rrr" * len(parts) + "r", head, body)
+    rows = [(source.origin, _line(source, run, of_line, parts)) for (source, run), of_line in lines.items()]
+    return latex.tabular("ll" + "rrr" * len(parts) + "r", head, *by_origin(rows))
 
 
-def _claims(source: Published, row: Row) -> Iterator[Claim]:
+def by_origin(rows: Iterable[tuple[str, list[str]]]) -> list[list[list[str]]]:
+    """Part rows of a table into the handout's and the authors', as far as there are any."""
+    listed = list(rows)
+    parted = [[cells for origin, cells in listed if origin == each] for each in ORIGINS]
+    return [part for part in parted if part]
+
+
+def _line(source: Published, run: str, claims: list[Claim], parts: list[str]) -> list[str]:
+    figures = (cell for part in parts for cell in _cells(claims, part))
+    return [source.name, latex.code(run), *figures, _held(claims)]
+
+
+def _setting(text: str) -> tuple[str, object]:
+    """Read a setting such as blocks=0."""
+    key, _, written = text.partition("=")
+    return key, int(written) if written.isdigit() else written
+
+
+def _scaled(row: Row, metric: str) -> list[float]:
+    """List a metric of each completed seed, in per cent or nats, as far as it is finite."""
+    values = row.values(metric).values()
+    return [each * aggregate.scale(metric) for each in values if each is not None and math.isfinite(each)]
+
+
+def _loss_stds(rows: Iterable[Row]) -> list[float]:
+    """List the standard deviation of the validation loss over images of each training that says it."""
+    found = (result.summary["validation"].get("loss_std") for row in rows for result in row.completed)
+    return [each for each in found if each is not None]
+
+
+def _sampling(row: Row, metric: str, mean: float, lent: Pool) -> float | None:
+    """Return the variance between two sets of images, in squared points or nats; None where it is unknown."""
+    data = row.configuration.data
+    images = data.classes * data.validation_per_class
+    if metric == "val_accuracy":
+        return 2 * mean * (100 - mean) / images
+    if metric == "val_loss":
+        std = lent.loss_std(row)
+        return None if std is None else 2 * std**2 / images
+    return 0.0
+
+
+def _lender(claim: Claim) -> str:
+    """Say whose spread a claim is judged by."""
+    if claim.prediction is None:
+        return ""
+    return "borrowed" if claim.prediction.borrowed else "own"
+
+
+def _claims(source: Published, row: Row, lent: Pool) -> Iterator[Claim]:
     row = replace(row, average=source.average)
-    comparable = source.describes(row.configuration)
+    comparable, schedule = source.describes(row.configuration), row.configuration.train.schedule
     for metric in source.figures:
-        cell, scale = row.cell(metric), aggregate.scale(metric)
-        ours = Cell(cell.mean * scale, cell.std * scale)
-        schedule = row.configuration.train.schedule
-        n = len(row.completed)
-        yield Claim(source, row.run, schedule, metric, ours, n, len(row.results) - n, comparable)
+        values = _scaled(row, metric)
+        sampling = _sampling(row, metric, math.fsum(values) / len(values), lent) if values else None
+        borrowed = lent.spread(metric, schedule, source.average)
+        prediction = None if sampling is None else statistics.predict(values, borrowed, sampling)
+        diverged = len(row.results) - len(row.completed)
+        yield Claim(source, row.run, schedule, metric, tuple(values), diverged, comparable, prediction)
 
 
 def _cells(claims: list[Claim], part: str) -> tuple[str, str, str]:

@@ -8,10 +8,8 @@ or a number, compared to a relative `TOLERANCE`.
 from __future__ import annotations
 
 import csv
-import functools
 import json
 import math
-import operator
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -23,15 +21,13 @@ from typing import Any
 from vanishing import files, parameters, paths
 from vanishing.errors import UserError
 from vanishing.findings import Finding, Scope, guarded, remove
+from vanishing.recomputed_statistics import PROBABILITY, fisher, pooled, predicted, quantile, spread, student
 
 TOLERANCE = 1e-8
 """Relative; tables have ten significant digits."""
 
 NOTHING = 1e-12
 """Below which a mean or deviation is one of rounding."""
-
-PROBABILITY = 0.95
-"""Of Student's interval."""
 
 HISTORY = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
 """Metrics of the last epochs."""
@@ -46,11 +42,25 @@ SUMMARY = {
 
 SETTINGS = ("learning_rate", "schedule", "epochs", "batch_size", "weight_decay")
 
-SCHEDULES = {"cosine_per_epoch": "per epoch", "cosine_per_iteration": "per iteration"}
+SCHEDULES = {
+    "cosine_per_epoch": "per epoch",
+    "cosine_per_iteration": "per iteration",
+    "constant": "constant rate",
+}
 """And what they are called in a verdict."""
 
-NEARER, APART = 0.5, 1.5
-"""A schedule is named whose distance is less than this share of the other's, if that is more than so many points."""
+PRINTED = ("learning_rate", "final_learning_rate", "epochs", "batch_size", "weight_decay")
+"""Settings of a training that a published row names."""
+
+FREE = ("schedule", "precision", "device", "threads", "snapshots")
+"""Those that it leaves open; what is neither must be as nobody changed it."""
+
+REFERENCE = {
+    "stages": "3", "blocks": "5", "filters": "32", "kernel_size": "3", "activation": "leaky_relu", "norm": "none",
+    "convolutions": "2", "shortcut": "none", "reduction": "plain", "reduction_shortcut": "none",
+    "initialisation": "default", "gradient_amplification": "1.0",
+}  # fmt: skip
+"""The network of a published row that names no settings: plain VGG38."""
 
 KINDS = ("", "differences", "published")
 """Tables of a study."""
@@ -62,10 +72,12 @@ COLUMNS = {
     ],
     "differences": ["first", "second", "metric", "n", "mean", "margin", "verdict"],
     "published": [
-        "report", "table", "run", "schedule", "metric", "published", "reproduced", "std", "n", "diverged", "difference",
-        "tolerance", "verdict",
+        "report", "table", "origin", "run", "schedule", "metric", "published", "reproduced", "std", "n", "diverged",
+        "difference", "spread", "freedom", "tolerance", "p", "verdict",
     ],
-    "schedules": ["report", "table", "run", *SCHEDULES, "verdict"],
+    "schedules": ["report", "table", "origin", "run", *SCHEDULES, "verdict"],
+    "scatter": ["run", "seed", "schedule", "std"],
+    "brackets": ["report", "table", "run", "published", "reading", "low", "high", *SCHEDULES],
 }  # fmt: skip
 """Of each kind of table."""
 
@@ -74,6 +86,8 @@ KEYS = {
     "differences": ["first", "second", "metric"],
     "published": ["report", "table", "run", "metric", "published"],
     "schedules": ["report", "table", "run"],
+    "scatter": ["run", "seed"],
+    "brackets": ["report", "table", "run", "reading"],
 }
 """Columns by which its rows are known."""
 
@@ -103,6 +117,20 @@ class Raw:
         part, key = SUMMARY[metric]
         found: float | None = self.summary[part][key]
         return found
+
+
+@dataclass(frozen=True)
+class Lent:
+    """The runs of the core study that learn, whose spread runs with few seeds borrow."""
+
+    settings: parameters.Parameters
+    runs: dict[str, list[Raw]]
+
+    def groups(self, schedule: str, metric: str, average: int) -> list[list[float]]:
+        """List a metric of each seed, a list a run; a constant rate borrows from the schedule per iteration."""
+        lender = "cosine_per_iteration" if schedule == "constant" else schedule
+        chosen = [raws for run, raws in self.runs.items() if self.settings.run(run).train.schedule == lender]
+        return [list(_values(raws, metric, average).values()) for raws in chosen]
 
 
 def check(scope: Scope) -> Iterator[Finding]:
@@ -150,7 +178,7 @@ def records(settings: parameters.Parameters, key: str) -> dict[str, list[Record]
         "differences": list(_differences(settings.study(key), found)),
         "published": [
             claim for source in _printed() for run in source["runs"].split() if run in found
-            for claim in _claims(settings, source, run, found[run])
+            for claim in _claims(settings, source, run, found[run], _lent(settings))
         ],
     }  # fmt: skip
 
@@ -158,15 +186,32 @@ def records(settings: parameters.Parameters, key: str) -> dict[str, list[Record]
 def published(settings: parameters.Parameters) -> dict[str, list[Record]]:
     """Return the rows of the comparison, by table: every printed figure, and the rows under both schedules."""
     studied = {run for study in settings.studies.values() for run in study.runs}
-    found = {run: of_run(settings, run) for run in studied}
+    found, lent = {run: of_run(settings, run) for run in studied}, _lent(settings)
     of_source = [
-        (source, [claim for run in source["runs"].split() for claim in _claims(settings, source, run, found.get(run))])
+        (
+            source,
+            [
+                claim
+                for run in source["runs"].split()[: len(SCHEDULES)]
+                for claim in _claims(settings, source, run, found.get(run), lent)
+            ],
+        )
         for source in _printed()
     ]
+    scatter = list(_scatter(settings, found))
     return {
         "published": [claim for _, claims in of_source for claim in claims],
         "schedules": [row for source, claims in of_source for row in _schedules(source, claims)],
+        "scatter": scatter,
+        "brackets": list(_brackets(scatter)),
     }
+
+
+def _lent(settings: parameters.Parameters) -> Lent:
+    """Read the runs of the core study, but for those that stay at chance."""
+    runs = settings.studies["core"].runs if "core" in settings.studies else []
+    found = {run: raws for run in runs if (raws := of_run(settings, run))}
+    return Lent(settings, {run: raws for run, raws in found.items() if not _at_chance(settings.run(run), raws)})
 
 
 def path_of(key: str, kind: str = "") -> Path:
@@ -203,27 +248,6 @@ def table(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(handle))
 
 
-@functools.cache
-def quantile(freedom: int) -> float:
-    """Return what Student's |t| stays below with `PROBABILITY`.
-
-    With t = sqrt(freedom) tan(a), the angle a has a density that goes as cos(a)^(freedom - 1), whose integral
-    (Simpson's rule) is bisected.
-    """
-
-    def integral(angle: float, steps: int = 1000) -> float:
-        weights = [1, *[4, 2] * (steps // 2 - 1), 4, 1]
-        values = [math.cos(angle * at / steps) ** (freedom - 1) for at in range(steps + 1)]
-        return angle / steps / 3 * math.fsum(map(operator.mul, weights, values))
-
-    low, high = 0.0, math.pi / 2
-    target = PROBABILITY * integral(high)
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if integral(middle) < target else (low, middle)
-    return math.sqrt(freedom) * math.tan(low)
-
-
 def _files(run: str, seed: int) -> list[Path]:
     return paths.result_files(run, seed)
 
@@ -235,7 +259,7 @@ def _row(settings: parameters.Parameters, key: str, run: str, raws: list[Raw]) -
     record |= {"run": run} | {name: _text(getattr(train, name)) for name in SETTINGS}
     record |= {"averaged_epochs": str(average), "n": str(len(raws)), "diverged": str(sum(raw.diverged for raw in raws))}
     for metric in (*HISTORY, *SUMMARY):
-        mean, deviation = _spread(_values(raws, metric, average).values())
+        mean, deviation = spread(list(_values(raws, metric, average).values()))
         record |= {f"{metric}_mean": mean, f"{metric}_std": deviation}
     return record
 
@@ -246,7 +270,7 @@ def _differences(study: parameters.Study, found: dict[str, list[Raw]]) -> Iterat
         for metric in ("val_accuracy", "test_accuracy") if first in found and second in found else ():
             left, right = (_values(found[run], metric, study.average) for run in (first, second))
             values = [left[seed] - right[seed] for seed in left if seed in right]
-            mean, deviation = _spread(values)
+            mean, deviation = spread(values)
             n = len(values)
             margin = quantile(n - 1) * deviation / math.sqrt(n) if n > 1 else math.nan
             verdict = ("higher" if mean > 0 else "lower") if abs(mean) > margin else "cannot tell"
@@ -261,69 +285,162 @@ def _printed() -> list[dict[str, str]]:
 
 
 def _claims(
-    settings: parameters.Parameters, source: dict[str, str], run: str, raws: list[Raw] | None
+    settings: parameters.Parameters, source: dict[str, str], run: str, raws: list[Raw] | None, lent: Lent
 ) -> Iterator[Record]:
     """Yield each printed figure of a row beside ours, in per cent and nats; without results a run is not run."""
     for metric in (*HISTORY, "test_loss", "test_accuracy"):
         if source[metric]:
-            yield _claim(source, settings.run(run) if raws else None, run, raws or [], metric)
+            yield _claim(settings, source, run, raws or [], metric, lent)
 
 
 def _schedules(source: dict[str, str], claims: list[Record]) -> Iterator[Record]:
-    """Yield whose schedule a published row is nearer to, where ours has both."""
-    distances: dict[str, list[float]] = {}
+    """Yield how probable a published row is under each schedule that ours predict it under."""
+    smallest: dict[str, list[float]] = {}
     for claim in claims:
-        difference = claim["difference"]
-        if str(claim["metric"]).endswith("accuracy") and isinstance(difference, float) and math.isfinite(difference):
-            distances.setdefault(str(claim["schedule"]), []).append(abs(difference))
-    if distances.keys() == SCHEDULES.keys():
-        means = {schedule: statistics.fmean(distances[schedule]) for schedule in SCHEDULES}
-        near, far = sorted(means, key=means.__getitem__)
-        verdict = SCHEDULES[near] if means[near] < NEARER * means[far] and means[far] > APART else "cannot tell"
+        probability = claim["p"]
+        if claim["verdict"] in ("holds", "does not hold", "diverged", "other settings"):
+            smallest.setdefault(str(claim["schedule"]), [])
+            if isinstance(probability, float) and not math.isnan(probability):
+                smallest[str(claim["schedule"])].append(probability)
+    if smallest:
+        found = {key: min(1.0, len(each) * min(each)) if (each := smallest.get(key)) else math.nan for key in SCHEDULES}
+        verdict = _possible(found)
         if any(claim["verdict"] == "other settings" for claim in claims):
             verdict = "other settings"
         run = source["runs"].split()[0]
-        yield {"report": source["report"], "table": source["table"], "run": run, **means, "verdict": verdict}
+        yield {**_row_keys(source), "run": run, **found, "verdict": verdict}
 
 
-def _claim(source: dict[str, str], run: parameters.Run | None, name: str, raws: list[Raw], metric: str) -> Record:
-    """Return a printed figure beside ours, and whether it holds as one more training would."""
-    scale, margin = (100, 1.5) if metric.endswith("accuracy") else (1, 0.1)
-    mean, deviation = (scale * figure for figure in _spread(_values(raws, metric, int(source["average"])).values()))
-    n = sum(not raw.diverged for raw in raws)
-    if n >= 3:
-        margin = quantile(n - 1) * deviation * math.sqrt(1 + 1 / n)
+def _possible(probabilities: dict[str, float]) -> str:
+    tested = [key for key, each in probabilities.items() if not math.isnan(each)]
+    left = [key for key in tested if probabilities[key] >= 1 - PROBABILITY]
+    if not tested:
+        return "no prediction"
+    if not left:
+        return "none of these" if len(tested) == 3 else "none of those run"
+    return SCHEDULES[left[0]] if len(left) == 1 else "cannot tell"
+
+
+def _claim(
+    settings: parameters.Parameters, source: dict[str, str], name: str, raws: list[Raw], metric: str, lent: Lent
+) -> Record:
+    """Return a printed figure beside ours, and whether it holds as one more training on other images would."""
+    run, schedule = settings.run(name) if raws else None, list(SCHEDULES)[source["runs"].split().index(name)]
+    scale, average = 100 if metric.endswith("accuracy") else 1, int(source["average"])
+    values = [scale * value for value in _values(raws, metric, average).values()]
+    mean, deviation = spread(values)
     number, _, bracket = source[metric].partition("(")
     unit = 10.0 ** -len(number.partition(".")[2])
-    margin += int(bracket.rstrip(")")) * unit if bracket else unit / 2
+    rounding = int(bracket.rstrip(")")) * unit if bracket else unit / 2
     difference = mean - float(number)
-    alike = (
-        run is not None
-        and run.data.set == "cifar100"
-        and all(float(source[key]) == getattr(run.train, key) for key in SETTINGS if key != "schedule")
-    )
-    if math.isnan(mean):
-        verdict = "diverged" if n < len(raws) else "not run"
+    borrowed = pooled([[scale * value for value in group] for group in lent.groups(schedule, metric, average)])
+    prediction = predicted(values, borrowed, _sampling(run, raws, metric, mean, lent) if run and values else None)
+    tolerance, p = math.nan, math.nan
+    if prediction:
+        tolerance = quantile(prediction[2]) * prediction[1] + rounding
+        beyond = max(0.0, abs(difference) - rounding)
+        p = student(beyond / prediction[1], prediction[2]) if prediction[1] else float(beyond == 0)
+    diverged = sum(raw.diverged for raw in raws)
+    if not values:
+        verdict = "diverged" if diverged else "not run"
+        p = 0.0 if diverged else p
+    elif run is None or not _alike(source, run):
+        verdict = "other settings"
+    elif not prediction:
+        verdict = "no spread"
     else:
-        verdict = ("holds" if abs(difference) <= margin else "does not hold") if alike else "other settings"
-    keys = {key: source[key] for key in ("report", "table")}
-    keys |= {"run": name, "schedule": run.train.schedule if run else ""}
-    counts = {"n": str(n), "diverged": str(len(raws) - n)}
-    ours = {"reproduced": mean, "std": deviation, "difference": difference, "tolerance": margin}
-    return {**keys, "metric": metric, "published": source[metric], **counts, **ours, "verdict": verdict}
+        verdict = "holds" if abs(difference) <= tolerance else "does not hold"
+    keys = {**_row_keys(source), "run": name, "schedule": schedule, "metric": metric, "published": source[metric]}
+    counts = {"n": str(len(values)), "diverged": str(diverged)}
+    origin = ("own" if len(values) > 2 else "borrowed") if prediction else ""
+    ours = {"reproduced": mean, "std": deviation, "difference": difference, "tolerance": tolerance, "p": p}
+    freedom = prediction[2] if prediction else math.nan
+    return {**keys, **counts, **ours, "spread": origin, "freedom": freedom, "verdict": verdict}
+
+
+def _row_keys(source: dict[str, str]) -> dict[str, str]:
+    return {key: source[key] for key in ("report", "table", "origin")}
+
+
+def _alike(source: dict[str, str], run: parameters.Run) -> bool:
+    """Whether a run has every setting of a published row: the rest of the network is that of plain VGG38."""
+    changed = dict(text.split("=") for text in source["settings"].split())
+    model, train = run.model.model_dump(), run.train.model_dump()
+    network = all(str(value) == changed.get(key, REFERENCE.get(key)) for key, value in model.items() if key != "groups")
+    settings = {"recipe": 1.0, "l1": 0.0, "patience": 0.0} | {key: float(source[key]) for key in PRINTED}
+    fixed = {key: value for key, value in train.items() if key not in FREE}
+    images = run.data.set == "cifar100" and run.data.validation_per_class == 25
+    return images and network and changed.keys() <= model.keys() and fixed == settings
+
+
+def _sampling(run: parameters.Run, raws: list[Raw], metric: str, mean: float, lent: Lent) -> float | None:
+    """Return the variance between two sets of validation images."""
+    images = run.data.classes * run.data.validation_per_class
+    if metric == "val_accuracy":
+        return 2 * mean * (100 - mean) / images
+    if metric != "val_loss":
+        return 0.0
+    squares = _loss_squares(raws) or _loss_squares(raw for found in lent.runs.values() for raw in found)
+    return 2 * statistics.fmean(squares) / images if squares else None
+
+
+def _loss_squares(raws: Iterable[Raw]) -> list[float]:
+    found = [raw.summary["validation"].get("loss_std") for raw in raws if not raw.diverged]
+    return [std * std for std in found if std is not None]
+
+
+def _scatter(settings: parameters.Parameters, found: dict[str, list[Raw]]) -> Iterator[Record]:
+    """Yield the standard deviation of each training's validation accuracy over its final five epochs, in points."""
+    studied = dict.fromkeys(run for study in settings.studies.values() for run in study.runs)
+    for run in studied:
+        raws = found.get(run) or []
+        for raw in raws if raws and not _at_chance(settings.run(run), raws) else ():
+            final = [100 * row["val_accuracy"] for row in raw.history[-5:]]
+            if len(final) == 5 and raw.summary["status"] == "completed":
+                schedule = settings.run(run).train.schedule
+                yield {"run": run, "seed": str(raw.seed), "schedule": schedule, "std": statistics.stdev(final)}
+
+
+def _brackets(scatter: list[Record]) -> Iterator[Record]:
+    """Yield what r2 prints in brackets, in each reading, and its probability beside our scatter by schedule."""
+    squares: dict[str, list[float]] = {}
+    for training in scatter:
+        squares.setdefault(str(training["schedule"]), []).append(float(training["std"]) ** 2)
+    for source in _printed():
+        number, _, bracket = source["val_accuracy"].partition("(")
+        if source["average"] != "5" or not bracket:
+            continue
+        unit, count = 10.0 ** -len(number.partition(".")[2]), int(bracket.rstrip(")"))
+        for reading, factor in (("standard deviation", 1.0), ("standard error", math.sqrt(5))):
+            low, high = factor * unit * (count - 0.5), factor * unit * (count + 0.5)
+            record: Record = {key: source[key] for key in ("report", "table")} | {"run": source["runs"].split()[0]}
+            record |= {"published": source["val_accuracy"], "reading": reading, "low": low, "high": high}
+            yield record | {key: _ratio(low, high, squares.get(key)) for key in SCHEDULES}
+
+
+def _ratio(low: float, high: float, squares: list[float] | None) -> float:
+    if not squares or not any(squares):
+        return math.nan
+    ours = statistics.fmean(squares)
+    nearest = min(max(math.sqrt(ours), low), high)
+    return fisher(nearest * nearest / ours, 4, 4 * len(squares))
+
+
+def _at_chance(run: parameters.Run, raws: list[Raw]) -> bool:
+    """Whether every training of a run ends at the loss, within 1 %, and accuracy, within 2 points, of a guess."""
+    loss, guess = math.log(run.data.classes), 1 / run.data.classes
+    return all(
+        not raw.diverged
+        and abs(raw.summary["train"]["loss"] / loss - 1) <= 0.01
+        and raw.summary["validation"]["accuracy"] <= guess + 0.02
+        for raw in raws
+    )
 
 
 def _values(raws: Iterable[Raw], metric: str, average: int) -> dict[int, float]:
     """Return a metric of each seed that did not diverge, as far as it is a number."""
     found = {raw.seed: raw.value(metric, average) for raw in raws if not raw.diverged}
     return {seed: value for seed, value in found.items() if value is not None and math.isfinite(value)}
-
-
-def _spread(values: Iterable[float]) -> tuple[float, float]:
-    """Return mean and standard deviation (n - 1), NaN where there are too few values."""
-    listed = list(values)
-    mean = statistics.fmean(listed) if listed else math.nan
-    return mean, statistics.stdev(listed) if len(listed) > 1 else math.nan
 
 
 def _compare(path: Path, kind: str, rows: list[Record], command: str) -> Iterator[Finding]:

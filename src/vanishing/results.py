@@ -69,6 +69,12 @@ class _Figures(BaseModel):
     accuracy: Annotated[float, Field(ge=0, le=1)]
 
 
+class _Validation(_Figures):
+    """And the standard deviation of the loss over images, which early trainings do not say."""
+
+    loss_std: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+
+
 class _Best(_Figures):
     """The figures of the epoch of best validation accuracy."""
 
@@ -91,7 +97,7 @@ class _Summary(BaseModel):
     parameters: Annotated[int, Field(ge=1)]
     epochs: Annotated[int, Field(ge=1)]
     train: _Figures
-    validation: _Figures
+    validation: _Validation
     best: _Best | None
     test: _Figures | None
     snapshots: list[Annotated[int, Field(ge=0)]]
@@ -114,7 +120,11 @@ def summarise(run: parameters.Run, outcome: Outcome, size: Size) -> dict[str, An
         "macs": size.macs,
         "epochs": last.epoch,
         "train": {"loss": _finite(last.train_loss), "accuracy": last.train_accuracy},
-        "validation": {"loss": _finite(last.val_loss), "accuracy": last.val_accuracy},
+        "validation": {
+            "loss": _finite(last.val_loss),
+            "accuracy": last.val_accuracy,
+            "loss_std": _finite(outcome.val_loss_std),
+        },
         "best": {"epoch": best.epoch, "loss": best.val_loss, "accuracy": best.val_accuracy} if best else None,
         "test": {"loss": _finite(outcome.test.loss), "accuracy": outcome.test.accuracy} if outcome.test else None,
         "snapshots": outcome.snapshots,

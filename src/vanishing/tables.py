@@ -34,13 +34,15 @@ Each with the head of its column, its name in the caption, and how it is written
 
 def make(settings: parameters.Parameters, keys: Iterable[str] | None = None) -> None:
     """Write the tables of studies, all that have results if `keys` is None; `UserError` if one named has none."""
-    found = aggregate.collect(settings, keys)
-    for key in keys or []:
+    wanted = list(settings.studies if keys is None else keys)
+    found = aggregate.collect(settings, dict.fromkeys([*wanted, *parameters.lenders(settings)]))
+    for key in wanted if keys is not None else ():
         if key not in found:
             raise UserError(f"study {key!r} has no results yet; `snakemake {key}` makes them")
-    for key, rows in found.items():
+    lent = published.pool(row for key in parameters.lenders(settings) for row in found.get(key, []))
+    for key, rows in ((key, found[key]) for key in wanted if key in found):
         pairs = list(differences.of_study(settings.studies[key], rows))
-        claims = published.of_rows(rows)
+        claims = published.of_rows(rows, lent)
         for path, content in (
             (path_of(key), table(rows)),
             (path_of(key, "differences"), differences.table(pairs)),

@@ -25,7 +25,7 @@ from torch import Tensor
 from vanishing import augmentation, checkpoints, devices, parameters, paths
 from vanishing.data import Dataset, check
 from vanishing.errors import UserError
-from vanishing.learner import Figures, Learner, evaluate, fastest_step, upload
+from vanishing.learner import Figures, Learner, evaluate, fastest_step, loss_std, upload
 from vanishing.progress import Progress, say
 
 STATE = "state.safetensors"
@@ -94,6 +94,8 @@ class Outcome:
     test: Figures | None
     """With the weights of the best epoch."""
     snapshots: list[int]
+    val_loss_std: float = math.nan
+    """Over the validation images, with the weights at the end; see `learner.loss_std`."""
     iterations: int = field(default=0, compare=False, repr=False)
     """Done by this process: fewer than all of them where an earlier start was interrupted."""
     seconds: float = field(default=0.0, compare=False, repr=False)
@@ -224,11 +226,12 @@ class _Training:
     def _outcome(self) -> Outcome:
         """Use the test set, for the first and only time."""
         place, test = self.place, None
+        deviation = loss_std(self.learner.model, *self.val, bf16=self.learner.bf16)
         if place.best:
             self.learner.model.load_state_dict(self.best)
             self._keep(paths.best(self.folder))
             test = evaluate(self.learner.model, *self.test, bf16=self.learner.bf16)
-        return Outcome(place.history, self._status(place), place.best, test, self._snapshots(place))
+        return Outcome(place.history, self._status(place), place.best, test, self._snapshots(place), deviation)
 
     @property
     def _state(self) -> Path:

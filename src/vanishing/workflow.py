@@ -65,6 +65,12 @@ def study_jobs(settings: Parameters, chosen: Iterable[Job], key: str) -> list[Jo
     return [job for job in chosen if job[0] in settings.studies[key].runs]
 
 
+def table_jobs(settings: Parameters, chosen: Iterable[Job], key: str) -> list[Job]:
+    """List the jobs that the tables of a study are made of: its own, and those whose spread over seeds it borrows."""
+    runs = {run for each in (key, *parameters.lenders(settings)) for run in settings.studies[each].runs}
+    return [job for job in chosen if job[0] in runs]
+
+
 def drawn(settings: Parameters, chosen: list[Job]) -> list[str]:
     """List the studies that have something to draw."""
     return [key for key in settings.studies if study_jobs(settings, chosen, key)]
@@ -81,15 +87,18 @@ def code(*modules: str) -> list[Path]:
 
 
 RESULTS = ("aggregate", "latex", "results")
-PUBLISHED = (*RESULTS, "differences", "published", "published.csv")
+PUBLISHED = (*RESULTS, "differences", "published", "published.csv", "statistics")
 TABLES = (*PUBLISHED, "tables")
 FIGURES = ("captions", "figures", "figures.mplstyle", "notebooks", "results")
 COMPARISON = (*PUBLISHED, "comparison", *FIGURES)
 NUMBERS = (*TABLES, "captions", "checklist", "cifar100", "comparison", "numbers")
-CHECK = ("findings", "published.csv", "recomputed", "results", "soundness")
+CHECK = ("findings", "published.csv", "recomputed", "recomputed_statistics", "results", "soundness")
 """Modules that the cheap stages stand on, `captions` and the like among them."""
 
-COMPARED = ("report/comparison/agreement.pdf", "report/comparison/schedules.tex")
+COMPARISONS = ("published", "schedules", "scatter", "brackets")
+"""Tables that `vanishing compare` writes under `results/comparison/`."""
+
+COMPARED = tuple(f"report/comparison/{name}" for name in ("agreement.pdf", "schedules.tex", "scatter.tex"))
 """What the report shows of the comparison with published numbers."""
 
 
@@ -151,9 +160,10 @@ def gradients_configuration(settings: Parameters) -> str:
 
 
 def tables_configuration(settings: Parameters, key: str) -> str:
-    """Name what the tables of a study depend on, beside the results: the study and its runs."""
+    """Name what the tables of a study depend on, beside the results: the study, its runs, and those it borrows from."""
     study = settings.studies[key]
-    runs = {run: settings.run(run).configuration() for run in study.runs}
+    lent = [run for each in parameters.lenders(settings) for run in settings.studies[each].runs]
+    runs = {run: settings.run(run).configuration() for run in dict.fromkeys([*study.runs, *lent])}
     return _text([study.model_dump(mode="json"), runs])
 
 

@@ -10,7 +10,7 @@ rule compare:
         notebook="notebooks/agreement.ipynb",
         code=plan.code(*plan.COMPARISON),
     output:
-        tables=["results/comparison/published.csv", "results/comparison/schedules.csv"],
+        tables=expand("results/comparison/{name}.csv", name=plan.COMPARISONS),
         report=plan.COMPARED,
         notebook="results/comparison/agreement.ipynb",
     log:

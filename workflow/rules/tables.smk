@@ -1,4 +1,4 @@
-# In:   results/runs/ of a study
+# In:   results/runs/ of a study, and of the one whose spread over seeds it borrows
 # Out:  results/tables/STUDY*.csv, report/tables/STUDY*.tex
 # Steps: mean and standard deviation over the seeds, differences by seed, published beside reproduced
 
@@ -7,7 +7,7 @@ rule tables:
     """Make the tables of one study."""
     input:
         results=lambda wildcards: plan.results_of(
-            plan.study_jobs(settings, jobs, wildcards.study)
+            plan.table_jobs(settings, jobs, wildcards.study)
         ),
         code=plan.code(*plan.TABLES),
     output:
