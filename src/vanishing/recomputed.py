@@ -413,7 +413,8 @@ def _brackets(scatter: list[Record]) -> Iterator[Record]:
         unit, count = 10.0 ** -len(number.partition(".")[2]), int(bracket.rstrip(")"))
         for reading, factor in (("standard deviation", 1.0), ("standard error", math.sqrt(5))):
             low, high = factor * unit * (count - 0.5), factor * unit * (count + 0.5)
-            record: Record = {key: source[key] for key in ("report", "table")} | {"run": source["runs"].split()[0]}
+            run = source["runs"].split()[0]
+            record: Record = {"report": source["report"], "table": source["table"], "run": run}
             record |= {"published": source["val_accuracy"], "reading": reading, "low": low, "high": high}
             yield record | {key: _ratio(low, high, squares.get(key)) for key in SCHEDULES}
 
