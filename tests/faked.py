@@ -70,7 +70,7 @@ def result(  # noqa: PLR0917 - figures of a result, each with a default
         "parameters": 59716,
         "epochs": epochs,
         "train": {"loss": None if diverged else train[0], "accuracy": train[1]},
-        "validation": {"loss": None if diverged else val[0], "accuracy": val[1]},
+        "validation": {"loss": None if diverged else val[0], "accuracy": val[1], "loss_std": 2.0},
         "best": None if diverged else {"epoch": epochs, "loss": val[0], "accuracy": val[1]},
         "test": None if diverged else {"loss": test[0], "accuracy": test[1]},
         "snapshots": list(snapshots),

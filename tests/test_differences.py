@@ -5,7 +5,7 @@ import math
 import faked
 import pytest
 
-from vanishing import aggregate, differences, parameters
+from vanishing import aggregate, differences, parameters, statistics
 
 
 @pytest.fixture(autouse=True)
@@ -64,7 +64,7 @@ def test_no_common_seed_is_a_dash():
     ("freedom", "value"), [(1, 12.7062), (2, 4.3027), (4, 2.7764), (9, 2.2622), (30, 2.0423), (1000, 1.9623)]
 )
 def test_quantiles_are_those_of_printed_tables(freedom, value):
-    assert differences.quantile(freedom) == pytest.approx(value, abs=5e-5)
+    assert statistics.quantile(freedom) == pytest.approx(value, abs=5e-5)
 
 
 def test_pairs_are_those_named_or_each_run_against_the_first():

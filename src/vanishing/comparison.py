@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
+from statistics import fmean, stdev
 
 import pandas as pd
 
@@ -166,10 +166,9 @@ def scatter(settings: parameters.Parameters) -> Iterator[Scatter]:
     rows: dict[str, Row] = {row.run: row for found in aggregate.collect(settings).values() for row in found}
     for row in rows.values():
         for result in row.completed:
-            final = result.history.val_accuracy.tail(FINAL)
+            final = (100 * result.history.val_accuracy.tail(FINAL)).tolist()
             if len(final) == FINAL and result.summary["status"] == "completed" and not row.at_chance:
-                std = 100 * float(final.std(ddof=1))
-                yield Scatter(row.run, result.seed, row.configuration.train.schedule, std)
+                yield Scatter(row.run, result.seed, row.configuration.train.schedule, stdev(final))
 
 
 def read_brackets(scattered: Iterable[Scatter]) -> Iterator[Bracket]:

@@ -45,7 +45,8 @@ def predicted(values: Sequence[float], lent: Estimate | None, sampling: float | 
         return None
     between = estimate[0] * estimate[0] * (len(values) + 1) / len(values)
     scale = math.sqrt(between + sampling)
-    return mean, scale, estimate[1] * ((between + sampling) / between) ** 2 if between else math.inf
+    freedom = estimate[1] * ((between + sampling) / between) ** 2 if between else math.inf
+    return mean, scale, math.inf if freedom > NORMAL else freedom
 
 
 @functools.cache

@@ -81,7 +81,7 @@ def predict(values: Sequence[float], borrowed: Spread | None, sampling: float = 
     seeds = spread.std**2 * (1 + 1 / len(values))
     total = seeds + sampling
     freedom = spread.freedom * (total / seeds) ** 2 if seeds else math.inf
-    return Prediction(fmean(values), math.sqrt(total), freedom, borrowed=not own)
+    return Prediction(fmean(values), math.sqrt(total), freedom if freedom <= NORMAL else math.inf, borrowed=not own)
 
 
 def pool(groups: Iterable[Sequence[float]]) -> Spread | None:
