@@ -63,6 +63,21 @@ def test_every_run_that_a_command_stands_for_is_in_its_study(command, study, run
     assert {run.format(name) for name in told} | {"vgg38_resnet_wd3"} == set(runs)
 
 
+@pytest.mark.parametrize(
+    ("factor", "rate", "told"),
+    [
+        (5, 1e-4, r"$10^{-4}$ at five times"),
+        (10, 2e-4, r"$2 \times 10^{-4}$ at ten"),
+        (30, 6e-4, r"$6 \times 10^{-4}$ at thirty"),
+        (100, 2e-3, r"$2 \times 10^{-3}$ at a hundred"),
+    ],
+)
+def test_the_final_learning_rates_of_the_stress_study_are_those_configured(factor, rate, told):
+    run = parameters.load(faked.ROOT / "params.yaml").run(f"vgg38_resnet_wd3_x{factor}")
+    assert run.train.final_learning_rate == rate
+    assert told in " ".join(text().split())
+
+
 def test_every_run_of_the_common_table_that_diverged_is_told():
     core = parameters.load(faked.ROOT / "params.yaml").studies["core"].runs
     assert re.findall(r"\\divergednote\{([^{}#]+)\}", text()) == [run for run in core if not run.endswith("_it")]

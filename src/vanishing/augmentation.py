@@ -19,7 +19,7 @@ PADDING = 4
 """Pixels of zeros around a training image before it is cropped back to its size."""
 
 MEAN = (0.4914, 0.4822, 0.4465)
-"""Channel means that images are normalised by, of values in 0-1; those of the five reports."""
+"""Channel means that images are normalised by, of values in 0-1: the reports' framework's, quoted for CIFAR-10."""
 
 STD = (0.2023, 0.1994, 0.2010)
 """Channel standard deviations that go with `MEAN`."""
