@@ -87,8 +87,8 @@ def code(*modules: str) -> list[Path]:
 
 
 RESULTS = ("aggregate", "latex", "results")
-PUBLISHED = (*RESULTS, "differences", "published", "published.csv", "statistics")
-TABLES = (*PUBLISHED, "tables")
+PUBLISHED = (*RESULTS, "published", "published.csv", "statistics")
+TABLES = (*PUBLISHED, "differences", "tables")
 FIGURES = ("captions", "figures", "figures.mplstyle", "notebooks", "results")
 COMPARISON = (*PUBLISHED, "comparison", *FIGURES)
 NUMBERS = (*TABLES, "captions", "checklist", "cifar100", "comparison", "numbers")
