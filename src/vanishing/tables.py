@@ -146,8 +146,18 @@ def plain(title: str, rows: list[Row]) -> str:
     columns = {"run": shown.run, "layers": shown.layers, "rate": shown.learning_rate, "n": shown.n}
     for metric in SHOWN:
         columns[metric] = (shown[f"{metric}_mean"] * aggregate.scale(metric)).round(3)
-    columns["status"] = pd.Series([", ".join(_endings(row)) or "completed" for row in rows])
+    columns["status"] = pd.Series([", ".join(endings(row)) or "completed" for row in rows])
     return f"{title}\n{pd.DataFrame(columns).to_string(index=False, na_rep='-')}"
+
+
+def endings(row: Row) -> list[str]:
+    """Name the seeds that diverged or stopped early, with the epochs in which they did."""
+    found = []
+    for status in ("diverged", "stopped early"):
+        epochs = [str(result.summary["epochs"]) for result in row.results if result.summary["status"] == status]
+        if epochs:
+            found.append(f"{len(epochs)} {status} (epoch {', '.join(epochs)})")
+    return found
 
 
 def _record(row: Row) -> dict[str, object]:
@@ -181,18 +191,8 @@ def _onset(row: Row) -> str:
 
 def _seeds(row: Row) -> str:
     """Write the seeds that a row is over, those that did not train for all epochs, and whether devices are mixed."""
-    endings = _endings(row)
+    ended = endings(row)
     count = f"{len(row.completed)}{MIXED if len(row.devices) > 1 else ''}"
-    return " + ".join([count, *(text for text in endings if "diverged" in text)]) + "".join(
-        f", {text}" for text in endings if "diverged" not in text
+    return " + ".join([count, *(text for text in ended if "diverged" in text)]) + "".join(
+        f", {text}" for text in ended if "diverged" not in text
     )
-
-
-def _endings(row: Row) -> list[str]:
-    """Name the seeds that diverged or stopped early, with the epochs in which they did."""
-    found = []
-    for status in ("diverged", "stopped early"):
-        epochs = [str(result.summary["epochs"]) for result in row.results if result.summary["status"] == status]
-        if epochs:
-            found.append(f"{len(epochs)} {status} (epoch {', '.join(epochs)})")
-    return found
