@@ -82,16 +82,16 @@ def result(  # noqa: PLR0917 - figures of a result, each with a default
     sign(run, seed)
 
 
-def rewrite(run: str, seed: int = 0, **columns: Sequence[float]) -> None:
-    """Give columns of a history these values, one an epoch; the summary stays as it is, its hash aside."""
-    path = paths.results(run, seed) / "history.csv"
-    results.write_table(path, pd.read_csv(path).assign(**columns))
-    sign(run, seed)
-
-
 def sign(run: str, seed: int = 0) -> None:
     """Enter the hash of a history in the summary: that of one edited by hand, for checks of what it says."""
     folder = paths.results(run, seed)
     summary = json.loads((folder / "summary.json").read_text())
     summary["files"] = {"history.csv": files.sha256(folder / "history.csv")}
     files.write(folder / "summary.json", json.dumps(summary))
+
+
+def rewrite(run: str, seed: int = 0, **columns: Sequence[float]) -> None:
+    """Give columns of a history these values, one an epoch; the summary stays as it is, its hash aside."""
+    path = paths.results(run, seed) / "history.csv"
+    results.write_table(path, pd.read_csv(path).assign(**columns))
+    sign(run, seed)
