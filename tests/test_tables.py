@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from vanishing import aggregate, differences, latex, numbers, parameters, paths, tables
+from vanishing.captions import CAPTIONS
 from vanishing.errors import UserError
 
 SEEDS = {"seeds": [0, 1, 2]}
@@ -109,7 +110,7 @@ def test_the_readmes_study_has_its_tables_and_its_section():
     assert pairs.loc["val_accuracy", "mean"] == pytest.approx(0.1)
     section = Path("report/studies.tex").read_text()
     assert r"\begin{study}{saturation}{Batch normalisation and a saturating activation}" in section
-    assert section.count(r"\studyfigure{saturation}") == 8
+    assert section.count(r"\studyfigure{saturation}") == sum(map(len, CAPTIONS.values()))
 
 
 def test_a_run_whose_seeds_all_diverged_has_dashes_and_no_numbers():
