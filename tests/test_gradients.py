@@ -264,7 +264,7 @@ def test_a_trajectory_of_another_model_is_refused_in_one_line(tmp_path, tiny, da
 
 @pytest.fixture
 def sizes():
-    return parameters.Gradients(recipe=1, batches=3, batch_size=5, seed=2)
+    return parameters.Gradients(recipe=2, batches=3, batch_size=5, seed=2)
 
 
 @pytest.fixture
