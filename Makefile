@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-dvc catalogue study report test test-fast lint bench format lock clean distclean
+.PHONY: help setup demo demo-dvc catalogue study report readme test test-fast lint bench format lock clean distclean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ study: $(READY)  ## the real study on CIFAR-100 (hours on a CPU; one GPU is used
 
 report: $(READY)  ## tables, figures and report/report.pdf from results/, without data or training
 	snakemake report --cores $(CORES) --config from_results=true
+
+readme: $(READY)  ## the results in README.md, from results/: before results are committed
+	vanishing readme
 
 test: lint  ## formatting, lint, types, unit tests, and a tiny study through both engines
 	pytest

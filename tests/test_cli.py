@@ -15,7 +15,7 @@ from vanishing.errors import UserError
 
 COMMANDS = [
     "configure", "data", "train", "gradients", "tables", "figures", "compare", "numbers", "check", "report", "models",
-    "plan", "rates", "show", "sync", "verify", "manifest", "workspace",
+    "plan", "rates", "readme", "show", "sync", "verify", "manifest", "workspace",
 ]  # fmt: skip
 
 ROOM = "; make room, and the same command goes on"

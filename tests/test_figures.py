@@ -97,11 +97,38 @@ def test_chance_is_marked():
     assert made["accuracy"].axes[1].lines[-1].get_ydata()[0] == pytest.approx(0.1)
 
 
+def test_training_and_validation_of_a_run_share_a_panel_in_its_colour():
+    study = faked.study({"seeds": [0, 1], "runs": {"vgg38": {"train": {"epochs": 5}}}})
+    for run, seed in study.jobs():
+        epochs = 5 if run == "vgg38" else 2
+        faked.result(study, run, seed, train=(1.0 + seed, 0.2), val=(2.0 + seed, 0.1 + 0.2 * seed), epochs=epochs)
+    made = drawn(study, ["training"])
+    looks = figures.load("core", study).looks
+    for name, train, val, chance in (("loss", 1.5, 2.5, math.log(10)), ("accuracy", 0.2, 0.2, 0.1)):
+        panels = made[f"{name}_by_run"].axes
+        assert [panel.get_title() for panel in panels] == ["vgg08", "vgg38"]
+        assert len({(panel.get_xlim(), panel.get_ylim()) for panel in panels}) == 1
+        for panel, run, epochs in zip(panels, ("vgg08", "vgg38"), (2, 5), strict=True):
+            solid, dashed, *_, dotted = [line for line in panel.lines if len(line.get_xdata())]
+            assert list(solid.get_xdata()) == list(dashed.get_xdata()) == list(range(1, epochs + 1))
+            assert list(solid.get_ydata()) == pytest.approx([train] * epochs)
+            assert list(dashed.get_ydata()) == pytest.approx([val] * epochs)
+            assert [solid.get_linestyle(), dashed.get_linestyle(), dotted.get_linestyle()] == ["-", "--", ":"]
+            assert solid.get_color() == dashed.get_color() == looks[run][0]
+            assert dotted.get_ydata()[0] == pytest.approx(chance)
+        legend = made[f"{name}_by_run"].legends[0]
+        assert [text.get_text() for text in legend.get_texts()] == ["training", "validation"]
+        assert [line.get_linestyle() for line in legend.get_lines()] == ["-", "--"]
+    band = made["accuracy_by_run"].axes[0].collections[1].get_paths()[0].vertices[:, 1]
+    assert (band.min(), band.max()) == (pytest.approx(0.2 - 0.1 * 2**0.5), pytest.approx(0.2 + 0.1 * 2**0.5))
+
+
 def test_one_huge_loss_does_not_flatten_the_others():
     study = faked.study()
     faked.result(study, "vgg08", val=(500.0, 0.1))
     faked.result(study, "vgg38")
-    for axis in drawn(study)["loss"].axes:
+    made = drawn(study)
+    for axis in (*made["loss"].axes, *made["loss_by_run"].axes):
         assert axis.get_ylim() == (0, pytest.approx(1.5 * math.log(10)))
 
 
@@ -132,7 +159,8 @@ def test_one_epoch_and_one_snapshot_can_be_drawn():
     made = drawn(study)
     assert made["loss"].axes[0].lines[0].get_marker() == "o"
     figures.save(
-        {name: made[name] for name in ("loss", "gradient_flow_log", "gradient_heat_map")}, paths.FIGURES / "core"
+        {name: made[name] for name in ("loss", "loss_by_run", "gradient_flow_log", "gradient_heat_map")},
+        paths.FIGURES / "core",
     )
 
 
@@ -173,7 +201,7 @@ def test_a_diverged_run_can_be_drawn(loss):
 def test_a_study_of_diverged_runs_alone_can_be_drawn():
     study = faked.study(runs=["vgg08"])
     faked.result(study, "vgg08", train=(math.nan, 0.1), val=(math.inf, 0.1), epochs=1, snapshots=[0])
-    assert len(saved(study, ["training"])) == 3
+    assert len(saved(study, ["training"])) == 5
 
 
 def test_ten_runs_and_three_seeds_fit():
@@ -280,7 +308,7 @@ def test_a_legend_of_long_names_stays_on_the_page():
             assert 0 <= box.x0 < box.x1 <= figure.bbox.x1
 
 
-@pytest.mark.parametrize("runs", [["vgg08"], CORE[:5], CORE], ids=len)
+@pytest.mark.parametrize("runs", [["vgg08"], CORE[:5], CORE, [*CORE, "vgg38_he", "vgg38_gn"]], ids=len)
 def test_with_the_snapshots_of_the_real_study_nothing_leaves_the_page_or_overlaps(runs):
     snapshots = [0, 1, 2, 5, *range(10, 101, 10)]
     study = faked.study({"train": {"epochs": 100}}, runs=runs)

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from vanishing import parameters, paths, workspace
+from vanishing.captions import CAPTIONS
 
 pytestmark = pytest.mark.pipeline
 
@@ -35,6 +36,6 @@ def test_the_notebooks_of_twenty_builds_at_once_do_not_clash(tmp_path, monkeypat
         _, complaint = process.communicate(timeout=600)
         assert process.returncode == 0, complaint
     made = [{path.name: path.read_bytes() for path in (paths.FIGURES / key).iterdir()} for key in content["studies"]]
-    assert set(made[0]) == {"loss.pdf", "accuracy.pdf", "comparison.pdf"}
+    assert set(made[0]) == {f"{name}.pdf" for name in CAPTIONS["training"]}
     assert all(figures == made[0] for figures in made)
     assert not list(tmp_path.glob("kernel*"))  # no socket is left

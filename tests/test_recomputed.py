@@ -38,6 +38,10 @@ def made(tmp_path_factory):
             train = (math.nan, 0.1) if diverged else (1.5 + 0.01 * at, 0.5 + 0.01 * seed)
             val, test = (1.6 + at / 7, 0.46 + at / 300 + seed**2 / 900), (1.7 + at / 11, 0.3 + (3 * at) ** 0.5 / 70)
             faked.result(study, run, seed, train, val, test, epochs=4 + seed, layers=2)
+            if not diverged:
+                risen = [4.6, 4.6, 4.8 + at / 70, *[4.5] * seed, train[0]]
+                wandering = [0.1, *(val[1] + 0.01 * epoch * at / 3 for epoch in reversed(range(3 + seed)))]
+                faked.rewrite(run, seed, train_loss=risen if at % 4 else [4.6] * len(risen), val_accuracy=wandering)
         tables.make(study)
         comparison.make(study)
         return study, Path.cwd()
@@ -304,3 +308,4 @@ def test_no_code_of_the_tables_is_shared():
     }
     assert re.findall(r"^from vanishing import (.*)$", text, re.MULTILINE) == ["files, parameters, paths"]
     assert {*aggregate.METRICS} == {*recomputed.HISTORY, *recomputed.SUMMARY}
+    assert {*aggregate.DYNAMICS} == {*recomputed.DYNAMICS}

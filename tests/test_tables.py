@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from vanishing import aggregate, differences, latex, numbers, parameters, paths, tables
+from vanishing.captions import CAPTIONS
 from vanishing.errors import UserError
 
 SEEDS = {"seeds": [0, 1, 2]}
@@ -21,6 +22,10 @@ def folder(tmp_path, monkeypatch):
 
 def table(key="core"):
     return pd.read_csv(paths.TABLES / f"{key}.csv", index_col="run")
+
+
+def dynamics():
+    return Path("report/tables/core-dynamics.tex").read_text()
 
 
 def make(study):
@@ -105,7 +110,7 @@ def test_the_readmes_study_has_its_tables_and_its_section():
     assert pairs.loc["val_accuracy", "mean"] == pytest.approx(0.1)
     section = Path("report/studies.tex").read_text()
     assert r"\begin{study}{saturation}{Batch normalisation and a saturating activation}" in section
-    assert section.count(r"\studyfigure{saturation}") == 6
+    assert section.count(r"\studyfigure{saturation}") == sum(map(len, CAPTIONS.values()))
 
 
 def test_a_run_whose_seeds_all_diverged_has_dashes_and_no_numbers():
@@ -297,7 +302,7 @@ def test_the_same_results_give_the_same_bytes():
     for run, seed in study.jobs():
         faked.result(study, run, seed, val=(1 / 3 + seed, 0.1))
     first = made()
-    assert len(first) == 3 + 3 + 3
+    assert len(first) == 3 + 4 + 3
     assert made() == first
 
 
@@ -332,18 +337,65 @@ def test_plain_shows_per_cent_and_nats():
 def test_final_figures_are_means_over_the_final_epochs_with_their_standard_error_in_brackets():
     study = faked.study({"studies": {"core": {"average": 2}}}, runs=["vgg08"])
     faked.result(study, "vgg08", epochs=3)
-    path = paths.results("vgg08", 0) / "history.csv"
-    history = pd.read_csv(path)
-    history["val_loss"] = [9.0, 1.812, 1.818]
-    history["val_accuracy"] = [0.9, 0.30, 0.34]
-    history.to_csv(path, index=False)
-    faked.sign("vgg08")
+    faked.rewrite("vgg08", val_loss=[9.0, 1.812, 1.818], val_accuracy=[0.9, 0.30, 0.34])
     make(study)
     row = table().loc["vgg08"]
     assert (row.averaged_epochs, row.val_loss_mean) == (2, pytest.approx(1.815))
     assert defined()["core/vgg08/val_loss"] == ("1.815", "1.815(3)")  # 0.006 / 2, of two epochs
     assert defined()["core/vgg08/val_accuracy"] == ("32", "32(2)")
     assert "mean of the final 2 epochs" in Path("report/studies.tex").read_text()
+
+
+def test_how_a_training_went_is_worked_out_by_hand():
+    study = faked.study(SEEDS | {"train": {"epochs": 6}}, runs=["vgg08"])
+    for seed, losses in enumerate(([2.3, 2.25, 2.41, 3.0, 1.5, 1.2], [2.3] * 6, [2.2, 2.1, 2.0, 1.9, 1.8, 1.7])):
+        faked.result(study, "vgg08", seed, epochs=6)
+        faked.rewrite("vgg08", seed, train_loss=losses, val_accuracy=[0.9, 0.1, 0.2, 0.3, 0.4, 0.5])
+    make(study)
+    row = table().loc["vgg08"]  # ln 10 = 2.3026; seed 1 never leaves it by more than 0.1, the others in epochs 3 and 1
+    assert (row.onset_mean, row.onset_std) == (2, pytest.approx(math.sqrt(2)))
+    assert (row.peak_loss_mean, row.peak_loss_std) == (pytest.approx(2.6), pytest.approx(0.4 * math.sqrt(2)))
+    assert (row.val_final_std_mean, row.val_final_std_std) == (pytest.approx(math.sqrt(0.1 / 4)), pytest.approx(0))
+    assert r"2 $\pm$ 1 (2 of 3) & 2.600 $\pm$ 0.566 & 15.81 $\pm$ 0.00 & 3 \\" in dynamics()
+    assert defined()["core/vgg08/onset"] == ("2", r"2 $\pm$ 1")
+    assert defined()["core/vgg08/peak_loss"] == ("2.6", r"2.600 $\pm$ 0.566")
+    assert defined()["core/vgg08/val_final_std"] == ("15.8113883", r"15.81 $\pm$ 0.00")
+    assert r"\studydynamics{core}" in Path("report/studies.tex").read_text()
+
+
+def test_a_short_training_that_never_leaves_chance_has_no_onset_no_peak_and_no_deviation():
+    study = faked.study({"train": {"epochs": 4}}, runs=["vgg08"])
+    faked.result(study, "vgg08", train=(math.log(10), 0.1), epochs=4)
+    make(study)
+    assert table().loc["vgg08", ["onset_mean", "peak_loss_mean", "val_final_std_mean"]].isna().all()
+    assert r"\texttt{vgg08} & -- & -- & -- & 1 \\" in dynamics()
+    assert not {f"core/vgg08/{metric}" for metric in aggregate.DYNAMICS} & defined().keys()
+
+
+def test_a_diverged_seed_is_in_no_mean_of_how_trainings_went():
+    study = faked.study({"seeds": [0, 1]}, runs=["vgg08"])
+    faked.result(study, "vgg08", 0, train=(1.5, 0.5))
+    faked.result(study, "vgg08", 1, train=(math.inf, 0.1), val=(math.inf, 0.1), epochs=2)
+    faked.rewrite("vgg08", 1, train_loss=[9.0, math.inf], val_loss=[9.0, math.inf])
+    make(study)
+    assert table().loc["vgg08"].peak_loss_mean == 1.5
+
+
+def test_an_n_over_both_kinds_of_device_is_marked_and_explained():
+    study = faked.study({"seeds": [0, 1]})
+    for job in study.jobs():
+        faked.result(study, *job)
+    path = paths.results("vgg38", 1) / "summary.json"
+    path.write_text(path.read_text().replace('"device": "cpu", "kind"', '"device": "cuda", "kind"'))
+    make(study)
+    assert table().devices.to_dict() == {"vgg08": "cpu", "vgg38": "cpu cuda"}
+    for text in (Path("report/tables/core.tex").read_text(), dynamics()):
+        assert re.findall(r"& (2\S*) \\\\", text) == ["2", r"2\dag{}"]
+    explained = r"\dag{}: trained on CPU and on GPU."
+    assert explained in Path("report/studies.tex").read_text()
+    faked.result(study, "vgg38", 1)
+    make(study)
+    assert explained not in Path("report/studies.tex").read_text()
 
 
 def test_settings_that_differ_have_columns_and_the_others_stand_in_the_caption():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import pandas as pd
@@ -24,6 +24,12 @@ METRICS = {
 }
 """Columns of a table, and where `summary.json` has them."""
 
+ONSET = 0.1
+"""Distance in nats from ln(classes) beyond which a training loss has left that of a guess."""
+
+SETTLED = 5
+"""Final epochs over which the validation accuracy of one training is said to vary."""
+
 CHANCE_LOSS = 0.01
 """Relative distance from ln(classes) within which a training loss counts as that of chance."""
 
@@ -31,9 +37,37 @@ CHANCE_ACCURACY = 0.02
 """Accuracy above chance, as a fraction, within which a validation accuracy counts as chance."""
 
 
+def onset(history: pd.DataFrame, classes: int) -> float:
+    """Return the first epoch whose training loss is more than `ONSET` from ln(classes), NaN where none is."""
+    left = history.epoch[(history.train_loss - math.log(classes)).abs() > ONSET]
+    return float(left.min())
+
+
+def peak_loss(history: pd.DataFrame, classes: int) -> float:
+    """Return the highest training loss in nats from the onset on, the onset's own included; NaN without onset."""
+    return float(history.train_loss[history.epoch >= onset(history, classes)].max())
+
+
+def final_deviation(history: pd.DataFrame, _: int) -> float:
+    """Return the standard deviation (n - 1) of validation accuracy over the final epochs, NaN for too few of them."""
+    final = history.sort_values("epoch").tail(SETTLED).val_accuracy
+    return float(final.std(ddof=1)) if len(final) == SETTLED else math.nan
+
+
+DYNAMICS: dict[str, Callable[[pd.DataFrame, int], float]] = {
+    "onset": onset,
+    "peak_loss": peak_loss,
+    "val_final_std": final_deviation,
+}
+"""Columns of a table that say how a training went, worked out from its history and the number of classes."""
+
+
 @dataclass(frozen=True)
 class Cell:
-    """Mean and standard deviation (n - 1) over seeds; the deviation is NaN for n = 1, both for n = 0."""
+    """Mean and standard deviation (n - 1) over the seeds that have a value.
+
+    The deviation is NaN for one such seed, both are for none.
+    """
 
     mean: float
     std: float
@@ -61,8 +95,16 @@ class Row:
         """Return the seeds that did not diverge: those that means are taken over."""
         return [result for result in self.results if not result.diverged]
 
+    @property
+    def devices(self) -> list[str]:
+        """Return the kinds of device that the seeds were trained on, in alphabetical order."""
+        return sorted({str(result.summary["environment"].get("device", "?")) for result in self.results})
+
     def values(self, metric: str) -> dict[int, float]:
-        """Return a metric of each completed seed."""
+        """Return a metric of each completed seed, NaN for one that has none."""
+        if metric in DYNAMICS:
+            classes = self.configuration.data.classes
+            return {result.seed: DYNAMICS[metric](result.history, classes) for result in self.completed}
         part, key = METRICS[metric]
         if metric in results.HISTORY_COLUMNS:
             return {result.seed: float(self._final(result)[metric].mean()) for result in self.completed}
@@ -119,19 +161,19 @@ def collect(settings: parameters.Parameters, keys: Iterable[str] | None = None) 
 
 
 def spread(values: Iterable[float]) -> Cell:
-    """Return mean and standard deviation (n - 1) of `values`."""
+    """Return mean and standard deviation (n - 1) of `values` without NaN."""
     series = pd.Series(list(values), dtype=float)
     return Cell(float(series.mean()), float(series.std(ddof=1)))
 
 
 def scale(metric: str) -> int:
-    """Return what a metric is multiplied by for people: accuracies are printed in per cent."""
-    return 100 if metric.endswith("accuracy") else 1
+    """Return what a metric is multiplied by for people: per cent for accuracies, points for their deviation."""
+    return 100 if metric.endswith("accuracy") or metric == "val_final_std" else 1
 
 
 def digits(metric: str) -> int:
     """Return the decimals that a metric is printed with."""
-    return 0 if metric == "best_epoch" else 3 if metric.endswith("loss") else 2
+    return 0 if metric in ("best_epoch", "onset") else 3 if metric.endswith("loss") else 2
 
 
 def _read(settings: parameters.Parameters, runs: set[str]) -> dict[str, list[Result]]:

@@ -6,6 +6,9 @@ CAPTIONS: dict[str, dict[str, str]] = {
         "the dotted line is the loss of a uniform guess. The axis ends at one and a half times that loss; what is "
         "larger leaves the panel.",
         "accuracy": "Training and validation accuracy, as above; the dotted line is chance.",
+        "loss_by_run": "The same losses, a panel a run: training solid, validation dashed. All panels share their "
+        "axes; lines, bands and the dotted line are those of the figures above.",
+        "accuracy_by_run": "The same accuracies, a panel a run: training solid, validation dashed.",
         "comparison": "The runs side by side, at the last epoch. Each mark is a seed.",
     },
     "gradient_flow": {

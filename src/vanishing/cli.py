@@ -46,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, run: Command, text: str) -> argparse.ArgumentParser:
-        added = commands.add_parser(name, help=text)
+        added = commands.add_parser(name, help=text, description=text)
         added.set_defaults(run=run)
         return added
 
@@ -86,6 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     ):
         costs = command(name, run, text)
         costs.add_argument("studies", nargs="*", metavar="STUDY", help="only the runs of these studies")
+    command("readme", _readme, "write the results into README.md, from results/: no engine makes README.md")
     command("show", _show, "print the tables of results/")
     command("sync", _sync, "bring the records of Snakemake and DVC together")
     verify = command("verify", _verify, "compare every file with every record of it; name those that are off")
@@ -177,6 +178,12 @@ def _rates(options: argparse.Namespace) -> None:
     from vanishing import rates
 
     rates.make(_load(), options.studies)
+
+
+def _readme(_: argparse.Namespace) -> None:
+    from vanishing import readme
+
+    readme.make(_load())
 
 
 def _show(_: argparse.Namespace) -> None:

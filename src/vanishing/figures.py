@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import Literal
 
 import matplotlib as mpl
 import numpy as np
@@ -30,11 +31,17 @@ LOSS_LIMIT = 1.5
 COLOURS = [0, 1, 2, 4, 9, 3, 5, 7]
 """Of seaborn's colour-blind palette, those dark enough for a line on white; neighbours are unlike each other."""
 
+Colour = tuple[float, float, float]
+"""Red, green and blue, 0 to 1."""
+
 COLUMNS = 3
 """Panels beside one another; one more where there are many."""
 
 MANY = 9
 """Panels from which on they stand closer."""
+
+PARTS = {"train": ("training", "-"), "val": ("validation", "--")}
+"""Of the data, with the line of each where they share a panel."""
 
 MARKERS = {"train": "o", "val": "s", "test": "^"}
 """Of the parts of the data, where they share a panel."""
@@ -46,7 +53,7 @@ class StudyResults:
 
     runs: list[str]
     """Runs that have results, in the study's order."""
-    looks: dict[str, tuple[tuple[float, float, float], str]]
+    looks: dict[str, tuple[Colour, str]]
     """Colour and line style of each configured run."""
     groups: dict[str, list[str]]
     """Those runs by schedule and number of epochs: what shares an axis of epochs, and what it is called."""
@@ -82,6 +89,8 @@ def draw(family: str, data: StudyResults) -> dict[str, Figure]:
             return {
                 "loss": curves(data, "loss", "loss (nats)", chance),
                 "accuracy": curves(data, "accuracy", "accuracy", 1 / data.classes),
+                "loss_by_run": curves_by_run(data, "loss", "loss (nats)", chance),
+                "accuracy_by_run": curves_by_run(data, "accuracy", "accuracy", 1 / data.classes),
                 "comparison": comparison(data),
             }
         return {
@@ -103,25 +112,33 @@ def curves(data: StudyResults, quantity: str, label: str, chance: float) -> Figu
     """Draw a quantity over the epochs: training on the left, validation on the right, a line of panels a group."""
     figure, axes = _panels(2 * len(data.groups), 2, height=2.9 if len(data.groups) == 1 else 2.2, sharey=True)
     for at, axis in enumerate(axes):
-        part, title = ("val", "validation") if at % 2 else ("train", "training")
+        part, (title, _) = list(PARTS.items())[at % 2]
         name, group = list(data.groups.items())[at // 2]
         for run in group:
-            rows = data.history[data.history.run == run]
-            colour, dashes = data.looks[run]
-            marker = "o" if rows.epoch.nunique() == 1 else None
-            sns.lineplot(
-                rows, x="epoch", y=f"{part}_{quantity}", errorbar="sd", ax=axis,
-                color=colour, linestyle=dashes, marker=marker, label=run, legend=False,
-            )  # fmt: skip
-        axis.axhline(chance, color="0.4", linestyle=":", linewidth=0.8)
+            _curve(axis, data.history[data.history.run == run], f"{part}_{quantity}", run, *data.looks[run])
         axis.set(title=f"{title}, {name}" if len(data.groups) > 1 else title, xlabel="epoch", ylabel=label)
         _whole_numbers(axis, data.history[data.history.run.isin(group)].epoch)
-        if quantity == "accuracy":
-            axis.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
-    if quantity == "loss":  # a single early validation loss of hundreds would flatten everything else
-        top = max(axes[0].get_ylim()[1], 1.05 * chance)
-        axes[0].set_ylim(0, min(top, LOSS_LIMIT * chance))  # both panels: they share the axis
+    _finish_curves(axes, quantity, chance)
     _legend(figure, axes, data.runs)
+    return figure
+
+
+def curves_by_run(data: StudyResults, quantity: str, label: str, chance: float) -> Figure:
+    """Draw a quantity over the epochs, a panel a run in its colour: training solid, validation dashed."""
+    alone = len(data.runs) == 1
+    figure, axes = _panels(len(data.runs), _columns(data.runs), height=2.6 if alone else 1.6, sharey=True)
+    for axis, run in zip(axes, data.runs, strict=True):
+        for part, (name, dashes) in PARTS.items():
+            rows = data.history[data.history.run == run]
+            _curve(axis, rows, f"{part}_{quantity}", name, data.looks[run][0], dashes)
+        axis.set(xlabel="epoch", ylabel="")
+        _title(axis, run, pad=4)
+        _whole_numbers(axis, data.history.epoch, "auto" if alone else 4)
+        axis.sharex(axes[0])
+    _finish_curves(axes, quantity, chance)
+    figure.supylabel(label, fontsize=8)
+    handles = [axes[0].plot([], [], color="0.3", linestyle=dashes)[0] for _, dashes in PARTS.values()]
+    figure.legend(handles, [name for name, _ in PARTS.values()], loc="outside upper center", ncols=2, handlelength=3)
     return figure
 
 
@@ -224,7 +241,7 @@ def agreement(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def _agreement(axis: Axes, rows: pd.DataFrame, colours: dict[str, tuple[float, float, float]]) -> None:
+def _agreement(axis: Axes, rows: pd.DataFrame, colours: dict[str, Colour]) -> None:
     for (source, metric, verdict), group in rows.groupby(["source", "metric", "verdict"]):
         colour = colours[str(source)]
         axis.errorbar(
@@ -248,11 +265,31 @@ def _style() -> Iterator[None]:
         yield
 
 
+def _curve(axis: Axes, rows: pd.DataFrame, y: str, label: str, colour: Colour, dashes: str) -> None:
+    """Draw the mean over the seeds of a column of the history, with a band of its standard deviation."""
+    seeds = rows.groupby("epoch")[y]
+    mean, deviation = seeds.mean(), seeds.std(ddof=1)  # seaborn's lineplot takes a tenth of a second for it
+    marker = "o" if len(mean) == 1 else None
+    axis.plot(mean.index, mean, color=colour, linestyle=dashes, marker=marker, label=label)
+    axis.fill_between(mean.index, mean - deviation, mean + deviation, color=colour, alpha=0.2, linewidth=0)
+
+
+def _finish_curves(axes: list[Axes], quantity: str, chance: float) -> None:
+    """Mark chance in panels that share their vertical axis, and set its limits or its unit."""
+    for axis in axes:
+        axis.axhline(chance, color="0.4", linestyle=":", linewidth=0.8)
+        if quantity == "accuracy":
+            axis.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
+    if quantity == "loss":  # a single early validation loss of hundreds would flatten everything else
+        top = max(axes[0].get_ylim()[1], 1.05 * chance)
+        axes[0].set_ylim(0, min(top, LOSS_LIMIT * chance))
+
+
 def _stack(tables: Iterable[tuple[results.Result, pd.DataFrame]]) -> pd.DataFrame:
     return pd.concat([table.assign(run=result.run, seed=result.seed) for result, table in tables], ignore_index=True)
 
 
-def _look(at: int) -> tuple[tuple[float, float, float], str]:
+def _look(at: int) -> tuple[Colour, str]:
     """Return the colour and, so that grey print tells them apart too, the line style of a run's number."""
     palette = sns.color_palette("colorblind")
     colours = [palette[place] for place in COLOURS]
@@ -290,9 +327,9 @@ def _panels(count: int, columns: int, height: float, sharey: bool = False) -> tu
     return figure, panels[:count]
 
 
-def _whole_numbers(axis: Axes, epochs: pd.Series) -> None:
+def _whole_numbers(axis: Axes, epochs: pd.Series, most: int | Literal["auto"] = "auto") -> None:
     """Mark epochs at whole numbers, a single one too, around which the axis would otherwise span fractions."""
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.xaxis.set_major_locator(MaxNLocator(most, integer=True))
     if epochs.nunique() == 1:
         axis.set_xticks([epochs.iloc[0]])
 

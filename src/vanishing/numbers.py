@@ -21,7 +21,7 @@ from vanishing import (
     statistics,
     tables,
 )
-from vanishing.aggregate import METRICS, Row
+from vanishing.aggregate import DYNAMICS, METRICS, Row
 from vanishing.captions import CAPTIONS
 from vanishing.latex import escape, number
 
@@ -148,7 +148,7 @@ def _run_numbers(stem: str, row: Row) -> Iterator[str]:
         yield _result(f"{stem}/{name}", value, number(value, 0))
     for name in ("learning_rate", "weight_decay"):
         yield _result(f"{stem}/{name}", getattr(train, name), number(getattr(train, name)))
-    for metric in METRICS:
+    for metric in (*METRICS, *DYNAMICS):
         mean = row.cell(metric).mean
         if not math.isnan(mean):
             yield _result(f"{stem}/{metric}", mean * aggregate.scale(metric), tables.text(row, metric))
@@ -183,6 +183,7 @@ def _section(key: str, settings: parameters.Parameters, rows: list[Row]) -> str:
     lines = [f"\\begin{{study}}{{{key}}}{{{escape(study.title)}}}", f"\\studytable{{{key}}}{{{_caption(study, rows)}}}"]
     if any(published.repeats(row.run) for row in rows):
         lines.append(f"\\studypublished{{{key}}}")
+    lines.append(f"\\studydynamics{{{key}}}")
     if list(differences.of_study(study, rows)):
         lines.append(f"\\studydifferences{{{key}}}")
     for family in study.draw:
@@ -202,6 +203,8 @@ def _caption(study: parameters.Study, rows: list[Row]) -> str:
         f"{escape(study.title)}: {when} of each run ({tables.common(rows)}), and the test set with the weights of the "
         f"epoch of best validation accuracy. Losses in nats, accuracies in per cent; {spread}"
     )
+    if any(len(row.devices) > 1 for row in rows):
+        text = f"{text} {tables.MIXED}: trained on CPU and on GPU."
     present = {row.run for row in rows}
     missing = [run for run in study.runs if run not in present]
     return f"{text} Not run: {escape(', '.join(missing))}." if missing else text

@@ -6,8 +6,8 @@ nats, accuracies in per cent, as printed. 1.815(3) means 1.815 +- 0.003, and an 
 `settings` is how the network differs from plain VGG38, `runs` names those of ours that repeat the row, a run a
 schedule, and `average` is the number of final epochs that the printed figures are a mean of.
 
-A printed figure is taken for that of one training, validated on other images. It **holds** where it lies in the 95 % prediction
-interval of one more such training (`statistics.predict`), its own rounding or printed uncertainty allowed for. The
+A printed figure is taken for that of one training, validated on other images. It **holds** where it lies in the 95 %
+prediction interval of one more such training (`statistics.predict`), its own rounding or uncertainty allowed for. The
 spread over seeds is the run's own from three seeds on; with fewer it is borrowed from the core study, pooled over its
 runs under the same schedule that learn at all. To it comes, in validation, the variance between two sets of n
 images: 2 p (1 - p) / n for an accuracy p, and 2 s^2 / n for a loss of standard deviation s over the images. Test

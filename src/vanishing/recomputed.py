@@ -40,6 +40,9 @@ SUMMARY = {
 }
 """Metrics of a summary, and where it has them."""
 
+DYNAMICS = ("onset", "peak_loss", "val_final_std")
+"""Metrics of how a training went."""
+
 SETTINGS = ("learning_rate", "schedule", "epochs", "batch_size", "weight_decay")
 
 SCHEDULES = {
@@ -67,8 +70,8 @@ KINDS = ("", "differences", "published")
 
 COLUMNS = {
     "": [
-        "run", "layers", "parameters", *SETTINGS, "averaged_epochs", "n", "diverged",
-        *(f"{metric}_{figure}" for metric in (*HISTORY, *SUMMARY) for figure in ("mean", "std")),
+        "run", "layers", "parameters", *SETTINGS, "averaged_epochs", "n", "diverged", "devices",
+        *(f"{metric}_{figure}" for metric in (*HISTORY, *SUMMARY, *DYNAMICS) for figure in ("mean", "std")),
     ],
     "differences": ["first", "second", "metric", "n", "mean", "margin", "verdict"],
     "published": [
@@ -116,6 +119,17 @@ class Raw:
             return sum(final) / len(final)
         part, key = SUMMARY[metric]
         found: float | None = self.summary[part][key]
+        return found
+
+    def dynamics(self, classes: int) -> dict[str, float]:
+        """Return the metrics of how the training went; one that it does not have is left out."""
+        losses, settled = [row["train_loss"] for row in self.history], self.history[-5:]
+        left = [
+            at for at, loss in enumerate(losses) if loss < math.log(classes) - 0.1 or loss > math.log(classes) + 0.1
+        ]
+        found = {"onset": self.history[left[0]]["epoch"], "peak_loss": max(losses[left[0] :])} if left else {}
+        if len(settled) == 5:
+            found["val_final_std"] = statistics.stdev(row["val_accuracy"] for row in settled)
         return found
 
 
@@ -258,8 +272,12 @@ def _row(settings: parameters.Parameters, key: str, run: str, raws: list[Raw]) -
     record: Record = {name: str(raws[0].summary[name]) for name in ("layers", "parameters")}
     record |= {"run": run} | {name: _text(getattr(train, name)) for name in SETTINGS}
     record |= {"averaged_epochs": str(average), "n": str(len(raws)), "diverged": str(sum(raw.diverged for raw in raws))}
-    for metric in (*HISTORY, *SUMMARY):
-        mean, deviation = spread(list(_values(raws, metric, average).values()))
+    record["devices"] = " ".join(sorted({str(raw.summary["environment"].get("device", "?")) for raw in raws}))
+    of_metric = {metric: [*_values(raws, metric, average).values()] for metric in (*HISTORY, *SUMMARY)}
+    went = [raw.dynamics(settings.run(run).data.classes) for raw in raws if not raw.diverged]
+    of_metric |= {metric: [found[metric] for found in went if metric in found] for metric in DYNAMICS}
+    for metric, values in of_metric.items():
+        mean, deviation = spread(values)
         record |= {f"{metric}_mean": mean, f"{metric}_std": deviation}
     return record
 

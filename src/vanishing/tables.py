@@ -2,22 +2,27 @@
 
 `results/tables/STUDY.csv` is the table for machines: fractions and nats, mean and standard deviation
 (n - 1) over the seeds. `STUDY-differences.csv` has the paired differences and `STUDY-published.csv` what the
-five reports published of these runs; `report/tables/` has the same for people.
+five reports published of these runs; `report/tables/` has the same for people, with the columns on how trainings went
+in `STUDY-dynamics.tex`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pandas as pd
 
 from vanishing import aggregate, differences, files, latex, parameters, paths, published, results
-from vanishing.aggregate import METRICS, Row
+from vanishing.aggregate import DYNAMICS, METRICS, Row
 from vanishing.errors import UserError
 
 SHOWN = ["train_loss", "train_accuracy", "val_loss", "val_accuracy", "test_accuracy"]
 """Metrics that the report's tables have room for."""
+
+MIXED = r"\dag{}"
+"""Marks an n over trainings on both kinds of device."""
 
 SETTINGS: dict[str, tuple[str, str, Callable[[parameters.Train], str]]] = {
     "learning_rate": ("Rate", "learning rate", lambda train: latex.number(train.learning_rate)),
@@ -51,6 +56,7 @@ def make(settings: parameters.Parameters, keys: Iterable[str] | None = None) -> 
             results.write_table(path, content)
         for name, text in (
             (key, tabular(rows)),
+            (f"{key}-dynamics", dynamics(rows)),
             (f"{key}-differences", differences.tabular(pairs)),
             (f"{key}-published", published.tabular(claims)),
         ):
@@ -107,6 +113,16 @@ def tabular(rows: list[Row]) -> str:
     return latex.tabular("lrr" + "r" * len(columns) + "rrrrrl", head, body)
 
 
+def dynamics(rows: list[Row]) -> str:
+    """Return in LaTeX when each run of a study left the loss of a guess, how high its loss rose, and how it settled."""
+    head = [r"Run & Onset & Peak loss & Deviation & $n$ \\"]
+    body = [
+        [latex.code(row.run), _onset(row), *(text(row, name) for name in ("peak_loss", "val_final_std")), _seeds(row)]
+        for row in rows
+    ]
+    return latex.tabular("lrrrl", head, body)
+
+
 def differing(rows: list[Row]) -> list[str]:
     """List the settings in which the runs of a study differ."""
     return [key for key in SETTINGS if len({getattr(row.configuration.train, key) for row in rows}) > 1]
@@ -132,8 +148,18 @@ def plain(title: str, rows: list[Row]) -> str:
     columns = {"run": shown.run, "layers": shown.layers, "rate": shown.learning_rate, "n": shown.n}
     for metric in SHOWN:
         columns[metric] = (shown[f"{metric}_mean"] * aggregate.scale(metric)).round(3)
-    columns["status"] = pd.Series([", ".join(_endings(row)) or "completed" for row in rows])
+    columns["status"] = pd.Series([", ".join(endings(row)) or "completed" for row in rows])
     return f"{title}\n{pd.DataFrame(columns).to_string(index=False, na_rep='-')}"
+
+
+def endings(row: Row) -> list[str]:
+    """Name the seeds that diverged or stopped early, with the epochs in which they did."""
+    found = []
+    for status in ("diverged", "stopped early"):
+        epochs = [str(result.summary["epochs"]) for result in row.results if result.summary["status"] == status]
+        if epochs:
+            found.append(f"{len(epochs)} {status} (epoch {', '.join(epochs)})")
+    return found
 
 
 def _record(row: Row) -> dict[str, object]:
@@ -150,26 +176,25 @@ def _record(row: Row) -> dict[str, object]:
         "averaged_epochs": row.average,
         "n": len(row.results),
         "diverged": len(row.results) - len(row.completed),
+        "devices": " ".join(row.devices),
     }
-    for metric in METRICS:
+    for metric in (*METRICS, *DYNAMICS):
         cell = row.cell(metric)
         record |= {f"{metric}_mean": cell.mean, f"{metric}_std": cell.std}
     return record
 
 
+def _onset(row: Row) -> str:
+    """Write the epoch in which a run left the loss of a guess, and how many of its seeds did if not all."""
+    epochs = row.values("onset").values()
+    left = sum(not math.isnan(epoch) for epoch in epochs)
+    return text(row, "onset") + (f" ({left} of {len(epochs)})" if 0 < left < len(epochs) else "")
+
+
 def _seeds(row: Row) -> str:
-    """Write the seeds that a row is over, and those that did not train for all epochs."""
-    endings = _endings(row)
-    return " + ".join([str(len(row.completed)), *(text for text in endings if "diverged" in text)]) + "".join(
-        f", {text}" for text in endings if "diverged" not in text
+    """Write the seeds that a row is over, those that did not train for all epochs, and whether devices are mixed."""
+    ended = endings(row)
+    count = f"{len(row.completed)}{MIXED if len(row.devices) > 1 else ''}"
+    return " + ".join([count, *(text for text in ended if "diverged" in text)]) + "".join(
+        f", {text}" for text in ended if "diverged" not in text
     )
-
-
-def _endings(row: Row) -> list[str]:
-    """Name the seeds that diverged or stopped early, with the epochs in which they did."""
-    found = []
-    for status in ("diverged", "stopped early"):
-        epochs = [str(result.summary["epochs"]) for result in row.results if result.summary["status"] == status]
-        if epochs:
-            found.append(f"{len(epochs)} {status} (epoch {', '.join(epochs)})")
-    return found

@@ -14,9 +14,9 @@ rule tables:
         expand(
             "{folder}/{{study}}{kind}.{type}",
             zip,
-            folder=["results/tables"] * 3 + ["report/tables"] * 3,
-            kind=["", "-differences", "-published"] * 2,
-            type=["csv"] * 3 + ["tex"] * 3,
+            folder=["results/tables"] * 3 + ["report/tables"] * 4,
+            kind=["", "-differences", "-published"] * 2 + ["-dynamics"],
+            type=["csv"] * 3 + ["tex"] * 4,
         ),
     log:
         "logs/tables/{study}.log",
