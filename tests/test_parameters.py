@@ -416,8 +416,8 @@ def test_a_missing_file_and_a_directory_are_named(tmp_path):
 
 
 def test_recipe_of_the_measurement_is_checked_too(write):
-    path = write("  recipe: 1                  # version of the measurement", "  recipe: 3  # version")
-    assert refusal(path) == f"{path}: gradients.recipe = 3: allowed: 1"
+    path = write("  recipe: 2                  # version of the measurement", "  recipe: 3  # version")
+    assert refusal(path) == f"{path}: gradients.recipe = 3: allowed: 2"
 
 
 def test_the_size_of_the_generated_images_bounds_the_configuration(write):

@@ -200,7 +200,7 @@ class Train(Block):
 class Gradients(Block):
     """On what the gradient flow is measured; `recipe` is the version of the arithmetic, as in `Train`."""
 
-    recipe: Literal[1]
+    recipe: Literal[2]
     batches: Positive
     batch_size: Positive
     seed: Seed
