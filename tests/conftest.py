@@ -26,7 +26,7 @@ TINY = {
         "generated": {"classes": 3, "train_per_class": 14, "test_per_class": 5},
     },
     "model": {"stages": 2, "blocks": 0, "filters": 4, "groups": 2},
-    "train": {"epochs": 3, "batch_size": 8, "device": "cpu", "threads": 1, "snapshots": [1]},
+    "train": {"epochs": 3, "batch_size": 8, "precision": "fp32", "device": "cpu", "threads": 1, "snapshots": [1]},
 }
 
 

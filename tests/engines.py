@@ -21,7 +21,7 @@ TINY = {
         "generated": {"classes": 4, "train_per_class": 30, "test_per_class": 80},
     },
     "model": {"filters": 4},
-    "train": {"epochs": 2, "batch_size": 20, "device": "cpu", "threads": 1},
+    "train": {"epochs": 2, "batch_size": 20, "precision": "fp32", "device": "cpu", "threads": 1},
     "gradients": {"batches": 2, "batch_size": 20},
 }
 RUNS = {"vgg08": {"model": {"blocks": 0}}, "vgg14_bn": {"model": {"blocks": 1, "norm": "batch"}}}

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 SMALL: dict[str, Any] = {
     "data": {"set": "generated", "validation_per_class": 5, "generated": {"classes": 10, "train_per_class": 20}},
-    "train": {"epochs": 2, "batch_size": 10, "device": "cpu", "threads": 1, "snapshots": [1]},
+    "train": {"epochs": 2, "batch_size": 10, "precision": "fp32", "device": "cpu", "threads": 1, "snapshots": [1]},
     "gradients": {"batches": 2, "batch_size": 10},
     "seeds": [0],
 }

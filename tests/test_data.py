@@ -244,6 +244,21 @@ def test_prepare_leaves_the_target_alone_when_no_source_works(tmp_path: Path) ->
     assert tree(target.parent) == ["set.npz"]
 
 
+@pytest.mark.parametrize("seed", [0, 5])
+def test_a_run_reads_the_split_that_its_seed_would_have_made(
+    seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    block = settings(places=[str(python(tmp_path / "raw"))])
+    other = block.model_copy(update={"seed": 5})
+    wanted = tmp_path / "wanted.npz"
+    for each, target in ((block, block.path), (block.model_copy(update={"seed": seed}), wanted)):
+        data.prepare(each, target, report=lambda _: None, expected=SMALL_HASHES)
+    data.save(tmp_path / "split.npz", data.load_split(other if seed else block, 0))
+    assert (tmp_path / "split.npz").read_bytes() == wanted.read_bytes()
+    assert (wanted.read_bytes() == block.path.read_bytes()) == (seed == 0)
+
+
 def test_prepare_makes_the_generated_set(tmp_path: Path) -> None:
     target = tmp_path / "generated.npz"
     data.prepare(settings("generated"), target, report=lambda _: None)

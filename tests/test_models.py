@@ -9,7 +9,7 @@ from torch.nn import functional
 from vanishing import augmentation, generated, models, parameters
 from vanishing.learner import Learner
 
-PLAIN = {"norm": "none", "shortcut": "none", "reduction_shortcut": "none"}
+PLAIN = {"norm": "none", "shortcut": "none", "reduction": "plain", "reduction_shortcut": "none"}
 THREE = {"norm": "batch", "shortcut": "identity", "reduction_shortcut": "convolution", "convolutions": 3}
 RESNET = {"norm": "batch", "shortcut": "identity", "reduction_shortcut": "pool"}
 
@@ -104,6 +104,57 @@ RUNS = {
     "vgg38_bn_rc_l1": (38, 338_500),
     # 64 filters: entry 27 x 64 + 128, stages of 5 x 2 (36,864 + 128) and 2 (36,864 + 64 + 128), classifier 6,500
     "vgg38_bn_rc_wide": (38, 1_340_452),
+    # 3 stages of two norms of 32 channels on top of vgg08: 59,716 + 3 x 2 x 64
+    "vgg08_bn": (8, 60_100),
+    "vgg08_lr2": (8, 59_716),
+    "vgg38_rc_lr2": (38, 336_196),
+    "vgg08_lr4": (8, 59_716),
+    "vgg38_lr4": (38, 336_196),
+    "vgg38_rc_lr4": (38, 336_196),
+    "vgg38_bn_rc_lr4": (38, 338_500),
+    "vgg08_bn_it": (8, 60_100),
+    "vgg08_lr2_it": (8, 59_716),
+    "vgg38_rc_lr2_it": (38, 336_196),
+    "vgg08_lr4_it": (8, 59_716),
+    "vgg38_lr4_it": (38, 336_196),
+    "vgg38_rc_lr4_it": (38, 336_196),
+    "vgg38_bn_rc_lr4_it": (38, 338_500),
+    "vgg38_bn_lr0_0001_it": (38, 338_500),
+    "vgg08_constant": (8, 59_716),
+    "vgg38_bn_constant": (38, 338_500),
+    "vgg38_bn_rc_constant": (38, 338_500),
+    "vgg38_bn_rc_lr2_constant": (38, 338_500),
+    "vgg08_split1": (8, 59_716),
+    "vgg08_split2": (8, 59_716),
+    "vgg08_fp32": (8, 59_716),
+    "vgg08_it_fp32": (8, 59_716),
+    "vgg38_fp32": (38, 336_196),
+    "vgg38_bn_rc_fp32": (38, 338_500),
+    "vgg38_bn_rc_long": (38, 338_500),
+    "vgg38_bn_rc_long_it": (38, 338_500),
+    "vgg08_short": (8, 59_716),
+    "vgg38_short": (38, 336_196),
+    "vgg38_bn_short": (38, 338_500),
+    "vgg38_rc_short": (38, 336_196),
+    "vgg38_bn_rc_short": (38, 338_500),
+    "vgg38_bn_lr2_short": (38, 338_500),
+    "vgg38_bn_rc_lr2_short": (38, 338_500),
+    "vgg38_bn_rc_lr2_l1": (38, 338_500),
+    "vgg38_bn_rc_lr2_wd3": (38, 338_500),
+    "vgg38_gn_rc": (38, 338_500),
+    # norms of 12 x 64 in each stage on top of vgg38_dense: 750,916 + 3 x 768
+    "vgg38_bn_dense": (38, 753_220),
+    "vgg38_bn_amplified": (38, 338_500),
+    "vgg38_bn_rc_patience_long": (38, 338_500),
+    "vgg38_bn_lr0_05_b1600": (38, 338_500),
+    # entry 75 x 32 + 64, stages of 5 x 2 (25,600 + 64) and 2 (25,600 + 32 + 64), classifier 3,300
+    "vgg38_resnet_wd3_k5": (38, 929_860),
+    # convolutions of 32 x 8 + 8, 9 x 8 x 8 + 8 and 8 x 32 + 32 and norms of 16, 16 and 64 for the 18,496 + 128 of each
+    # plain reduction block of vgg38_bn_rc: 338,500 - 3 (18,624 - 1,136 - 96)
+    "vgg38_bn_rc_bottleneck": (41, 286_324),
+    "vgg68_bn_rc": (68, 616_900),
+    # 64 filters: entry 27 x 64 + 128, stages of 10 x 2 (36,864 + 128) and 2 (36,864 + 64 + 128), classifier 6,500
+    "vgg68_bn_rc_wide": (68, 2_450_212),
 }
 
 
@@ -190,11 +241,14 @@ def test_group_normalisation_has_the_configured_groups(configured):
     assert {module.num_groups for module in network.modules() if isinstance(module, nn.GroupNorm)} == {4}
 
 
-def test_the_convolutions_are_3_by_3_with_padding_1(configured):
-    network = models.build(configured(stages=2, blocks=1, filters=4), classes=10, seed=0)
-    for layer in network.modules():
-        if isinstance(layer, nn.Conv2d):
-            assert (layer.kernel_size, layer.padding, layer.stride, layer.out_channels) == ((3, 3), (1, 1), (1, 1), 4)
+@pytest.mark.parametrize(("size", "padding"), [(3, 1), (5, 2)])
+def test_the_convolutions_are_of_the_configured_size_and_keep_that_of_their_input(configured, size, padding):
+    network = models.build(configured(stages=2, blocks=1, filters=4, kernel_size=size), classes=10, seed=0)
+    layers = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d)]
+    assert len(layers) == 1 + 2 * 4
+    for layer in layers:
+        assert (layer.kernel_size, layer.padding) == ((size, size), (padding, padding))
+        assert (layer.stride, layer.out_channels) == ((1, 1), 4)
 
 
 def stage_of(configured, **differences):
@@ -276,6 +330,41 @@ def test_a_reduction_block_by_hand(configured, features, shortcut, convolutions)
     expected = leaky(out + carried(block, features, shortcut))
     assert expected.shape == (5, 4, 4, 4)
     torch.testing.assert_close(block(features), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("shortcut", ["none", "pool", "convolution"])
+def test_a_bottleneck_by_hand(configured, features, shortcut):
+    differences = {"norm": "batch", "reduction": "bottleneck", "reduction_shortcut": shortcut, "kernel_size": 5}
+    block = block_of(configured, "reduction", **differences)
+    assert [layer.weight.shape for layer in (block.conv1, block.conv2, block.conv3)] == [
+        (1, 4, 1, 1), (1, 1, 5, 5), (4, 1, 1, 1),
+    ]  # fmt: skip
+    narrow = functional.conv2d(features, block.conv1.weight, block.conv1.bias)
+    pooled = functional.avg_pool2d(leaky(batch_norm(narrow, block.norm1)), 2)
+    deep = functional.conv2d(pooled, block.conv2.weight, block.conv2.bias, padding=2)
+    wide = functional.conv2d(leaky(batch_norm(deep, block.norm2)), block.conv3.weight, block.conv3.bias)
+    expected = leaky(batch_norm(wide, block.norm3) + carried(block, features, shortcut))
+    assert expected.shape == (5, 4, 4, 4)
+    torch.testing.assert_close(block(features), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_bottleneck_has_three_convolutions_and_reads_what_a_dense_stage_gives(configured):
+    for convolutions in (2, 3):
+        dense = {"shortcut": "dense", "reduction": "bottleneck", "convolutions": convolutions}
+        stage = stage_of(configured, blocks=2, **dense)
+        layers = [layer for layer in stage.reduction.modules() if isinstance(layer, nn.Conv2d)]
+        assert [layer.in_channels for layer in layers] == [12, 1, 1]
+        assert stage(torch.rand(2, 4, 8, 8)).shape == (2, 4, 4, 4)
+
+
+@pytest.mark.parametrize("norm", ["none", "group"])
+def test_a_bottleneck_is_normalised_as_the_other_blocks_are(configured, norm):
+    model = configured(stages=1, blocks=0, filters=8, groups=2, norm=norm, reduction="bottleneck")
+    reduction = models.build(model, classes=3, seed=1).stage1.reduction
+    norms = [reduction.norm1, reduction.norm2, reduction.norm3]
+    expected = [(2, 2), (2, 2), (2, 8)] if norm == "group" else []
+    assert [(each.num_groups, each.num_channels) for each in norms if isinstance(each, nn.GroupNorm)] == expected
+    assert all(layer.bias is not None for layer in (reduction.conv1, reduction.conv2, reduction.conv3))
 
 
 def test_the_convolution_on_a_shortcut_is_normalised_as_the_others_are_and_has_no_bias(configured):

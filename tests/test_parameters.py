@@ -15,8 +15,8 @@ RUNS = ", ".join(yaml.safe_load(PARAMS)["runs"])
 BLOCKS = "data, model, train, gradients, runs, studies, seeds"
 DATA = "recipe, set, sources, validation_per_class, seed, generated"
 MODEL = (
-    "stages, blocks, filters, activation, norm, groups, convolutions, shortcut, reduction_shortcut, initialisation, "
-    "gradient_amplification"
+    "stages, blocks, filters, activation, norm, groups, convolutions, kernel_size, shortcut, reduction, "
+    "reduction_shortcut, initialisation, gradient_amplification"
 )
 TRAIN = (
     "recipe, epochs, batch_size, learning_rate, final_learning_rate, schedule, weight_decay, l1, patience, "
@@ -69,8 +69,23 @@ BAD = {
     ),
     "unknown block of a run": (
         "model: {blocks: 0}",
-        "data: {seed: 1}",
-        ": runs.vgg08.data = {'seed': 1}: unknown key; allowed: model, train",
+        "gradients: {seed: 1}",
+        ": runs.vgg08.gradients = {'seed': 1}: unknown key; allowed: data, model, train",
+    ),
+    "images of its own for a run": (
+        "model: {blocks: 0}",
+        "data: {seed: 1, set: generated}",
+        ": runs.vgg08.data.set = 'generated': unknown key; allowed: seed",
+    ),
+    "negative seed of a run's validation split": (
+        "model: {blocks: 0}",
+        "data: {seed: -1}",
+        ": runs.vgg08.data.seed = -1: allowed: greater than or equal to 0",
+    ),
+    "run with a number for its data": (
+        "model: {blocks: 0}",
+        "data: 1",
+        ": runs.vgg08.data = 1: allowed: a mapping",
     ),
     "unknown model key of a run": (
         "{blocks: 0}",
@@ -138,6 +153,16 @@ BAD = {
         "vgg38: {model: {norm: group, groups: 5}}",
         ": runs.vgg38.model.groups = 5: allowed: a divisor of filters = 32",
     ),
+    "groups that do not divide the filters of a bottleneck": (
+        "vgg38: {}",
+        "vgg38: {model: {norm: group, groups: 16, reduction: bottleneck}}",
+        ": runs.vgg38.model.groups = 16: allowed: a divisor of filters / 4 = 8 with reduction = bottleneck",
+    ),
+    "filters that a bottleneck cannot quarter": (
+        "vgg38: {}",
+        "vgg38: {model: {filters: 30, reduction: bottleneck}}",
+        ": runs.vgg38.model.filters = 30: allowed: a multiple of 4 with reduction = bottleneck",
+    ),
     "unknown norm": ("norm: none", "norm: layer", ": model.norm = 'layer': allowed: 'none', 'batch' or 'group'"),
     "norm: no": ("norm: none", "norm: no", ": model.norm = False: allowed: 'none', 'batch' or 'group'"),
     "unknown norm of a run": (
@@ -151,6 +176,12 @@ BAD = {
         ": model.activation = 'gelu': allowed: 'leaky_relu', 'relu', 'sigmoid' or 'tanh'",
     ),
     "four convolutions": ("convolutions: 2", "convolutions: 4", ": model.convolutions = 4: allowed: 2 or 3"),
+    "kernels of even size": ("kernel_size: 3", "kernel_size: 4", ": model.kernel_size = 4: allowed: 3 or 5"),
+    "unknown reduction": (
+        "reduction: plain",
+        "reduction: none",
+        ": model.reduction = 'none': allowed: 'plain' or 'bottleneck'",
+    ),
     "unknown shortcut": (
         "shortcut: none",
         "shortcut: pool",
@@ -187,7 +218,7 @@ BAD = {
     "unknown schedule": (
         "schedule: cosine_per_epoch",
         "schedule: step",
-        ": train.schedule = 'step': allowed: 'cosine_per_epoch' or 'cosine_per_iteration'",
+        ": train.schedule = 'step': allowed: 'cosine_per_epoch', 'cosine_per_iteration' or 'constant'",
     ),
     "unknown device": ("device: auto", "device: cuda:0", ": train.device = 'cuda:0': allowed: 'auto', 'cpu' or 'cuda'"),
     "learning rate 0": (
@@ -333,7 +364,7 @@ BAD = {
     "merge key": (
         "vgg38: {}",
         "vgg38: {<<: {model: {blocks: 0}}}",
-        ": runs.vgg38.<< = {'model': {'blocks': 0}}: unknown key; allowed: model, train",
+        ": runs.vgg38.<< = {'model': {'blocks': 0}}: unknown key; allowed: data, model, train",
     ),
     "tag of a Python object": (
         "epochs: 100",
@@ -422,8 +453,11 @@ def test_recipe_of_the_measurement_is_checked_too(write):
 
 def test_the_size_of_the_generated_images_bounds_the_configuration(write):
     path = write("set: cifar100", "set: generated")
+    batch = "vgg38_bn_lr0_05_b1600.train.batch_size"
+    assert refusal(path) == f"{path}: runs.{batch} = 1600: allowed: at most the 1,250 training images"
+    text = path.read_text().replace("batch_size: 1600", "batch_size: 1250")
+    path.write_text(text)
     assert parameters.load(path).data.train_per_class == 125
-    text = path.read_text()
     path.write_text(text.replace("batches: 5", "batches: 13"))
     key = "gradients.batches x gradients.batch_size"
     assert refusal(path) == f"{path}: {key} = 1300: allowed: at most the 1,250 training images"
@@ -460,6 +494,28 @@ def test_a_run_lays_its_differences_over_the_defaults(write):
     assert run.model == study.model.model_copy(update={"norm": "batch"})
     assert run.train == study.train.model_copy(update={"epochs": 7, "snapshots": [3], "batch_size": 50})
     assert study.run("vgg08").train == study.train
+
+
+def test_a_run_may_have_a_validation_split_of_its_own_and_the_file_stays_the_same(write):
+    study = parameters.load(write("vgg38: {}", "vgg38: {data: {seed: 3}}"))
+    run = study.run("vgg38")
+    assert run.data == study.data.model_copy(update={"seed": 3})
+    assert run.configuration()["data"]["seed"] == 3
+    assert run.data.path == study.data.path
+
+
+def test_a_constant_rate_may_be_below_the_final_one_that_it_never_reaches(write):
+    study = parameters.load(write("vgg38: {}", "vgg38: {train: {schedule: constant, learning_rate: 1e-6}}"))
+    assert study.run("vgg38").train.learning_rate == 1e-6
+
+
+def test_a_summary_from_before_a_key_was_added_counts_with_its_default(study):
+    today = study.run("vgg38_resnet_wd3").configuration()
+    model = {key: value for key, value in today["model"].items() if key not in ("kernel_size", "reduction")}
+    assert parameters.completed(today | {"model": model}) == today
+    assert parameters.completed(today) == today
+    other = study.run("vgg38_resnet_wd3_k5").configuration()
+    assert parameters.completed(other) == other != today
 
 
 def test_a_run_that_differs_in_nothing_has_the_defaults(study):
@@ -532,6 +588,7 @@ def test_the_core_has_three_seeds_and_every_other_run_one(study):
     assert {run: study.seeds_of(run) for run in study.runs} == {
         run: [0, 1, 2] if run in core else [0] for run in study.runs
     }
+    assert (len(study.studies), len(study.runs), len(list(study.jobs()))) == (17, 107, 107 + 2 * 14)
 
 
 def test_each_run_is_held_against_the_first_unless_the_pairs_are_given():

@@ -76,7 +76,7 @@ def test_every_published_row_is_of_the_network_of_its_run(real):
         for name in row.runs:
             run = real.run(name)
             assert run.model == parameters.Model(**(real.model.model_dump() | NETWORKS[row.model])), row
-            assert (run.train.precision, run.train.l1, run.train.patience) == ("fp32", 0, 0)
+            assert (run.train.precision, run.train.l1, run.train.patience) == ("bf16", 0, 0)
 
 
 def test_every_published_parameter_count_is_that_of_its_run(real):

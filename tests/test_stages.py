@@ -41,6 +41,34 @@ def test_images_held_out_in_another_number_are_refused(trained):
         stages.train(tiny(data={"validation_per_class": 3}), "vgg08", 0)
 
 
+def test_a_run_with_another_seed_of_the_split_trains_on_it_and_is_measured_on_it(monkeypatch):
+    study = tiny(runs={"vgg08": {"data": {"seed": 7}}})
+    stages.data(study)
+    before = study.data.path.read_bytes()
+    read = []
+    load = data.load_split
+    monkeypatch.setattr(data, "load_split", lambda *arguments: read.append(load(*arguments)) or read[-1])
+    stages.train(study, "vgg08", 0)
+    stages.gradients(study, "vgg08", 0)
+    made = data.load(study.data.path)
+    train, val = data.hold_out(data.joined(made.train, made.val), 4, 7)
+    for each in read:
+        assert (each.train.images == train.images).all()
+        assert (each.val.images == val.images).all()
+    assert len(read) == 2
+    assert (made.val.images != val.images).any()
+    assert study.data.path.read_bytes() == before
+
+
+def test_a_trajectory_from_before_a_key_was_added_is_measured(trained):
+    path = paths.results("vgg08", 0) / "summary.json"
+    summary = json.loads(path.read_text())
+    del summary["configuration"]["model"]["kernel_size"]
+    path.write_text(json.dumps(summary))
+    stages.gradients(trained, "vgg08", 0)
+    assert results.is_available(trained, "vgg08", 0)
+
+
 def test_a_trajectory_of_another_configuration_is_not_measured(trained):
     told = (
         r"trained with model.activation = 'leaky_relu', and the parameters say 'tanh'; `vanishing train vgg08 --seed 0`"

@@ -101,6 +101,13 @@ def test_the_learning_rate_by_hand(study):
     assert training.learning_rate(per_iteration, 1, 100, 475) == pytest.approx(2e-5)
     assert training.learning_rate(per_iteration, 1, 200, 475) == pytest.approx(1e-3)
     assert training.learning_rate(per_iteration, 2, 125, 475) == pytest.approx(1e-3)
+    constant = per_epoch.model_copy(update={"schedule": "constant"})
+    assert {training.learning_rate(constant, epoch, at, 475) for epoch in (1, 50, 100) for at in (0, 474)} == {1e-3}
+
+
+def test_a_training_at_a_constant_rate_reports_it_in_every_epoch(tiny, dataset, tmp_path):
+    outcome = run_to_end(tiny(train={"schedule": "constant", "learning_rate": 3e-3}), dataset, tmp_path)
+    assert [row.learning_rate for row in outcome.history] == [3e-3] * 3
 
 
 # the step

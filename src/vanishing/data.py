@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +15,12 @@ import numpy as np
 from vanishing import files, generated, parameters
 from vanishing.cifar100 import CIFAR100, CLASSES, Expected
 from vanishing.sources import CACHE, Source, read_first
-from vanishing.splits import SHAPE, DataError, Split, canonical, content_hash, hold_out
+from vanishing.splits import SHAPE, DataError, Split, canonical, content_hash, hold_out, joined
 
-__all__ = ["DataError", "Dataset", "Split", "canonical", "check", "content_hash", "hold_out", "load", "prepare", "save"]
+__all__ = [
+    "DataError", "Dataset", "Split", "canonical", "check", "content_hash", "hold_out", "joined", "load", "load_split",
+    "prepare", "save",
+]  # fmt: skip
 
 PARTS = ("train", "val", "test")
 """The splits of a data set, in the order of its file."""
@@ -68,6 +71,21 @@ def load(path: Path) -> Dataset:
         raise DataError(f"{path}: classes: found {_kind(classes)}, expected text of shape (C,); {NEXT}")
     train, val, test = (_checked(path, arrays, part, len(classes)) for part in PARTS)
     return Dataset(train, val, test, tuple(map(str, classes)))
+
+
+def load_split(data: parameters.Data, seed: int) -> Dataset:
+    """Read the images of a run, as `load` does, with the validation split of the run.
+
+    Args:
+        data: of the run. Where its seed is another one, validation images are drawn anew from all that are not for
+            the test, as `prepare` holds them out of the same images with that seed.
+        seed: that the file was made with, `data.seed` of the parameters.
+    """
+    dataset = load(data.path)
+    if data.seed == seed:
+        return dataset
+    train, val = hold_out(joined(dataset.train, dataset.val), data.validation_per_class, data.seed)
+    return replace(dataset, train=train, val=val)
 
 
 def check(dataset: Dataset, data: parameters.Data) -> None:

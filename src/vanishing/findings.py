@@ -119,7 +119,7 @@ class Scope:
             record
             for record in self.records
             if (record.run, record.seed) in jobs
-            and record.summary["configuration"] == self.settings.run(record.run).configuration()
+            and parameters.completed(record.summary["configuration"]) == self.settings.run(record.run).configuration()
         ]
 
     @cached_property

@@ -1,9 +1,10 @@
 """The models of the study: VGG variants for images of 32 x 32 pixels, with and without their cures.
 
-All convolutions but those on shortcuts are 3 x 3 with padding 1; all have the same number of filters. A model
-is an entry convolution, stages of processing blocks that each end in a reduction block, average pooling and a
-linear classifier (Simonyan & Zisserman 2015 for the plain stack, Ioffe & Szegedy 2015 for batch
-normalisation, Wu & He 2018 for group normalisation, He et al. 2016 for the shortcuts, and others where they stand).
+All convolutions but those on shortcuts and the outer ones of bottlenecks are 3 x 3, or all 5 x 5, and keep height and
+width; all but the narrow ones of bottlenecks have the same number of filters. A model is an entry convolution, stages
+of processing blocks that each end in a reduction block, average pooling and a linear classifier (Simonyan & Zisserman
+2015 for the plain stack, Ioffe & Szegedy 2015 for batch normalisation, Wu & He 2018 for group normalisation, He et al.
+2016 for the shortcuts and bottlenecks, and others where they stand).
 """
 
 from __future__ import annotations
@@ -37,11 +38,12 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 class Block(nn.Module):
     """Convolutions, each normalised and activated; a shortcut may be added before the last activation.
 
-    Subclasses say what follows the first convolution (`between`), and whether the convolutions have a bias.
+    Subclasses say which convolutions there are (`kinds`), whether they have a bias, and what follows the first one
+    (`between`).
 
     Args:
-        model: how many convolutions, and what stands between them.
-        inputs: channels that the first one reads; all others read and all give `model.filters`.
+        model: how many convolutions, of which size, and what stands between them.
+        inputs: channels that the first one reads; the last one gives `model.filters`.
         shortcut: maps the block's input to what is added; None for no shortcut.
     """
 
@@ -49,13 +51,18 @@ class Block(nn.Module):
 
     def __init__(self, model: parameters.Model, inputs: int, shortcut: nn.Module | None) -> None:
         super().__init__()
-        for at in range(1, model.convolutions + 1):
-            channels = inputs if at == 1 else model.filters
-            self.add_module(f"conv{at}", nn.Conv2d(channels, model.filters, kernel_size=3, padding=1, bias=self.bias))
-            self.add_module(f"norm{at}", _norm(model, model.norm))
-        self.convolutions = model.convolutions
+        kinds = self.kinds(model)
+        for at, (outputs, size) in enumerate(kinds, start=1):
+            self.add_module(f"conv{at}", _convolution(inputs, outputs, size, bias=self.bias))
+            self.add_module(f"norm{at}", _norm(model, model.norm, outputs))
+            inputs = outputs
+        self.convolutions = len(kinds)
         self.activation = _activation(model)
         self.shortcut = shortcut
+
+    def kinds(self, model: parameters.Model) -> list[tuple[int, int]]:
+        """List the channels that each convolution gives, and the height and width of its kernel."""
+        return [(model.filters, model.kernel_size)] * model.convolutions
 
     def between(self, x: Tensor) -> Tensor:
         """Map what the second convolution reads."""
@@ -89,6 +96,18 @@ class ReductionBlock(Block):
     def between(self, x: Tensor) -> Tensor:
         """Halve height and width."""
         return functional.avg_pool2d(x, kernel_size=2)
+
+
+class Bottleneck(ReductionBlock):
+    """A reduction block that is narrow where it is deep: 1 x 1 to a quarter of the filters, pooling, 3 x 3, 1 x 1 back.
+
+    The residual block of He et al. 2016 for their deepest networks, with this study's pooling for their stride.
+    """
+
+    def kinds(self, model: parameters.Model) -> list[tuple[int, int]]:
+        """List three convolutions, whatever `model.convolutions` is."""
+        narrow = model.filters // parameters.BOTTLENECK
+        return [(narrow, 1), (narrow, model.kernel_size), (model.filters, 1)]
 
 
 class Subsample(nn.Module):
@@ -156,7 +175,7 @@ class VGG(nn.Sequential):
     """A VGG variant that maps images (batch, 3, 32, 32) to logits (batch, classes).
 
     Args:
-        model: stages, blocks in each, filters, activation, norm and shortcuts; see `params.yaml`.
+        model: stages, blocks in each and their kind, filters, activation, norm and shortcuts; see `params.yaml`.
         classes: number of logits.
 
     The entry convolution is normalised in every variant, with batch normalisation unless `norm` is
@@ -167,8 +186,8 @@ class VGG(nn.Sequential):
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         layers["entry"] = nn.Sequential(
             OrderedDict(
-                conv=nn.Conv2d(3, model.filters, kernel_size=3, padding=1, bias=False),
-                norm=_norm(model, "group" if model.norm == "group" else "batch"),
+                conv=_convolution(3, model.filters, model.kernel_size, bias=False),
+                norm=_norm(model, "group" if model.norm == "group" else "batch", model.filters),
                 activation=ACTIVATIONS[model.activation](),
             )
         )
@@ -248,7 +267,8 @@ def _stage(model: parameters.Model) -> nn.Sequential:
         shortcut = nn.Identity() if model.shortcut == "identity" else None
         blocks[f"block{block}"] = ProcessingBlock(model, model.filters * (block if dense else 1), shortcut)
     inputs = model.filters * (model.blocks + 1 if dense else 1)
-    blocks["reduction"] = ReductionBlock(model, inputs, _reduction_shortcut(model))
+    kind = Bottleneck if model.reduction == "bottleneck" else ReductionBlock
+    blocks["reduction"] = kind(model, inputs, _reduction_shortcut(model))
     return Dense(blocks) if dense else nn.Sequential(blocks)
 
 
@@ -258,7 +278,7 @@ def _reduction_shortcut(model: parameters.Model) -> nn.Module | None:
             return nn.AvgPool2d(kernel_size=2)
         case "convolution":
             convolution = nn.Conv2d(model.filters, model.filters, kernel_size=1, stride=2, bias=False)
-            return nn.Sequential(OrderedDict(conv=convolution, norm=_norm(model, model.norm)))
+            return nn.Sequential(OrderedDict(conv=convolution, norm=_norm(model, model.norm, model.filters)))
         case "subsample":
             return Subsample()
         case _:
@@ -272,7 +292,12 @@ def _activation(model: parameters.Model) -> nn.Module:
     return nn.Sequential(activation, Amplification(model.gradient_amplification))
 
 
-def _norm(model: parameters.Model, kind: str) -> nn.Module:
+def _convolution(inputs: int, outputs: int, size: int, *, bias: bool) -> nn.Conv2d:
+    """Return a convolution that keeps height and width."""
+    return nn.Conv2d(inputs, outputs, kernel_size=size, padding=size // 2, bias=bias)
+
+
+def _norm(model: parameters.Model, kind: str, channels: int) -> nn.Module:
     if kind == "batch":
-        return nn.BatchNorm2d(model.filters)
-    return nn.GroupNorm(model.groups, model.filters) if kind == "group" else nn.Identity()
+        return nn.BatchNorm2d(channels)
+    return nn.GroupNorm(model.groups, channels) if kind == "group" else nn.Identity()

@@ -7,7 +7,7 @@ text is a single line that names the key, its value and what is allowed.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -28,6 +28,9 @@ from vanishing.errors import UserError
 
 IMAGE_SIZE = 32
 """Height and width of the images in pixels."""
+
+BOTTLENECK = 4
+"""Filters of a model for each of those within its bottlenecks (He et al. 2016)."""
 
 STAGES = (
     "all", "configure", "data", "train", "gradients", "tables", "figures", "compare", "numbers", "check", "report",
@@ -78,6 +81,7 @@ class Data(Block):
     sources: list[Source]
     validation_per_class: Positive
     seed: Seed
+    """Of the validation split; that of the top-level block of the generated images too."""
     generated: Generated
 
     def configuration(self) -> dict[str, Any]:
@@ -106,7 +110,7 @@ class Data(Block):
 
     @property
     def path(self) -> Path:
-        """Where `vanishing data` leaves the arrays."""
+        """Where `vanishing data` leaves the arrays; the same for every seed of a run."""
         return Path("data") / f"{self.set}.npz"
 
     @model_validator(mode="after")
@@ -148,15 +152,22 @@ class Model(Block):
     norm: Literal["none", "batch", "group"]
     groups: Positive
     convolutions: Literal[2, 3]
+    kernel_size: Literal[3, 5]
     shortcut: Literal["none", "identity", "dense"]
+    reduction: Literal["plain", "bottleneck"]
     reduction_shortcut: Literal["none", "pool", "convolution", "subsample"]
     initialisation: Literal["default", "he", "orthogonal"]
     gradient_amplification: Annotated[float, Field(ge=1, allow_inf_nan=False)]
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
+        if self.reduction == "bottleneck" and self.filters % BOTTLENECK:
+            raise KeyedError("filters", self.filters, f"a multiple of {BOTTLENECK} with reduction = bottleneck")
         if self.norm == "group" and self.filters % self.groups:
             raise KeyedError("groups", self.groups, f"a divisor of filters = {self.filters}")
+        if self.norm == "group" and self.reduction == "bottleneck" and self.filters // BOTTLENECK % self.groups:
+            allowed = f"a divisor of filters / {BOTTLENECK} = {self.filters // BOTTLENECK} with reduction = bottleneck"
+            raise KeyedError("groups", self.groups, allowed)
         if self.shortcut == "dense" and self.reduction_shortcut != "none":
             allowed = "none with shortcut = dense, where reduction blocks read all earlier outputs already"
             raise KeyedError("reduction_shortcut", self.reduction_shortcut, allowed)
@@ -175,7 +186,7 @@ class Train(Block):
     batch_size: Positive
     learning_rate: Rate
     final_learning_rate: Annotated[float, Field(ge=0, allow_inf_nan=False)]
-    schedule: Literal["cosine_per_epoch", "cosine_per_iteration"]
+    schedule: Literal["cosine_per_epoch", "cosine_per_iteration", "constant"]
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     l1: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     patience: Annotated[int, Field(ge=0)]
@@ -186,7 +197,7 @@ class Train(Block):
 
     @model_validator(mode="after")
     def _decay(self) -> Self:
-        if self.final_learning_rate > self.learning_rate:
+        if self.schedule != "constant" and self.final_learning_rate > self.learning_rate:
             allowed = f"at most learning_rate = {self.learning_rate:g}"
             raise KeyedError("final_learning_rate", self.final_learning_rate, allowed)
         return self
@@ -241,6 +252,15 @@ class Run(Block):
             "model": self.model.model_dump(mode="json"),
             "train": self.train.model_dump(mode="json"),
         }
+
+
+ADDED = {"model": {"kernel_size": 3, "reduction": "plain"}}
+"""Keys of `Run.configuration` that are younger than some summaries, with the value that those were made with."""
+
+
+def completed(configuration: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a summary's configuration with the keys that were added after it was written."""
+    return merge(ADDED, configuration)
 
 
 class Parameters(Block):
@@ -437,15 +457,22 @@ def check(content: Mapping[str, Any], path: Path = Path("params.yaml")) -> Param
 
 def _effective(content: Mapping[str, Any], name: str) -> Run:
     differences = content["runs"][name]
-    unknown = sorted(set(differences) - {"model", "train"})
-    if unknown:
-        key, value = _dotted(("runs", name, unknown[0])), _short(differences[unknown[0]])
-        raise ParameterError(f"{key} = {value}: unknown key; allowed: model, train")
+    _refuse_others(differences, ("runs", name), Run.model_fields)
+    if isinstance(of_data := differences.get("data"), Mapping):
+        _refuse_others(of_data, ("runs", name, "data"), ["seed"])  # the images are the same for all runs
     defaults = {key: content[key] for key in Run.model_fields}
     try:
         return Run.model_validate(merge(defaults, differences))
     except ValidationError as error:
         raise ParameterError(f"runs.{name}.{_explain(error)}") from None
+
+
+def _refuse_others(content: Mapping[str, Any], location: tuple[str, ...], allowed: Iterable[str]) -> None:
+    """Raise `ParameterError` if a mapping has a key that is not allowed."""
+    unknown = sorted(set(content).difference(allowed))
+    if unknown:
+        key, value = _dotted((*location, unknown[0])), _short(content[unknown[0]])
+        raise ParameterError(f"{key} = {value}: unknown key; allowed: {', '.join(allowed)}")
 
 
 def _check_sizes(run: Run, name: str, differences: Mapping[str, Any]) -> None:

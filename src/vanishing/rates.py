@@ -79,6 +79,6 @@ def _read(settings: parameters.Parameters, runs: Sequence[str]) -> list[dict[str
         path = paths.rate(name, seed)
         if name in runs and path.exists():
             content = json.loads(path.read_text(encoding="utf-8"))
-            if content["configuration"] == settings.run(name).configuration():
+            if parameters.completed(content["configuration"]) == settings.run(name).configuration():
                 rows.append(content | {"rate": content["iterations"] / content["seconds"]})
     return rows

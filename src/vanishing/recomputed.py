@@ -179,7 +179,7 @@ def of_run(settings: parameters.Parameters, run: str) -> list[Raw]:
     configuration = settings.run(run).configuration()
     there = [seed for seed in settings.seeds_of(run) if all(path.exists() for path in _files(run, seed))]
     found = [read(run, seed) for seed in there]
-    return [raw for raw in found if raw.summary.get("configuration") == configuration]
+    return [raw for raw in found if parameters.completed(raw.summary["configuration"]) == configuration]
 
 
 def read(run: str, seed: int) -> Raw:
@@ -189,7 +189,7 @@ def read(run: str, seed: int) -> Raw:
         files.check_plain(summary, files.RESULT_BYTES)
         content = json.loads(summary.read_text(encoding="utf-8"))
         rows = [{name: float(row[name]) for name in ("epoch", *HISTORY)} for row in table(history)]
-        if not rows or not isinstance(content, dict):
+        if not rows or not isinstance(content, dict) or not isinstance(content.get("configuration"), dict):
             raise ValueError("no epochs, or no summary")
     except (OSError, ValueError, KeyError, TypeError, RecursionError, csv.Error) as error:
         raise UserError(f"{history.parent}: cannot be read ({error!r:.200}); build it again") from None

@@ -104,10 +104,11 @@ def _device(run: parameters.Run, record: Record) -> tuple[torch.device, bool]:
 
 def _dataset(scope: Scope, record: Record) -> data.Dataset | None:
     """Return the data set that a training used, if it is here and whole."""
-    path = scope.settings.run(record.run).data.path
+    block = scope.settings.run(record.run).data
+    path = block.path
     if not path.is_file() or files.sha256(path) != record.summary["data"]["sha256"]:
         return None
-    return data.load(path)
+    return data.load_split(block, scope.settings.data.seed)
 
 
 def _snapshots(record: Record) -> list[Path]:

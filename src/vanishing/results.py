@@ -205,7 +205,7 @@ def trainings(settings: parameters.Parameters) -> Iterator[tuple[str, dict[str, 
         path = paths.results(name, seed) / "summary.json"
         if path.exists():
             summary = read_summary(path)
-            if summary["configuration"] == settings.run(name).configuration():
+            if parameters.completed(summary["configuration"]) == settings.run(name).configuration():
                 yield f"{name}/seed{seed}", summary
 
 
@@ -232,7 +232,7 @@ def _made_so(settings: parameters.Parameters, name: str, seed: int, wanted: list
     if not all(path.exists() for path in wanted):
         return False
     summary = read_summary(paths.results(name, seed) / "summary.json")
-    return bool(summary.get("configuration") == settings.run(name).configuration())
+    return parameters.completed(summary["configuration"]) == settings.run(name).configuration()
 
 
 def _read(path: Path, reader: Callable[[Path], Content]) -> Content:

@@ -220,7 +220,7 @@ def _read(settings: parameters.Parameters, run: str, seed: int) -> Raw:
     if missing:
         raise UserError(f"no {', '.join(missing)} in {folder}")
     summary = results.read_summary(folder / "summary.json")
-    if summary["configuration"] != settings.run(run).configuration():
+    if parameters.completed(summary["configuration"]) != settings.run(run).configuration():
         raise UserError(f"another configuration in {folder}")
     raw = recomputed.read(run, seed)
     results.check_history(run, seed, summary)

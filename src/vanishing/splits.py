@@ -70,6 +70,11 @@ def hold_out(split: Split, per_class: int, seed: int) -> tuple[Split, Split]:
     return _split(records[~held]), _split(records[held])
 
 
+def joined(one: Split, other: Split) -> Split:
+    """Put two splits into one, the images of `other` behind those of `one`."""
+    return Split(np.concatenate([one.images, other.images]), np.concatenate([one.labels, other.labels]))
+
+
 def _records(split: Split) -> Bytes:
     """Lay labels and images side by side: (N, 3073)."""
     records = np.concatenate([split.labels[:, None], split.images.reshape(len(split), IMAGE_BYTES)], axis=1)

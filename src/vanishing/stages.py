@@ -55,7 +55,8 @@ def train(settings: parameters.Parameters, name: str, seed: int) -> None:
 
     run = settings.run(name)
     settings.check_seed(name, seed)
-    dataset, data_hash = images.load(run.data.path), files.sha256(run.data.path)
+    dataset = images.load_split(run.data, settings.data.seed)
+    data_hash = files.sha256(run.data.path)
     device = devices.configure(run.train)
     surroundings = devices.environment(run.train, device)
     say(devices.describe(device))
@@ -85,7 +86,7 @@ def gradients(settings: parameters.Parameters, name: str, seed: int) -> None:
     folder = paths.checkpoints(name, seed)
     if not paths.snapshot(folder, 0).exists():
         raise UserError(f"{folder}: no trajectory; `vanishing train {name} --seed {seed}` makes it")
-    dataset = images.load(run.data.path)
+    dataset = images.load_split(run.data, settings.data.seed)
     images.check(dataset, run.data)
     _check_trained_so(run, name, seed)
     _check_whole(name, seed)
@@ -142,7 +143,7 @@ def _check_trained_so(run: parameters.Run, name: str, seed: int) -> None:
     from vanishing import results
 
     path = paths.results(name, seed) / "summary.json"
-    made_with = results.read_summary(path).get("configuration", {})
+    made_with = parameters.completed(results.read_summary(path)["configuration"])
     for block, values in run.configuration().items():
         for key, value in values.items():
             before = made_with.get(block, {}).get(key)

@@ -101,18 +101,20 @@ class Outcome:
 
 
 def learning_rate(train: parameters.Train, epoch: int, iteration: int, iterations: int) -> float:
-    """Return the learning rate of an iteration: cosine annealing (Loshchilov & Hutter 2017, without restarts).
+    """Return the learning rate of an iteration: constant, or cosine annealing (Loshchilov & Hutter 2017, no restarts).
 
     Args:
-        train: start, end, number of epochs, and which of the two schedules.
+        train: start, end, number of epochs, and which of the three schedules.
         epoch: from 1.
         iteration: within the epoch, from 0.
         iterations: of an epoch.
 
     `cosine_per_epoch` changes once an epoch and nears the end at the last. `cosine_per_iteration` takes
     its step at every iteration while the period stays that many epochs: it falls to the end in `epochs`
-    iterations and rises again in as many, on and on.
+    iterations and rises again in as many, on and on. `constant` stays at the start and has no use for the end.
     """
+    if train.schedule == "constant":
+        return train.learning_rate
     steps = epoch - 1 if train.schedule == "cosine_per_epoch" else (epoch - 1) * iterations + iteration
     share = (1 + math.cos(math.pi * steps / train.epochs)) / 2
     return train.final_learning_rate + (train.learning_rate - train.final_learning_rate) * share

@@ -32,7 +32,7 @@ from vanishing.cifar100 import CIFAR100, Expected
 from vanishing.errors import UserError
 from vanishing.findings import Finding, Record, Scope, guarded, printable, problem, remove
 from vanishing.progress import say
-from vanishing.splits import Split, canonical, content_hash, hold_out
+from vanishing.splits import Split, canonical, content_hash, hold_out, joined
 
 Check = Callable[[Scope], Iterator[Finding]]
 
@@ -117,7 +117,7 @@ def images(scope: Scope) -> Iterator[Finding]:
     except (UserError, OSError) as error:
         yield Finding(path, "the arrays of the data set", problem(path, error), command)
         return
-    expected, whole = _expected(block), _joined(dataset.train, dataset.val)
+    expected, whole = _expected(block), joined(dataset.train, dataset.val)
     for title, split, digest in (("training", whole, expected.train), ("test", dataset.test, expected.test)):
         if (found := content_hash(split)) != digest:
             yield Finding(path, f"{title} images of hash {digest}", f"images of hash {found}", command)
@@ -221,10 +221,6 @@ def _expected(block: parameters.Data) -> Expected:
     size = block.generated
     train, test, _ = generated.generate(size.classes, size.train_per_class, size.test_per_class, block.seed)
     return Expected(content_hash(train), content_hash(test))
-
-
-def _joined(one: Split, other: Split) -> Split:
-    return Split(np.concatenate([one.images, other.images]), np.concatenate([one.labels, other.labels]))
 
 
 def _equal(one: Split, other: Split) -> bool:
