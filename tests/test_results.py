@@ -150,7 +150,12 @@ def test_a_damaged_file_is_one_line_that_says_what_to_do(name, damage):
 
 
 def flow(images):
-    layers = [(0, "normalisation", "input"), (1, "convolution", "first"), (1, "normalisation", "norm"), (2, "linear", "last")]
+    layers = [
+        (0, "normalisation", "input"),
+        (1, "convolution", "first"),
+        (1, "normalisation", "norm"),
+        (2, "linear", "last"),
+    ]
     rows = [(epoch, kind, *layer, 0.5) for epoch in (0, 10) for kind in images for layer in layers]
     return pd.DataFrame(rows, columns=results.GRADIENT_COLUMNS)
 

@@ -80,7 +80,7 @@ class Row:
         return self.cell(metric).std / math.sqrt(max(1, len(self.completed)))
 
     def gradient(self, layer: int, snapshot: int) -> Cell:
-        """Return mean |dL/dW| of a weight layer (0 the first, -1 the last) at a snapshot, on plain images, over the seeds."""
+        """Return mean |dL/dW| of a weight layer (0 the first, -1 the last) at a snapshot, over the completed seeds."""
         found = []
         for result in self.completed:
             table = results.weight_layers(result.gradients)

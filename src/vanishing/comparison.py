@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from vanishing import files, latex, parameters, paths, published, results
+from vanishing import files, initialisation, latex, parameters, paths, published, published_gradients, results
 from vanishing.published import JUDGED, MARGIN, OTHER, Claim, Published
 
 NEARER = 0.5
@@ -49,6 +49,8 @@ def make(settings: parameters.Parameters) -> None:
     results.write_table(paths.COMPARISON / "published.csv", published.table(claims))
     results.write_table(paths.COMPARISON / "schedules.csv", table(found))
     files.write(paths.REPORT / "comparison" / "schedules.tex", tabular(found))
+    published_gradients.make(settings)
+    initialisation.make(settings)
 
 
 def attribute(claims: Iterable[Claim]) -> Iterator[Attribution]:

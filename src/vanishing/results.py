@@ -184,6 +184,11 @@ def check_history(name: str, seed: int, summary: dict[str, Any]) -> None:
         )
 
 
+def of_run(settings: parameters.Parameters, name: str) -> list[Result]:
+    """Read the complete results of a run that were made with today's configuration, a seed each."""
+    return [read(run, seed) for run, seed in settings.jobs() if run == name and is_available(settings, run, seed)]
+
+
 def read_summary(path: Path) -> dict[str, Any]:
     """Read a `summary.json`; `UserError` if it is missing, damaged or does not name the files it stands for."""
     return _read(path, _summary)

@@ -124,6 +124,7 @@ def verdicts(settings: parameters.Parameters) -> Iterator[Verdict]:
             yield from _tables("tables", key, recomputed.compare(settings, key))
     if len(read) == len(list(settings.jobs())):
         yield from _tables("comparison", "", recomputed.compare_published(settings))
+        yield from _initialisation(settings)
 
 
 def epochs(raw: Raw, run: parameters.Run) -> Answer:
@@ -174,8 +175,9 @@ def gradients(raw: Raw, run: parameters.Run) -> Answer:
     numbers = [layer for layer, kind, _ in block if kind != "normalisation"]
     each = [(epoch, images, *row) for epoch in snapshots for images in results.IMAGES for row in block]
     sound = numbers == list(range(1, layers + 1)) and found == each
-    epochs, images = (list(dict.fromkeys(column)) for column in list(zip(*found, strict=True))[:2] or ([], []))
-    there = _rows(epochs, images, len(set(numbers)))
+    there = _rows(
+        list(dict.fromkeys(row[0] for row in found)), dict.fromkeys(row[1] for row in found), len(set(numbers))
+    )
     return expected, there if sound else f"{there}, not each once and in order", sound
 
 
@@ -225,6 +227,15 @@ def _read(settings: parameters.Parameters, run: str, seed: int) -> Raw:
     raw = recomputed.read(run, seed)
     results.check_history(run, seed, summary)
     return raw
+
+
+def _initialisation(settings: parameters.Parameters) -> Iterator[Verdict]:
+    """Yield whether gradients at initialisation are what theory predicts, on the images that it is meant for."""
+    for row in recomputed.published(settings)["initialisation"]:
+        if row["verdict"] != "other data":
+            expected = f"{row['quantity']} {row['predicted']:.4g}, within a factor of {row['tolerance']:.4g}"
+            sound = row["verdict"] == "as predicted"
+            yield Verdict("initialisation", "", f"{row['network']}", "", expected, f"{row['measured']:.4g}", sound)
 
 
 def _tables(check: str, study: str, off: Iterable[Finding]) -> Iterator[Verdict]:

@@ -82,14 +82,23 @@ def code(*modules: str) -> list[Path]:
 
 RESULTS = ("aggregate", "latex", "results")
 PUBLISHED = (*RESULTS, "differences", "published", "published.csv")
+GRADIENTS = ("initialisation", "published_gradients", "published_gradients.csv")
 TABLES = (*PUBLISHED, "tables")
 FIGURES = ("captions", "figures", "figures.mplstyle", "notebooks", "results")
-COMPARISON = (*PUBLISHED, "comparison", *FIGURES)
-NUMBERS = (*TABLES, "captions", "checklist", "cifar100", "comparison", "numbers")
-CHECK = ("findings", "published.csv", "recomputed", "results", "soundness")
+COMPARISON = (*PUBLISHED, *GRADIENTS, "comparison", *FIGURES)
+NUMBERS = (*TABLES, *GRADIENTS, "captions", "checklist", "cifar100", "comparison", "numbers")
+CHECK = ("findings", "published.csv", "published_gradients.csv", "recomputed", "results", "soundness")
 """Modules that the cheap stages stand on, `captions` and the like among them."""
 
-COMPARED = ("report/comparison/agreement.pdf", "report/comparison/schedules.tex")
+COMPARISONS = tuple(
+    f"results/comparison/{name}.csv" for name in ("gradients", "initialisation", "published", "schedules")
+)
+"""Tables of the comparison."""
+
+COMPARED = (
+    "report/comparison/agreement.pdf",
+    *(f"report/comparison/{name}.tex" for name in ("gradients", "initialisation", "schedules")),
+)
 """What the report shows of the comparison with published numbers."""
 
 
