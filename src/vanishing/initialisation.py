@@ -25,7 +25,7 @@ COLUMNS = [
 """Of the table for machines."""
 
 TOLERANCE = 1.1
-"""Factor a layer: with five seeds, single networks were up to 1.09 from what is predicted."""
+"""Factor a layer: with five seeds each, means were up to 1.05 and single networks up to 1.08 from their predictions."""
 
 SLOPE = 0.01
 """Of the leaky rectifier."""
@@ -73,7 +73,7 @@ def walk_variance(steps: int) -> float:
 
 
 def walk_positive(steps: int) -> float:
-    """Return the probability that x_n > 0 (Sparre Andersen 1954)."""
+    """Return the probability that x_n > 0 (Spitzer 1956)."""
     return 1 - math.comb(2 * steps, steps) / math.pow(4, steps)
 
 

@@ -7,6 +7,7 @@ that have results, and `report/checklist.tex` is the checklist of reproducibilit
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterator
 
 from vanishing import (
@@ -119,6 +120,9 @@ def _gradients(settings: parameters.Parameters) -> Iterator[str]:
         yield _result(f"{stem}/n", len(item.values), number(len(item.values), 0))
         if item.verdict == initialisation.MET:
             yield _fact(f"{stem}/met")
+    if scales := published_gradients.entry_scales(settings, "vgg08"):
+        median = statistics.median(scales)
+        yield _result("published/entry_scale", median, number(median))
     judged = [claim.verdict for claim in published_gradients.everything(settings) if claim.values]
     yield _result("published/gradients", len(judged), number(len(judged), 0))
     yield _result("published/gradients_hold", judged.count(published.HOLDS), number(judged.count(published.HOLDS), 0))

@@ -46,8 +46,7 @@ class Bound:
 
     def measure(self, result: results.Result) -> list[float]:
         """Return the statistic over these layers at each snapshot from epoch 1 of one training."""
-        table = result.gradients
-        rows = table[(table["images"] == "augmented") & (table.epoch > 0)]
+        rows = _reported(result)
         if self.layers != "all":
             first, _, last = self.layers.partition("-")
             numbered = rows.layer.between(int(first), int(last or first))
@@ -98,6 +97,13 @@ def load() -> tuple[Bound, ...]:
     )
 
 
+def entry_scales(settings: parameters.Parameters, run: str) -> list[float]:
+    """Return mean |dL/dW| of the entry's normalisation, which bounds on weight layers leave out, as `Bound.measure`."""
+    completed = (result for result in results.of_run(settings, run) if not result.diverged)
+    rows = [rows[(rows.layer == 1) & (rows.kind == "normalisation")] for rows in map(_reported, completed)]
+    return [float(value) for of_seed in rows for value in of_seed.mean_abs_gradient]
+
+
 def make(settings: parameters.Parameters) -> None:
     """Write `results/comparison/gradients.csv` and the table of the report."""
     claims = list(everything(settings))
@@ -113,6 +119,12 @@ def everything(settings: parameters.Parameters) -> Iterator[Claim]:
             measured = [values for result in completed if (values := bound.measure(result))]
             values = [value for of_seed in measured for value in of_seed]
             yield Claim(bound, run, values, len(measured), settings.data.set == "cifar100")
+
+
+def _reported(result: results.Result) -> pd.DataFrame:
+    """Return what the reports measured: augmented images, from epoch 1."""
+    table = result.gradients
+    return table[(table["images"] == "augmented") & (table.epoch > 0)]
 
 
 def table(claims: list[Claim]) -> pd.DataFrame:
