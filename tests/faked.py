@@ -50,17 +50,19 @@ def result(  # noqa: PLR0917 - figures of a result, each with a default
 ) -> None:
     """Write the results of a run and seed: every epoch has the same figures, and (loss, accuracy) are pairs.
 
-    A training loss that is no number makes the run a diverged one, where `status` says nothing else.
+    A training loss that is no number makes the run a diverged one, where `status` says nothing else. Gradients on
+    augmented images are twice those on plain ones, and the one normalisation has those of the first layer.
     """
     folder = paths.results(run, seed)
     history = [[epoch, 1e-3, *train, *val] for epoch in range(1, epochs + 1)]
     results.write_table(folder / "history.csv", pd.DataFrame(history, columns=results.HISTORY_COLUMNS))
-    rows = [
-        {"epoch": epoch, "layer": layer, "name": f"layer{layer}", "mean_abs_gradient": gradient(epoch, layer)}
+    flow = [
+        (epoch, images, layer, kind, name, factor * gradient(epoch, layer))
         for epoch in snapshots
-        for layer in range(1, layers + 1)
+        for images, factor in (("plain", 1), ("augmented", 2))
+        for layer, kind, name in _layers(layers)
     ]
-    results.write_table(folder / "gradients.csv", pd.DataFrame(rows))
+    results.write_table(folder / "gradients.csv", pd.DataFrame(flow, columns=results.GRADIENT_COLUMNS))
     diverged = not abs(train[0]) < float("inf")
     summary = {
         "run": run,
@@ -80,6 +82,12 @@ def result(  # noqa: PLR0917 - figures of a result, each with a default
     }
     files.write(folder / "summary.json", json.dumps(summary))
     sign(run, seed)
+
+
+def _layers(count: int) -> list[tuple[int, str, str]]:
+    """Name the layers of a plain network: the first convolution has a normalisation, the last layer is linear."""
+    convolutions = [(layer, "convolution", f"layer{layer}") for layer in range(1, count)]
+    return [*convolutions[:1], (1, "normalisation", "norm"), *convolutions[1:], (count, "linear", f"layer{count}")]
 
 
 def sign(run: str, seed: int = 0) -> None:

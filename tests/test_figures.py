@@ -79,6 +79,29 @@ def test_gradients_are_the_means_over_the_seeds_by_layer():
         np.testing.assert_allclose(line.get_ydata(), [2e-20, 4e-20, 6e-20, 8e-20], rtol=1e-9)
 
 
+def test_the_flow_as_reported_is_of_augmented_images_and_has_the_scales_marked_in_forward_order():
+    study = faked.study({"seeds": [0, 1]}, runs=["vgg08"])
+    faked.result(study, "vgg08", 0, gradient=lambda epoch, layer: 1e-3 * layer)
+    faked.result(study, "vgg08", 1, gradient=lambda epoch, layer: 3e-3 * layer)
+    axis = drawn(study)["gradient_flow_reported"].axes[0]
+    assert axis.get_yscale() == "linear"
+    assert [line.get_label() for line in axis.lines] == ["epoch 0", "epoch 1", "epoch 2"]
+    for line in axis.lines:
+        assert list(line.get_xdata()) == [0, 1, 2, 3, 4]
+        np.testing.assert_allclose(line.get_ydata(), [4e-3, 4e-3, 8e-3, 12e-3, 16e-3], rtol=1e-9)  # faked: twice plain
+        assert line.get_markevery() == [1]
+
+
+def test_a_run_measured_on_plain_images_alone_has_no_flow_as_reported():
+    study = faked.study(runs=["vgg08"])
+    faked.result(study, "vgg08")
+    path = paths.results("vgg08", 0) / "gradients.csv"
+    path.write_text("".join(line for line in path.read_text().splitlines(keepends=True) if "augmented" not in line))
+    axis = drawn(study)["gradient_flow_reported"].axes[0]
+    assert not axis.lines
+    assert [text.get_text() for text in axis.texts] == ["not measured"]
+
+
 def test_the_comparison_has_a_mark_for_every_run_seed_and_part():
     study = faked.study({"seeds": [0, 1, 2]})
     for run, seed in study.jobs():
@@ -176,7 +199,7 @@ def test_the_legend_names_every_snapshot_of_every_run():
 def test_gradients_that_are_all_alike_can_be_drawn(value):
     study = faked.study(runs=["vgg08"])
     faked.result(study, "vgg08", gradient=lambda epoch, layer: value)
-    assert len(saved(study, ["gradient_flow"])) == 3
+    assert len(saved(study, ["gradient_flow"])) == 4
 
 
 def test_gradients_of_zero_are_left_out_of_the_logarithmic_axis_only():

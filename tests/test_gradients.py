@@ -13,6 +13,7 @@ from vanishing.gradients import fixed_batches, gradient_flow, measure_trajectory
 
 COLUMNS = [
     "layer",
+    "kind",
     "name",
     "mean_abs_gradient",
     "std_abs_gradient",
@@ -33,6 +34,10 @@ def total(outputs, _):
     return outputs.sum()
 
 
+def weights(flow):
+    return flow[flow.kind != "normalisation"]["name"].tolist()
+
+
 def half_square(outputs, targets):
     return ((outputs - targets) ** 2).sum() / 2
 
@@ -49,7 +54,7 @@ def test_a_linear_layer_by_hand():
     flow = gradient_flow(layer, [(torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, -1.0]]))], half_square)
     assert list(flow.columns) == COLUMNS
     row = flow.iloc[0]
-    assert (row.layer, row["name"]) == (1, "")
+    assert (row.layer, row.kind, row["name"]) == (1, "linear", "")
     assert row.mean_abs_gradient == (4 + 8 + 0 + 0) / 4
     assert row.max_abs_gradient == 8
     assert row.gradient_norm == pytest.approx(math.sqrt(16 + 64))
@@ -111,7 +116,9 @@ def batches():
 
 def test_a_convolutional_net_has_the_gradients_of_plain_autograd(net, batches):
     flow = gradient_flow(net, batches).set_index("name")
-    assert flow.index.tolist() == ["0", "3", "5"]
+    assert flow.index.tolist() == ["0", "1", "3", "5"]
+    assert flow.kind.tolist() == ["convolution", "normalisation", "convolution", "linear"]
+    assert flow.layer.tolist() == [1, 1, 2, 3]
     for name in flow.index:
         weight = net.train().get_submodule(name).weight
         found = [torch.autograd.grad(functional.cross_entropy(net(x), y), weight)[0].numpy() for x, y in batches]
@@ -159,22 +166,47 @@ class Backwards(nn.Module):
 
 def test_layers_are_in_the_order_of_the_forward_pass(batches):
     flow = gradient_flow(Backwards(), [(torch.rand(2, 2), torch.tensor([0, 1]))])
-    assert flow["name"].tolist() == ["first", "last"]
-    assert flow.layer.tolist() == [1, 2]
+    assert flow["name"].tolist() == ["norm", "first", "last"]
+    assert flow.layer.tolist() == [0, 1, 2]
+    assert flow.kind.tolist() == ["normalisation", "linear", "linear"]
+
+
+def test_the_scale_of_a_normalisation_by_hand():
+    net = nn.Sequential(nn.LayerNorm(2, eps=0), linear([[1.0, 3.0]]))
+    # normalised (-1, 1), output 2, residual 2; the gradient of the scales is 2 (1, 3) (-1, 1)
+    flow = gradient_flow(net, [(torch.tensor([[4.0, 6.0]]), torch.tensor([[0.0]]))], half_square)
+    assert flow.mean_abs_gradient.tolist() == [4, 2]
+    assert flow.weight_norm.tolist() == pytest.approx([math.sqrt(2), math.sqrt(10)])
+
+
+@pytest.mark.parametrize(
+    ("module", "kinds"),
+    [
+        (nn.ConvTranspose1d(2, 2, 1), ["convolution"]),
+        (nn.GroupNorm(1, 2), ["normalisation"]),
+        (nn.RMSNorm((2, 3)), ["normalisation"]),
+        (nn.InstanceNorm1d(2, affine=True), ["normalisation"]),
+        (nn.BatchNorm1d(2, affine=False), []),
+        (nn.PReLU(2), []),
+    ],
+)
+def test_kinds_are_those_of_the_modules(module, kinds):
+    flow = gradient_flow(nn.Sequential(nn.Linear(3, 3), module), [(torch.rand(4, 2, 3), torch.zeros(4))], total)
+    assert flow.kind.tolist() == ["linear", *kinds]
 
 
 def test_the_convolution_on_a_shortcut_comes_where_it_is_used(tiny, batches):
     model = tiny(model={"stages": 1, "convolutions": 3, "reduction_shortcut": "convolution"}).model
     flow = gradient_flow(models.build(model, 3, seed=0), batches)
     reduction = [f"stage1.reduction.{name}" for name in ("conv1", "conv2", "conv3", "shortcut.conv")]
-    assert flow["name"].tolist() == ["entry.conv", *reduction, "classifier"]
+    assert weights(flow) == ["entry.conv", *reduction, "classifier"]
 
 
 def test_a_dense_stage_has_its_layers_in_order(tiny, batches):
     model = tiny(model={"stages": 1, "blocks": 2, "shortcut": "dense"}).model
     flow = gradient_flow(models.build(model, 3, seed=0), batches)
     stage = [f"stage1.{block}.{conv}" for block in ("block1", "block2", "reduction") for conv in ("conv1", "conv2")]
-    assert flow["name"].tolist() == ["entry.conv", *stage, "classifier"]
+    assert weights(flow) == ["entry.conv", *stage, "classifier"]
     assert (flow.mean_abs_gradient > 0).all()
 
 
@@ -183,8 +215,8 @@ def test_amplification_reaches_every_layer_before_an_activation(tiny, batches):
         gradient_flow(models.build(tiny(model={"gradient_amplification": f}).model, 3, seed=0), batches)
         for f in (1.0, 2.0)
     )
-    # two stages of two activations each, all of them behind the entry
-    assert (amplified.mean_abs_gradient / plain.mean_abs_gradient).tolist() == [16, 16, 8, 4, 2, 1]
+    # two stages of two activations each, all of them behind the entry and its normalisation
+    assert (amplified.mean_abs_gradient / plain.mean_abs_gradient).tolist() == [16, 16, 16, 8, 4, 2, 1]
 
 
 class Shared(nn.Module):
@@ -203,7 +235,7 @@ def test_a_shared_layer_is_one_layer():
 
 def test_a_frozen_layer_is_no_layer(net, batches):
     net[3].weight.requires_grad_(False)
-    assert gradient_flow(net, batches)["name"].tolist() == ["0", "5"]
+    assert gradient_flow(net, batches)["name"].tolist() == ["0", "1", "5"]
 
 
 def test_the_model_is_left_untouched(net, batches):
@@ -233,7 +265,7 @@ class Unused(nn.Module):
 
 
 def test_a_layer_that_the_forward_pass_does_not_use_is_named():
-    with pytest.raises(ValueError, match=r"^weight layer 'spare' has no gradient: the forward pass does not use it$"):
+    with pytest.raises(ValueError, match=r"^layer 'spare' has no gradient: the forward pass does not use it$"):
         gradient_flow(Unused(), [(torch.rand(2, 2), torch.tensor([0, 1]))])
 
 
@@ -249,8 +281,8 @@ def test_a_layer_that_the_loss_does_not_depend_on_has_zeros_only():
 def test_nothing_to_measure_is_an_error(batches):
     with pytest.raises(ValueError, match=r"^gradient flow needs at least one minibatch$"):
         gradient_flow(nn.Linear(2, 2), [])
-    with pytest.raises(ValueError, match=r"^gradient flow needs at least one weight layer$"):
-        gradient_flow(nn.BatchNorm2d(3), [batches[0]], total)
+    with pytest.raises(ValueError, match=r"^gradient flow needs at least one layer with a weight$"):
+        gradient_flow(nn.PReLU(3), [batches[0]], total)
 
 
 def test_a_trajectory_of_another_model_is_refused_in_one_line(tmp_path, tiny, dataset, sizes):
@@ -290,6 +322,25 @@ def test_fixed_batches_hold_the_images_of_their_labels_normalised(sizes, numbere
         assert torch.equal(x, augmentation.normalise(torch.from_numpy(numbered.images)[y]))
 
 
+def test_augmented_batches_are_the_same_images_cropped_and_flipped_the_same_each_time(sizes, dataset):
+    cpu = torch.device("cpu")
+    first, again = (fixed_batches(sizes, dataset.train, cpu, augmented=True) for _ in range(2))
+    plan, moved = augmentation.draw(15, sizes.seed, 0), 0
+    for at, ((x, y), (other, _), (plain, labels)) in enumerate(
+        zip(first, again, fixed_batches(sizes, dataset.train, cpu), strict=True)
+    ):
+        assert torch.equal(y, labels)
+        assert torch.equal(x, other)
+        for place, (image, source) in enumerate(zip(x, plain, strict=True), start=5 * at):
+            row, column = (plan.offsets[place] - augmentation.PADDING).tolist()
+            rows, columns = (slice(max(0, -by), 32 - max(0, by)) for by in (row, column))
+            seen = image.flip(-1) if plan.flips[place] else image
+            shifted = source.roll((-row, -column), (1, 2))  # what was rolled around is black in the crop
+            assert torch.equal(seen[:, rows, columns], shifted[:, rows, columns])
+            moved += not torch.equal(image, source)
+    assert moved > 10
+
+
 def test_another_seed_chooses_other_images(sizes, numbered):
     other = sizes.model_copy(update={"seed": 3})
     chosen = [fixed_batches(each, numbered, torch.device("cpu"))[0][1].tolist() for each in (sizes, other)]
@@ -311,11 +362,14 @@ def test_a_trajectory_is_measured_snapshot_by_snapshot(tmp_path, tiny, dataset, 
         checkpoints.write(paths.snapshot(tmp_path, epoch), models.build(run.model, 3, seed).state_dict())
     checkpoints.write(paths.best(tmp_path), {})
     table = measure_trajectory(run, sizes, dataset.train, tmp_path, torch.device("cpu"))
-    assert list(table.columns) == ["epoch", *COLUMNS]
-    assert table.epoch.tolist() == [2] * 6 + [10] * 6
-    assert table["name"].tolist()[:3] == ["entry.conv", "stage1.reduction.conv1", "stage1.reduction.conv2"]
-    assert table["name"].iloc[5] == "classifier"
+    assert list(table.columns) == ["epoch", "images", *COLUMNS]
+    assert table.epoch.tolist() == [2] * 22 + [10] * 22
+    assert table["images"].tolist() == 2 * (["plain"] * 11 + ["augmented"] * 11)
+    assert table["name"].tolist()[:3] == ["entry.conv", "entry.norm", "stage1.reduction.conv1"]
+    assert table["name"].iloc[10] == "classifier"
     model = models.build(run.model, 3, seed=1)
-    expected = gradient_flow(model, fixed_batches(sizes, dataset.train, torch.device("cpu")))
-    later = table[table.epoch == 10].drop(columns="epoch").reset_index(drop=True)
-    pd.testing.assert_frame_equal(later, expected)
+    for images in ("plain", "augmented"):
+        batches = fixed_batches(sizes, dataset.train, torch.device("cpu"), images == "augmented")
+        later = table[(table.epoch == 10) & (table["images"] == images)]
+        found = later.drop(columns=["epoch", "images"]).reset_index(drop=True)
+        pd.testing.assert_frame_equal(found, gradient_flow(model, batches))

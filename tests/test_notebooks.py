@@ -168,7 +168,8 @@ def test_the_comparison_gives_its_tables_and_its_figure_the_same_each_time(folde
 
     first = run()
     assert [path.name for path in first] == [
-        "agreement.ipynb", "published.csv", "schedules.csv", "agreement.pdf", "schedules.tex",
+        "agreement.ipynb", "gradients.csv", "initialisation.csv", "published.csv", "schedules.csv",
+        "agreement.pdf", "gradients.tex", "initialisation.tex", "schedules.tex",
     ]  # fmt: skip
     assert run() == first
 

@@ -47,9 +47,8 @@ def publish(folder, chosen=None):
 
 def test_what_is_published_is_what_is_read(folder):
     publish(folder)
-    results.write_table(
-        paths.results("vgg08", 0) / "gradients.csv", pd.DataFrame({name: [1] for name in results.GRADIENT_COLUMNS})
-    )
+    flow = pd.DataFrame([[0, "plain", 1, "linear", "classifier", 0.5]], columns=results.GRADIENT_COLUMNS)
+    results.write_table(paths.results("vgg08", 0) / "gradients.csv", flow)
     read = results.read("vgg08", 0)
     assert not read.diverged
     assert list(read.history.columns) == results.HISTORY_COLUMNS
@@ -148,6 +147,32 @@ def test_a_damaged_file_is_one_line_that_says_what_to_do(name, damage):
         results.read("vgg08", 0)
     assert str(path) in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def flow(images):
+    layers = [
+        (0, "normalisation", "input"),
+        (1, "convolution", "first"),
+        (1, "normalisation", "norm"),
+        (2, "linear", "last"),
+    ]
+    rows = [(epoch, kind, *layer, 0.5) for epoch in (0, 10) for kind in images for layer in layers]
+    return pd.DataFrame(rows, columns=results.GRADIENT_COLUMNS)
+
+
+@pytest.mark.parametrize("images", [["plain", "augmented"], ["plain"]])
+def test_gradients_may_be_of_plain_images_alone_and_their_weight_layers_are_known(folder, images):
+    results.write_table(folder / "gradients.csv", flow(images))
+    read = results.read_gradients(folder / "gradients.csv")
+    assert results.weight_layers(read)[["epoch", "name"]].to_numpy().tolist() == [
+        [0, "first"], [0, "last"], [10, "first"], [10, "last"],
+    ]  # fmt: skip
+
+
+def test_gradients_of_augmented_images_before_plain_ones_are_refused(folder):
+    results.write_table(folder / "gradients.csv", flow(["augmented", "plain"]))
+    with pytest.raises(UserError, match="once and in order"):
+        results.read_gradients(folder / "gradients.csv")
 
 
 def test_only_complete_results_of_todays_configuration_are_available():

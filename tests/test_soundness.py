@@ -15,6 +15,7 @@ from vanishing.findings import Scope
 
 RUNS = ["vgg08", "vgg38", "vgg38_bn"]
 GUESS = math.log(10)
+COMPLETE = "snapshots 0 1 2, plain and augmented images, 4 weight layers"
 HISTORY, SUMMARY, GRADIENTS = paths.result_files("vgg08", 0)
 
 
@@ -84,8 +85,8 @@ def test_good_results_have_a_row_for_each_check_and_what_it_is_about(study, caps
     jobs = {"results", "epochs", "losses", "accuracies", "gradients"}
     assert counts == dict.fromkeys(jobs, 6) | {"chance": 2, "learning": 3, "rows": 1, "tables": 1, "comparison": 1}
     rows = {(row.check, row.run, row.seed): (row.expected, row.found) for row in found.itertuples()}
-    assert rows["gradients", "vgg38", "1"] == ("114 rows: snapshots 0 1 2, 38 layers",) * 2
-    assert rows["gradients", "vgg38_bn", "1"] == ("4 rows: snapshots 0, 4 layers",) * 2
+    assert rows["gradients", "vgg38", "1"] == ("snapshots 0 1 2, plain and augmented images, 38 weight layers",) * 2
+    assert rows["gradients", "vgg38_bn", "1"] == ("snapshots 0, plain and augmented images, 4 weight layers",) * 2
     assert rows["losses", "vgg38_bn", "1"] == ("none in epoch 1",) * 2
     assert rows["rows", "", ""] == ("3 runs, 6 trainings",) * 2
     # 0.1 + 3 sqrt(0.1 0.9 / 50), and 0.1 - 6 sqrt(0.1 0.9 / 150) is less than nothing
@@ -219,16 +220,27 @@ def test_a_gap_in_the_epochs_is_found(change, found, study, capsys):
 @pytest.mark.parametrize(
     ("change", "found"),
     [
-        (lambda lines: lines[:-1], "11 rows: snapshots 0 1 2, 4 layers, not each once and in order"),
-        (lambda lines: lines[:-4], "8 rows: snapshots 0 1, 4 layers, not each once and in order"),
-        (lambda lines: [*lines[:-1], lines[-2]], "12 rows: snapshots 0 1 2, 4 layers, not each once and in order"),
-        (lambda lines: ["epoch,name", "0,x"], "KeyError('layer')"),
+        (lambda lines: lines[:-1], f"{COMPLETE}, not each once and in order"),
+        (lambda lines: lines[:-10], "snapshots 0 1, plain and augmented images, 4 weight layers, not each once and"),
+        (lambda lines: lines[:-5], f"{COMPLETE}, not each once and in order"),
+        (lambda lines: [*lines[:-1], lines[-2]], f"{COMPLETE}, not each once and in order"),
+        (
+            lambda lines: [line for line in lines if "augmented" not in line],
+            "snapshots 0 1 2, plain images, 4 weight layers, not each once and in order",
+        ),
+        (
+            lambda lines: [line for line in lines if "layer2" not in line],
+            "snapshots 0 1 2, plain and augmented images, 3 weight layers, not each once and in order",
+        ),
+        (lambda lines: lines[:1], "snapshots ,  images, 0 weight layers, not each once and in order"),
+        (lambda lines: ["epoch,name", "0,x"], "KeyError('images')"),
     ],
 )
-def test_gradient_rows_are_snapshots_times_layers(change, found, capsys):
+def test_gradient_rows_are_snapshots_times_images_times_layers(change, found, capsys):
     GRADIENTS.write_text("\n".join([*change(GRADIENTS.read_text().splitlines()), ""]))
     told = only(capsys)
-    assert told == f"gradients of vgg08 seed 0: found {found}, expected 12 rows: snapshots 0 1 2, 4 layers"
+    assert told.startswith(f"gradients of vgg08 seed 0: found {found}")
+    assert told.endswith(f", expected {COMPLETE}")
 
 
 def test_a_deep_plain_network_that_learns_is_found(study, capsys):

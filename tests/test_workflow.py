@@ -183,13 +183,12 @@ def imported(source):
 
 def reached(modules):
     """Name the files of the package that `modules` stand on, directly or not, themselves among them."""
-    found, left = set(), set(modules)
+    found, left, folder = set(), set(modules), faked.ROOT / "src" / "vanishing"
     while left:
         name = left.pop()
-        text = (faked.ROOT / "src" / "vanishing" / f"{name}.py").read_text()
-        found |= {f"{name}.py"} | set(
-            re.findall(r"\"([a-z]+\.(?:csv|mplstyle))\"", text) if "resources." in text else ()
-        )
+        text = (folder / f"{name}.py").read_text()
+        beside = re.findall(r"\"([a-z_]+\.(?:csv|mplstyle))\"", text) if "resources." in text else ()
+        found |= {f"{name}.py", *(file for file in beside if (folder / file).exists())}
         left |= imported(text) - PLUMBING - {path.removesuffix(".py") for path in found}
     return found
 

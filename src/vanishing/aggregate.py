@@ -122,10 +122,10 @@ class Row:
         return self.cell(metric).std / math.sqrt(max(1, len(self.completed)))
 
     def gradient(self, layer: int, snapshot: int) -> Cell:
-        """Return mean |dL/dW| of a layer (0 the first, -1 the last) at a snapshot, over the completed seeds."""
+        """Return mean |dL/dW| of a weight layer (0 the first, -1 the last) at a snapshot, over the completed seeds."""
         found = []
         for result in self.completed:
-            table = result.gradients
+            table = results.weight_layers(result.gradients)
             epoch = sorted(table.epoch.unique())[snapshot]
             found.append(table[table.epoch == epoch].sort_values("layer").mean_abs_gradient.iloc[layer])
         return spread(found)

@@ -15,6 +15,8 @@ CAPTIONS: dict[str, dict[str, str]] = {
         "gradient_flow_log": "Mean absolute gradient of each weight layer at every snapshot, logarithmic axis. "
         "Layer 1 is the entry convolution, the last is the classifier; gradients that are exactly 0 are left out.",
         "gradient_flow_linear": "Mean absolute gradient of each weight layer at every snapshot, linear axis.",
+        "gradient_flow_reported": "The same as the reports measured it: on augmented images, and with the scales of "
+        "normalisation, marked by circles, among the layers. Places count from 0.",
         "gradient_heat_map": "Mean absolute gradient over layers and snapshots; white where it is exactly 0.",
     },
 }

@@ -25,7 +25,18 @@ from statistics import fmean, stdev
 
 import pandas as pd
 
-from vanishing import aggregate, files, latex, parameters, paths, published, results, statistics
+from vanishing import (
+    aggregate,
+    files,
+    initialisation,
+    latex,
+    parameters,
+    paths,
+    published,
+    published_gradients,
+    results,
+    statistics,
+)
 from vanishing.aggregate import Row
 from vanishing.published import DIVERGED, JUDGED, OTHER, SCHEDULES, Claim, Published
 
@@ -92,6 +103,8 @@ def make(settings: parameters.Parameters) -> None:
         results.write_table(paths.COMPARISON / f"{name}.csv", content)
     for name, text in (("schedules", tabular(found)), ("scatter", scatter_tabular(scattered, brackets))):
         files.write(paths.REPORT / "comparison" / f"{name}.tex", text)
+    published_gradients.make(settings)
+    initialisation.make(settings)
 
 
 def judge(probabilities: Mapping[str, float | None]) -> str:

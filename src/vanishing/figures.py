@@ -96,6 +96,7 @@ def draw(family: str, data: StudyResults) -> dict[str, Figure]:
         return {
             "gradient_flow_log": gradient_flow(data, log=True),
             "gradient_flow_linear": gradient_flow(data, log=False),
+            "gradient_flow_reported": reported(data),
             "gradient_heat_map": heat_map(data),
         }
 
@@ -186,10 +187,40 @@ def gradient_flow(data: StudyResults, log: bool) -> Figure:
     return figure
 
 
+def reported(data: StudyResults) -> Figure:
+    """Draw mean |dL/dW| as the reports did: augmented images, scales of normalisation among the layers, linear axis.
+
+    Runs whose gradients were measured on plain images alone have an empty panel.
+    """
+    augmented = data.gradients[data.gradients["images"] == "augmented"]
+    epochs = sorted(augmented.epoch.unique())
+    colours = dict(zip(epochs, sns.color_palette("viridis", len(epochs)), strict=True))
+    figure, axes = _panels(len(data.runs), _columns(data.runs), height=1.7)
+    for axis, run in zip(axes, data.runs, strict=True):
+        rows = augmented[augmented.run == run]
+        for epoch, snapshot in rows.groupby("epoch"):
+            flow = snapshot.groupby("name", sort=False).agg({"mean_abs_gradient": "mean", "kind": "first"})
+            scales = np.flatnonzero(flow.kind == "normalisation")
+            axis.plot(
+                range(len(flow)), flow.mean_abs_gradient, color=colours[epoch], label=f"epoch {epoch}", linewidth=0.9,
+                marker="o", markersize=2, markerfacecolor="white", markevery=scales.tolist(),
+            )  # fmt: skip
+        if rows.empty:
+            axis.text(0.5, 0.5, "not measured", ha="center", va="center", transform=axis.transAxes)
+        axis.set(xlabel="place in forward order")
+        _title(axis, run, pad=12)  # room for the exponent
+        axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        axis.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
+    figure.supylabel("mean absolute gradient", fontsize=8)
+    if epochs:
+        _legend(figure, axes, [f"epoch {epoch}" for epoch in epochs])
+    return figure
+
+
 def heat_map(data: StudyResults) -> Figure:
     """Draw mean |dL/dW| over layers and snapshots, a panel for each run, one colour scale."""
     figure, axes = _panels(len(data.runs), _columns(data.runs), height=1.6)
-    sizes = data.gradients.mean_abs_gradient
+    sizes = results.weight_layers(data.gradients).mean_abs_gradient
     positive = sizes[(sizes > 0) & np.isfinite(sizes)]
     norm: Normalize = LogNorm(positive.min(), positive.max()) if len(positive) else Normalize(0, 1)
     for axis, run in zip(axes, data.runs, strict=True):
@@ -252,8 +283,8 @@ def _agreement(axis: Axes, rows: pd.DataFrame, colours: dict[str, Colour]) -> No
 
 
 def mean_gradients(data: StudyResults, run: str) -> pd.DataFrame:
-    """Return mean |dL/dW| of a run, averaged over the seeds: layers down, snapshot epochs across."""
-    rows = data.gradients[data.gradients.run == run]
+    """Return mean |dL/dW| of a run, on plain images, averaged over the seeds: weight layers down, epochs across."""
+    rows = results.weight_layers(data.gradients[data.gradients.run == run])
     return rows.pivot_table(index="layer", columns="epoch", values="mean_abs_gradient", aggfunc="mean", dropna=False)
 
 

@@ -18,17 +18,21 @@ from torch.nn import functional
 from vanishing import augmentation, checkpoints, models, parameters, paths
 from vanishing.data import Split
 from vanishing.progress import Progress
+from vanishing.results import IMAGES
 
 Loss = Callable[[Tensor, Tensor], Tensor]
+
+NORMALISATIONS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+"""Modules whose weight scales what they normalise."""
 
 
 def gradient_flow(
     model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], loss: Loss = functional.cross_entropy
 ) -> pd.DataFrame:
-    """Measure the gradient of each weight layer on each minibatch, in training mode.
+    """Measure the gradient of every weight but biases on each minibatch, in training mode.
 
-    A weight layer is a module with a `weight` of two or more dimensions (convolutions and linear layers,
-    not normalisation). Sums are in double precision: the squares of gradients near 1e-20 are 0 in single.
+    Measured is the `weight` of normalisations, which is their scale, and of every module that has one of two or more
+    dimensions. Sums are in double precision: the squares of gradients near 1e-20 are 0 in single.
 
     Args:
         model: any module; it is left untouched, in weights, buffers, gradients and mode.
@@ -36,10 +40,12 @@ def gradient_flow(
         loss: maps (output, target) to a scalar.
 
     Returns:
-        A row for each layer, in the order of the forward pass:
-            layer: from 1.
+        A row for each weight, in the order of the forward pass:
+            layer: number of the convolution or linear layer, from 1; a normalisation has that of the one before it, 0
+                if there is none.
+            kind: convolution, linear (whatever else has a matrix for a weight, an embedding too) or normalisation.
             name: of the module within the model.
-            mean_abs_gradient: mean of |dL/dW| over the layer's weights, then over the minibatches.
+            mean_abs_gradient: mean of |dL/dW| over the layer's weights or scales, then over the minibatches.
             std_abs_gradient: standard deviation (n - 1) of that mean over the minibatches; NaN for one.
             max_abs_gradient: the largest |dL/dW| on any minibatch.
             gradient_norm: L2 norm of dL/dW, mean over the minibatches.
@@ -48,7 +54,7 @@ def gradient_flow(
             zero_share: share of the weights whose gradient is exactly 0, mean over the minibatches.
 
     Raises:
-        ValueError: if there is no minibatch, no weight layer, or one that the forward pass does not use.
+        ValueError: if there is no minibatch, no weight, or one that the forward pass does not use.
     """
     model = copy.deepcopy(model).train()
     measured: list[Tensor] = []  # on the device until the end
@@ -61,13 +67,14 @@ def gradient_flow(
     if not measured:
         raise ValueError("gradient flow needs at least one minibatch")
     weights = torch.stack([_weight(model, name).detach().double().norm() for name in names])
-    return _summarise(names, torch.stack(measured).cpu().numpy(), weights.cpu().numpy())
+    kinds = [_kind(model.get_submodule(name)) for name in names]
+    return _summarise(names, kinds, torch.stack(measured).cpu().numpy(), weights.cpu().numpy())
 
 
 def measure_trajectory(
     run: parameters.Run, gradients: parameters.Gradients, train: Split, folder: Path, device: torch.device
 ) -> pd.DataFrame:
-    """Measure the gradient flow at every snapshot of a trajectory, on the same unaugmented minibatches.
+    """Measure the gradient flow at every snapshot of a trajectory, on the same minibatches: plain, then augmented.
 
     Args:
         run: the effective configuration of the run.
@@ -77,12 +84,12 @@ def measure_trajectory(
         device: what to compute on.
 
     Returns:
-        The rows of `gradient_flow`, those of each snapshot preceded by its `epoch`.
+        The rows of `gradient_flow`, preceded by the snapshot's `epoch` and the kind of `images`, plain or augmented.
 
     Raises:
         CheckpointError: if a snapshot is damaged, or of another model than the run's.
     """
-    batches = fixed_batches(gradients, train, device)
+    batches = {images: fixed_batches(gradients, train, device, images == "augmented") for images in IMAGES}
     true = run.model.model_copy(
         update={"gradient_amplification": 1.0}
     )  # the gradient of the loss, not what Adam was given
@@ -92,18 +99,27 @@ def measure_trajectory(
     with Progress(f"gradient flow of {folder}", len(epochs), unit="snapshot") as progress:
         for epoch in epochs:
             _restore(model, paths.snapshot(folder, epoch))
-            table = gradient_flow(model, batches)
-            table.insert(0, "epoch", epoch)
-            tables.append(table)
+            for images in IMAGES:
+                table = gradient_flow(model, batches[images])
+                table.insert(0, "epoch", epoch)
+                table.insert(1, "images", images)
+                tables.append(table)
             progress.advance()
     return pd.concat(tables, ignore_index=True)
 
 
-def fixed_batches(gradients: parameters.Gradients, train: Split, device: torch.device) -> list[tuple[Tensor, Tensor]]:
-    """Choose the minibatches that every model and snapshot is measured on: images without repetition."""
+def fixed_batches(
+    gradients: parameters.Gradients, train: Split, device: torch.device, augmented: bool = False
+) -> list[tuple[Tensor, Tensor]]:
+    """Choose the minibatches that every model and snapshot is measured on: images without repetition.
+
+    Augmented ones are the same images, each cropped and flipped as in training, and so once for all models.
+    """
     generator = torch.Generator().manual_seed(gradients.seed)
     order = torch.randperm(len(train.images), generator=generator)[: gradients.batches * gradients.batch_size]
     images, labels = torch.from_numpy(train.images)[order], torch.from_numpy(train.labels)[order].long()
+    if augmented:
+        images = augmentation.augment(images, augmentation.draw(len(order), gradients.seed, epoch=0))
     return [
         (augmentation.normalise(part.to(device)), target.to(device))
         for part, target in zip(
@@ -129,9 +145,9 @@ def _restore(model: nn.Module, snapshot: Path) -> None:
 
 
 def _forward_in_order(model: nn.Module, inputs: Tensor) -> tuple[list[str], Tensor]:
-    """Run the model, and name its weight layers in the order in which they are first used."""
+    """Run the model, and name its layers in the order in which they are first used."""
     used: dict[str, None] = {}
-    layers = {name: module for name, module in model.named_modules() if _is_weight_layer(module)}
+    layers = {name: module for name, module in model.named_modules() if _is_measured(module)}
     hooks = [
         module.register_forward_hook(lambda *_, name=name: used.setdefault(name)) for name, module in layers.items()
     ]
@@ -139,16 +155,24 @@ def _forward_in_order(model: nn.Module, inputs: Tensor) -> tuple[list[str], Tens
     for hook in hooks:
         hook.remove()
     if not layers:
-        raise ValueError("gradient flow needs at least one weight layer")
+        raise ValueError("gradient flow needs at least one layer with a weight")
     unused = [name for name in layers if name not in used]
     if unused:
-        raise ValueError(f"weight layer {unused[0]!r} has no gradient: the forward pass does not use it")
+        raise ValueError(f"layer {unused[0]!r} has no gradient: the forward pass does not use it")
     return list(used), outputs
 
 
-def _is_weight_layer(module: nn.Module) -> bool:
+def _is_measured(module: nn.Module) -> bool:
     weight = module._parameters.get("weight")
-    return weight is not None and weight.dim() >= 2 and weight.requires_grad
+    if weight is None or not weight.requires_grad:
+        return False
+    return weight.dim() >= 2 or isinstance(module, NORMALISATIONS)  # the slopes of PReLU, a vector too, are no scales
+
+
+def _kind(module: nn.Module) -> str:
+    if isinstance(module, NORMALISATIONS):
+        return "normalisation"
+    return "convolution" if isinstance(module, nn.modules.conv._ConvNd) else "linear"
 
 
 def _weight(model: nn.Module, name: str) -> Tensor:
@@ -167,7 +191,7 @@ def _statistics(weight: Tensor) -> Tensor:
     return torch.stack([size.mean(), size.max(), size.norm(), (size == 0).double().mean()])
 
 
-def _summarise(names: list[str], measured: np.ndarray, weights: np.ndarray) -> pd.DataFrame:
+def _summarise(names: list[str], kinds: list[str], measured: np.ndarray, weights: np.ndarray) -> pd.DataFrame:
     """Summarise what was measured, (batches, layers, 4), over the minibatches."""
     mean, largest, norm, zeros = np.moveaxis(measured, 2, 0)
     few = len(measured) < 2
@@ -175,7 +199,8 @@ def _summarise(names: list[str], measured: np.ndarray, weights: np.ndarray) -> p
         ratio = np.where(weights > 0, norm.mean(axis=0) / weights, np.nan)
     return pd.DataFrame(
         {
-            "layer": range(1, len(names) + 1),
+            "layer": np.cumsum([kind != "normalisation" for kind in kinds]),
+            "kind": kinds,
             "name": names,
             "mean_abs_gradient": mean.mean(axis=0),
             "std_abs_gradient": np.full(len(names), np.nan) if few else mean.std(axis=0, ddof=1),

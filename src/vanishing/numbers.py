@@ -7,6 +7,7 @@ that have results, and `report/checklist.tex` is the checklist of reproducibilit
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterator
 
 from vanishing import (
@@ -15,9 +16,11 @@ from vanishing import (
     comparison,
     differences,
     files,
+    initialisation,
     parameters,
     paths,
     published,
+    published_gradients,
     statistics,
     tables,
 )
@@ -29,7 +32,7 @@ from vanishing.latex import escape, number
 def make(settings: parameters.Parameters) -> None:
     """Write `numbers.tex`, `studies.tex` and `checklist.tex` from the results that there are."""
     found = aggregate.collect(settings)
-    lines = [*_settings(settings), *_published(), *_comparison(settings)]
+    lines = [*_settings(settings), *_published(), *_comparison(settings), *_gradients(settings)]
     for key, rows in found.items():
         lines += _numbers(key, settings.studies[key], rows)
     layout = [_section(key, settings, rows) for key, rows in found.items()]
@@ -120,6 +123,24 @@ def _comparison(settings: parameters.Parameters) -> Iterator[str]:
     yield _result("published/covered_by_half", covered, number(covered, 0))
     if any(claim.verdict != published.NOT_RUN for claim in claims):
         yield _fact("comparison")
+
+
+def _gradients(settings: parameters.Parameters) -> Iterator[str]:
+    """Define what is predicted of gradients at initialisation, and how many published bounds hold."""
+    for item in initialisation.everything(settings):
+        stem = f"initialisation/{item.network.removesuffix('_short').removesuffix('_fp32')}"
+        values = {"predicted": item.predicted, "measured": item.measured, "tolerance": item.tolerance}
+        for name, value in values.items():
+            yield _result(f"{stem}/{name}", value, number(value))
+        yield _result(f"{stem}/n", len(item.values), number(len(item.values), 0))
+        if item.verdict == initialisation.MET:
+            yield _fact(f"{stem}/met")
+    if scales := published_gradients.entry_scales(settings, "vgg08"):
+        median = statistics.median(scales)
+        yield _result("published/entry_scale", median, number(median))
+    judged = [claim.verdict for claim in published_gradients.everything(settings) if claim.values]
+    yield _result("published/gradients", len(judged), number(len(judged), 0))
+    yield _result("published/gradients_hold", judged.count(published.HOLDS), number(judged.count(published.HOLDS), 0))
 
 
 def _numbers(key: str, study: parameters.Study, rows: list[Row]) -> Iterator[str]:

@@ -65,6 +65,9 @@ REFERENCE = {
 }  # fmt: skip
 """The network of a published row that names no settings: plain VGG38."""
 
+DEEP = {"vgg38": "vgg08", "vgg38_bn": "vgg08_bn", "vgg38_rc": "vgg08", "vgg38_bn_rc": "vgg08_bn"}
+"""Networks whose gradients at initialisation are predicted, and the shallow one of each."""
+
 KINDS = ("", "differences", "published")
 """Tables of a study."""
 
@@ -81,6 +84,13 @@ COLUMNS = {
     "schedules": ["report", "table", "origin", "run", *SCHEDULES, "verdict"],
     "scatter": ["run", "seed", "schedule", "std"],
     "brackets": ["report", "table", "run", "published", "reading", "low", "high", *SCHEDULES],
+    "gradients": [
+        "report", "place", "origin", "run", "layers", "statistic", "low", "high", "smallest", "median", "largest", "n",
+        "verdict",
+    ],
+    "initialisation": [
+        "network", "against", "quantity", "predicted", "tolerance", "measured", "smallest", "largest", "n", "verdict",
+    ],
 }  # fmt: skip
 """Of each kind of table."""
 
@@ -91,6 +101,8 @@ KEYS = {
     "schedules": ["report", "table", "run"],
     "scatter": ["run", "seed"],
     "brackets": ["report", "table", "run", "reading"],
+    "gradients": ["report", "place", "run", "layers", "statistic"],
+    "initialisation": ["network", "quantity"],
 }
 """Columns by which its rows are known."""
 
@@ -218,6 +230,8 @@ def published(settings: parameters.Parameters) -> dict[str, list[Record]]:
         "schedules": [row for source, claims in of_source for row in _schedules(source, claims)],
         "scatter": scatter,
         "brackets": list(_brackets(scatter)),
+        "gradients": list(_bounds(settings, found)),
+        "initialisation": list(_initialisation(settings, found)),
     }
 
 
@@ -296,9 +310,9 @@ def _differences(study: parameters.Study, found: dict[str, list[Raw]]) -> Iterat
             yield {**keys, "mean": mean, "margin": margin, "verdict": verdict}
 
 
-def _printed() -> list[dict[str, str]]:
+def _printed(name: str = "published.csv") -> list[dict[str, str]]:
     """Read every published row."""
-    with (resources.files("vanishing") / "published.csv").open(encoding="utf-8") as handle:
+    with (resources.files("vanishing") / name).open(encoding="utf-8") as handle:
         return list(csv.DictReader(handle))
 
 
@@ -454,6 +468,122 @@ def _at_chance(run: parameters.Run, raws: list[Raw]) -> bool:
         and raw.summary["validation"]["accuracy"] <= guess + 0.02
         for raw in raws
     )
+
+
+def _flow(raw: Raw, images: str) -> dict[int, list[dict[str, str]]]:
+    """Read the gradients of a training by epoch, in forward order."""
+    by_epoch: dict[int, list[dict[str, str]]] = {}
+    for row in table(_files(raw.run, raw.seed)[2]):
+        if row["images"] == images:
+            by_epoch.setdefault(int(row["epoch"]), []).append(row)
+    return by_epoch
+
+
+def _bounds(settings: parameters.Parameters, found: dict[str, list[Raw]]) -> Iterator[Record]:
+    """Yield each published bound on gradients beside ours on augmented images, over seeds and epochs from 1."""
+    for source in _printed("published_gradients.csv"):
+        first, _, last = source["layers"].partition("-")
+        chosen = None if first == "all" else range(int(first), int(last or first) + 1)
+        extreme = {"min": min, "max": max}[source["statistic"]]
+        low, high = (float(source[end]) if source[end] else math.nan for end in ("low", "high"))
+        for run in source["runs"].split():
+            flows = [_flow(raw, "augmented") for raw in found.get(run, []) if not raw.diverged]
+            values = [
+                extreme(
+                    float(row["mean_abs_gradient"])
+                    for row in rows
+                    if chosen is None or (int(row["layer"]) in chosen and row["kind"] != "normalisation")
+                )
+                for flow in flows for epoch, rows in flow.items() if epoch > 0
+            ]  # fmt: skip
+            smallest, median, largest = (
+                (min(values), statistics.median(values), max(values)) if values else (math.nan,) * 3
+            )
+            verdict = "does not hold" if median < low or median > high else "holds"
+            if settings.data.set != "cifar100":
+                verdict = "other settings"
+            if not values:
+                verdict = "not run"
+            keys = {key: source[key] for key in ("report", "place", "origin", "layers", "statistic")}
+            ours: Record = {"smallest": smallest, "median": median, "largest": largest, "n": str(sum(map(bool, flows)))}
+            yield {**keys, "run": run, "low": low, "high": high, **ours, "verdict": verdict}
+
+
+def _initialisation(settings: parameters.Parameters, found: dict[str, list[Raw]]) -> Iterator[Record]:
+    """Yield what theory predicts of G_1 / G_L at initialisation beside ours."""
+    ratios = {name: _ratios(found, name) for name in ("vgg08", "vgg08_bn", *DEEP)}
+    run, shallow = ratios["vgg08"]
+    if shallow:
+        low, high = _shallow(settings.run(run).model, settings.data.classes)
+        keys: Record = {"network": run, "against": "", "quantity": "ratio"}
+        yield keys | _measured(settings, math.sqrt(low * high), math.sqrt(high / low), shallow)
+    for name, against in DEEP.items():
+        (run, deep), (other, shallow) = ratios[name], ratios[against]
+        model, base = ((settings.run(each).model if each in found else None) for each in (run, other))
+        if deep and shallow and model and base and model.model_copy(update={"blocks": 0, "shortcut": "none"}) == base:
+            layers = model.stages * model.blocks * model.convolutions
+            factors = [(ratio / statistics.geometric_mean(shallow)) ** (1 / layers) for ratio in deep]
+            keys = {"network": run, "against": other, "quantity": "factor a layer"}
+            yield keys | _measured(settings, _predicted(name, model), 1.1, factors)
+
+
+def _ratios(found: dict[str, list[Raw]], name: str) -> tuple[str, list[float]]:
+    """Return the first training of a network that has results, and the ratio of each seed."""
+    for run in (name, f"{name}_short", f"{name}_fp32"):
+        ratios = []
+        for raw in found.get(run, []):
+            rows = [row for row in _flow(raw, "plain").get(0, []) if row["kind"] != "normalisation"]
+            ends = [float(row["mean_abs_gradient"]) for row in (*rows[:1], *rows[-1:])]
+            if ends and all(0 < end < math.inf for end in ends):
+                ratios.append(ends[0] / ends[1])
+        if ratios:
+            return run, ratios
+    return name, []
+
+
+def _measured(settings: parameters.Parameters, predicted: float, tolerance: float, values: list[float]) -> Record:
+    """Return the numbers of a prediction, and whether it is met."""
+    measured = statistics.geometric_mean(values)
+    verdict = "as predicted" if 1 / tolerance <= measured / predicted <= tolerance else "not as predicted"
+    return {
+        "predicted": predicted, "tolerance": tolerance, "measured": measured, "smallest": min(values),
+        "largest": max(values), "n": str(len(values)),
+        "verdict": verdict if settings.data.set == "cifar100" else "other data",
+    }  # fmt: skip
+
+
+def _predicted(name: str, model: parameters.Model) -> float:
+    """Return what a layer multiplies the error by: plain, with BN, with shortcuts, with both."""
+    if name == "vgg38_bn":
+        return 1 / math.sqrt(1 - 1 / math.pi)
+    if name == "vgg38_rc":
+        return 1.0
+    if name == "vgg38":
+        shares = [(1 + 2 * math.cos(math.pi / (32 / 2**stage + 1))) / 3 for stage in range(model.stages)]
+        return math.sqrt(1.0001 / 6) * statistics.geometric_mean(shares)
+    positive, variance = [0.5], [math.nan]  # P(x_n > 0) by the ratio of neighbouring central binomials; Var(x_n)
+    for n in range(1, model.blocks + 2):
+        positive.append(1 - (1 - positive[-1]) * (2 * n + 1) / (2 * n + 2))
+        mean = sum(1 / math.sqrt(2 * math.pi * j) for j in range(1, n + 1))
+        square = n / 2 + sum(
+            1 / (2 * math.pi * math.sqrt(i * j)) for i in range(1, n) for j in range(1, n) if i + j <= n
+        )
+        variance.append(square - mean**2)
+    growth = variance[1] / variance[model.blocks + 1]
+    for k in range(1, model.blocks + 1):
+        growth *= positive[k] * (1 + 1 / (1 - 1 / math.pi) / variance[k])
+    return math.pow(growth, 0.5 / (model.blocks * model.convolutions))
+
+
+def _shallow(model: parameters.Model, classes: int) -> tuple[float, float]:
+    """Return the ratio of a plain network without blocks, its sum over positions independent and alike."""
+    leaky, side, convolutions = 1.0001 / 2, 32 / 2**model.stages, 2 * model.stages
+    through = leaky / 3
+    bias = leaky / (27 * model.filters)
+    activation = leaky * through**convolutions + bias * (1 - through**convolutions) / (1 - through)
+    error = leaky / (3 * model.filters * side**4) * through**convolutions * 4.0 ** (-2 * model.stages)
+    low = 32 * math.sqrt(3 * classes * error / activation)
+    return low, 32 * low
 
 
 def _values(raws: Iterable[Raw], metric: str, average: int) -> dict[int, float]:

@@ -10,6 +10,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
@@ -25,8 +26,14 @@ if TYPE_CHECKING:  # PyTorch takes seconds to import, and readers of results hav
     from vanishing.training import Outcome
 
 HISTORY_COLUMNS = ["epoch", "learning_rate", "train_loss", "train_accuracy", "val_loss", "val_accuracy"]
-GRADIENT_COLUMNS = ["epoch", "layer", "mean_abs_gradient"]
+GRADIENT_COLUMNS = ["epoch", "images", "layer", "kind", "name", "mean_abs_gradient"]
 """Columns of `gradients.csv` that tables and figures are made of."""
+
+IMAGES = ("plain", "augmented")
+"""Kinds of images that gradient flow is measured on, in the order of the rows."""
+
+KINDS = ("convolution", "linear", "normalisation")
+"""Kinds of layers that are measured; those of the first two are the weight layers."""
 
 GRADIENT_MEASURES = [
     "std_abs_gradient",
@@ -53,7 +60,7 @@ class Result:
     history: pd.DataFrame
     """`history.csv`: a row an epoch."""
     gradients: pd.DataFrame
-    """`gradients.csv`: a row a snapshot and weight layer."""
+    """`gradients.csv`: a row a snapshot, kind of images and layer."""
 
     @property
     def diverged(self) -> bool:
@@ -187,6 +194,11 @@ def check_history(name: str, seed: int, summary: dict[str, Any]) -> None:
         )
 
 
+def of_run(settings: parameters.Parameters, name: str) -> list[Result]:
+    """Read the complete results of a run that were made with today's configuration, a seed each."""
+    return [read(run, seed) for run, seed in settings.jobs() if run == name and is_available(settings, run, seed)]
+
+
 def read_summary(path: Path) -> dict[str, Any]:
     """Read a `summary.json`; `UserError` if it is missing, damaged or does not name the files it stands for."""
     return _read(path, _summary)
@@ -283,13 +295,21 @@ def _history(path: Path) -> pd.DataFrame:
 
 
 def _gradients(path: Path) -> pd.DataFrame:
-    table = _table(path, GRADIENT_COLUMNS, ["name", *GRADIENT_MEASURES])
+    table = _table(path, GRADIENT_COLUMNS, GRADIENT_MEASURES)
     measures = [column for column in GRADIENT_MEASURES if column in table]
-    _check_numbers(table, [*GRADIENT_COLUMNS, *measures])
-    layers = range(1, len(set(table.layer)) + 1)
-    expected = [(epoch, layer) for epoch in sorted(set(table.epoch)) for layer in layers]
-    if list(zip(table.epoch, table.layer, strict=True)) != expected:
-        raise ValueError("the rows are not each layer of each snapshot, once and in order")
+    _check_numbers(table, ["epoch", "layer", "mean_abs_gradient", *measures])
+    for column, allowed in (("images", IMAGES), ("kind", KINDS)):
+        if odd := set(table[column]) - set(allowed):
+            raise ValueError(f"{str(min(odd, key=str))[:60]!r} in column {column}; allowed: {', '.join(allowed)}")
+    layer = ["layer", "kind", "name"]
+    rows = list(table[["epoch", "images", *layer]].itertuples(index=False, name=None))
+    block = [row[2:] for row in rows if row[:2] == (rows[0][0], "plain")]
+    # two trainings of an earlier version were measured on plain images alone
+    images = [kind for kind in IMAGES if kind == "plain" or kind in set(table["images"])]
+    if rows != [(epoch, kind, *row) for epoch in sorted(set(table.epoch)) for kind in images for row in block]:
+        raise ValueError("the rows are not each layer of each snapshot and kind of images, once and in order")
+    if [number for number, _, _ in block] != list(accumulate((kind != "normalisation" for _, kind, _ in block))):
+        raise ValueError("the layers are not numbered 1, 2, 3, ..., a normalisation as the one before it")
     return table
 
 
@@ -314,6 +334,11 @@ def _check_numbers(table: pd.DataFrame, columns: list[str]) -> None:
             raise ValueError(f"text in column {column}")
         if (table[column] < 0).any():
             raise ValueError(f"a negative number in column {column}")
+
+
+def weight_layers(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of convolutions and linear layers on plain images."""
+    return table[(table["images"] == "plain") & (table["kind"] != "normalisation")]
 
 
 def _trajectory(folder: Path, outcome: Outcome) -> list[Path]:

@@ -124,6 +124,7 @@ def verdicts(settings: parameters.Parameters) -> Iterator[Verdict]:
             yield from _tables("tables", key, recomputed.compare(settings, key))
     if len(read) == len(list(settings.jobs())):
         yield from _tables("comparison", "", recomputed.compare_published(settings))
+        yield from _initialisation(settings)
 
 
 def epochs(raw: Raw, run: parameters.Run) -> Answer:
@@ -161,20 +162,23 @@ def accuracies(raw: Raw, run: parameters.Run) -> Answer:
 
 
 def gradients(raw: Raw, run: parameters.Run) -> Answer:
-    """A row for each snapshot and layer, in this order."""
+    """The same layers in forward order, all weight layers among them, for each snapshot and kind of images."""
     completed, layers = raw.summary["status"] == "completed", raw.summary["layers"]
     snapshots = list(run.train.snapshot_epochs) if completed else raw.summary["snapshots"]
-    expected = _rows(snapshots, layers, len(snapshots) * layers)
+    expected = _rows(snapshots, results.IMAGES, layers)
     try:
         rows = recomputed.table(paths.result_files(raw.run, raw.seed)[-1])
-        pairs = [(int(row["epoch"]), int(row["layer"])) for row in rows]
+        found = [(int(row["epoch"]), row["images"], int(row["layer"]), row["kind"], row["name"]) for row in rows]
     except (UserError, OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         return expected, f"{error!r:.200}", False
-    sound = len(pairs) == len(snapshots) * layers and pairs == [
-        (epoch, layer) for epoch in snapshots for layer in range(1, layers + 1)
-    ]
-    found = _rows(list(dict.fromkeys(epoch for epoch, _ in pairs)), len({layer for _, layer in pairs}), len(pairs))
-    return expected, found if sound else f"{found}, not each once and in order", sound
+    block = [row[2:] for row in found if row[:2] == found[0][:2]]
+    numbers = [layer for layer, kind, _ in block if kind != "normalisation"]
+    each = [(epoch, images, *row) for epoch in snapshots for images in results.IMAGES for row in block]
+    sound = numbers == list(range(1, layers + 1)) and found == each
+    there = _rows(
+        list(dict.fromkeys(row[0] for row in found)), dict.fromkeys(row[1] for row in found), len(set(numbers))
+    )
+    return expected, there if sound else f"{there}, not each once and in order", sound
 
 
 def chance(raw: Raw, run: parameters.Run) -> Answer | None:
@@ -225,6 +229,15 @@ def _read(settings: parameters.Parameters, run: str, seed: int) -> Raw:
     return raw
 
 
+def _initialisation(settings: parameters.Parameters) -> Iterator[Verdict]:
+    """Yield whether gradients at initialisation are what theory predicts, on the images that it is meant for."""
+    for row in recomputed.published(settings)["initialisation"]:
+        if row["verdict"] != "other data":
+            expected = f"{row['quantity']} {row['predicted']:.4g}, within a factor of {row['tolerance']:.4g}"
+            sound = row["verdict"] == "as predicted"
+            yield Verdict("initialisation", "", f"{row['network']}", "", expected, f"{row['measured']:.4g}", sound)
+
+
 def _tables(check: str, study: str, off: Iterable[Finding]) -> Iterator[Verdict]:
     """Yield what is off in tables, or that nothing is."""
     sound = True
@@ -260,8 +273,8 @@ def _possible(accuracy: float, images: int | None) -> bool:
     )
 
 
-def _rows(snapshots: list[int], layers: int, count: int) -> str:
-    return f"{count} rows: snapshots {_join(snapshots)}, {layers} layers"
+def _rows(snapshots: list[int], images: Iterable[str], layers: int) -> str:
+    return f"snapshots {_join(snapshots)}, {' and '.join(images)} images, {layers} weight layers"
 
 
 def _counts(jobs: list[tuple[str, int]]) -> str:

@@ -88,17 +88,26 @@ def code(*modules: str) -> list[Path]:
 
 RESULTS = ("aggregate", "latex", "results")
 PUBLISHED = (*RESULTS, "published", "published.csv", "statistics")
-TABLES = (*PUBLISHED, "differences", "tables")
+GRADIENTS = ("initialisation", "published_gradients", "published_gradients.csv")
+TABLES = (*RESULTS, "differences", "statistics", "tables")
 FIGURES = ("captions", "figures", "figures.mplstyle", "notebooks", "results")
-COMPARISON = (*PUBLISHED, "comparison", *FIGURES)
-NUMBERS = (*TABLES, "captions", "checklist", "cifar100", "comparison", "numbers")
-CHECK = ("findings", "published.csv", "recomputed", "recomputed_statistics", "results", "soundness")
+COMPARISON = (*PUBLISHED, *GRADIENTS, "comparison", *FIGURES)
+NUMBERS = (*PUBLISHED, *TABLES, *GRADIENTS, "captions", "checklist", "cifar100", "comparison", "numbers")
+CHECK = (
+    "findings", "published.csv", "published_gradients.csv", "recomputed", "recomputed_statistics", "results", "soundness",
+)  # fmt: skip
 """Modules that the cheap stages stand on, `captions` and the like among them."""
 
-COMPARISONS = ("published", "schedules", "scatter", "brackets")
-"""Tables that `vanishing compare` writes under `results/comparison/`."""
+COMPARISONS = tuple(
+    f"results/comparison/{name}.csv"
+    for name in ("published", "schedules", "scatter", "brackets", "gradients", "initialisation")
+)
+"""Tables of the comparison."""
 
-COMPARED = tuple(f"report/comparison/{name}" for name in ("agreement.pdf", "schedules.tex", "scatter.tex"))
+COMPARED = (
+    "report/comparison/agreement.pdf",
+    *(f"report/comparison/{name}.tex" for name in ("published", "schedules", "scatter", "gradients", "initialisation")),
+)
 """What the report shows of the comparison with published numbers."""
 
 

@@ -12,7 +12,7 @@ rule check:
             study=studies,
             kind=["", "-differences", "-published"],
         ),
-        comparison=expand("results/comparison/{name}.csv", name=plan.COMPARISONS),
+        comparison=plan.COMPARISONS,
         # which removes the tables of studies that are no more
         numbers="report/numbers.tex",
         code=plan.code(*plan.CHECK),

@@ -1,6 +1,7 @@
 # In:   results/runs/
 # Out:  results/comparison/, report/comparison/
-# Steps: every published figure beside ours, and which schedule each published row came from
+# Steps: every published figure beside ours, which schedule each published row came from, and gradients: what was
+#        published and what theory predicts, beside ours
 
 
 rule compare:
@@ -10,7 +11,7 @@ rule compare:
         notebook="notebooks/agreement.ipynb",
         code=plan.code(*plan.COMPARISON),
     output:
-        tables=expand("results/comparison/{name}.csv", name=plan.COMPARISONS),
+        tables=plan.COMPARISONS,
         report=plan.COMPARED,
         notebook="results/comparison/agreement.ipynb",
     log:

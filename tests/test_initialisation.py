@@ -1,0 +1,120 @@
+"""Predictions of gradients at initialisation, by hand and by simulation, and what is held against them."""
+
+import math
+from pathlib import Path
+
+import faked
+import numpy as np
+import pandas as pd
+import pytest
+
+from vanishing import comparison, initialisation, parameters, paths, recomputed, soundness
+
+REAL = parameters.load(faked.ROOT / "params.yaml")
+TABLE = paths.COMPARISON / "initialisation.csv"
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def model(run):
+    return REAL.run(run).model
+
+
+def test_the_error_kept_at_the_borders_is_the_leading_eigenvalue():
+    for pixels in (32, 16, 8):
+        taps = sum(np.eye(pixels, k=offset) for offset in (-1, 0, 1)) / 3
+        assert initialisation.kept(pixels) == pytest.approx(np.linalg.eigvalsh(taps)[-1], rel=1e-12)
+
+
+def test_factors_a_layer_are_those_of_the_text():
+    assert initialisation.plain_factor(model("vgg38")) == pytest.approx(0.401, abs=5e-4)
+    assert initialisation.normalised_factor(model("vgg38_bn")) == pytest.approx(1.211, abs=5e-4)
+    assert initialisation.shortcut_factor(model("vgg38_rc")) == 1
+    assert initialisation.both_factor(model("vgg38_bn_rc")) == pytest.approx(1.075, abs=5e-4)
+
+
+def test_the_walk_of_a_residual_stage_is_that_of_a_simulation():
+    x, draws = np.zeros(400_000), np.random.default_rng(0)
+    for steps in range(1, 7):
+        x = np.maximum(0, x + draws.standard_normal(x.size))
+        assert initialisation.walk_variance(steps) == pytest.approx(x.var(), rel=0.01)
+        assert initialisation.walk_positive(steps) == pytest.approx((x > 0).mean(), abs=0.003)
+
+
+def test_one_block_with_both_by_hand():
+    # Var x_1 = 1/2 - 1/(2 pi) and Var x_2 = 1 + 1/(2 pi) - (1 + 1/sqrt 2)^2 / (2 pi); x_2 > 0 with 5/8
+    first, second = 0.5 - 1 / (2 * math.pi), 1 + (1 - (1 + math.sqrt(0.5)) ** 2) / (2 * math.pi)
+    expected = (first / second * 5 / 8 * (1 + 0.5 / first**2)) ** (1 / 4)
+    assert initialisation.both_factor(model("vgg38_bn_rc").model_copy(update={"blocks": 1})) == pytest.approx(expected)
+
+
+def test_the_ratio_of_the_shallow_network_lies_in_a_bracket_as_wide_as_its_positions_are_many():
+    low, high = initialisation.shallow_ratio(model("vgg08"), 100)
+    assert (low, high) == (pytest.approx(0.0068, abs=5e-5), pytest.approx(0.218, abs=5e-4))
+    assert high / low == pytest.approx(32)
+
+
+def results(run, first, seed=0, layers=8):
+    """Write results whose G_1 is `first` and whose G_L is 1, on plain images at epoch 0; all others are 7."""
+    values = {(0, 1): first, (0, layers): 1.0}
+    faked.result(REAL, run, seed, layers=layers, gradient=lambda epoch, layer: values.get((epoch, layer), 7.0))
+
+
+def found():
+    comparison.make(REAL)
+    assert not list(recomputed.compare_published(REAL))
+    return pd.read_csv(TABLE).set_index("network")
+
+
+@pytest.mark.parametrize(
+    ("factor", "verdict"), [(0.41, "as predicted"), (0.44, "as predicted"), (0.45, "not as predicted")]
+)
+def test_a_factor_is_that_of_one_of_the_additional_layers(factor, verdict):
+    results("vgg08", 0.08)
+    results("vgg38", 0.08 * factor**30, layers=38)
+    row = found().loc["vgg38"]
+    assert (row.against, row.n, row.verdict) == ("vgg08", 1, verdict)
+    assert row.measured == pytest.approx(factor)
+
+
+def test_means_over_seeds_are_geometric_and_a_short_training_serves():
+    results("vgg08_fp32", 0.08)
+    for seed, ratio in enumerate((0.02, 0.08, 0.32)):
+        results("vgg08", ratio, seed)
+    results("vgg38_rc_short", 0.08 * 1.02**30, layers=38)
+    table = found()
+    assert table.index.tolist() == ["vgg08", "vgg38_rc_short"]
+    assert table.loc["vgg08"][["measured", "smallest", "largest", "n"]].tolist() == pytest.approx([0.08, 0.02, 0.32, 3])
+    assert table.loc["vgg38_rc_short"].measured == pytest.approx(1.02)
+    assert table.verdict.tolist() == ["as predicted"] * 2
+
+
+def test_a_gradient_of_exactly_zero_is_no_ratio():
+    results("vgg08", 0.08)
+    results("vgg38", 0.0, layers=38)
+    assert found().index.tolist() == ["vgg08"]
+
+
+def test_other_images_are_measured_and_not_judged():
+    study = faked.study()
+    for run in ("vgg08", "vgg38"):
+        faked.result(study, run)
+    comparison.make(study)
+    assert set(pd.read_csv(TABLE).verdict) == {"other data"}
+    assert not list(soundness._initialisation(study))
+
+
+def test_the_check_names_the_network_that_is_not_as_predicted():
+    results("vgg08", 0.08)
+    results("vgg38", 0.08, layers=38)
+    verdicts = [f"{verdict}" for verdict in soundness._initialisation(REAL) if not verdict.sound]
+    assert verdicts == ["initialisation of vgg38: found 1, expected factor a layer 0.4008, within a factor of 1.1"]
+
+
+def test_both_tables_are_there_without_results():
+    comparison.make(REAL)
+    assert not list(recomputed.compare_published(REAL))
+    assert Path("report/comparison/initialisation.tex").exists()
