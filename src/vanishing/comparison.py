@@ -6,8 +6,8 @@ training, and `brackets.csv` one for every uncertainty that r2 prints.
 
 **Which schedule.** A schedule is rejected for a row where the row would be improbable as one more training of the run
 with that schedule: where the smallest of the probabilities of its k figures is below 5 % / k (Bonferroni). What is not
-rejected is possible: one schedule is named, of several none can be told, and a row that all of them reject came from
-none of these. A schedule without a prediction (not run, or without a spread) is neither.
+rejected is possible, and so is one without a prediction (not run, or without a spread); a row that rejects all of them
+came from none of these.
 
 **A second test** needs no level. The rate of one schedule is small in the final epochs, that of the others is not, and
 so the validation accuracy of consecutive epochs scatters differently. Its standard deviation over the final five
@@ -45,6 +45,8 @@ LEVEL = 1 - statistics.CONFIDENCE
 
 FINAL = 5
 """Epochs over which r2 gives its means and brackets."""
+
+NONE, UNTESTED = "none of these", "one not tested"
 
 READINGS = {"standard deviation": 1.0, "standard error": math.sqrt(FINAL)}
 """What a bracket of r2 may be, and how many times the bracket the standard deviation over those epochs then is."""
@@ -101,7 +103,11 @@ def make(settings: parameters.Parameters) -> None:
         ("brackets", bracket_table(brackets)),
     ):
         results.write_table(paths.COMPARISON / f"{name}.csv", content)
-    for name, text in (("schedules", tabular(found)), ("scatter", scatter_tabular(scattered, brackets))):
+    for name, text in (
+        ("published", published.of_studies(settings, claims)),
+        ("schedules", tabular(found)),
+        ("scatter", scatter_tabular(scattered, brackets)),
+    ):
         files.write(paths.REPORT / "comparison" / f"{name}.tex", text)
     published_gradients.make(settings)
     initialisation.make(settings)
@@ -110,14 +116,10 @@ def make(settings: parameters.Parameters) -> None:
 def judge(probabilities: Mapping[str, float | None]) -> str:
     """Say which schedule a row may have been trained with, by its probability under each; None for no prediction."""
     tested = {key: each for key, each in probabilities.items() if each is not None}
-    possible = [key for key, each in tested.items() if each >= LEVEL]
-    if not tested:
-        return "no prediction"
-    if len(possible) == 1:
-        return SCHEDULES[possible[0]]
-    if possible:
-        return "cannot tell"
-    return "none of these" if len(tested) == len(SCHEDULES) else "none of those run"
+    possible = [SCHEDULES[key] for key, each in tested.items() if each >= LEVEL]
+    if len(tested) == len(SCHEDULES):
+        return " or ".join(possible) or NONE
+    return " or ".join([*possible, UNTESTED])
 
 
 def bonferroni(probabilities: Sequence[float]) -> float | None:

@@ -7,8 +7,8 @@ that have results, and `report/checklist.tex` is the checklist of reproducibilit
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Iterator
+from statistics import median as middle
 
 from vanishing import (
     aggregate,
@@ -105,8 +105,9 @@ def _comparison(settings: parameters.Parameters) -> Iterator[str]:
         "published/fail": sum(claim.verdict == published.FAILS for claim in judged),
         "published/borrowed": sum(claim.prediction is not None and claim.prediction.borrowed for claim in judged),
         "published/schedules": len(schedules),
-        "published/none": sum(verdict.startswith("none") for verdict in schedules),
-        "published/cannot_tell": schedules.count("cannot tell"),
+        "published/none": schedules.count(comparison.NONE),
+        "published/several": sum(" or " in verdict for verdict in schedules),
+        "published/untested": schedules.count(comparison.UNTESTED),
     }
     for part, keys in (
         ("", compared),
@@ -136,7 +137,7 @@ def _gradients(settings: parameters.Parameters) -> Iterator[str]:
         if item.verdict == initialisation.MET:
             yield _fact(f"{stem}/met")
     if scales := published_gradients.entry_scales(settings, "vgg08"):
-        median = statistics.median(scales)
+        median = middle(scales)
         yield _result("published/entry_scale", median, number(median))
     judged = [claim.verdict for claim in published_gradients.everything(settings) if claim.values]
     yield _result("published/gradients", len(judged), number(len(judged), 0))

@@ -46,9 +46,6 @@ LATIN = (
 )
 """What pdfTeX can set here: ASCII, Latin-1, Latin Extended-A but for nine letters; dashes, quotes, the euro."""
 
-LENDER = "core"
-"""The study whose spread over seeds is borrowed where a run has few seeds."""
-
 NAME = r"^[a-z][a-z0-9_]*$"
 Name = Annotated[str, Field(pattern=NAME, max_length=60)]
 Positive = Annotated[int, Field(ge=1)]
@@ -315,11 +312,6 @@ class Parameters(Block):
         if seed not in self._seeds[name]:
             allowed = ", ".join(map(str, self._seeds[name]))
             raise ParameterError(f"seed {seed} of run {name!r} is not configured; allowed: {allowed}")
-
-
-def lenders(settings: Parameters) -> list[str]:
-    """List the studies whose results tables of any study may need: `LENDER`, if it is configured."""
-    return [key for key in settings.studies if key == LENDER]
 
 
 def looks(settings: Parameters) -> dict[str, int]:

@@ -42,6 +42,9 @@ JUDGED = (HOLDS, FAILS)
 ORIGINS = ("handout", "report")
 """Who trained a row: the course, before any report, or the report's author."""
 
+CORE = "core"
+"""The study that lends its spread."""
+
 SCHEDULES = {
     "cosine_per_epoch": "per epoch",
     "cosine_per_iteration": "per iteration",
@@ -220,32 +223,15 @@ def unit(text: str) -> float:
     return 10.0 ** int(Decimal(text.partition("(")[0]).as_tuple().exponent)
 
 
-def pool(rows: Iterable[Row]) -> Pool:
-    """Return what the core study's rows lend."""
-    return Pool(tuple(row for row in rows if not row.at_chance))
-
-
-def of_rows(rows: Iterable[Row], lent: Pool) -> list[Claim]:
-    """List what was published of some runs, by report."""
-    by_run = {row.run: row for row in rows}
-    return [
-        claim
-        for source in load()
-        for run in source.runs
-        if run in by_run
-        for claim in _claims(source, by_run[run], lent)
-    ]
-
-
 def repeats(run: str) -> bool:
-    """Return whether a run repeats a published row."""
-    return any(run in source.runs for source in load())
+    """Return whether a run repeats a published row that has figures, and not a curve alone."""
+    return any(run in source.runs and source.figures for source in load())
 
 
 def everything(settings: parameters.Parameters) -> list[Claim]:
     """List every published figure, with ours where the run has results; otherwise it counts as not run."""
     collected = aggregate.collect(settings)
-    lent = pool(row for key in parameters.lenders(settings) for row in collected.get(key, []))
+    lent = Pool(tuple(row for row in collected.get(CORE, []) if not row.at_chance))
     rows = {row.run: row for of_study in collected.values() for row in of_study}
     found = []
     for source in load():
@@ -269,6 +255,16 @@ def table(claims: list[Claim]) -> pd.DataFrame:
         for claim in claims
     ]  # fmt: skip
     return pd.DataFrame(records, columns=COLUMNS)
+
+
+def of_studies(settings: parameters.Parameters, claims: list[Claim]) -> str:
+    r"""Define in LaTeX what `\publishedof{STUDY}` prints: published beside reproduced, of runs that have results."""
+    lines = []
+    for key, study in settings.studies.items():
+        of_study = [claim for claim in claims if claim.run in study.runs and (claim.values or claim.diverged)]
+        if of_study:
+            lines.append(f"\\definepublished{{{key}}}{{%\n{tabular(of_study)}}}\n")
+    return "".join(lines)
 
 
 def tabular(claims: list[Claim]) -> str:

@@ -68,7 +68,7 @@ REFERENCE = {
 DEEP = {"vgg38": "vgg08", "vgg38_bn": "vgg08_bn", "vgg38_rc": "vgg08", "vgg38_bn_rc": "vgg08_bn"}
 """Networks whose gradients at initialisation are predicted, and the shallow one of each."""
 
-KINDS = ("", "differences", "published")
+KINDS = ("", "differences")
 """Tables of a study."""
 
 COLUMNS = {
@@ -178,7 +178,7 @@ def check(scope: Scope) -> Iterator[Finding]:
 
 
 def compare(settings: parameters.Parameters, key: str) -> Iterator[Finding]:
-    """Compare the three tables of a study with a recomputation; `UserError` if a result cannot be read."""
+    """Compare the tables of a study with a recomputation; `UserError` if a result cannot be read."""
     for kind, rows in records(settings, key).items():
         path, command = path_of(key, kind), f"vanishing tables {key}"
         if rows is None:
@@ -202,11 +202,7 @@ def records(settings: parameters.Parameters, key: str) -> dict[str, list[Record]
     return {
         "": [_row(settings, key, run, raws) for run, raws in found.items()],
         "differences": list(_differences(settings.study(key), found)),
-        "published": [
-            claim for source in _printed() for run in source["runs"].split() if run in found
-            for claim in _claims(settings, source, run, found[run], _lent(settings))
-        ],
-    }  # fmt: skip
+    }
 
 
 def published(settings: parameters.Parameters) -> dict[str, list[Record]]:
@@ -344,13 +340,10 @@ def _schedules(source: dict[str, str], claims: list[Record]) -> Iterator[Record]
 
 
 def _possible(probabilities: dict[str, float]) -> str:
-    tested = [key for key, each in probabilities.items() if not math.isnan(each)]
-    left = [key for key in tested if probabilities[key] >= 1 - PROBABILITY]
-    if not tested:
-        return "no prediction"
-    if not left:
-        return "none of these" if len(tested) == 3 else "none of those run"
-    return SCHEDULES[left[0]] if len(left) == 1 else "cannot tell"
+    left = [SCHEDULES[key] for key, each in probabilities.items() if each >= 1 - PROBABILITY]
+    if any(map(math.isnan, probabilities.values())):
+        left.append("one not tested")
+    return " or ".join(left or ["none of these"])
 
 
 def _claim(

@@ -1,9 +1,8 @@
 """The tables of a study.
 
 `results/tables/STUDY.csv` is the table for machines: fractions and nats, mean and standard deviation
-(n - 1) over the seeds. `STUDY-differences.csv` has the paired differences and `STUDY-published.csv` what the
-five reports published of these runs; `report/tables/` has the same for people, with the columns on how trainings went
-in `STUDY-dynamics.tex`.
+(n - 1) over the seeds. `STUDY-differences.csv` has the paired differences. `report/tables/` has the same
+for people, with the columns on how trainings went in `STUDY-dynamics.tex`.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from vanishing import aggregate, differences, files, latex, parameters, paths, published, results
+from vanishing import aggregate, differences, files, latex, parameters, paths, results
 from vanishing.aggregate import DYNAMICS, METRICS, Row
 from vanishing.errors import UserError
 
@@ -39,26 +38,21 @@ Each with the head of its column, its name in the caption, and how it is written
 
 def make(settings: parameters.Parameters, keys: Iterable[str] | None = None) -> None:
     """Write the tables of studies, all that have results if `keys` is None; `UserError` if one named has none."""
-    wanted = list(settings.studies if keys is None else keys)
-    found = aggregate.collect(settings, dict.fromkeys([*wanted, *parameters.lenders(settings)]))
-    for key in wanted if keys is not None else ():
+    found = aggregate.collect(settings, keys)
+    for key in keys or []:
         if key not in found:
             raise UserError(f"study {key!r} has no results yet; `snakemake {key}` makes them")
-    lent = published.pool(row for key in parameters.lenders(settings) for row in found.get(key, []))
-    for key, rows in ((key, found[key]) for key in wanted if key in found):
+    for key, rows in found.items():
         pairs = list(differences.of_study(settings.studies[key], rows))
-        claims = published.of_rows(rows, lent)
         for path, content in (
             (path_of(key), table(rows)),
             (path_of(key, "differences"), differences.table(pairs)),
-            (path_of(key, "published"), published.table(claims)),
         ):
             results.write_table(path, content)
         for name, text in (
             (key, tabular(rows)),
             (f"{key}-dynamics", dynamics(rows)),
             (f"{key}-differences", differences.tabular(pairs)),
-            (f"{key}-published", published.tabular(claims)),
         ):
             files.write(paths.REPORT / "tables" / f"{name}.tex", text)
 

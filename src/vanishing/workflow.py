@@ -65,12 +65,6 @@ def study_jobs(settings: Parameters, chosen: Iterable[Job], key: str) -> list[Jo
     return [job for job in chosen if job[0] in settings.studies[key].runs]
 
 
-def table_jobs(settings: Parameters, chosen: Iterable[Job], key: str) -> list[Job]:
-    """List the jobs that the tables of a study are made of: its own, and those whose spread over seeds it borrows."""
-    runs = {run for each in (key, *parameters.lenders(settings)) for run in settings.studies[each].runs}
-    return [job for job in chosen if job[0] in runs]
-
-
 def drawn(settings: Parameters, chosen: list[Job]) -> list[str]:
     """List the studies that have something to draw."""
     return [key for key in settings.studies if study_jobs(settings, chosen, key)]
@@ -94,7 +88,8 @@ FIGURES = ("captions", "figures", "figures.mplstyle", "notebooks", "results")
 COMPARISON = (*PUBLISHED, *GRADIENTS, "comparison", *FIGURES)
 NUMBERS = (*PUBLISHED, *TABLES, *GRADIENTS, "captions", "checklist", "cifar100", "comparison", "numbers")
 CHECK = (
-    "findings", "published.csv", "published_gradients.csv", "recomputed", "recomputed_statistics", "results", "soundness",
+    "findings", "published.csv", "published_gradients.csv", "recomputed", "recomputed_statistics", "results",
+    "soundness",
 )  # fmt: skip
 """Modules that the cheap stages stand on, `captions` and the like among them."""
 
@@ -169,10 +164,9 @@ def gradients_configuration(settings: Parameters) -> str:
 
 
 def tables_configuration(settings: Parameters, key: str) -> str:
-    """Name what the tables of a study depend on, beside the results: the study, its runs, and those it borrows from."""
+    """Name what the tables of a study depend on, beside the results: the study and its runs."""
     study = settings.studies[key]
-    lent = [run for each in parameters.lenders(settings) for run in settings.studies[each].runs]
-    runs = {run: settings.run(run).configuration() for run in dict.fromkeys([*study.runs, *lent])}
+    runs = {run: settings.run(run).configuration() for run in study.runs}
     return _text([study.model_dump(mode="json"), runs])
 
 

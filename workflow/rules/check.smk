@@ -10,7 +10,7 @@ rule check:
         tables=expand(
             "results/tables/{study}{kind}.csv",
             study=studies,
-            kind=["", "-differences", "-published"],
+            kind=["", "-differences"],
         ),
         comparison=plan.COMPARISONS,
         # which removes the tables of studies that are no more

@@ -1,4 +1,4 @@
-# In:   results/runs/ of a study, and of the one whose spread over seeds it borrows
+# In:   results/runs/ of a study
 # Out:  results/tables/STUDY*.csv, report/tables/STUDY*.tex
 # Steps: mean and standard deviation over the seeds, differences by seed, published beside reproduced
 
@@ -7,16 +7,16 @@ rule tables:
     """Make the tables of one study."""
     input:
         results=lambda wildcards: plan.results_of(
-            plan.table_jobs(settings, jobs, wildcards.study)
+            plan.study_jobs(settings, jobs, wildcards.study)
         ),
         code=plan.code(*plan.TABLES),
     output:
         expand(
             "{folder}/{{study}}{kind}.{type}",
             zip,
-            folder=["results/tables"] * 3 + ["report/tables"] * 4,
-            kind=["", "-differences", "-published"] * 2 + ["-dynamics"],
-            type=["csv"] * 3 + ["tex"] * 4,
+            folder=["results/tables"] * 2 + ["report/tables"] * 3,
+            kind=["", "-differences"] * 2 + ["-dynamics"],
+            type=["csv"] * 2 + ["tex"] * 3,
         ),
     log:
         "logs/tables/{study}.log",
