@@ -89,7 +89,7 @@ def allowed(path: tuple[str, ...]) -> set[str]:
     """Name the keys of a block."""
     block: Any = BASE
     if path[:1] == ("runs",):
-        return {"model", "train"} if len(path) == 2 else set(parameters.Model.model_fields)
+        return {"data", "model", "train"} if len(path) == 2 else set(parameters.Model.model_fields)
     for part in path:
         block = block[part]
     return set(parameters.Study.model_fields) if path[:1] == ("studies",) else set(block)
@@ -124,14 +124,20 @@ rates = st.floats(1e-300, 1e300)
 models = st.fixed_dictionaries({}, optional={
     "stages": st.integers(1, 4), "blocks": st.integers(0, 1000), "filters": st.sampled_from([8, 32, 4096]),
     "norm": st.sampled_from(["none", "batch", "group"]), "shortcut": st.sampled_from(["none", "identity"]),
+    "kernel_size": st.sampled_from([3, 5]),
 })  # fmt: skip
 trains = st.fixed_dictionaries({"final_learning_rate": st.just(0.0)}, optional={
     "epochs": st.integers(1, 2**20 - 1), "learning_rate": rates, "weight_decay": rates,
     "snapshots": st.lists(st.integers(1, 10**9)), "precision": st.sampled_from(["fp32", "tf32", "bf16"]),
+    "schedule": st.sampled_from(["cosine_per_epoch", "cosine_per_iteration", "constant"]),
 })  # fmt: skip
+splits = st.fixed_dictionaries({"seed": st.integers(0, 2**31 - 1)})
 names = st.from_regex(r"[a-z][a-z0-9_]{0,59}", fullmatch=True)
 runs_of_any_kind = st.dictionaries(
-    names, st.fixed_dictionaries({}, optional={"model": models, "train": trains}), min_size=1, max_size=3
+    names,
+    st.fixed_dictionaries({}, optional={"data": splits, "model": models, "train": trains}),
+    min_size=1,
+    max_size=3,
 )
 titles = st.from_regex(parameters.LATIN.replace("]*$", "]{1,120}"), fullmatch=True)
 

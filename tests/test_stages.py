@@ -7,8 +7,22 @@ import faked
 import pytest
 import torch
 
-from vanishing import data, files, generated, learner, parameters, paths, results, stages, training
+from vanishing import (
+    data,
+    files,
+    generated,
+    learner,
+    parameters,
+    paths,
+    recomputed,
+    remeasured,
+    results,
+    soundness,
+    stages,
+    training,
+)
 from vanishing.errors import UserError
+from vanishing.findings import Scope
 
 
 @pytest.fixture(autouse=True)
@@ -50,12 +64,15 @@ def test_a_run_with_another_seed_of_the_split_trains_on_it_and_is_measured_on_it
     monkeypatch.setattr(data, "load_split", lambda *arguments: read.append(load(*arguments)) or read[-1])
     stages.train(study, "vgg08", 0)
     stages.gradients(study, "vgg08", 0)
+    scope = Scope(study, every=True)
+    assert list(remeasured.gradient_flow(scope)) == []
+    assert scope.tested == 1
     made = data.load(study.data.path)
     train, val = data.hold_out(data.joined(made.train, made.val), 4, 7)
     for each in read:
         assert (each.train.images == train.images).all()
         assert (each.val.images == val.images).all()
-    assert len(read) == 2
+    assert len(read) == 3
     assert (made.val.images != val.images).any()
     assert study.data.path.read_bytes() == before
 
@@ -67,6 +84,10 @@ def test_a_trajectory_from_before_a_key_was_added_is_measured(trained):
     path.write_text(json.dumps(summary))
     stages.gradients(trained, "vgg08", 0)
     assert results.is_available(trained, "vgg08", 0)
+    assert [name for name, _ in results.trainings(trained)] == ["vgg08/seed0"]
+    assert [record.seed for record in Scope(trained).current] == [0]
+    assert [raw.seed for raw in recomputed.of_run(trained, "vgg08")] == [0]
+    assert next(soundness.verdicts(trained)).sound
 
 
 def test_a_trajectory_of_another_configuration_is_not_measured(trained):
