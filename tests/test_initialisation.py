@@ -7,6 +7,8 @@ import faked
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from torch.nn import functional
 
 from vanishing import comparison, initialisation, parameters, paths, recomputed, soundness
 
@@ -34,6 +36,18 @@ def test_factors_a_layer_are_those_of_the_text():
     assert initialisation.normalised_factor(model("vgg38_bn")) == pytest.approx(1.211, abs=5e-4)
     assert initialisation.shortcut_factor(model("vgg38_rc")) == 1
     assert initialisation.both_factor(model("vgg38_bn_rc")) == pytest.approx(1.075, abs=5e-4)
+
+
+@pytest.mark.parametrize(("pixels", "factor"), [(32, 1.20), (16, 1.19), (8, 1.17)])
+def test_the_borders_under_normalisation_are_those_of_the_text(pixels, factor):
+    """sigma^2 of a convolution of half normal activations."""
+    g, h = (3 * pixels - 2) / (3 * pixels), (1 + 2 * (1 - 1 / pixels) ** 2) / 3
+    assert math.sqrt(math.pi * g**2 / (math.pi * g**2 - h**2)) == pytest.approx(factor, abs=5e-3)
+    generator = torch.Generator().manual_seed(pixels)
+    activations = torch.randn(20, 32, pixels, pixels, generator=generator).relu()
+    weights = (2 * torch.rand(512, 32, 3, 3, generator=generator) - 1) / math.sqrt(9 * 32)
+    outputs = functional.conv2d(activations, weights, padding=1)
+    assert outputs.var(dim=(0, 2, 3)).mean().item() == pytest.approx((g**2 / 2 - h**2 / (2 * math.pi)) / 3, rel=0.02)
 
 
 def test_the_walk_of_a_residual_stage_is_that_of_a_simulation():

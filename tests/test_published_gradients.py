@@ -47,6 +47,13 @@ def test_the_median_over_the_snapshots_from_epoch_1_decides(sizes, verdict):
     assert (found.n, found.verdict) == (1, verdict)
 
 
+def test_the_table_of_the_report_names_a_statistic_where_there_are_several_layers():
+    faked.result(REAL, "vgg08", layers=8)
+    lines = published_gradients.tabular(list(published_gradients.everything(REAL))).splitlines()
+    found = [line for line in lines if "vgg08" in line]
+    assert [line.split(" & ")[2:4] for line in found] == [["2--7", "largest"], ["1", ""]]
+
+
 def test_seeds_count_together_and_those_that_diverged_do_not():
     for seed, size in enumerate((0.04, 0.08)):
         faked.result(REAL, "vgg08", seed, layers=8, snapshots=(0, 1), gradient=lambda epoch, layer, size=size: size / 2)

@@ -232,7 +232,11 @@ def test_every_fact_that_the_report_asks_for_can_be_defined():
         for verdict in ("", "/higher", "/lower")
     }
     assert len(used & pairs) > 8
-    assert used <= known | pairs | {f"{key}/one" for key in studies} | {"demo", "comparison"}
+    assert used <= known | pairs | {f"{key}/one" for key in studies} | {
+        "demo",
+        "comparison",
+        "initialisation/vgg08/met",
+    }
 
 
 def test_the_settings_are_those_of_the_configuration(real_study):

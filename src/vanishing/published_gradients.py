@@ -44,6 +44,11 @@ class Bound:
     """NaN for none, and so for `high`."""
     high: float
 
+    @property
+    def several(self) -> bool:
+        """Whether there is more than one layer to take the smallest or largest of."""
+        return not self.layers.isdigit()
+
     def measure(self, result: results.Result) -> list[float]:
         """Return the statistic over these layers at each snapshot from epoch 1 of one training."""
         rows = _reported(result)
@@ -151,7 +156,7 @@ def tabular(claims: list[Claim]) -> str:
             f"{claim.bound.report}, {claim.bound.place}",
             latex.code(claim.run),
             claim.bound.layers.replace("-", "--"),
-            {"min": "smallest", "max": "largest"}[claim.bound.statistic],
+            {"min": "smallest", "max": "largest"}[claim.bound.statistic] if claim.bound.several else "",
             *("" if math.isnan(value) else latex.number(value) for value in (claim.bound.low, claim.bound.high)),
             *map(latex.number, claim.quantiles),
             claim.verdict,

@@ -169,7 +169,7 @@ def check(scope: Scope) -> Iterator[Finding]:
             found = (finding for finding in compare(scope.settings, key) if finding.path.exists())
             yield from guarded(path_of(key), f"vanishing tables {key}", found)
 
-    raw = {path for run, seed in scope.settings.jobs() for path in _files(run, seed)[:2]}
+    raw = {path for run, seed in scope.settings.jobs() for path in _files(run, seed)}
     if raw & scope.off:
         scope.notes.append(f"{paths.COMPARISON}: not recomputed, since results that it is made of are off")
     else:
@@ -421,7 +421,7 @@ def _scatter(settings: parameters.Parameters, found: dict[str, list[Raw]]) -> It
         raws = found.get(run) or []
         for raw in raws if raws and not _at_chance(settings.run(run), raws) else ():
             final = [100 * row["val_accuracy"] for row in raw.history[-5:]]
-            if len(final) == 5 and raw.summary["status"] == "completed":
+            if len(final) == 5 and raw.summary["status"] == "completed" and all(map(math.isfinite, final)):
                 schedule = settings.run(run).train.schedule
                 yield {"run": run, "seed": str(raw.seed), "schedule": schedule, "std": statistics.stdev(final)}
 
@@ -464,11 +464,15 @@ def _at_chance(run: parameters.Run, raws: list[Raw]) -> bool:
 
 
 def _flow(raw: Raw, images: str) -> dict[int, list[dict[str, str]]]:
-    """Read the gradients of a training by epoch, in forward order."""
+    """Read the gradients of a training by epoch, in forward order; `UserError` if they are not such."""
+    path = _files(raw.run, raw.seed)[2]
     by_epoch: dict[int, list[dict[str, str]]] = {}
-    for row in table(_files(raw.run, raw.seed)[2]):
-        if row["images"] == images:
-            by_epoch.setdefault(int(row["epoch"]), []).append(row)
+    try:
+        for row in table(path):
+            if row["images"] == images:
+                by_epoch.setdefault(int(row["epoch"]), []).append(row)
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        raise UserError(f"{path}: cannot be read ({error!r:.200}); build it again") from None
     return by_epoch
 
 
