@@ -10,6 +10,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
+import seaborn as sns
 
 from vanishing import figures, notebooks, parameters, paths
 from vanishing.captions import CAPTIONS
@@ -295,10 +296,12 @@ def test_published_accuracies_stand_against_ours_by_schedule_and_are_filled_wher
         ("r1", "cosine_per_iteration", "val_accuracy", "47.04", 40.0, "does not hold"),
         ("r2", "cosine_per_epoch", "train_accuracy", "49.3(2)", 60.0, "does not hold"),
         ("r1", "cosine_per_epoch", "val_loss", "1.95", 1.9, "holds"),
-        ("r3", "", "test_accuracy", "61.4", math.nan, "not run"),
+        ("r3", "constant", "test_accuracy", "61.4", math.nan, "not run"),
     ]
     columns = ["report", "schedule", "metric", "published", "reproduced", "verdict"]
-    panels = figures.agreement(pd.DataFrame(rows, columns=columns).assign(std=1.0)).axes
+    origins = ["handout", *["report"] * 4]
+    figure = figures.agreement(pd.DataFrame(rows, columns=columns).assign(tolerance=1.0, origin=origins))
+    panels = figure.axes
     found = {
         (panel.get_title(), line.get_marker(), float(line.get_xdata()[0]), float(line.get_ydata()[0])):
             line.get_markerfacecolor() != "none"
@@ -309,12 +312,16 @@ def test_published_accuracies_stand_against_ours_by_schedule_and_are_filled_wher
         ("rate per epoch", "s", 47.04, 48.0): True,
         ("rate per iteration", "s", 47.04, 40.0): False,
     }
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()][:2] == ["handout", "r1"]
+    colours = {line.get_color() for panel in panels for line in panel.lines if list(line.get_xdata()) == [47.04]}
+    assert colours == {(0.45, 0.45, 0.45), sns.color_palette("colorblind")[0]}, "the handout's value, and r1's own"
 
 
 def test_published_figures_none_of_which_has_been_run_can_be_drawn():
-    rows = [("r3", "", "test_accuracy", "61.4(2)", math.nan, "not run")]
+    rows = [("r3", "constant", "test_accuracy", "61.4(2)", math.nan, "not run")]
     columns = ["report", "schedule", "metric", "published", "reproduced", "verdict"]
-    figure = figures.agreement(pd.DataFrame(rows, columns=columns).assign(std=1.0))
+    figure = figures.agreement(pd.DataFrame(rows, columns=columns).assign(tolerance=math.nan, origin="report"))
     figures.save({"agreement": figure}, paths.FIGURES / "comparison")
     assert (paths.FIGURES / "comparison" / "agreement.pdf").read_bytes().startswith(b"%PDF")
 

@@ -306,7 +306,7 @@ def test_the_same_results_give_the_same_bytes():
     for run, seed in study.jobs():
         faked.result(study, run, seed, val=(1 / 3 + seed, 0.1))
     first = made()
-    assert len(first) == 3 + 4 + 3
+    assert len(first) == 2 + 3 + 3
     assert made() == first
 
 

@@ -24,9 +24,9 @@ Predicted = tuple[float, float, float]
 
 
 def spread(values: Sequence[float]) -> tuple[float, float]:
-    """Return mean and standard deviation (n - 1), NaN where there are too few values."""
+    """Return mean and standard deviation (n - 1), NaN where there are too few values, or one is not finite."""
     mean = statistics.fmean(values) if values else math.nan
-    return mean, statistics.stdev(values) if len(values) > 1 else math.nan
+    return mean, statistics.stdev(values) if len(values) > 1 and math.isfinite(mean) else math.nan
 
 
 def pooled(groups: Sequence[Sequence[float]]) -> Estimate | None:
