@@ -623,3 +623,14 @@ def test_the_runs_of_every_study_have_different_looks(study):
 def test_a_run_that_is_not_configured_is_answered_with_those_that_are(study):
     with pytest.raises(ParameterError, match=f"^run 'vgg16' is not configured; allowed: {RUNS}$"):
         study.run("vgg16")
+
+
+def test_a_study_is_presented_with_a_run_of_its_own_or_once_it_is_whole(study):
+    runs = {"a": ["x", "y"], "b": ["x", "z"], "c": ["y", "x"]}
+    block = study.studies["core"]
+    settings = study.model_copy(update={"studies": {key: block.model_copy(update={"runs": runs[key]}) for key in runs}})
+    assert settings.presented({"x"}) == ["a"]
+    assert settings.presented({"z"}) == ["b"]
+    assert settings.presented({"x", "y"}) == ["a", "c"]
+    assert settings.presented({"x", "z"}) == ["a", "b"]
+    assert settings.presented(set()) == []

@@ -31,7 +31,9 @@ from vanishing.latex import escape, number
 
 def make(settings: parameters.Parameters) -> None:
     """Write `numbers.tex`, `studies.tex` and `checklist.tex` from the results that there are."""
-    found = aggregate.collect(settings)
+    collected = aggregate.collect(settings)
+    presented = settings.presented({row.run for rows in collected.values() for row in rows})
+    found = {key: collected[key] for key in presented}
     lines = [*_settings(settings), *_published(), *_comparison(settings), *_gradients(settings)]
     for key, rows in found.items():
         lines += _numbers(key, settings.studies[key], rows)

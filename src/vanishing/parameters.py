@@ -7,7 +7,7 @@ text is a single line that names the key, its value and what is allowed.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -302,6 +302,21 @@ class Parameters(Block):
         if key not in self.studies:
             raise ParameterError(f"study {key!r} is not configured; allowed: {', '.join(self.studies)}")
         return self.studies[key]
+
+    def presented(self, runs: Collection[str]) -> list[str]:
+        """List the studies to show where `runs` have results.
+
+        A study is shown with its first run that no study before it shows, or once all of its runs are there: what it
+        shares with others alone would only be said again.
+        """
+        before: set[str] = set()
+        shown = []
+        for key, study in self.studies.items():
+            there = set(study.runs).intersection(runs)
+            if there - before or there == set(study.runs):
+                shown.append(key)
+                before |= there
+        return shown
 
     def jobs(self) -> Iterator[tuple[str, int]]:
         """Yield every run with each of its seeds."""

@@ -66,8 +66,8 @@ def study_jobs(settings: Parameters, chosen: Iterable[Job], key: str) -> list[Jo
 
 
 def drawn(settings: Parameters, chosen: list[Job]) -> list[str]:
-    """List the studies that have something to draw."""
-    return [key for key in settings.studies if study_jobs(settings, chosen, key)]
+    """List the studies that have something of their own to draw."""
+    return settings.presented({run for run, _ in chosen})
 
 
 def figure_notebooks() -> list[Path]:
