@@ -256,7 +256,8 @@ def test_a_row_without_results_is_not_attributed():
 
 def test_brackets_stand_for_a_deviation_in_two_readings():
     """40.2(1) is 0.05 to 0.15 points, or sqrt(5) times as much; ours scatter by 0.1 and by 1.5 points."""
-    ours = [Scatter("a", 0, "cosine_per_epoch", 0.1), Scatter("b", 0, "cosine_per_iteration", 1.5)]
+    ours = [Scatter("a", 0, "cosine_per_epoch", 100, 0.1), Scatter("b", 0, "cosine_per_iteration", 100, 1.5)]
+    ours.append(Scatter("c", 0, "cosine_per_epoch", 15, 0.9))  # shorter, and not held against r2
     brackets = list(comparison.read_brackets(ours))
     assert len(brackets) == 2 * 12
     plain, error = brackets[:2]
@@ -279,7 +280,9 @@ def test_scatter_is_of_the_final_five_epochs_of_trainings_that_learn(tmp_path, m
     path.write_text("\n".join([path.read_text().splitlines()[0], *lines]) + "\n")
     faked.sign("vgg08")
     # about 50 the final five are 0, 1, -1, 2 and -2 points off: squares of 10, over 4
-    assert list(comparison.scatter(real)) == [Scatter("vgg08", 0, "cosine_per_epoch", pytest.approx(math.sqrt(2.5)))]
+    assert list(comparison.scatter(real)) == [
+        Scatter("vgg08", 0, "cosine_per_epoch", 100, pytest.approx(math.sqrt(2.5)))
+    ]
 
 
 def lend(real, run, *values, **fields):

@@ -11,7 +11,7 @@ came from none of these.
 
 **A second test** needs no level. The rate of one schedule is small in the final epochs, that of the others is not, and
 so the validation accuracy of consecutive epochs scatters differently. Its standard deviation over the final five
-epochs of each of our trainings, pooled by schedule, stands against what r2 prints in brackets, which may be that
+epochs of each of our trainings of 100, pooled by schedule, stands against what r2 prints in brackets, which may be that
 standard deviation or the standard error of the mean: the ratio of the variances by Fisher's test, without a correction
 for networks that scatter differently.
 """
@@ -46,6 +46,9 @@ LEVEL = 1 - statistics.CONFIDENCE
 FINAL = 5
 """Epochs over which r2 gives its means and brackets."""
 
+EPOCHS = 100
+"""Of each of r2's trainings; its brackets are held against ours of the same length."""
+
 NONE, UNTESTED = "none of these", "one not tested"
 
 READINGS = {"standard deviation": 1.0, "standard error": math.sqrt(FINAL)}
@@ -74,6 +77,8 @@ class Scatter:
     run: str
     seed: int
     schedule: str
+    epochs: int
+    """Of the training's schedule: a shorter one is farther from its end five epochs before it."""
     std: float
 
 
@@ -183,7 +188,8 @@ def scatter(settings: parameters.Parameters) -> Iterator[Scatter]:
         for result in row.completed:
             final = (100 * result.history.val_accuracy.tail(FINAL)).tolist()
             if len(final) == FINAL and result.summary["status"] == "completed" and not row.at_chance:
-                yield Scatter(row.run, result.seed, row.configuration.train.schedule, stdev(final))
+                train = row.configuration.train
+                yield Scatter(row.run, result.seed, train.schedule, train.epochs, stdev(final))
 
 
 def read_brackets(scattered: Iterable[Scatter]) -> Iterator[Bracket]:
@@ -201,8 +207,8 @@ def read_brackets(scattered: Iterable[Scatter]) -> Iterator[Bracket]:
 
 def scatter_table(scattered: Iterable[Scatter]) -> pd.DataFrame:
     """Return a row for each training, in points of accuracy."""
-    records = [(item.run, item.seed, item.schedule, item.std) for item in scattered]
-    return pd.DataFrame(records, columns=["run", "seed", "schedule", "std"])
+    records = [(item.run, item.seed, item.schedule, item.epochs, item.std) for item in scattered]
+    return pd.DataFrame(records, columns=["run", "seed", "schedule", "epochs", "std"])
 
 
 def bracket_table(brackets: Iterable[Bracket]) -> pd.DataFrame:
@@ -220,9 +226,7 @@ def bracket_table(brackets: Iterable[Bracket]) -> pd.DataFrame:
 
 def scatter_tabular(scattered: Iterable[Scatter], brackets: Iterable[Bracket]) -> str:
     """Return a line a schedule in LaTeX: our scatter, and how many of r2's brackets fit it in either reading."""
-    by_schedule: dict[str, list[float]] = {}
-    for item in scattered:
-        by_schedule.setdefault(item.schedule, []).append(item.std)
+    by_schedule = _by_schedule(scattered)
     listed = list(brackets)
     head = [
         rf"& & \multicolumn{{3}}{{c}}{{Ours (points)}} & \multicolumn{{{len(READINGS)}}}{{c}}{{Brackets that fit}} \\",
@@ -246,10 +250,17 @@ def _probability(value: float | None) -> str:
 
 def _pooled(scattered: Iterable[Scatter]) -> dict[str, tuple[float, int]]:
     """Return the pooled standard deviation of each schedule, with its degrees of freedom."""
+    found = _by_schedule(scattered).items()
+    return {key: (_root_mean_square(stds), (FINAL - 1) * len(stds)) for key, stds in found}
+
+
+def _by_schedule(scattered: Iterable[Scatter]) -> dict[str, list[float]]:
+    """List the scatter of trainings as long as r2's, by schedule."""
     found: dict[str, list[float]] = {}
     for item in scattered:
-        found.setdefault(item.schedule, []).append(item.std)
-    return {key: (_root_mean_square(stds), (FINAL - 1) * len(stds)) for key, stds in found.items()}
+        if item.epochs == EPOCHS:
+            found.setdefault(item.schedule, []).append(item.std)
+    return found
 
 
 def _ratio(low: float, high: float, ours: tuple[float, int] | None) -> float | None:

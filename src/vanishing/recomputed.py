@@ -82,7 +82,7 @@ COLUMNS = {
         "difference", "spread", "freedom", "tolerance", "p", "verdict",
     ],
     "schedules": ["report", "table", "origin", "run", *SCHEDULES, "verdict"],
-    "scatter": ["run", "seed", "schedule", "std"],
+    "scatter": ["run", "seed", "schedule", "epochs", "std"],
     "brackets": ["report", "table", "run", "published", "reading", "low", "high", *SCHEDULES],
     "gradients": [
         "report", "place", "origin", "run", "layers", "statistic", "low", "high", "smallest", "median", "largest", "n",
@@ -422,14 +422,15 @@ def _scatter(settings: parameters.Parameters, found: dict[str, list[Raw]]) -> It
         for raw in raws if raws and not _at_chance(settings.run(run), raws) else ():
             final = [100 * row["val_accuracy"] for row in raw.history[-5:]]
             if len(final) == 5 and raw.summary["status"] == "completed" and all(map(math.isfinite, final)):
-                schedule = settings.run(run).train.schedule
-                yield {"run": run, "seed": str(raw.seed), "schedule": schedule, "std": statistics.stdev(final)}
+                train = settings.run(run).train
+                keys = {"run": run, "seed": str(raw.seed), "schedule": train.schedule, "epochs": str(train.epochs)}
+                yield {**keys, "std": statistics.stdev(final)}
 
 
 def _brackets(scatter: list[Record]) -> Iterator[Record]:
     """Yield what r2 prints in brackets, in each reading, and its probability beside our scatter by schedule."""
     squares: dict[str, list[float]] = {}
-    for training in scatter:
+    for training in (each for each in scatter if each["epochs"] == "100"):
         squares.setdefault(str(training["schedule"]), []).append(float(training["std"]) ** 2)
     for source in _printed():
         number, _, bracket = source["val_accuracy"].partition("(")
