@@ -312,6 +312,15 @@ def test_validation_adds_the_variance_of_two_sets_of_images(tmp_path, monkeypatc
     assert found["val_loss"].scale == pytest.approx(math.sqrt(2 * 4 / 2500))
 
 
+def test_a_short_last_minibatch_of_theirs_makes_their_validation_less_sure(tmp_path, monkeypatch, real):
+    """2,500 images are three minibatches of 800 and one of 100, a quarter of the weight each."""
+    monkeypatch.chdir(tmp_path)
+    lend(real, "vgg08", 0.50, 0.52, val=(1.6, 0.4))
+    faked.result(real, "vgg38_bn_lr0_05_b800", epochs=5, val=(1.6, 0.4))
+    (found,) = [each for each in published.everything(real) if each.run == "vgg38_bn_lr0_05_b800"]
+    assert found.prediction.scale == pytest.approx(math.sqrt(40 * 60 * (1 / 2500 + (3 / 800 + 1 / 100) / 16)))
+
+
 def test_without_a_spread_over_images_no_validation_loss_is_judged_and_one_training_lends_it(
     tmp_path, monkeypatch, real
 ):

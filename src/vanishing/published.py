@@ -10,8 +10,9 @@ A printed figure is taken for that of one training, validated on other images. I
 prediction interval of one more such training (`statistics.predict`), its own rounding or uncertainty allowed for. The
 spread over seeds is the run's own from three seeds on; with fewer it is borrowed from the core study, pooled over its
 runs under the same schedule that learn at all. To it comes, in validation, the variance between two sets of n
-images: 2 p (1 - p) / n for an accuracy p, and 2 s^2 / n for a loss of standard deviation s over the images. Test
-images are the same for everybody.
+images: 2 p (1 - p) / n for an accuracy p, and 2 s^2 / n for a loss of standard deviation s over the images (a little
+more where n is no multiple of the minibatch: the reports' values are means over minibatches). Test images are the same
+for everybody.
 """
 
 from __future__ import annotations
@@ -316,14 +317,23 @@ def _loss_stds(rows: Iterable[Row]) -> list[float]:
 
 def _sampling(row: Row, metric: str, mean: float, lent: Pool) -> float | None:
     """Return the variance between two sets of images, in squared points or nats; None where it is unknown."""
-    data = row.configuration.data
-    images = data.classes * data.validation_per_class
     if metric == "val_accuracy":
-        return 2 * mean * (100 - mean) / images
+        return mean * (100 - mean) * _between(row.configuration)
     if metric == "val_loss":
         std = lent.loss_std(row)
-        return None if std is None else 2 * std**2 / images
+        return None if std is None else std**2 * _between(row.configuration)
     return 0.0
+
+
+def _between(run: parameters.Run) -> float:
+    """Return the variance between two sets of validation images, in units of that over single images.
+
+    Ours is a mean over n images, theirs one over the minibatches of n images, a short last one among them: 2 / n where
+    there is none.
+    """
+    images, size = run.data.classes * run.data.validation_per_class, run.train.batch_size
+    sizes = [min(size, images - start) for start in range(0, images, size)]
+    return 1 / images + sum(1 / each for each in sizes) / len(sizes) ** 2
 
 
 def _lender(claim: Claim) -> str:

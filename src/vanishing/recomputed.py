@@ -400,13 +400,16 @@ def _alike(source: dict[str, str], run: parameters.Run) -> bool:
 
 def _sampling(run: parameters.Run, raws: list[Raw], metric: str, mean: float, lent: Lent) -> float | None:
     """Return the variance between two sets of validation images."""
-    images = run.data.classes * run.data.validation_per_class
+    images, size = run.data.classes * run.data.validation_per_class, run.train.batch_size
+    whole, rest = divmod(images, size)
+    minibatches = [size] * whole + [rest] * (rest > 0)  # theirs, of equal weight
+    between = 1 / images + math.fsum(1 / each for each in minibatches) / len(minibatches) ** 2
     if metric == "val_accuracy":
-        return 2 * mean * (100 - mean) / images
+        return mean * (100 - mean) * between
     if metric != "val_loss":
         return 0.0
     squares = _loss_squares(raws) or _loss_squares(raw for found in lent.runs.values() for raw in found)
-    return 2 * statistics.fmean(squares) / images if squares else None
+    return statistics.fmean(squares) * between if squares else None
 
 
 def _loss_squares(raws: Iterable[Raw]) -> list[float]:
