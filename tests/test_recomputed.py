@@ -157,7 +157,7 @@ def test_a_schedule_is_named_by_probabilities_worked_out_by_hand():
     # per epoch 0.995 points off, less 0.005 of rounding: a scale of sqrt(0.5 * 1.5), one degree of freedom, hence a
     # probability of 1 - 2 / pi atan(1.1432) = 0.457, four times which is 1; per iteration the spread is 0.0707 points
     row = attributed(vgg38_bn=(0.55665, 0.56665), vgg38_bn_it=(0.7402, 0.7403))
-    assert (row["cosine_per_epoch"], row["verdict"]) == ("1", "per epoch or one not tested")
+    assert (row["cosine_per_epoch"], row["verdict"]) == ("1", "per epoch or not tested")
     p = 4 * (1 - 2 / math.pi * math.atan((18.855 - 0.005) / (0.01 / math.sqrt(2) * math.sqrt(1.5))))
     assert float(row["cosine_per_iteration"]) == pytest.approx(p, rel=1e-6)
     assert row["constant"] == "nan"
@@ -305,6 +305,14 @@ def test_verify_recomputes_what_is_here_of_studies_whose_results_are_whole(core)
     assert list(recomputed.check(scope)) == []
     why = "not recomputed, since results that it is made of are off"
     assert scope.notes == [f"{CORE}: {why}", f"{paths.COMPARISON}: {why}"]
+
+
+def test_the_committed_tables_are_what_the_committed_results_give(monkeypatch):
+    monkeypatch.chdir(faked.ROOT)
+    assert compared(REAL) == []
+    for key in REAL.studies:
+        if recomputed.path_of(key).exists():
+            assert found(REAL, key) == []
 
 
 def test_no_code_of_the_tables_is_shared():

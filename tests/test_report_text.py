@@ -33,7 +33,7 @@ def defined(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     settings = parameters.load(faked.ROOT / "params.yaml")
     for job in settings.jobs():
-        faked.result(settings, *job)
+        faked.result(settings, *job, epochs=5)
     numbers.make(settings)
     return set(re.findall(r"\\define(?:result|fact)\{([^{}]+)\}", Path("report/numbers.tex").read_text()))
 

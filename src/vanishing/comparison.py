@@ -11,16 +11,16 @@ came from none of these.
 
 **A second test** needs no level. The rate of one schedule is small in the final epochs, that of the others is not, and
 so the validation accuracy of consecutive epochs scatters differently. Its standard deviation over the final five
-epochs of each of our trainings of 100, pooled by schedule, stands against what r2 prints in brackets, which may be that
-standard deviation or the standard error of the mean: the ratio of the variances by Fisher's test, without a correction
-for networks that scatter differently.
+epochs of each of our trainings of CIFAR-100 for 100 epochs in minibatches of 100, pooled by schedule, stands against
+what r2 prints in brackets, which may be that standard deviation or the standard error of the mean: the ratio of the
+variances by Fisher's test, without a correction for networks and rates that scatter differently.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from statistics import fmean, stdev
 
 import pandas as pd
@@ -46,10 +46,10 @@ LEVEL = 1 - statistics.CONFIDENCE
 FINAL = 5
 """Epochs over which r2 gives its means and brackets."""
 
-EPOCHS = 100
-"""Of each of r2's trainings; its brackets are held against ours of the same length."""
+EPOCHS, BATCH = 100, 100
+"""Of r2's trainings, but for sizes in its second table: with others the rate ends elsewhere, or at another phase."""
 
-NONE, UNTESTED = "none of these", "one not tested"
+NONE, UNTESTED = "none of these", "not tested"
 
 READINGS = {"standard deviation": 1.0, "standard error": math.sqrt(FINAL)}
 """What a bracket of r2 may be, and how many times the bracket the standard deviation over those epochs then is."""
@@ -78,7 +78,7 @@ class Scatter:
     seed: int
     schedule: str
     epochs: int
-    """Of the training's schedule: a shorter one is farther from its end five epochs before it."""
+    batch_size: int
     std: float
 
 
@@ -100,7 +100,7 @@ def make(settings: parameters.Parameters) -> None:
     claims = published.everything(settings)
     found = list(attribute(claims))
     scattered = list(scatter(settings))
-    brackets = list(read_brackets(scattered))
+    brackets = list(read_brackets(scattered if settings.data.set == "cifar100" else []))
     for name, content in (
         ("published", published.table(claims)),
         ("schedules", table(found)),
@@ -189,7 +189,7 @@ def scatter(settings: parameters.Parameters) -> Iterator[Scatter]:
             final = (100 * result.history.val_accuracy.tail(FINAL)).tolist()
             if len(final) == FINAL and result.summary["status"] == "completed" and not row.at_chance:
                 train = row.configuration.train
-                yield Scatter(row.run, result.seed, train.schedule, train.epochs, stdev(final))
+                yield Scatter(row.run, result.seed, train.schedule, train.epochs, train.batch_size, stdev(final))
 
 
 def read_brackets(scattered: Iterable[Scatter]) -> Iterator[Bracket]:
@@ -205,10 +205,17 @@ def read_brackets(scattered: Iterable[Scatter]) -> Iterator[Bracket]:
                 yield Bracket(source, reading, std - half, std + half, probabilities)
 
 
+def fitting(brackets: Iterable[Bracket], schedule: str, reading: str) -> tuple[int, int]:
+    """Count the brackets that fit a schedule in a reading, and those that were tested."""
+    found = [item.probabilities[schedule] for item in brackets if item.reading == reading]
+    tested = [each for each in found if each is not None]
+    return sum(each >= LEVEL for each in tested), len(tested)
+
+
 def scatter_table(scattered: Iterable[Scatter]) -> pd.DataFrame:
     """Return a row for each training, in points of accuracy."""
-    records = [(item.run, item.seed, item.schedule, item.epochs, item.std) for item in scattered]
-    return pd.DataFrame(records, columns=["run", "seed", "schedule", "epochs", "std"])
+    columns = ["run", "seed", "schedule", "epochs", "batch_size", "std"]
+    return pd.DataFrame([astuple(item) for item in scattered], columns=columns)
 
 
 def bracket_table(brackets: Iterable[Bracket]) -> pd.DataFrame:
@@ -239,8 +246,9 @@ def scatter_tabular(scattered: Iterable[Scatter], brackets: Iterable[Bracket]) -
         figures = (
             [latex.number(each, 2) for each in (min(stds), _root_mean_square(stds), max(stds))] if stds else ["--"] * 3
         )
-        fitting = [_fitting([item for item in listed if item.reading == reading], key) for reading in READINGS]
-        body.append([name, str(len(stds)), *figures, *fitting])
+        counts = [fitting(listed, key, reading) for reading in READINGS]
+        fit = [f"{some} of {tested}" if tested else "--" for some, tested in counts]
+        body.append([name, str(len(stds)), *figures, *fit])
     return latex.tabular("lr" + "rrr" + "r" * len(READINGS), head, body)
 
 
@@ -255,25 +263,22 @@ def _pooled(scattered: Iterable[Scatter]) -> dict[str, tuple[float, int]]:
 
 
 def _by_schedule(scattered: Iterable[Scatter]) -> dict[str, list[float]]:
-    """List the scatter of trainings as long as r2's, by schedule."""
+    """List the scatter of trainings that end as r2's do, by schedule."""
     found: dict[str, list[float]] = {}
     for item in scattered:
-        if item.epochs == EPOCHS:
+        if (item.epochs, item.batch_size) == (EPOCHS, BATCH):
             found.setdefault(item.schedule, []).append(item.std)
     return found
 
 
 def _ratio(low: float, high: float, ours: tuple[float, int] | None) -> float | None:
     """Return the probability of a printed standard deviation, wherever between `low` and `high` it is most probable."""
-    if ours is None or not ours[0]:
+    if ours is None:
         return None
+    if not ours[0]:  # ours do not scatter at all, and a bracket is never 0
+        return 0.0
     nearest = min(max(ours[0], low), high)
     return statistics.fisher((nearest / ours[0]) ** 2, FINAL - 1, ours[1])
-
-
-def _fitting(brackets: list[Bracket], schedule: str) -> str:
-    found = [each for item in brackets if (each := item.probabilities[schedule]) is not None]
-    return f"{sum(each >= LEVEL for each in found)} of {len(found)}" if found else "--"
 
 
 def _root_mean_square(values: list[float]) -> float:

@@ -93,39 +93,60 @@ def _published() -> Iterator[str]:
 def _comparison(settings: parameters.Parameters) -> Iterator[str]:
     """Define how many published values hold, how many would fail by chance, and what is said of the schedules."""
     claims = published.everything(settings)
-    verdicts: dict[tuple[object, ...], set[str]] = {}
-    for claim in claims:  # what two reports or two tables print is one, and so is one under several schedules
-        key = claim.source.origin, claim.source.runs, claim.metric, claim.printed
-        verdicts.setdefault(key, set()).add(claim.verdict)
-    compared = {key: found for key, found in verdicts.items() if found & {*published.JUDGED, published.DIVERGED}}
-    judged = [claim for claim in claims if claim.verdict in published.JUDGED]
     schedules = [item.verdict for item in comparison.attribute(claims)]
-    counts = {
+    counts = _verdicts(claims) | {
         "published/rows": len({claim.source for claim in claims}),
-        "published/figures": len(verdicts),
-        "published/judged": len(judged),
-        "published/fail": sum(claim.verdict == published.FAILS for claim in judged),
-        "published/borrowed": sum(claim.prediction is not None and claim.prediction.borrowed for claim in judged),
         "published/schedules": len(schedules),
         "published/none": schedules.count(comparison.NONE),
         "published/several": sum(" or " in verdict for verdict in schedules),
         "published/untested": schedules.count(comparison.UNTESTED),
     }
-    for part, keys in (
-        ("", compared),
-        *((f"{o}/", [key for key in compared if key[0] == o]) for o in published.ORIGINS),
-    ):
-        counts[f"published/{part}compared"] = len(keys)
-        counts[f"published/{part}holds"] = sum(published.HOLDS in compared[key] for key in keys)
     counts |= {f"published/{key}": schedules.count(name) for key, name in published.SCHEDULES.items()}
     for name, count in counts.items():
         yield _result(name, count, number(count, 0))
-    expected = comparison.LEVEL * len(judged)
+    expected = comparison.LEVEL * counts["published/judged"]
     yield _result("published/expected", expected, number(expected, 1))
     covered = 100 * (1 - statistics.student(statistics.quantile(math.inf) / 2, math.inf))
     yield _result("published/covered_by_half", covered, number(covered, 0))
     if any(claim.verdict != published.NOT_RUN for claim in claims):
         yield _fact("comparison")
+    yield from _brackets(settings)
+
+
+def _brackets(settings: parameters.Parameters) -> Iterator[str]:
+    """Define how many of r2's brackets fit each tested schedule, in each reading: brackets/SCHEDULE/sd and /se."""
+    scattered = comparison.scatter(settings) if settings.data.set == "cifar100" else []
+    brackets = list(comparison.read_brackets(scattered))
+    for schedule in published.SCHEDULES:
+        for reading, short in zip(comparison.READINGS, ("sd", "se"), strict=True):
+            fit, tested = comparison.fitting(brackets, schedule, reading)
+            if tested:
+                yield _result(f"brackets/{schedule}/{short}", fit, f"{fit} of {tested}")
+
+
+def _verdicts(claims: list[published.Claim]) -> dict[str, int]:
+    """Count values and comparisons: what two tables print is one value, and under each schedule one comparison."""
+    compared: dict[tuple[str, ...], dict[str, published.Claim]] = {}
+    for claim in claims:
+        value = claim.source.origin, claim.source.runs[0], claim.metric, claim.printed
+        compared.setdefault(value, {})[claim.run] = claim
+    judged = [
+        [claim for claim in of_value.values() if claim.verdict in (*published.JUDGED, published.DIVERGED)]
+        for of_value in compared.values()
+    ]
+    every = [claim for of_value in judged for claim in of_value]
+    counts = {
+        "published/figures": len(compared),
+        "published/judged": len(every),
+        "published/fail": sum(claim.verdict != published.HOLDS for claim in every),
+        "published/borrowed": sum(claim.prediction is not None and claim.prediction.borrowed for claim in every),
+    }
+    for part in ("", *published.ORIGINS):
+        values = [found for found in judged if found and part in ("", found[0].source.origin)]
+        stem = f"published/{part}/" if part else "published/"
+        counts[f"{stem}compared"] = len(values)
+        counts[f"{stem}holds"] = sum(any(claim.verdict == published.HOLDS for claim in found) for found in values)
+    return counts
 
 
 def _gradients(settings: parameters.Parameters) -> Iterator[str]:

@@ -9,10 +9,10 @@ schedule, and `average` is the number of final epochs that the printed figures a
 A printed figure is taken for that of one training, validated on other images. It **holds** where it lies in the 95 %
 prediction interval of one more such training (`statistics.predict`), its own rounding or uncertainty allowed for. The
 spread over seeds is the run's own from three seeds on; with fewer it is borrowed from the core study, pooled over its
-runs under the same schedule that learn at all. To it comes, in validation, the variance between two sets of n
-images: 2 p (1 - p) / n for an accuracy p, and 2 s^2 / n for a loss of standard deviation s over the images (a little
-more where n is no multiple of the minibatch: the reports' values are means over minibatches). Test images are the same
-for everybody.
+runs under the same schedule, those that learn or, for a network at chance, those that stay there. To it comes, in
+validation, the variance between our n images and theirs, a mean over m minibatches of n_j: p (1 - p) c for an accuracy
+p and s^2 c for a loss of standard deviation s over images, c = 1 / n + sum(1 / n_j) / m^2, which is 2 / n where all
+minibatches are equal. Test images are the same for everybody.
 """
 
 from __future__ import annotations
@@ -159,10 +159,12 @@ class Claim:
     @property
     def verdict(self) -> str:
         """By the rule of this module."""
-        if not self.values:
-            return DIVERGED if self.diverged else NOT_RUN
+        if not (self.values or self.diverged):
+            return NOT_RUN
         if not self.comparable:
             return OTHER
+        if not self.values:
+            return DIVERGED
         if self.prediction is None:
             return NO_SPREAD
         return HOLDS if abs(self.difference) <= self.tolerance else FAILS
@@ -170,19 +172,24 @@ class Claim:
 
 @dataclass(frozen=True)
 class Pool:
-    """What the rows of the core study lend to runs with few seeds; none that stays at chance is among them."""
+    """What the rows of the core study lend to runs with few seeds: at chance those at chance, else those that learn."""
 
     rows: tuple[Row, ...]
 
-    def spread(self, metric: str, schedule: str, average: int) -> Spread | None:
-        """Return the spread over seeds under a schedule, in per cent or nats."""
+    def spread(self, row: Row, metric: str) -> Spread | None:
+        """Return the spread over seeds of rows like `row`, in per cent or nats, as means over as many final epochs."""
+        schedule = row.configuration.train.schedule
         lender = LENDERS.get(schedule, schedule)
-        rows = [replace(row, average=average) for row in self.rows if row.configuration.train.schedule == lender]
-        return statistics.pool([_scaled(row, metric) for row in rows])
+        alike = (
+            replace(other, average=row.average)
+            for other in self.rows
+            if other.configuration.train.schedule == lender and other.at_chance == row.at_chance
+        )
+        return statistics.pool([_scaled(other, metric) for other in alike])
 
     def loss_std(self, row: Row) -> float | None:
         """Return the standard deviation of the validation loss over images: the run's own, or else the core study's."""
-        found = _loss_stds([row]) or _loss_stds(self.rows)
+        found = _loss_stds([row]) or _loss_stds(other for other in self.rows if other.at_chance == row.at_chance)
         return math.sqrt(sum(each**2 for each in found) / len(found)) if found else None
 
 
@@ -232,14 +239,15 @@ def repeats(run: str) -> bool:
 def everything(settings: parameters.Parameters) -> list[Claim]:
     """List every published figure, with ours where the run has results; otherwise it counts as not run."""
     collected = aggregate.collect(settings)
-    lent = Pool(tuple(row for row in collected.get(CORE, []) if not row.at_chance))
+    lent = Pool(tuple(collected.get(CORE, [])))
     rows = {row.run: row for of_study in collected.values() for row in of_study}
     found = []
     for source in load():
-        for run, schedule in zip(source.runs, SCHEDULES, strict=False):
+        for run in source.runs:
             if run in rows:
                 found += list(_claims(source, rows[run], lent))
             else:
+                schedule = settings.run(run).train.schedule if run in settings.runs else ""
                 found += [Claim(source, run, schedule, metric, (), 0, False, None) for metric in source.figures]
     return found
 
@@ -349,7 +357,7 @@ def _claims(source: Published, row: Row, lent: Pool) -> Iterator[Claim]:
     for metric in source.figures:
         values = _scaled(row, metric)
         sampling = _sampling(row, metric, math.fsum(values) / len(values), lent) if values else None
-        borrowed = lent.spread(metric, schedule, source.average)
+        borrowed = lent.spread(row, metric)
         prediction = None if sampling is None else statistics.predict(values, borrowed, sampling)
         diverged = len(row.results) - len(row.completed)
         yield Claim(source, row.run, schedule, metric, tuple(values), diverged, comparable, prediction)
@@ -372,6 +380,8 @@ def _cells(claims: list[Claim], part: str) -> tuple[str, str, str]:
 
 
 def _held(claims: list[Claim]) -> str:
-    """Write how many of a row's figures hold, losses beside accuracies among them."""
+    """Write how many of a row's figures hold, losses beside accuracies among them; b marks a borrowed spread."""
     judged = [claim.verdict for claim in claims if claim.verdict in (*JUDGED, DIVERGED)]
-    return f"{judged.count(HOLDS)} of {len(judged)}" if judged else "--"
+    borrowed = any(claim.prediction is not None and claim.prediction.borrowed for claim in claims)
+    mark = r"\textsuperscript{b}" if borrowed else ""
+    return f"{judged.count(HOLDS)} of {len(judged)}{mark}" if judged else "--"

@@ -21,7 +21,16 @@ from typing import Any
 from vanishing import files, parameters, paths
 from vanishing.errors import UserError
 from vanishing.findings import Finding, Scope, guarded, remove
-from vanishing.recomputed_statistics import PROBABILITY, fisher, pooled, predicted, quantile, spread, student
+from vanishing.recomputed_statistics import (
+    PROBABILITY,
+    fisher,
+    half_width,
+    pooled,
+    predicted,
+    probability,
+    quantile,
+    spread,
+)
 
 TOLERANCE = 1e-8
 """Relative; tables have ten significant digits."""
@@ -82,7 +91,7 @@ COLUMNS = {
         "difference", "spread", "freedom", "tolerance", "p", "verdict",
     ],
     "schedules": ["report", "table", "origin", "run", *SCHEDULES, "verdict"],
-    "scatter": ["run", "seed", "schedule", "epochs", "std"],
+    "scatter": ["run", "seed", "schedule", "epochs", "batch_size", "std"],
     "brackets": ["report", "table", "run", "published", "reading", "low", "high", *SCHEDULES],
     "gradients": [
         "report", "place", "origin", "run", "layers", "statistic", "low", "high", "smallest", "median", "largest", "n",
@@ -147,16 +156,22 @@ class Raw:
 
 @dataclass(frozen=True)
 class Lent:
-    """The runs of the core study that learn, whose spread runs with few seeds borrow."""
+    """The runs of the core study, whose spread runs with few seeds borrow."""
 
     settings: parameters.Parameters
     runs: dict[str, list[Raw]]
 
-    def groups(self, schedule: str, metric: str, average: int) -> list[list[float]]:
+    def alike(self, chance: bool) -> dict[str, list[Raw]]:
+        """Return the runs that stay at chance, or those that learn."""
+        return {run: raws for run, raws in self.runs.items() if _at_chance(self.settings.run(run), raws) == chance}
+
+    def groups(self, schedule: str, chance: bool, metric: str, average: int) -> list[list[float]]:
         """List a metric of each seed, a list a run; a constant rate borrows from the schedule per iteration."""
         lender = "cosine_per_iteration" if schedule == "constant" else schedule
-        chosen = [raws for run, raws in self.runs.items() if self.settings.run(run).train.schedule == lender]
-        return [list(_values(raws, metric, average).values()) for raws in chosen]
+        chosen = {
+            run: raws for run, raws in self.alike(chance).items() if self.settings.run(run).train.schedule == lender
+        }
+        return [list(_values(raws, metric, average).values()) for raws in chosen.values()]
 
 
 def check(scope: Scope) -> Iterator[Finding]:
@@ -212,11 +227,7 @@ def published(settings: parameters.Parameters) -> dict[str, list[Record]]:
     of_source = [
         (
             source,
-            [
-                claim
-                for run in source["runs"].split()[: len(SCHEDULES)]
-                for claim in _claims(settings, source, run, found.get(run), lent)
-            ],
+            [claim for run in source["runs"].split() for claim in _claims(settings, source, run, found.get(run), lent)],
         )
         for source in _printed()
     ]
@@ -225,17 +236,16 @@ def published(settings: parameters.Parameters) -> dict[str, list[Record]]:
         "published": [claim for _, claims in of_source for claim in claims],
         "schedules": [row for source, claims in of_source for row in _schedules(source, claims)],
         "scatter": scatter,
-        "brackets": list(_brackets(scatter)),
+        "brackets": list(_brackets(scatter if settings.data.set == "cifar100" else [])),
         "gradients": list(_bounds(settings, found)),
         "initialisation": list(_initialisation(settings, found)),
     }
 
 
 def _lent(settings: parameters.Parameters) -> Lent:
-    """Read the runs of the core study, but for those that stay at chance."""
+    """Read the runs of the core study."""
     runs = settings.studies["core"].runs if "core" in settings.studies else []
-    found = {run: raws for run in runs if (raws := of_run(settings, run))}
-    return Lent(settings, {run: raws for run, raws in found.items() if not _at_chance(settings.run(run), raws)})
+    return Lent(settings, {run: raws for run in runs if (raws := of_run(settings, run))})
 
 
 def path_of(key: str, kind: str = "") -> Path:
@@ -342,7 +352,7 @@ def _schedules(source: dict[str, str], claims: list[Record]) -> Iterator[Record]
 def _possible(probabilities: dict[str, float]) -> str:
     left = [SCHEDULES[key] for key, each in probabilities.items() if each >= 1 - PROBABILITY]
     if any(map(math.isnan, probabilities.values())):
-        left.append("one not tested")
+        left.append("not tested")
     return " or ".join(left or ["none of these"])
 
 
@@ -350,7 +360,9 @@ def _claim(
     settings: parameters.Parameters, source: dict[str, str], name: str, raws: list[Raw], metric: str, lent: Lent
 ) -> Record:
     """Return a printed figure beside ours, and whether it holds as one more training on other images would."""
-    run, schedule = settings.run(name) if raws else None, list(SCHEDULES)[source["runs"].split().index(name)]
+    run = settings.run(name) if raws else None
+    schedule = settings.run(name).train.schedule if name in settings.runs else ""
+    chance = run is not None and _at_chance(run, raws)
     scale, average = 100 if metric.endswith("accuracy") else 1, int(source["average"])
     values = [scale * value for value in _values(raws, metric, average).values()]
     mean, deviation = spread(values)
@@ -358,19 +370,18 @@ def _claim(
     unit = 10.0 ** -len(number.partition(".")[2])
     rounding = int(bracket.rstrip(")")) * unit if bracket else unit / 2
     difference = mean - float(number)
-    borrowed = pooled([[scale * value for value in group] for group in lent.groups(schedule, metric, average)])
+    borrowed = pooled([[scale * value for value in group] for group in lent.groups(schedule, chance, metric, average)])
     prediction = predicted(values, borrowed, _sampling(run, raws, metric, mean, lent) if run and values else None)
     tolerance, p = math.nan, math.nan
     if prediction:
-        tolerance = quantile(prediction[2]) * prediction[1] + rounding
-        beyond = max(0.0, abs(difference) - rounding)
-        p = student(beyond / prediction[1], prediction[2]) if prediction[1] else float(beyond == 0)
+        tolerance, p = half_width(prediction) + rounding, probability(prediction, abs(difference) - rounding)
     diverged = sum(raw.diverged for raw in raws)
-    if not values:
-        verdict = "diverged" if diverged else "not run"
-        p = 0.0 if diverged else p
-    elif run is None or not _alike(source, run):
+    if run is None:
+        verdict = "not run"
+    elif not _alike(source, run):
         verdict = "other settings"
+    elif not values:
+        verdict, p = "diverged", 0.0
     elif not prediction:
         verdict = "no spread"
     else:
@@ -379,7 +390,7 @@ def _claim(
     counts = {"n": str(len(values)), "diverged": str(diverged)}
     origin = ("own" if len(values) > 2 else "borrowed") if prediction else ""
     ours = {"reproduced": mean, "std": deviation, "difference": difference, "tolerance": tolerance, "p": p}
-    freedom = prediction[2] if prediction else math.nan
+    freedom = prediction.freedom if prediction else math.nan
     return {**keys, **counts, **ours, "spread": origin, "freedom": freedom, "verdict": verdict}
 
 
@@ -408,7 +419,9 @@ def _sampling(run: parameters.Run, raws: list[Raw], metric: str, mean: float, le
         return mean * (100 - mean) * between
     if metric != "val_loss":
         return 0.0
-    squares = _loss_squares(raws) or _loss_squares(raw for found in lent.runs.values() for raw in found)
+    squares = _loss_squares(raws) or _loss_squares(
+        raw for found in lent.alike(_at_chance(run, raws)).values() for raw in found
+    )
     return statistics.fmean(squares) * between if squares else None
 
 
@@ -426,14 +439,15 @@ def _scatter(settings: parameters.Parameters, found: dict[str, list[Raw]]) -> It
             final = [100 * row["val_accuracy"] for row in raw.history[-5:]]
             if len(final) == 5 and raw.summary["status"] == "completed" and all(map(math.isfinite, final)):
                 train = settings.run(run).train
-                keys = {"run": run, "seed": str(raw.seed), "schedule": train.schedule, "epochs": str(train.epochs)}
-                yield {**keys, "std": statistics.stdev(final)}
+                keys = {"run": run, "seed": str(raw.seed), "schedule": train.schedule}
+                length = {"epochs": str(train.epochs), "batch_size": str(train.batch_size)}
+                yield {**keys, **length, "std": statistics.stdev(final)}
 
 
 def _brackets(scatter: list[Record]) -> Iterator[Record]:
     """Yield what r2 prints in brackets, in each reading, and its probability beside our scatter by schedule."""
     squares: dict[str, list[float]] = {}
-    for training in (each for each in scatter if each["epochs"] == "100"):
+    for training in (each for each in scatter if each["epochs"] == each["batch_size"] == "100"):
         squares.setdefault(str(training["schedule"]), []).append(float(training["std"]) ** 2)
     for source in _printed():
         number, _, bracket = source["val_accuracy"].partition("(")
@@ -450,7 +464,7 @@ def _brackets(scatter: list[Record]) -> Iterator[Record]:
 
 def _ratio(low: float, high: float, squares: list[float] | None) -> float:
     if not squares or not any(squares):
-        return math.nan
+        return 0.0 if squares else math.nan
     ours = statistics.fmean(squares)
     nearest = min(max(math.sqrt(ours), low), high)
     return fisher(nearest * nearest / ours, 4, 4 * len(squares))

@@ -9,18 +9,24 @@ import functools
 import math
 import statistics
 from collections.abc import Sequence
+from typing import NamedTuple
 
 PROBABILITY = 0.95
 """Of every interval."""
 
-NORMAL = 1e6
-"""Degrees of freedom beyond which Student's distribution is taken for the normal one."""
-
 Estimate = tuple[float, float]
 """A standard deviation and its degrees of freedom."""
 
-Predicted = tuple[float, float, float]
-"""Mean, scale and degrees of freedom of one more training."""
+
+class Predicted(NamedTuple):
+    """Where one more training would end."""
+
+    mean: float
+    between: float
+    """Variance between trainings, estimated."""
+    freedom: float
+    sampling: float
+    """Variance between sets of images, known."""
 
 
 def spread(values: Sequence[float]) -> tuple[float, float]:
@@ -43,10 +49,31 @@ def predicted(values: Sequence[float], lent: Estimate | None, sampling: float | 
     estimate = (std, len(values) - 1) if len(values) > 2 else lent
     if not values or estimate is None or sampling is None:
         return None
-    between = estimate[0] * estimate[0] * (len(values) + 1) / len(values)
-    scale = math.sqrt(between + sampling)
-    freedom = estimate[1] * ((between + sampling) / between) ** 2 if between else math.inf
-    return mean, scale, math.inf if freedom > NORMAL else freedom
+    return Predicted(mean, estimate[0] * estimate[0] * (len(values) + 1) / len(values), estimate[1], sampling)
+
+
+def half_width(of: Predicted) -> float:
+    """Return half the width of the interval: the quantiles of both variances, added as squares."""
+    normal = statistics.NormalDist().inv_cdf((1 + PROBABILITY) / 2)
+    return math.sqrt(quantile(of.freedom) ** 2 * of.between + normal**2 * of.sampling)
+
+
+def probability(of: Predicted, distance: float) -> float:
+    """Return 1 less the confidence of the interval that is as wide as `distance` on either side."""
+    if distance <= 0:
+        return 1.0
+    if not of.between:
+        return math.erfc(distance / math.sqrt(2 * of.sampling)) if of.sampling else 0.0
+
+    def excess(t: float) -> float:
+        tail = max(student(t, of.freedom), 1e-300)
+        return t * t * of.between + statistics.NormalDist().inv_cdf(tail / 2) ** 2 * of.sampling - distance * distance
+
+    low, high = 0.0, distance / math.sqrt(of.between)
+    for _ in range(80 if of.sampling else 0):
+        middle = (low + high) / 2
+        low, high = (low, middle) if excess(middle) > 0 else (middle, high)
+    return student(high, of.freedom)
 
 
 @functools.cache
@@ -61,7 +88,7 @@ def quantile(freedom: float) -> float:
 
 def student(t: float, freedom: float) -> float:
     """Return the probability of an |t| of at least `t`."""
-    if freedom > NORMAL:
+    if math.isinf(freedom):
         return math.erfc(t / math.sqrt(2))
     return beta(freedom / 2, 0.5, freedom / (freedom + t * t))
 

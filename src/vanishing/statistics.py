@@ -10,15 +10,18 @@ import functools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from statistics import fmean, variance
+from statistics import NormalDist, fmean, variance
 
 import mpmath
 
 CONFIDENCE = 0.95
 """Of every interval."""
 
-NORMAL = 1e6
-"""Degrees of freedom from which on Student's distribution is taken for the normal one."""
+PRECISE = 1e-12
+"""Relative, of a quantile."""
+
+SMALLEST = 1e-300
+"""Probability below which the normal distribution's quantile is not asked for."""
 
 OWN = 3
 """Values from which on their own spread is used."""
@@ -34,37 +37,50 @@ class Spread:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Where one more training would end: Student's distribution about `mean`, times `scale`."""
+    """Where one more training, on other images of the same kind, would end.
+
+    Its distance from `mean` is the sum of two: one between trainings, whose standard deviation `std` is estimated with
+    `freedom` degrees, and one between sets of images, of the known variance `sampling`. Their quantiles, Student's and
+    the normal one, are added as squares, which covers a little more than it promises however few the degrees are.
+    """
 
     mean: float
-    scale: float
+    std: float
     freedom: float
+    sampling: float
     borrowed: bool
-    """Whether the spread is that of other runs."""
+    """Whether the spread between trainings is that of other runs."""
 
     @property
     def half_width(self) -> float:
         """Half the width of the interval that holds one more training with the probability `CONFIDENCE`."""
-        return quantile(self.freedom) * self.scale if self.scale else 0.0
+        return math.hypot(quantile(self.freedom) * self.std, quantile(math.inf) * math.sqrt(self.sampling))
 
     def probability(self, value: float, uncertainty: float = 0.0) -> float:
-        """Return how likely one more training is to end as far from `mean` as `value`, or farther.
+        """Return 1 less the confidence of the interval that ends at `value`.
 
         Args:
             value: what was printed.
             uncertainty: of its rounding; the value is moved towards the mean by so much.
         """
         distance = max(0.0, abs(value - self.mean) - uncertainty)
-        if not self.scale:
-            return 1.0 if distance == 0 else 0.0
-        return student(distance / self.scale, self.freedom)
+        images = math.sqrt(self.sampling)
+        if not distance or not (self.std or images):
+            return 0.0 if distance else 1.0
+        if not self.std:
+            return student(distance / images, math.inf)
+        low, high = 0.0, distance / self.std  # of Student's quantile; by bisection
+        while images and high - low > PRECISE * high:
+            middle = (low + high) / 2
+            beyond = math.hypot(middle * self.std, images * _normal_quantile(student(middle, self.freedom))) > distance
+            low, high = (low, middle) if beyond else (middle, high)
+        return student(high, self.freedom)
 
 
 def predict(values: Sequence[float], borrowed: Spread | None, sampling: float = 0.0) -> Prediction | None:
-    r"""Predict one more training, on other images of the same kind, from those that there are.
+    """Predict one more training, on other images of the same kind, from those that there are.
 
-    The variance is s^2 (1 + 1/n) + `sampling`: the new training's spread, that of the mean over n, and that of the two
-    sets of images. Only s is estimated, so the degrees of freedom are those of Satterthwaite (1946).
+    The variance between trainings is s^2 (1 + 1/n), that of the new one and that of the mean over n.
 
     Args:
         values: of n trainings; from `OWN` of them on, s is their own standard deviation (n - 1).
@@ -78,10 +94,8 @@ def predict(values: Sequence[float], borrowed: Spread | None, sampling: float = 
     spread = Spread(math.sqrt(variance(values)), len(values) - 1) if own else borrowed
     if not values or spread is None:
         return None
-    seeds = spread.std**2 * (1 + 1 / len(values))
-    total = seeds + sampling
-    freedom = spread.freedom * (total / seeds) ** 2 if seeds else math.inf
-    return Prediction(fmean(values), math.sqrt(total), freedom if freedom <= NORMAL else math.inf, borrowed=not own)
+    std = spread.std * math.sqrt(1 + 1 / len(values))
+    return Prediction(fmean(values), std, spread.freedom, sampling, borrowed=not own)
 
 
 def pool(groups: Iterable[Sequence[float]]) -> Spread | None:
@@ -111,7 +125,12 @@ def fisher(ratio: float, first: float, second: float) -> float:
     return float(min(1, 2 * min(below, 1 - below)))
 
 
+def _normal_quantile(probability: float) -> float:
+    """Return what a standard normal is beyond, on either side, with this probability."""
+    return -NormalDist().inv_cdf(max(probability, SMALLEST) / 2)
+
+
 def _student(t: mpmath.mpf, freedom: float) -> mpmath.mpf:
-    if freedom > NORMAL:
+    if math.isinf(freedom):
         return mpmath.erfc(abs(t) / mpmath.sqrt(2))
     return mpmath.betainc(freedom / 2, 0.5, 0, freedom / (freedom + t**2), regularized=True)
