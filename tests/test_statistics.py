@@ -77,7 +77,8 @@ def test_the_images_add_a_variance_that_is_known():
     # s^2 (1 + 1/1) = 2, with Student's 3.18245 for 3 degrees of freedom, and 6 from the images, with the normal 1.95996
     found = statistics.predict([47.0], Spread(1.0, 3), sampling=6.0)
     assert found.half_width == pytest.approx(math.sqrt(3.18245**2 * 2 + 1.95996**2 * 6), rel=1e-4)
-    assert statistics.predict([47.0], Spread(0.0, 3), sampling=6.0).half_width == pytest.approx(1.95996 * math.sqrt(6), rel=1e-4)
+    alone = statistics.predict([47.0], Spread(0.0, 3), sampling=6.0)
+    assert alone.half_width == pytest.approx(1.95996 * math.sqrt(6), rel=1e-4)
 
 
 @pytest.mark.parametrize("sampling", [0.0, 0.5, 6.0])
