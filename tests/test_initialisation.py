@@ -174,7 +174,7 @@ def test_what_is_missing_waits_for_the_shortest_training_that_gives_it():
     assert dict(initialisation.awaited(settings)) == {"vgg38": ["vgg38"]}
     numbers.make(settings)
     text = (paths.REPORT / "numbers.tex").read_text()
-    assert r"\defineresult{initialisation/vgg38/awaits}{1}{\texttt{vgg38}}" in text
+    assert r"\defineresult{initialisation/awaited}{1}{\texttt{vgg38} for \texttt{vgg38}}" in text
     faked.result(settings, "vgg38", layers=38)
     assert not dict(initialisation.awaited(settings))
 

@@ -3,9 +3,9 @@
 Predicted is what a layer that a deep network has more than the shallow one multiplies G_1 / G_L by, the mean absolute
 gradient of the entry convolution over that of the classifier; of the shallow network, that ratio itself. The
 derivations stand in the report (sections Theory, Cures and the study `core`); a prediction is **met** where the
-geometric mean of ours over the seeds is within a factor `tolerance` of it. A network's tolerance is about half as much
-again as the largest deviation of five single networks, and no two of the ranges overlap, so that a network that behaves
-as another one should is not met.
+geometric mean of ours over the seeds is within a factor `tolerance` of it. A network's tolerance is above the
+deviation of any of five single networks, and no two of the ranges overlap: a network that behaves as another one should
+misses its prediction.
 
 Weights at epoch 0 depend on the model and the seed alone, so any training of a network serves.
 """

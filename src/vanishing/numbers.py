@@ -139,8 +139,10 @@ def _gradients(settings: parameters.Parameters) -> Iterator[str]:
         yield _result(f"{stem}/n", len(item.values), number(len(item.values), 0))
         if item.verdict == initialisation.MET:
             yield _fact(f"{stem}/met")
-    for network, runs in initialisation.awaited(settings):
-        yield _result(f"initialisation/{network}/awaits", len(runs), " and ".join(map(code, runs)))
+    awaited = [
+        f"{code(network)} for {' and '.join(map(code, runs))}" for network, runs in initialisation.awaited(settings)
+    ]
+    yield _result("initialisation/awaited", len(awaited), "; ".join(awaited))
     explosion = initialisation.explosion()
     yield _result("initialisation/explosion", explosion, number(explosion))
     if scales := published_gradients.entry_scales(settings, "vgg08"):
@@ -150,9 +152,10 @@ def _gradients(settings: parameters.Parameters) -> Iterator[str]:
     for claim in claims:
         stem = f"published/gradients/{claim.bound.report}/{claim.run}/{claim.bound.layers}/{claim.bound.statistic}"
         for images, median in (("augmented", claim.quantiles[1]), ("plain", claim.plain_median)):
-            yield _result(f"{stem}/{images}", median, number(median))
-            if claim.bound.admits(median):
-                yield _fact(f"{stem}/{images}")
+            if math.isfinite(median):
+                yield _result(f"{stem}/{images}", median, number(median))
+                if claim.bound.admits(median):
+                    yield _fact(f"{stem}/{images}")
     judged = [claim.verdict for claim in claims]
     yield _result("published/gradients", len(judged), number(len(judged), 0))
     yield _result("published/gradients_hold", judged.count(published.HOLDS), number(judged.count(published.HOLDS), 0))
