@@ -94,6 +94,15 @@ def test_the_entry_scale_is_weighted_too():
     assert published_gradients.median(scales) == 3
 
 
+@pytest.mark.parametrize(("size", "respected"), [(0.02, False), (0.03, True), (0.08, False)])
+def test_whether_the_entry_scale_respects_the_bounds_on_the_entry(size, respected):
+    # on augmented images it is 0.04, 0.06 or 0.16, and the bounds are 0.05 and 0.15
+    faked.result(REAL, "vgg08", layers=8, gradient=lambda *_: size)
+    numbers.make(REAL)
+    fact = r"\definefact{published/entry_scale/respects}"
+    assert (fact in (paths.REPORT / "numbers.tex").read_text()) == respected
+
+
 def test_the_handout_stands_apart_and_first():
     faked.result(REAL, "vgg08", layers=8)
     (authors, *_) = claims = [claim for claim in published_gradients.everything(REAL) if claim.values]

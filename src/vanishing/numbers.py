@@ -148,6 +148,8 @@ def _gradients(settings: parameters.Parameters) -> Iterator[str]:
     if scales := published_gradients.entry_scales(settings, "vgg08"):
         median = published_gradients.median(scales)
         yield _result("published/entry_scale", median, number(median))
+        if all(bound.admits(median) for bound in published_gradients.load() if bound.layers == "1"):
+            yield _fact("published/entry_scale/respects")
     claims = [claim for claim in published_gradients.everything(settings) if claim.values]
     for claim in claims:
         stem = f"published/gradients/{claim.bound.report}/{claim.run}/{claim.bound.layers}/{claim.bound.statistic}"
