@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from vanishing import comparison, initialisation, parameters, paths, recomputed, soundness
+from vanishing import comparison, initialisation, numbers, parameters, paths, recomputed, soundness
 
 REAL = parameters.load(faked.ROOT / "params.yaml")
 TABLE = paths.COMPARISON / "initialisation.csv"
@@ -33,21 +33,40 @@ def test_the_error_kept_at_the_borders_is_the_leading_eigenvalue():
 
 def test_factors_a_layer_are_those_of_the_text():
     assert initialisation.plain_factor(model("vgg38")) == pytest.approx(0.401, abs=5e-4)
-    assert initialisation.normalised_factor(model("vgg38_bn")) == pytest.approx(1.211, abs=5e-4)
+    assert initialisation.explosion() == pytest.approx(1.211, abs=5e-4)
+    assert initialisation.normalised_factor(model("vgg38_bn")) == pytest.approx(1.186, abs=5e-4)
     assert initialisation.shortcut_factor(model("vgg38_rc")) == 1
     assert initialisation.both_factor(model("vgg38_bn_rc")) == pytest.approx(1.075, abs=5e-4)
 
 
 @pytest.mark.parametrize(("pixels", "factor"), [(32, 1.20), (16, 1.19), (8, 1.17)])
-def test_the_borders_under_normalisation_are_those_of_the_text(pixels, factor):
-    """sigma^2 of a convolution of half normal activations."""
+def test_the_borders_under_normalisation_are_those_of_the_text(pixels, factor, monkeypatch):
+    """sigma^2 of a convolution of half normal activations, and the factor of a network with maps of this size alone."""
     g, h = (3 * pixels - 2) / (3 * pixels), (1 + 2 * (1 - 1 / pixels) ** 2) / 3
     assert math.sqrt(math.pi * g**2 / (math.pi * g**2 - h**2)) == pytest.approx(factor, abs=5e-3)
+    monkeypatch.setattr(parameters, "IMAGE_SIZE", pixels)
+    single = model("vgg38_bn").model_copy(update={"stages": 1})
+    assert initialisation.normalised_factor(single) == pytest.approx(factor, abs=5e-3)
     generator = torch.Generator().manual_seed(pixels)
     activations = torch.randn(20, 32, pixels, pixels, generator=generator).relu()
     weights = (2 * torch.rand(512, 32, 3, 3, generator=generator) - 1) / math.sqrt(9 * 32)
     outputs = functional.conv2d(activations, weights, padding=1)
     assert outputs.var(dim=(0, 2, 3)).mean().item() == pytest.approx((g**2 / 2 - h**2 / (2 * math.pi)) / 3, rel=0.02)
+
+
+def test_no_network_is_as_predicted_with_the_factor_of_another():
+    """Single networks that were measured with five seeds each are, at either end."""
+    spread = {
+        "vgg38": (0.371, 0.393),
+        "vgg38_bn": (1.145, 1.160),
+        "vgg38_rc": (0.986, 1.013),
+        "vgg38_bn_rc": (1.047, 1.055),
+    }
+    for network, (_, predict, tolerance) in initialisation.NETWORKS.items():
+        predicted = predict(model(network))
+        for other, ends in spread.items():
+            met = [predicted / tolerance <= end <= predicted * tolerance for end in ends]
+            assert met == [other == network] * 2
 
 
 def test_the_walk_of_a_residual_stage_is_that_of_a_simulation():
@@ -69,6 +88,15 @@ def test_the_ratio_of_the_shallow_network_lies_in_a_bracket_as_wide_as_its_posit
     low, high = initialisation.shallow_ratio(model("vgg08"), 100)
     assert (low, high) == (pytest.approx(0.0068, abs=5e-5), pytest.approx(0.218, abs=5e-4))
     assert high / low == pytest.approx(32)
+
+
+def started():
+    """Return a study of CIFAR-100 whose shallow network has a training of one epoch too; no others are configured."""
+    content = parameters.read(faked.ROOT / "params.yaml")
+    content["runs"] = {run: content["runs"][run] for run in ("vgg08", "vgg38")}
+    content["runs"]["vgg08_start"] = content["runs"]["vgg08"] | {"train": {"epochs": 1}}
+    content["studies"] = {"core": {"title": "Depth", "runs": ["vgg08_start", "vgg08", "vgg38"]}}
+    return parameters.check(content)
 
 
 def results(run, first, seed=0, layers=8):
@@ -94,6 +122,25 @@ def test_a_factor_is_that_of_one_of_the_additional_layers(factor, verdict):
     assert row.measured == pytest.approx(factor)
 
 
+@pytest.mark.parametrize(
+    ("run", "factor", "predicted", "verdict"),
+    [
+        ("vgg38_bn", 1.14, 1.186, "as predicted"),
+        ("vgg38_bn", 1.06, 1.186, "not as predicted"),
+        ("vgg38_bn_rc", 1.05, 1.075, "as predicted"),
+        ("vgg38_bn_rc", 1.0, 1.075, "not as predicted"),
+        ("vgg38_rc", 1.02, 1.0, "as predicted"),
+        ("vgg38_rc", 1.05, 1.0, "not as predicted"),
+    ],
+)
+def test_each_network_has_a_tolerance(run, factor, predicted, verdict):
+    results(initialisation.NETWORKS[run][0], 0.5)
+    results(run, 0.5 * factor**30, layers=38)
+    row = found().loc[run]
+    assert (row.measured, row.predicted) == (pytest.approx(factor), pytest.approx(predicted, abs=5e-4))
+    assert row.verdict == verdict
+
+
 def test_means_over_seeds_are_geometric_and_a_short_training_serves():
     results("vgg08_fp32", 0.08)
     for seed, ratio in enumerate((0.02, 0.08, 0.32)):
@@ -104,6 +151,32 @@ def test_means_over_seeds_are_geometric_and_a_short_training_serves():
     assert table.loc["vgg08"][["measured", "smallest", "largest", "n"]].tolist() == pytest.approx([0.08, 0.02, 0.32, 3])
     assert table.loc["vgg38_rc_short"].measured == pytest.approx(1.02)
     assert table.verdict.tolist() == ["as predicted"] * 2
+
+
+def test_a_training_of_one_epoch_comes_first():
+    settings = started()
+    for ending, ratio in (("", 0.08), ("_start", 0.02)):
+        faked.result(
+            settings, f"vgg08{ending}", layers=8, gradient=lambda _, layer, ratio=ratio: {1: ratio}.get(layer, 1)
+        )
+    (row,) = initialisation.everything(settings)
+    assert (row.network, row.measured) == ("vgg08_start", pytest.approx(0.02))
+    comparison.make(settings)
+    assert not list(recomputed.compare_published(settings))
+    numbers.make(settings)
+    assert r"\defineresult{initialisation/vgg08/measured}{0.02}" in (paths.REPORT / "numbers.tex").read_text()
+
+
+def test_what_is_missing_waits_for_the_shortest_training_that_gives_it():
+    settings = started()
+    assert dict(initialisation.awaited(settings)) == {"vgg38": ["vgg08_start", "vgg38"]}
+    faked.result(settings, "vgg08", layers=8)
+    assert dict(initialisation.awaited(settings)) == {"vgg38": ["vgg38"]}
+    numbers.make(settings)
+    text = (paths.REPORT / "numbers.tex").read_text()
+    assert r"\defineresult{initialisation/awaited}{1}{\texttt{vgg38} for \texttt{vgg38}}" in text
+    faked.result(settings, "vgg38", layers=38)
+    assert not dict(initialisation.awaited(settings))
 
 
 def test_a_gradient_of_exactly_zero_is_no_ratio():

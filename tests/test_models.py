@@ -107,6 +107,7 @@ RUNS = {
     # 3 stages of two norms of 32 channels on top of vgg08: 59,716 + 3 x 2 x 64
     "vgg08_bn": (8, 60_100),
     "vgg08_lr2": (8, 59_716),
+    "vgg38_lr2": (38, 336_196),
     "vgg38_rc_lr2": (38, 336_196),
     "vgg08_lr4": (8, 59_716),
     "vgg38_lr4": (38, 336_196),
@@ -114,6 +115,7 @@ RUNS = {
     "vgg38_bn_rc_lr4": (38, 338_500),
     "vgg08_bn_it": (8, 60_100),
     "vgg08_lr2_it": (8, 59_716),
+    "vgg38_lr2_it": (38, 336_196),
     "vgg38_rc_lr2_it": (38, 336_196),
     "vgg08_lr4_it": (8, 59_716),
     "vgg38_lr4_it": (38, 336_196),
@@ -122,7 +124,9 @@ RUNS = {
     "vgg38_bn_lr0_0001_it": (38, 338_500),
     "vgg08_constant": (8, 59_716),
     "vgg38_bn_constant": (38, 338_500),
+    "vgg38_rc_constant": (38, 336_196),
     "vgg38_bn_rc_constant": (38, 338_500),
+    "vgg38_bn_lr2_constant": (38, 338_500),
     "vgg38_bn_rc_lr2_constant": (38, 338_500),
     "vgg08_split1": (8, 59_716),
     "vgg08_split2": (8, 59_716),
@@ -155,6 +159,12 @@ RUNS = {
     "vgg68_bn_rc": (68, 616_900),
     # 64 filters: entry 27 x 64 + 128, stages of 10 x 2 (36,864 + 128) and 2 (36,864 + 64 + 128), classifier 6,500
     "vgg68_bn_rc_wide": (68, 2_450_212),
+    "vgg08_start": (8, 59_716),
+    "vgg08_bn_start": (8, 60_100),
+    "vgg38_start": (38, 336_196),
+    "vgg38_bn_start": (38, 338_500),
+    "vgg38_rc_start": (38, 336_196),
+    "vgg38_bn_rc_start": (38, 338_500),
 }
 
 

@@ -583,12 +583,23 @@ def test_the_seeds_of_a_run_are_those_of_its_studies_or_else_those_of_all():
     assert str(caught.value) == "seed 5 of run 'a' is not configured; allowed: 2, 4, 7"
 
 
-def test_the_core_has_three_seeds_and_every_other_run_one(study):
-    core = study.studies["core"].runs
+def test_the_core_and_the_initialisations_have_three_seeds_and_every_other_run_one(study):
+    thrice = study.studies["core"].runs + study.studies["initialisation"].runs
     assert {run: study.seeds_of(run) for run in study.runs} == {
-        run: [0, 1, 2] if run in core else [0] for run in study.runs
+        run: [0, 1, 2] if run in thrice else [0] for run in study.runs
     }
-    assert (len(study.studies), len(study.runs), len(list(study.jobs()))) == (17, 107, 107 + 2 * 14)
+    assert (len(study.studies), len(study.runs), len(list(study.jobs()))) == (19, 117, 117 + 2 * (14 + 6))
+
+
+def test_the_controls_are_five_networks_at_three_rates_and_the_shallow_one_with_batch_normalisation(study):
+    cures = [(0, "none", "none"), (5, "none", "none"), (5, "batch", "none"), (5, "none", "identity")]
+    cures.append((5, "batch", "identity"))
+    wanted = {(*cure, rate) for cure in cures for rate in (1e-4, 1e-3, 1e-2)} | {(0, "batch", "none", 1e-3)}
+    for key, schedule in (("controls", "cosine_per_epoch"), ("controls_per_iteration", "cosine_per_iteration")):
+        runs = [study.run(name) for name in study.studies[key].runs]
+        found = [(run.model.blocks, run.model.norm, run.model.shortcut, run.train.learning_rate) for run in runs]
+        assert (len(found), set(found)) == (16, wanted)
+        assert {run.train.schedule for run in runs} == {schedule}
 
 
 def test_each_run_is_held_against_the_first_unless_the_pairs_are_given():

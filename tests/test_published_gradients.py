@@ -1,5 +1,6 @@
 """Published bounds on gradients, held against made-up gradient flow."""
 
+import dataclasses
 import math
 import re
 
@@ -7,7 +8,7 @@ import faked
 import pandas as pd
 import pytest
 
-from vanishing import comparison, parameters, paths, published_gradients, recomputed
+from vanishing import comparison, numbers, parameters, paths, published_gradients, recomputed
 
 REAL = parameters.load(faked.ROOT / "params.yaml")
 
@@ -45,6 +46,72 @@ def test_the_median_over_the_snapshots_from_epoch_1_decides(sizes, verdict):
     found = row("vgg08", "2-7")
     assert (found.smallest, found.median, found.largest) == pytest.approx(sizes)
     assert (found.n, found.verdict) == (1, verdict)
+
+
+def test_a_snapshot_weighs_as_much_as_the_epochs_nearest_to_it():
+    # epochs 1, 2-3, 4-7 and 8-10: 1 + 2 of 10 have at least 0.04 on augmented images, and 7 have 0.01 or 0.02
+    by_epoch = {0: 9.0, 1: 0.05, 2: 0.04, 5: 0.01, 10: 0.02}
+    faked.result(
+        REAL, "vgg08", layers=8, epochs=10, snapshots=tuple(by_epoch), gradient=lambda epoch, _: by_epoch[epoch] / 2
+    )
+    found = row("vgg08", "1")
+    assert (found.median, found.plain_median) == pytest.approx((0.02, 0.01)), "not 0.03 and 0.015, as by snapshot"
+    assert (found.smallest, found.largest, found.verdict) == (0.01, 0.05, "does not hold")
+
+
+def test_an_epoch_as_near_to_two_snapshots_is_half_of_each():
+    # of 5 epochs, 1, 2 and half of 3 are nearest to snapshot 1: the median lies between the two
+    faked.result(
+        REAL, "vgg08", layers=8, epochs=5, snapshots=(0, 1, 5), gradient=lambda epoch, _: 0.04 if epoch == 5 else 0.02
+    )
+    assert row("vgg08", "1").median == pytest.approx(0.06)
+
+
+def test_the_weighted_median_by_hand():
+    assert published_gradients.median([(3.0, 1.0), (1.0, 0.5), (2.0, 1.0)]) == 2
+    assert published_gradients.median([(3.0, 2.0), (1.0, 1.0), (2.0, 1.0)]) == 2.5
+    assert published_gradients.median([(5.0, 1.5)]) == 5
+
+
+def test_what_plain_images_do_to_a_bound_stands_in_the_numbers():
+    # twice as much on augmented images: 0.08 and 0.03 there respect and break r4's bounds, 0.04 and 0.015 reverse both
+    faked.result(REAL, "vgg08", layers=8, gradient=lambda _, layer: 0.04 if layer == 1 else 0.015)
+    numbers.make(REAL)
+    text = (paths.REPORT / "numbers.tex").read_text()
+    entry, others = "published/gradients/r4/vgg08/1/min", "published/gradients/r4/vgg08/2-7/max"
+    assert f"\\defineresult{{{entry}/augmented}}{{0.08}}{{0.08}}" in text
+    assert f"\\defineresult{{{others}/plain}}{{0.015}}{{0.015}}" in text
+    held = [f"{stem}/{images}" for stem in (entry, others) for images in ("augmented", "plain")]
+    assert [f"\\definefact{{{key}}}" in text for key in held] == [True, False, False, True]
+
+
+def test_the_entry_scale_is_weighted_too():
+    faked.result(
+        REAL, "vgg08", layers=8, epochs=10, snapshots=(0, 1, 2, 3, 10), gradient=lambda epoch, _: float(epoch) / 2
+    )
+    scales = published_gradients.entry_scales(REAL, "vgg08")
+    assert scales == [(1.0, 1.0), (2.0, 1.0), (3.0, 4.0), (10.0, 4.0)]
+    assert published_gradients.median(scales) == 3
+
+
+@pytest.mark.parametrize(("size", "respected"), [(0.02, False), (0.03, True), (0.08, False)])
+def test_whether_the_entry_scale_respects_the_bounds_on_the_entry(size, respected):
+    # on augmented images it is 0.04, 0.06 or 0.16, and the bounds are 0.05 and 0.15
+    faked.result(REAL, "vgg08", layers=8, gradient=lambda *_: size)
+    numbers.make(REAL)
+    fact = r"\definefact{published/entry_scale/respects}"
+    assert (fact in (paths.REPORT / "numbers.tex").read_text()) == respected
+
+
+def test_the_handout_stands_apart_and_first():
+    faked.result(REAL, "vgg08", layers=8)
+    (authors, *_) = claims = [claim for claim in published_gradients.everything(REAL) if claim.values]
+    course = dataclasses.replace(authors, bound=dataclasses.replace(authors.bound, origin="handout"))
+    text = published_gradients.tabular([*claims, course])
+    assert [line.partition(" &")[0] for line in text.splitlines() if "vgg08" in line] == [
+        "handout, in r4, Section 2", "r4, Section 2", "r4, Section 2",
+    ]  # fmt: skip
+    assert text.count(r"\midrule") == 2
 
 
 def test_the_table_of_the_report_names_a_statistic_where_there_are_several_layers():

@@ -63,6 +63,18 @@ def test_every_run_that_a_command_stands_for_is_in_its_study(command, study, run
     assert {run.format(name) for name in told} | {"vgg38_resnet_wd3"} == set(runs)
 
 
+@pytest.mark.parametrize("study", ["controls", "controls_per_iteration"])
+def test_each_network_of_the_controls_is_told_at_its_three_rates(study):
+    settings = parameters.load(faked.ROOT / "params.yaml")
+    told = re.findall(rf"\\threerates\{{{study}\}}\{{(\w+)\}}\{{(\w+)\}}\{{(\w+)\}}", text())
+    shallow = [name for name in settings.studies[study].runs if name.startswith("vgg08_bn")]
+    assert sorted(sum(map(list, told), shallow)) == sorted(settings.studies[study].runs)
+    for names in told:
+        runs = [settings.run(name) for name in names]
+        assert [run.train.learning_rate for run in runs] == [1e-4, 1e-3, 1e-2]
+        assert runs[0].model == runs[1].model == runs[2].model
+
+
 @pytest.mark.parametrize(
     ("factor", "rate", "told"),
     [

@@ -236,6 +236,9 @@ def test_every_fact_that_the_report_asks_for_can_be_defined():
         "demo",
         "comparison",
         "initialisation/vgg08/met",
+        "published/entry_scale/respects",
+        "published/gradients/r4/vgg08/1/min/plain",
+        "published/gradients/r4/vgg08/2-7/max/plain",
     }
 
 

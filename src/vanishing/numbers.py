@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from statistics import median as middle
 
 from vanishing import (
     aggregate,
@@ -26,7 +25,7 @@ from vanishing import (
 )
 from vanishing.aggregate import DYNAMICS, METRICS, Row
 from vanishing.captions import CAPTIONS
-from vanishing.latex import escape, number
+from vanishing.latex import code, escape, number
 
 
 def make(settings: parameters.Parameters) -> None:
@@ -152,17 +151,35 @@ def _verdicts(claims: list[published.Claim]) -> dict[str, int]:
 def _gradients(settings: parameters.Parameters) -> Iterator[str]:
     """Define what is predicted of gradients at initialisation, and how many published bounds hold."""
     for item in initialisation.everything(settings):
-        stem = f"initialisation/{item.network.removesuffix('_short').removesuffix('_fp32')}"
+        stem = f"initialisation/{item.network}"
+        for ending in initialisation.SIMILAR:
+            stem = stem.removesuffix(ending)
         values = {"predicted": item.predicted, "measured": item.measured, "tolerance": item.tolerance}
         for name, value in values.items():
             yield _result(f"{stem}/{name}", value, number(value))
         yield _result(f"{stem}/n", len(item.values), number(len(item.values), 0))
         if item.verdict == initialisation.MET:
             yield _fact(f"{stem}/met")
+    awaited = [
+        f"{code(network)} for {' and '.join(map(code, runs))}" for network, runs in initialisation.awaited(settings)
+    ]
+    yield _result("initialisation/awaited", len(awaited), "; ".join(awaited))
+    explosion = initialisation.explosion()
+    yield _result("initialisation/explosion", explosion, number(explosion))
     if scales := published_gradients.entry_scales(settings, "vgg08"):
-        median = middle(scales)
+        median = published_gradients.median(scales)
         yield _result("published/entry_scale", median, number(median))
-    judged = [claim.verdict for claim in published_gradients.everything(settings) if claim.values]
+        if all(bound.admits(median) for bound in published_gradients.load() if bound.layers == "1"):
+            yield _fact("published/entry_scale/respects")
+    claims = [claim for claim in published_gradients.everything(settings) if claim.values]
+    for claim in claims:
+        stem = f"published/gradients/{claim.bound.report}/{claim.run}/{claim.bound.layers}/{claim.bound.statistic}"
+        for images, median in (("augmented", claim.quantiles[1]), ("plain", claim.plain_median)):
+            if math.isfinite(median):
+                yield _result(f"{stem}/{images}", median, number(median))
+                if claim.bound.admits(median):
+                    yield _fact(f"{stem}/{images}")
+    judged = [claim.verdict for claim in claims]
     yield _result("published/gradients", len(judged), number(len(judged), 0))
     yield _result("published/gradients_hold", judged.count(published.HOLDS), number(judged.count(published.HOLDS), 0))
 

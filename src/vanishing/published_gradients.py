@@ -2,9 +2,11 @@
 
 `published_gradients.csv` has a row for each bound that is stated or read off an axis: on `statistic` (min or max) over
 `layers` of mean |dL/dW|, with an empty cell where there is none. `layers` are all, scales of normalisation among
-them, or weight layers by number. As in the reports, ours are measured on augmented images, at snapshots from epoch 1.
+them, or weight layers by number. As in the reports, ours are measured on augmented images, at snapshots from epoch 1;
+the median on plain images stands beside them.
 
-A bound **holds** where the median of ours, over seeds and snapshots, respects it: plots show what most epochs do.
+A bound **holds** where the median of ours, over seeds and epochs, respects it: plots show what most epochs do. A
+snapshot stands for the epochs that are nearer to it than to others, half of one that is as near to its neighbour.
 """
 
 from __future__ import annotations
@@ -14,18 +16,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from itertools import pairwise
 
-import numpy as np
 import pandas as pd
 
-from vanishing import files, latex, parameters, paths, results
+from vanishing import files, latex, parameters, paths, published, results
 from vanishing.published import FAILS, HOLDS, NOT_RUN, OTHER
 
 COLUMNS = [
-    "report", "place", "origin", "run", "layers", "statistic", "low", "high", "smallest", "median", "largest", "n",
-    "verdict",
+    "report", "place", "origin", "run", "layers", "statistic", "low", "high", "smallest", "median", "largest",
+    "plain_median", "n", "verdict",
 ]  # fmt: skip
 """Of the table for machines."""
+
+
+Weighted = list[tuple[float, float]]
+"""Values, each with the number of epochs that it stands for."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +41,7 @@ class Bound:
     report: str
     place: str
     origin: str
-    """Who trained: `handout` of the course, or the author of the `report`."""
+    """Who trained: `handout` for the course; `report` where its author printed the plot and no more is known."""
     runs: tuple[str, ...]
     """Ours that repeat it, the one with the schedule per epoch first."""
     layers: str
@@ -45,18 +51,23 @@ class Bound:
     high: float
 
     @property
+    def name(self) -> str:
+        """What the bound is called in print."""
+        return f"{'handout, in ' if self.origin == 'handout' else ''}{self.report}, {self.place}"
+
+    @property
     def several(self) -> bool:
         """Whether there is more than one layer to take the smallest or largest of."""
         return not self.layers.isdigit()
 
-    def measure(self, result: results.Result) -> list[float]:
+    def measure(self, result: results.Result, images: str) -> Weighted:
         """Return the statistic over these layers at each snapshot from epoch 1 of one training."""
-        rows = _reported(result)
+        rows = _from_epoch_1(result, images)
         if self.layers != "all":
             first, _, last = self.layers.partition("-")
             numbered = rows.layer.between(int(first), int(last or first))
             rows = rows[numbered & (rows.kind != "normalisation")]
-        return [float(value) for value in rows.groupby("epoch").mean_abs_gradient.agg(self.statistic)]
+        return _weighted(rows.groupby("epoch").mean_abs_gradient.agg(self.statistic))
 
     def admits(self, value: float) -> bool:
         """Return whether a number respects the bound."""
@@ -69,8 +80,10 @@ class Claim:
 
     bound: Bound
     run: str
-    values: list[float]
-    """Of every seed and snapshot."""
+    values: Weighted
+    """Of every seed and snapshot, on augmented images."""
+    plain: Weighted
+    """On plain images."""
     n: int
     """Seeds that were measured on augmented images and did not diverge."""
     comparable: bool
@@ -79,7 +92,14 @@ class Claim:
     @property
     def quantiles(self) -> list[float]:
         """Smallest, median and largest value; NaN where there is none."""
-        return [float(of(self.values)) for of in (np.min, np.median, np.max)] if self.values else [math.nan] * 3
+        if not self.values:
+            return [math.nan] * 3
+        return [min(self.values)[0], median(self.values), max(self.values)[0]]
+
+    @property
+    def plain_median(self) -> float:
+        """The median on plain images, of the same trainings; NaN where there is none."""
+        return median(self.plain) if self.values else math.nan
 
     @property
     def verdict(self) -> str:
@@ -102,11 +122,27 @@ def load() -> tuple[Bound, ...]:
     )
 
 
-def entry_scales(settings: parameters.Parameters, run: str) -> list[float]:
+def median(values: Weighted) -> float:
+    """Return the value below which half of the epochs are; halfway between two values where both are that."""
+    ordered, below = sorted(values), 0.0
+    half = sum(epochs for _, epochs in ordered) / 2
+    for at, (value, epochs) in enumerate(ordered):
+        below += epochs
+        if below == half:  # exact: weights are multiples of 1/2
+            return (value + ordered[at + 1][0]) / 2
+        if below > half:
+            return value
+    raise ValueError("no median of nothing")
+
+
+def entry_scales(settings: parameters.Parameters, run: str) -> Weighted:
     """Return mean |dL/dW| of the entry's normalisation, which bounds on weight layers leave out, as `Bound.measure`."""
-    completed = (result for result in results.of_run(settings, run) if not result.diverged)
-    rows = [rows[(rows.layer == 1) & (rows.kind == "normalisation")] for rows in map(_reported, completed)]
-    return [float(value) for of_seed in rows for value in of_seed.mean_abs_gradient]
+    found: Weighted = []
+    for result in _completed(settings, run):
+        rows = _from_epoch_1(result, "augmented")
+        rows = rows[(rows.layer == 1) & (rows.kind == "normalisation")]
+        found += _weighted(rows.set_index("epoch").mean_abs_gradient)
+    return found
 
 
 def make(settings: parameters.Parameters) -> None:
@@ -120,16 +156,31 @@ def everything(settings: parameters.Parameters) -> Iterator[Claim]:
     """Yield every bound with each of our runs that repeats it, those without results among them."""
     for bound in load():
         for run in bound.runs:
-            completed = [result for result in results.of_run(settings, run) if not result.diverged]
-            measured = [values for result in completed if (values := bound.measure(result))]
-            values = [value for of_seed in measured for value in of_seed]
-            yield Claim(bound, run, values, len(measured), settings.data.set == "cifar100")
+            augmented, plain, n = [], [], 0
+            for result in _completed(settings, run):
+                if measured := bound.measure(result, "augmented"):
+                    augmented += measured
+                    plain += bound.measure(result, "plain")
+                    n += 1
+            yield Claim(bound, run, augmented, plain, n, settings.data.set == "cifar100")
 
 
-def _reported(result: results.Result) -> pd.DataFrame:
-    """Return what the reports measured: augmented images, from epoch 1."""
+def _completed(settings: parameters.Parameters, run: str) -> list[results.Result]:
+    return [result for result in results.of_run(settings, run) if not result.diverged]
+
+
+def _from_epoch_1(result: results.Result, images: str) -> pd.DataFrame:
     table = result.gradients
-    return table[(table["images"] == "augmented") & (table.epoch > 0)]
+    return table[(table["images"] == images) & (table.epoch > 0)]
+
+
+def _weighted(by_epoch: pd.Series[float]) -> Weighted:
+    """Give each snapshot the epochs from half-way to the one before to half-way to the one after."""
+    epochs = [*by_epoch.index]
+    if not epochs:
+        return []
+    edges = [0.5, *((left + right) / 2 for left, right in pairwise(epochs)), epochs[-1] + 0.5]
+    return [(float(value), end - start) for value, (start, end) in zip(by_epoch, pairwise(edges), strict=True)]
 
 
 def table(claims: list[Claim]) -> pd.DataFrame:
@@ -137,7 +188,8 @@ def table(claims: list[Claim]) -> pd.DataFrame:
     records = [
         (
             claim.bound.report, claim.bound.place, claim.bound.origin, claim.run, claim.bound.layers,
-            claim.bound.statistic, claim.bound.low, claim.bound.high, *claim.quantiles, claim.n, claim.verdict,
+            claim.bound.statistic, claim.bound.low, claim.bound.high, *claim.quantiles, claim.plain_median, claim.n,
+            claim.verdict,
         )
         for claim in claims
     ]  # fmt: skip
@@ -145,23 +197,26 @@ def table(claims: list[Claim]) -> pd.DataFrame:
 
 
 def tabular(claims: list[Claim]) -> str:
-    """Return the same in LaTeX, without what was not run."""
+    """Return the same in LaTeX, without what was not run, the handout's rows first."""
     head = [
-        r"& & & & \multicolumn{2}{c}{Published} & \multicolumn{3}{c}{Ours over the snapshots} & \\",
-        r"\cmidrule(lr){5-6}\cmidrule(lr){7-9}",
-        r"Source & Run & Layers & & from & to & smallest & median & largest & \\",
+        r"& & & & \multicolumn{2}{c}{Published} & \multicolumn{3}{c}{Ours, augmented} & plain & \\",
+        r"\cmidrule(lr){5-6}\cmidrule(lr){7-9}\cmidrule(lr){10-10}",
+        r"Source & Run & Layers & & from & to & smallest & median & largest & median & \\",
     ]
-    body = [
-        [
-            f"{claim.bound.report}, {claim.bound.place}",
-            latex.code(claim.run),
-            claim.bound.layers.replace("-", "--"),
-            {"min": "smallest", "max": "largest"}[claim.bound.statistic] if claim.bound.several else "",
-            *("" if math.isnan(value) else latex.number(value) for value in (claim.bound.low, claim.bound.high)),
-            *map(latex.number, claim.quantiles),
-            claim.verdict,
-        ]
+    rows = [
+        (
+            claim.bound.origin,
+            [
+                claim.bound.name,
+                latex.code(claim.run),
+                claim.bound.layers.replace("-", "--"),
+                {"min": "smallest", "max": "largest"}[claim.bound.statistic] if claim.bound.several else "",
+                *("" if math.isnan(value) else latex.number(value) for value in (claim.bound.low, claim.bound.high)),
+                *map(latex.number, (*claim.quantiles, claim.plain_median)),
+                claim.verdict,
+            ],
+        )
         for claim in claims
         if claim.values
     ]
-    return latex.tabular("llllrrrrrl", head, body)
+    return latex.tabular("llllrrrrrrl", head, *published.by_origin(rows))
