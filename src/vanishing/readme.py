@@ -59,7 +59,7 @@ def block(settings: parameters.Parameters) -> str:
 def _table(key: str, settings: parameters.Parameters, rows: list[Row]) -> Iterator[str]:
     """Yield the lines of a study: its title, what its runs share, and a row a run."""
     epochs = {row.configuration.train.epochs for row in rows}
-    shared = [f"`{key}`", *(f"{count} epochs" for count in epochs if len(epochs) == 1)]
+    shared = [f"`{key}`", *(f"{count} epoch{'s' * (count > 1)}" for count in epochs if len(epochs) == 1)]
     shared += [f"mean of the final {rows[0].average}"] * (rows[0].average > 1)
     yield from (f"{settings.studies[key].title} ({', '.join(shared)}):", "")
     yield _line(HEAD)
