@@ -143,7 +143,7 @@ def test_a_notebook_gives_the_same_text_and_figures_each_time(folder):
     assert b'"image/png"' in first[paths.NOTEBOOKS / "core.ipynb"]
     hashes = paths.FIGURES / "core.sha256"
     drawn = parameters.load().studies["core"]
-    assert len(hashes.read_text().splitlines()) == len(notebooks.outputs("core", drawn)) == 6
+    assert len(hashes.read_text().splitlines()) == len(notebooks.outputs("core", drawn)) == 9
     subprocess.run(["sha256sum", "--check", "--strict", "--quiet", hashes], check=True)
     shutil.rmtree(paths.SCRATCH)
     assert run() == first
@@ -168,8 +168,9 @@ def test_the_comparison_gives_its_tables_and_its_figure_the_same_each_time(folde
 
     first = run()
     assert [path.name for path in first] == [
-        "agreement.ipynb", "gradients.csv", "initialisation.csv", "published.csv", "schedules.csv",
-        "agreement.pdf", "gradients.tex", "initialisation.tex", "schedules.tex",
+        "agreement.ipynb", "brackets.csv", "gradients.csv", "initialisation.csv", "published.csv", "scatter.csv",
+        "schedules.csv", "agreement.pdf", "gradients.tex", "initialisation.tex", "published.tex", "scatter.tex",
+        "schedules.tex",
     ]  # fmt: skip
     assert run() == first
 
