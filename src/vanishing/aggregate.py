@@ -28,7 +28,7 @@ ONSET = 0.1
 """Distance in nats from ln(classes) beyond which a training loss has left that of a guess."""
 
 SETTLED = 5
-"""Final epochs over which the validation accuracy of one training is said to vary."""
+"""Final epochs over which the validation accuracy of one training is said to vary; those of r2's means and brackets."""
 
 CHANCE_LOSS = 0.01
 """Relative distance from ln(classes) within which a training loss counts as that of chance."""

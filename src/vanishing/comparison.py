@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
-from statistics import fmean, stdev
+from statistics import fmean
 
 import pandas as pd
 
@@ -37,21 +37,18 @@ from vanishing import (
     results,
     statistics,
 )
-from vanishing.aggregate import Row
+from vanishing.aggregate import SETTLED, Row
 from vanishing.published import DIVERGED, JUDGED, OTHER, SCHEDULES, Claim, Published
 
 LEVEL = 1 - statistics.CONFIDENCE
 """Probability with which a row is rejected under the schedule that it was trained with, at most."""
-
-FINAL = 5
-"""Epochs over which r2 gives its means and brackets."""
 
 EPOCHS, BATCH = 100, 100
 """Of r2's trainings, but for sizes in its second table: with others the rate ends elsewhere, or at another phase."""
 
 NONE, UNTESTED = "none of these", "not tested"
 
-READINGS = {"standard deviation": 1.0, "standard error": math.sqrt(FINAL)}
+READINGS = {"standard deviation": 1.0, "standard error": math.sqrt(SETTLED)}
 """What a bracket of r2 may be, and how many times the bracket the standard deviation over those epochs then is."""
 
 
@@ -100,7 +97,7 @@ def make(settings: parameters.Parameters) -> None:
     claims = published.everything(settings)
     found = list(attribute(claims))
     scattered = list(scatter(settings))
-    brackets = list(read_brackets(scattered if settings.data.set == "cifar100" else []))
+    brackets = brackets_of(settings, scattered)
     for name, content in (
         ("published", published.table(claims)),
         ("schedules", table(found)),
@@ -185,11 +182,16 @@ def scatter(settings: parameters.Parameters) -> Iterator[Scatter]:
     """Yield the scatter of every training that is long enough and completed; one at chance has none worth the name."""
     rows: dict[str, Row] = {row.run: row for found in aggregate.collect(settings).values() for row in found}
     for row in rows.values():
+        deviations, train = row.values("val_final_std"), row.configuration.train
         for result in row.completed:
-            final = (100 * result.history.val_accuracy.tail(FINAL)).tolist()
-            if len(final) == FINAL and result.summary["status"] == "completed" and not row.at_chance:
-                train = row.configuration.train
-                yield Scatter(row.run, result.seed, train.schedule, train.epochs, train.batch_size, stdev(final))
+            std = 100 * deviations[result.seed]
+            if not math.isnan(std) and result.summary["status"] == "completed" and not row.at_chance:
+                yield Scatter(row.run, result.seed, train.schedule, train.epochs, train.batch_size, std)
+
+
+def brackets_of(settings: parameters.Parameters, scattered: Iterable[Scatter]) -> list[Bracket]:
+    """List r2's brackets beside our trainings; on other images than r2's none of ours counts."""
+    return list(read_brackets(scattered if settings.data.set == "cifar100" else []))
 
 
 def read_brackets(scattered: Iterable[Scatter]) -> Iterator[Bracket]:
@@ -197,7 +199,7 @@ def read_brackets(scattered: Iterable[Scatter]) -> Iterator[Bracket]:
     ours = _pooled(scattered)
     for source in published.load():
         printed = source.figures.get("val_accuracy", "")
-        if source.average == FINAL and "(" in printed:
+        if source.average == SETTLED and "(" in printed:
             for reading, factor in READINGS.items():
                 std = factor * published.uncertainty(printed)
                 half = factor * published.unit(printed) / 2
@@ -259,7 +261,7 @@ def _probability(value: float | None) -> str:
 def _pooled(scattered: Iterable[Scatter]) -> dict[str, tuple[float, int]]:
     """Return the pooled standard deviation of each schedule, with its degrees of freedom."""
     found = _by_schedule(scattered).items()
-    return {key: (_root_mean_square(stds), (FINAL - 1) * len(stds)) for key, stds in found}
+    return {key: (_root_mean_square(stds), (SETTLED - 1) * len(stds)) for key, stds in found}
 
 
 def _by_schedule(scattered: Iterable[Scatter]) -> dict[str, list[float]]:
@@ -278,7 +280,7 @@ def _ratio(low: float, high: float, ours: tuple[float, int] | None) -> float | N
     if not ours[0]:  # ours do not scatter at all, and a bracket is never 0
         return 0.0
     nearest = min(max(ours[0], low), high)
-    return statistics.fisher((nearest / ours[0]) ** 2, FINAL - 1, ours[1])
+    return statistics.fisher((nearest / ours[0]) ** 2, SETTLED - 1, ours[1])
 
 
 def _root_mean_square(values: list[float]) -> float:

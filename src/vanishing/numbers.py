@@ -114,8 +114,7 @@ def _comparison(settings: parameters.Parameters) -> Iterator[str]:
 
 def _brackets(settings: parameters.Parameters) -> Iterator[str]:
     """Define how many of r2's brackets fit each tested schedule, in each reading: brackets/SCHEDULE/sd and /se."""
-    scattered = comparison.scatter(settings) if settings.data.set == "cifar100" else []
-    brackets = list(comparison.read_brackets(scattered))
+    brackets = comparison.brackets_of(settings, comparison.scatter(settings))
     for schedule in published.SCHEDULES:
         for reading, short in zip(comparison.READINGS, ("sd", "se"), strict=True):
             fit, tested = comparison.fitting(brackets, schedule, reading)
