@@ -187,6 +187,13 @@ def test_a_figure_holds_by_the_rule(item, verdict):
     assert item.verdict == verdict
 
 
+@pytest.mark.parametrize("comparable", [True, False])
+def test_a_diverged_training_is_told_in_the_table_whatever_its_settings(comparable):
+    text = published.tabular([claim("3.16", [], diverged=1, metric="train_loss", comparable=comparable)])
+    assert r"3.16\,n & diverged &  &" in text
+    assert "nan" not in text
+
+
 @pytest.mark.parametrize(
     ("probabilities", "verdict"),
     [

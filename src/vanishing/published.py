@@ -370,7 +370,7 @@ def _cells(claims: list[Claim], part: str) -> tuple[str, str, str]:
     if not claim:
         return "", "", ""
     unit = "\\,n" if claim.metric.endswith("loss") else ""
-    if claim.verdict == DIVERGED:
+    if not claim.values:
         return f"{claim.printed}{unit}", "diverged", ""
     digits = 2
     difference = latex.signed(claim.difference, digits)
