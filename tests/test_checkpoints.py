@@ -9,6 +9,7 @@ from safetensors.torch import load, save
 from vanishing import checkpoints
 from vanishing.checkpoints import CheckpointError
 from vanishing.errors import UserError
+from vanishing.streams import Stream
 
 TENSORS = {
     "weight": torch.linspace(-1, 1, 24).reshape(2, 3, 4),
@@ -160,9 +161,6 @@ def test_what_could_not_be_read_again_is_not_written(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-CPU = torch.device("cpu")
-
-
 @pytest.fixture
 def held(monkeypatch):
     """Hold every write back until the event is set; a failing test lets them go too."""
@@ -179,7 +177,7 @@ def held(monkeypatch):
 
 def test_a_writer_goes_on_at_once_and_writes_the_tensors_as_they_were(held, tmp_path):
     path, weight = tmp_path / "state.safetensors", torch.ones(2)
-    with checkpoints.Writer(CPU) as writer:
+    with checkpoints.Writer(Stream()) as writer:
         writer.write(path, {"weight": weight}, VALUES)
         weight.zero_()
         assert not path.exists()
@@ -190,7 +188,7 @@ def test_a_writer_goes_on_at_once_and_writes_the_tensors_as_they_were(held, tmp_
 
 
 def test_a_writer_gives_the_bytes_of_a_plain_write(path, tmp_path):
-    with checkpoints.Writer(CPU) as writer:
+    with checkpoints.Writer(Stream()) as writer:
         writer.write(tmp_path / "later.safetensors", TENSORS, VALUES)
         writer.wait()
         assert (tmp_path / "later.safetensors").read_bytes() == path.read_bytes()
@@ -199,7 +197,7 @@ def test_a_writer_gives_the_bytes_of_a_plain_write(path, tmp_path):
 def test_a_writer_keeps_the_order_and_waits_when_too_much_is_under_way(held, tmp_path):
     path = tmp_path / "state.safetensors"
     threading.Timer(0.2, held.set).start()
-    with checkpoints.Writer(CPU) as writer:
+    with checkpoints.Writer(Stream()) as writer:
         for epoch in range(checkpoints.PENDING + 1):
             writer.write(path, TENSORS, {"epoch": epoch})
         assert held.is_set(), "the last write did not wait for the first"
@@ -209,7 +207,7 @@ def test_a_writer_keeps_the_order_and_waits_when_too_much_is_under_way(held, tmp
 def test_what_cannot_be_written_is_told_and_nothing_is_written_after_it(held, tmp_path):
     (tmp_path / "file").touch()
     later = tmp_path / "later.safetensors"
-    with pytest.raises(OSError, match="file"), checkpoints.Writer(CPU) as writer:
+    with pytest.raises(OSError, match="file"), checkpoints.Writer(Stream()) as writer:
         writer.write(tmp_path / "file" / "snapshot.safetensors", TENSORS)
         writer.write(later, TENSORS)
         held.set()
@@ -218,7 +216,7 @@ def test_what_cannot_be_written_is_told_and_nothing_is_written_after_it(held, tm
 
 def test_an_error_of_the_training_is_not_hidden_by_one_of_a_write(held, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(ZeroDivisionError), checkpoints.Writer(CPU) as writer:
+    with pytest.raises(ZeroDivisionError), checkpoints.Writer(Stream()) as writer:
         writer.write(tmp_path / "file" / "snapshot.safetensors", TENSORS)
         held.set()
         raise ZeroDivisionError
@@ -226,14 +224,14 @@ def test_an_error_of_the_training_is_not_hidden_by_one_of_a_write(held, tmp_path
 
 def test_a_writer_on_a_cpu_asks_nothing_of_a_gpu(monkeypatch, tmp_path):
     monkeypatch.delattr(torch, "cuda")
-    with checkpoints.Writer(CPU) as writer:
+    with checkpoints.Writer(Stream()) as writer:
         writer.write(tmp_path / "state.safetensors", {"weight": torch.ones(2)})
     assert (tmp_path / "state.safetensors").exists()
 
 
 def test_an_error_of_a_write_reaches_every_later_call(tmp_path):
     (tmp_path / "file").touch()
-    writer = checkpoints.Writer(CPU)
+    writer = checkpoints.Writer(Stream())
     writer.write(tmp_path / "file" / "snapshot.safetensors", TENSORS)
     for _ in range(2):
         with pytest.raises(OSError, match="file"):

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
-from vanishing import aggregate, files, parameters, training
+from vanishing import aggregate, files, learner, parameters, training
 from vanishing.data import Split, canonical, content_hash, hold_out
 from vanishing.learner import Learner
 from vanishing.parameters import ParameterError
@@ -214,7 +214,7 @@ def terminated() -> None:
     signal.raise_signal(signal.SIGTERM)
 
 
-POINTS = {"step": (Learner, "step"), "evaluation": (training, "evaluate"), "write": (files, "write")}
+POINTS = {"step": (Learner, "step"), "evaluation": (learner, "_means"), "write": (files, "write")}
 """Where a training is killed: after a step, an evaluation, or the writing of a file."""
 
 kills = st.lists(

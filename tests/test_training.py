@@ -433,17 +433,17 @@ def test_a_training_terminated_again_and_again_gives_the_same_bytes(attempt, mon
 def test_a_training_terminated_while_it_validates_goes_on_to_the_same_bytes(
     attempt, monkeypatch, uninterrupted, evaluation
 ):
-    evaluate, count = training.evaluate, 0
+    means, count = learner._means, 0
 
     def counted(*arguments, **options):
         nonlocal count
         count += 1
         if count == evaluation:
             signal.raise_signal(signal.SIGTERM)
-        return evaluate(*arguments, **options)
+        return means(*arguments, **options)
 
-    monkeypatch.setattr(training, "evaluate", counted)
-    with pytest.raises(Interrupted, match=f"saved at epoch {evaluation + 1}, iteration 0"):
+    monkeypatch.setattr(learner, "_means", counted)
+    with pytest.raises(Interrupted, match=f"saved at epoch {evaluation}, iteration 4"):
         attempt()
     assert attempt() == uninterrupted
 
@@ -631,16 +631,16 @@ def test_a_training_that_diverges_later_keeps_what_was_finite(diverging, dataset
 
 def test_a_diverged_training_can_be_terminated_too(diverging, dataset, tmp_path, monkeypatch):
     whole = run_to_end(diverging, dataset, tmp_path / "whole")
-    evaluate, count = training.evaluate, 0
+    means, count = learner._means, 0
 
     def counted(*arguments, **options):
         nonlocal count
         count += 1
         if count == 3:
             signal.raise_signal(signal.SIGTERM)
-        return evaluate(*arguments, **options)
+        return means(*arguments, **options)
 
-    monkeypatch.setattr(training, "evaluate", counted)
+    monkeypatch.setattr(learner, "_means", counted)
     with pytest.raises(Interrupted):
         run_to_end(diverging, dataset, tmp_path / "again")
     assert repr(run_to_end(diverging, dataset, tmp_path / "again")) == repr(whole)
@@ -657,9 +657,9 @@ def validating(monkeypatch):
     def script(*accuracies):
         def scripted(model, *_, **__):
             accuracy = accuracies[model.entry.norm.num_batches_tracked // 4 - 1]
-            return learner.Figures(1.0 + 0 * accuracy, accuracy)
+            return torch.tensor([1.0 + 0 * accuracy, accuracy], dtype=torch.float64)
 
-        monkeypatch.setattr(training, "evaluate", scripted)
+        monkeypatch.setattr(learner, "_means", scripted)
 
     return script
 
@@ -735,15 +735,15 @@ def test_a_training_terminated_while_it_validates_for_the_last_time_stops_early_
     validating(*WAITED)
     run = tiny(train={"epochs": 8, "patience": 2})
     whole = run_to_end(run, dataset, tmp_path / "whole")
-    scripted = training.evaluate
+    scripted = learner._means
 
     def terminated(model, *arguments, **options):
         if model.entry.norm.num_batches_tracked == 16:
             signal.raise_signal(signal.SIGTERM)
         return scripted(model, *arguments, **options)
 
-    with monkeypatch.context() as patch, pytest.raises(Interrupted, match="saved at epoch 5, iteration 0"):
-        patch.setattr(training, "evaluate", terminated)
+    with monkeypatch.context() as patch, pytest.raises(Interrupted, match="saved at epoch 4, iteration 4"):
+        patch.setattr(learner, "_means", terminated)
         run_to_end(run, dataset, tmp_path / "again")
     assert run_to_end(run, dataset, tmp_path / "again") == whole
     assert trajectory(tmp_path / "again") == trajectory(tmp_path / "whole")

@@ -40,6 +40,12 @@ class Plan:
         """Return the plan on `device`."""
         return Plan(self.order.to(device), self.offsets.to(device), self.flips.to(device))
 
+    def copy_(self, other: Plan) -> None:
+        """Take over what `other`, a plan of as many images, says."""
+        self.order.copy_(other.order)
+        self.offsets.copy_(other.offsets)
+        self.flips.copy_(other.flips)
+
     def batch(self, start: int, size: int) -> Plan:
         """Return the part for the minibatch that starts at image `start`."""
         part = slice(start, start + size)

@@ -17,13 +17,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import Tensor
 
 from vanishing import files
 from vanishing.errors import UserError
+from vanishing.streams import Mark, Stream
 
 KEY = "vanishing"
 """The only metadata key: safetensors orders several at random."""
@@ -51,25 +51,24 @@ class Writer:
     another, which says more.
 
     Args:
-        device: where the tensors lie.
+        stream: in which the tensors change.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
         self._pending: deque[Future[None]] = deque()
 
     def write(self, path: Path, tensors: Mapping[str, Tensor], values: Mapping[str, Any] | None = None) -> None:
         """Do what the function `write` does, later, with a copy of the tensors as they are now.
 
-        Once one has failed, this and every later call raise what it raised. Waits for a write only where more
-        than `PENDING` would be under way.
+        To be called within the stream. Once one has failed, this and every later call raise what it raised. Waits
+        for a write only where more than `PENDING` would be under way.
         """
         while self._pending and (len(self._pending) >= PENDING or self._pending[0].done()):
             self._retire()
         copies = {name: tensor.detach().clone() for name, tensor in tensors.items()}
-        taken = torch.cuda.current_stream().record_event() if self._stream else None
-        before = self._pending[-1] if self._pending else None
+        taken, before = self._stream.mark(), self._pending[-1] if self._pending else None
         self._pending.append(self._thread.submit(self._write, path, copies, values, taken, before))
 
     def _write(
@@ -77,15 +76,13 @@ class Writer:
         path: Path,
         copies: dict[str, Tensor],
         values: Mapping[str, Any] | None,
-        taken: torch.cuda.Event | None,
+        taken: Mark,
         before: Future[None] | None,
     ) -> None:
         if before:
             before.result()  # a state must not be written after a snapshot that could not be
-        if self._stream and taken:
-            self._stream.wait_event(taken)
-        # not on the training's stream, where the copies would wait for all steps that are under way
-        with torch.cuda.stream(self._stream) if self._stream else contextlib.nullcontext():
+        # not behind the training's work, where the copies would wait for all steps that have been handed over
+        with self._stream.beside(taken):
             write(path, copies, values)
 
     def wait(self) -> None:

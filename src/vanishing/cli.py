@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,7 +23,9 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: 0, 1 for a failure, 2 for a mistake in call or parameters."""
-    options = _parser().parse_args(arguments)
+    typed = sys.argv[1:] if arguments is None else list(arguments)
+    options = _parser().parse_args(typed)
+    options.typed = typed
     try:
         options.run(options)
     except UserError as error:
@@ -60,13 +63,21 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument(
         "--source", action="append", metavar="PATH|URL", help="use this instead of params.yaml's; may be repeated"
     )
-    for name, run, text in (
-        ("train", _stage("train", "name", "seed"), "train a run"),
-        ("gradients", _stage("gradients", "name", "seed"), "measure the gradient flow of a trained run"),
-    ):
-        stage = command(name, run, text)
-        stage.add_argument("name", metavar="RUN", help="a run of params.yaml")
-        stage.add_argument("--seed", type=int, required=True, help="a seed of that run")
+    train = command("train", _train, "train a run, or several at once on one device")
+    train.add_argument(
+        "runs", metavar="RUN[:SEED]", nargs="*", help="runs of params.yaml; all their seeds if none is said"
+    )
+    train.add_argument("--seed", type=int, help="a seed of a run that is named without one")
+    train.add_argument(
+        "--missing", metavar="STUDY", nargs="?", const="", help="what has no results yet, of a study or of all"
+    )
+    train.add_argument("--at-once", type=int, default=1, metavar="N", help="trainings that share the device (1)")
+    train.add_argument(
+        "--until", metavar="TIME", help="save everything before 540s, 9min or 1.5h have passed, or before 17:30"
+    )
+    stage = command("gradients", _stage("gradients", "name", "seed"), "measure the gradient flow of a trained run")
+    stage.add_argument("name", metavar="RUN", help="a run of params.yaml")
+    stage.add_argument("--seed", type=int, required=True, help="a seed of that run")
     tables = command("tables", _stage("tables", "studies"), "write the tables of studies from results/")
     tables.add_argument("studies", metavar="STUDY", nargs="*", help="studies of params.yaml; all with results if none")
     figures = command("figures", _stage("figures", "study"), "run the figure notebooks of a study")
@@ -115,6 +126,24 @@ def _stage(name: str, *arguments: str) -> Command:
         getattr(stages, name)(_load(), *(getattr(options, argument) for argument in arguments))
 
     return run
+
+
+def _train(options: argparse.Namespace) -> None:
+    from vanishing import budget
+    from vanishing.parameters import ParameterError
+
+    until = budget.parse(options.until) if options.until else None  # before PyTorch, whose import takes seconds
+    settings = _load()
+    if bool(options.runs) == (options.missing is not None):
+        raise ParameterError("name what to train: runs, each as RUN or RUN:SEED, or else --missing [STUDY]")
+    chosen = [job for text in options.runs for job in settings.named(text, options.seed)]
+    from vanishing import trainings
+
+    again = ""
+    if options.missing is not None:
+        chosen = trainings.missing(settings, options.missing or None)
+        again = f"`vanishing {shlex.join(options.typed)}`"
+    trainings.train(settings, chosen, options.at_once, until, again)
 
 
 def _report(_: argparse.Namespace) -> None:

@@ -6,24 +6,23 @@ Nothing in a step waits for the device or copies from it, so that a GPU is never
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional
 
 from vanishing import augmentation, devices, models, parameters
 from vanishing.splits import Split
+from vanishing.streams import Stream
 
 EVALUATION_BATCH = {"cpu": 250, "cuda": 2500}
 """Images evaluated at once, by kind of device: what a cache holds, and what keeps a GPU busy between launches.
 
 In evaluation mode the figures do not depend on it, up to rounding.
 """
-
-WARM_UP = 3
-"""Eager steps before a capture: kernels are loaded and workspaces allocated in them."""
 
 
 def upload(split: Split, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -67,6 +66,7 @@ class Learner:
                 "exp_avg_sq": torch.zeros_like(weight),
             }
         self.sums = torch.zeros(2, dtype=torch.float64, device=device)
+        self.cast = _Cast(self.model) if self.bf16 else None
 
     def step(self, images: Tensor, labels: Tensor, plan: augmentation.Plan) -> None:
         """Take one step of Adam on a minibatch.
@@ -79,11 +79,13 @@ class Learner:
         chosen = labels[plan.order]
         batch = augmentation.normalise(augmentation.augment(images[plan.order], plan))
         batch = batch.contiguous(memory_format=self.memory_format)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            logits = self.model(batch)
-            loss = functional.cross_entropy(logits, chosen)
         self.optimiser.zero_grad()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            logits = self.cast(batch) if self.cast else self.model(batch)
+            loss = functional.cross_entropy(logits, chosen)
         loss.backward()  # type: ignore[no-untyped-call]
+        if self.cast:
+            self.cast.hand_over()
         if self.l1:
             self._penalise()
         self.optimiser.step()
@@ -116,53 +118,99 @@ class Learner:
                 tensor.copy_(tensors[name])
 
 
-class CapturedStep:
-    """A learner's step, recorded as a CUDA graph for minibatches of one size and replayed; for others it is eager.
+class _Cast:
+    """A model whose convolutions and linear layers compute with copies of their weights in bfloat16.
 
-    A step of a deep, narrow network is hundreds of kernels of a few microseconds each, less than a launch
-    takes; a replay launches them all at once. It computes what `Learner.step` does, bit for bit.
-
-    Args:
-        learner: on a CUDA device; the capture leaves it as it was.
-        images: all training images, uint8 (n, 3, 32, 32); read at every replay, and kept for it.
-        labels: their labels, int64 (n,).
-        size: images in a minibatch.
+    What autocast does weight by weight, and to the gradients again, is one call for all of them, bit for bit the same:
+    a kernel where there were 38.
     """
 
-    def __init__(self, learner: Learner, images: Tensor, labels: Tensor, size: int) -> None:
-        self.eager = functools.partial(learner.step, images, labels)
-        self.plan = augmentation.draw(len(images), seed=0, epoch=0).batch(0, size).to(learner.device)
-        before = {name: tensor.clone() for name, tensor in learner.tensors().items()}
-        beside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        beside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(beside):
-            for _ in range(WARM_UP):
-                self.eager(self.plan)
-        torch.cuda.current_stream().wait_stream(beside)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
-            self.eager(self.plan)
-        learner.restore(before)
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        layers = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+        self.weights = {f"{layer}.{name}": w for layer, module in layers for name, w in module.named_parameters()}
+        self.copies = {
+            name: torch.empty_like(weight, dtype=torch.bfloat16).requires_grad_()
+            for name, weight in self.weights.items()
+        }
+
+    def __call__(self, batch: Tensor) -> Tensor:
+        """Map normalised images to logits, within autocast."""
+        with torch.no_grad():
+            torch._foreach_copy_(list(self.copies.values()), list(self.weights.values()))
+        for copy in self.copies.values():
+            copy.grad = None
+        logits: Tensor = functional_call(self.model, self.copies, batch)
+        return logits
+
+    @torch.no_grad()
+    def hand_over(self) -> None:
+        """Give the weights the gradients of their copies."""
+        gradients = {name: torch.empty_like(weight) for name, weight in self.weights.items()}
+        torch._foreach_copy_(
+            list(gradients.values()), [copy.grad for copy in self.copies.values() if copy.grad is not None]
+        )
+        for name, weight in self.weights.items():
+            weight.grad = gradients[name]
+
+
+class Step:
+    """A learner's step on minibatches of fixed sizes, recorded once for each.
+
+    A step of a deep, narrow network is hundreds of kernels of a few microseconds each, less than a launch
+    takes; a CUDA graph launches them all at once. It computes what `Learner.step` does, bit for bit.
+
+    Args:
+        learner: is left as it was.
+        images: all training images, uint8 (n, 3, 32, 32); read at every step, and kept for it.
+        labels: their labels, int64 (n,).
+        sizes: images in a minibatch; that of the short last one too.
+        stream: that the learner works on.
+        pool: of `stream`.
+    """
+
+    def __init__(
+        self, learner: Learner, images: Tensor, labels: Tensor, sizes: Iterable[int], stream: Stream, pool: Any
+    ) -> None:
+        self.recorded: dict[int, tuple[augmentation.Plan, Callable[[], None]]] = {}
+        for size in set(sizes):
+            plan = augmentation.draw(len(images), seed=0, epoch=0).batch(0, size).to(learner.device)
+            work = functools.partial(learner.step, images, labels, plan)
+            self.recorded[size] = plan, stream.record(work, learner.tensors(), pool)
 
     def __call__(self, plan: augmentation.Plan) -> None:
         """Take one step on the minibatch of `plan`, without waiting for it."""
-        if len(plan.order) != len(self.plan.order):
-            self.eager(plan)
-            return
-        self.plan.order.copy_(plan.order)
-        self.plan.offsets.copy_(plan.offsets)
-        self.plan.flips.copy_(plan.flips)
-        self.graph.replay()
+        mine, launch = self.recorded[len(plan.order)]
+        mine.copy_(plan)
+        launch()
 
 
-def fastest_step(learner: Learner, images: Tensor, labels: Tensor, size: int) -> Callable[[augmentation.Plan], None]:
-    """Return the step for minibatches of `size` images: captured on CUDA, eager elsewhere."""
-    if learner.device.type == "cuda":
-        return CapturedStep(learner, images, labels, size)
-    return functools.partial(learner.step, images, labels)
+class Evaluation:
+    """The metrics of a model on fixed images, recorded once: what an epoch's validation repeats.
+
+    Args:
+        model: see `evaluate`.
+        images: uint8 (n, 3, 32, 32).
+        labels: int64 (n,).
+        bf16: see `evaluate`.
+        stream: that the model is trained on.
+        pool: of `stream`.
+    """
+
+    def __init__(self, model: nn.Module, images: Tensor, labels: Tensor, bf16: bool, stream: Stream, pool: Any) -> None:
+        self.means = torch.zeros(2, dtype=torch.float64, device=images.device)
+
+        def work() -> None:
+            self.means.copy_(_means(model, images, labels, bf16))
+
+        self.launch = stream.record(work, {}, pool)
+
+    def figures(self) -> Figures:
+        """Return what the last `launch` found, once it is done: waits for the device."""
+        loss, accuracy = self.means.tolist()
+        return Figures(loss, accuracy)
 
 
-@torch.no_grad()
 def evaluate(model: nn.Module, images: Tensor, labels: Tensor, bf16: bool = False) -> Figures:
     """Evaluate a model, in evaluation mode and without augmentation.
 
@@ -172,6 +220,13 @@ def evaluate(model: nn.Module, images: Tensor, labels: Tensor, bf16: bool = Fals
         labels: int64 (n,).
         bf16: whether to compute in bfloat16 where autocast does.
     """
+    loss, accuracy = _means(model, images, labels, bf16).tolist()
+    return Figures(loss, accuracy)
+
+
+@torch.no_grad()
+def _means(model: nn.Module, images: Tensor, labels: Tensor, bf16: bool) -> Tensor:
+    """Return mean loss and accuracy, float64 (2,), without waiting for the device."""
     training = model.training
     model.eval()
     sums = torch.zeros(2, dtype=torch.float64, device=images.device)
@@ -184,8 +239,7 @@ def evaluate(model: nn.Module, images: Tensor, labels: Tensor, bf16: bool = Fals
         correct = (logits.argmax(dim=1) == labels[part]).sum()
         sums += torch.stack([loss.double(), correct.double()])
     model.train(training)
-    loss_mean, accuracy = (sums / len(images)).tolist()
-    return Figures(loss_mean, accuracy)
+    return sums / len(images)
 
 
 @torch.no_grad()

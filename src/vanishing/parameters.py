@@ -322,6 +322,24 @@ class Parameters(Block):
         """Yield every run with each of its seeds."""
         return ((run, seed) for run in self.runs for seed in self._seeds[run])
 
+    def named(self, text: str, seed: int | None = None) -> list[tuple[str, int]]:
+        """Return the run and seed that `RUN:SEED` names; of `RUN` alone `seed`, or all of its seeds where that is None.
+
+        `ParameterError` for a run or seed that is not configured.
+        """
+        name, colon, number = text.partition(":")
+        self.run(name)
+        if colon and not number.isdecimal():
+            raise ParameterError(
+                f"{text!r}: after the colon stands a seed; allowed: {', '.join(map(str, self.seeds_of(name)))}"
+            )
+        if colon:
+            seed = int(number)
+        chosen = self.seeds_of(name) if seed is None else [seed]
+        for each in chosen:
+            self.check_seed(name, each)
+        return [(name, each) for each in chosen]
+
     def check_seed(self, name: str, seed: int) -> None:
         """Raise `ParameterError` unless `seed` is one of the seeds of the run `name`."""
         if seed not in self._seeds[name]:

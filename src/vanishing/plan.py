@@ -48,6 +48,13 @@ class Entry:
     """Seeds that are trained, and whose gradient flow is not measured yet."""
     to_train: list[int]
 
+    @classmethod
+    def of(cls, name: str, run: parameters.Run, to_train: list[int]) -> Entry:
+        """Return the entry of a run whose seeds are all to be trained."""
+        from vanishing import models
+
+        return cls(name, run, models.measure(run.model, run.data.classes), [], [], to_train)
+
     @property
     def seeds(self) -> int:
         """Number of trainings."""
@@ -63,6 +70,11 @@ class Entry:
         """Multiply-accumulates of a training, evaluation included."""
         train, val, test = self._images
         return self.size.macs * (self.run.train.epochs * (STEP * train + val) + test)
+
+    @property
+    def test_share(self) -> float:
+        """Share of the arithmetic of a training that its test takes, the longest time without a step."""
+        return self.size.macs * self._images[2] / self.macs
 
     @property
     def steps(self) -> float:
@@ -184,15 +196,18 @@ def time_step(run: parameters.Run) -> tuple[float, str]:
     import torch
 
     from vanishing import augmentation, devices
-    from vanishing.learner import Learner, fastest_step
+    from vanishing.learner import Learner, Step
     from vanishing.splits import SHAPE
+    from vanishing.streams import Slot
 
     device, size = devices.configure(run.train), run.train.batch_size
     drawn = torch.Generator().manual_seed(0)
     images = torch.randint(256, (size, *SHAPE), dtype=torch.uint8, generator=drawn).to(device)
     labels = torch.randint(run.data.classes, (size,), generator=drawn).to(device)
-    learner, minibatch = Learner(run, 0, device), augmentation.draw(size, 0, 1).to(device)
-    step = fastest_step(learner, images, labels, size)
+    stream, minibatch = Slot().on(device), augmentation.draw(size, 0, 1).to(device)
+    with stream:
+        learner = Learner(run, 0, device)
+        step = Step(learner, images, labels, [size], stream, stream.pool())
 
     def timed(steps: int) -> float:
         start = time.perf_counter()
@@ -201,9 +216,10 @@ def time_step(run: parameters.Run) -> tuple[float, str]:
         learner.figures(steps)  # waits for the device
         return (time.perf_counter() - start) / steps
 
-    timed(2)
-    steps = max(FEWEST_STEPS, int(MEASURED_FOR / timed(1)))
-    return timed(steps), devices.hardware(device)
+    with stream:
+        timed(2)
+        steps = max(FEWEST_STEPS, int(MEASURED_FOR / timed(1)))
+        return timed(steps), devices.hardware(device)
 
 
 def text(listed: Sequence[Entry], made: Estimate) -> str:

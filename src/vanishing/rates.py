@@ -20,21 +20,24 @@ if TYPE_CHECKING:  # PyTorch takes seconds to import
 
     from vanishing.training import Outcome
 
-SETTING = ["run", "hardware", "torch", "precision", "threads"]
+SETTING = ["run", "hardware", "torch", "precision", "threads", "at_once"]
 """What trainings have in common whose rates are one row: seeds of a run, on equal machines."""
 
 COLUMNS = [*SETTING, "layers", "batch_size", "rate", "n", "published"]
 """Columns of `logs/rates.csv`; rates are iterations per second."""
 
 
-def record(run: parameters.Run, name: str, seed: int, outcome: Outcome, device: torch.device) -> None:
-    """Write how long the training that has just ended took this process, if any of it was left to do."""
+def record(run: parameters.Run, name: str, seed: int, outcome: Outcome, device: torch.device, at_once: int = 1) -> None:
+    """Write how long the training that has just ended took this process, if any of it was left to do.
+
+    `at_once` trainings shared the device, at most: the throughput is that of one of them.
+    """
     from vanishing import devices
 
     if outcome.iterations:
         surroundings = devices.environment(run.train, device)
         content = {"run": name, "seed": seed, "iterations": outcome.iterations, "seconds": outcome.seconds}
-        content |= {"hardware": devices.hardware(device)}
+        content |= {"hardware": devices.hardware(device), "at_once": at_once}
         content |= {key: surroundings[key] for key in ("torch", "precision", "threads")}
         content |= {"configuration": run.configuration()}
         files.write(paths.rate(name, seed), json.dumps(content, indent=2) + "\n")
@@ -80,5 +83,5 @@ def _read(settings: parameters.Parameters, runs: Sequence[str]) -> list[dict[str
         if name in runs and path.exists():
             content = json.loads(path.read_text(encoding="utf-8"))
             if parameters.completed(content["configuration"]) == settings.run(name).configuration():
-                rows.append(content | {"rate": content["iterations"] / content["seconds"]})
+                rows.append({"at_once": 1} | content | {"rate": content["iterations"] / content["seconds"]})
     return rows

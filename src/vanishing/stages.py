@@ -5,16 +5,10 @@ Each function is a command of `vanishing` and a rule of the same name.
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 from vanishing import parameters, paths
 from vanishing.errors import UserError
-from vanishing.occupied import DYING
 from vanishing.progress import say
 
 
@@ -50,29 +44,9 @@ def data(settings: parameters.Parameters, sources: list[str] | None = None) -> N
 
 def train(settings: parameters.Parameters, name: str, seed: int) -> None:
     """Train a run, going on where an earlier start was interrupted, and publish its results."""
-    from vanishing import data as images
-    from vanishing import devices, files, models, rates, results, training
+    from vanishing import trainings
 
-    run = settings.run(name)
-    settings.check_seed(name, seed)
-    dataset = images.load_split(run.data, settings.data.seed)
-    data_hash = files.sha256(run.data.path)
-    device = devices.configure(run.train)
-    surroundings = devices.environment(run.train, device)
-    say(devices.describe(device))
-    with _only_one(name, seed):
-        states = paths.resume(name, seed)
-        folder = states / training.state_key(run, data_hash, surroundings)
-        outcome = training.train(run, seed, dataset, folder, f"{name}, seed {seed}")
-        size = models.measure(run.model, run.data.classes)
-        summary = {"run": name, "seed": seed, **results.summarise(run, outcome, size)}
-        summary |= {"data": {"sha256": data_hash}, "environment": surroundings}
-        results.publish(name, seed, outcome, summary, folder)
-        rates.record(run, name, seed, outcome, device)
-        training.forget(folder)
-        shutil.rmtree(states)
-    accuracy = f", test accuracy {outcome.test.accuracy:.2%}" if outcome.test else ""
-    say(f"{name}, seed {seed}: {summary['status']} after {summary['epochs']} of {run.train.epochs} epochs{accuracy}")
+    trainings.train(settings, [(name, seed)])
 
 
 def gradients(settings: parameters.Parameters, name: str, seed: int) -> None:
@@ -172,15 +146,3 @@ def _write_if_new(path: Path, text: str) -> bool:
         return False
     files.write(path, text)
     return True
-
-
-@contextmanager
-def _only_one(name: str, seed: int) -> Iterator[None]:
-    """Hold the lock of a run's training, so that no two processes write its state."""
-    lock = paths.SCRATCH / "locks" / f"{name}-seed{seed}.lock"
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(lock, timeout=DYING):
-            yield
-    except Timeout:
-        raise UserError(f"run {name!r}, seed {seed} is being trained by another process (lock {lock})") from None

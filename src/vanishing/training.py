@@ -10,37 +10,29 @@ import contextlib
 import hashlib
 import json
 import math
-import signal
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from vanishing import augmentation, checkpoints, devices, parameters, paths
+from vanishing import augmentation, checkpoints, devices, parameters, paths, round_robin
 from vanishing.data import Dataset, check
-from vanishing.errors import UserError
-from vanishing.learner import Figures, Learner, evaluate, fastest_step, loss_std, upload
+from vanishing.learner import Evaluation, Figures, Learner, Step, evaluate, loss_std, upload
 from vanishing.progress import Progress, say
+from vanishing.round_robin import Interrupted
+from vanishing.streams import Mark, Slot, Stream
 
 STATE = "state.safetensors"
 """File of the resumable state, beside the snapshots taken so far."""
 
 SAVE_EVERY = 30.0
 """Seconds between two writes of the resumable state: what a kill can cost, and the moment that a write takes."""
-
-
-class Interrupted(UserError):
-    """The process was told to stop; its state is saved."""
-
-    def __init__(self, signal_number: int, place: str) -> None:
-        super().__init__(f"stopped by {signal.Signals(signal_number).name}, saved at {place}; the same command goes on")
-        self.exit_code = 128 + signal_number
 
 
 @dataclass(frozen=True)
@@ -71,6 +63,9 @@ class Place:
     iteration: int = 0
     """Iterations done within `epoch`."""
     history: list[Epoch] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return f"epoch {self.epoch}, iteration {self.iteration}"
 
     @property
     def diverged(self) -> bool:
@@ -129,8 +124,7 @@ def train(run: parameters.Run, seed: int, dataset: Dataset, folder: Path, title:
         run: the effective configuration.
         seed: of initialisation, order and augmentation.
         dataset: training, validation and test images.
-        folder: takes the state, and the trajectory as it comes into being; a folder that holds the state of
-            another configuration must not be handed in, see `state_key`.
+        folder: see `Training`.
         title: what progress is reported under.
 
     Raises:
@@ -138,8 +132,13 @@ def train(run: parameters.Run, seed: int, dataset: Dataset, folder: Path, title:
         UserError: if the data set is not the one that the configuration describes.
     """
     check(dataset, run.data)
-    device = devices.configure(run.train)
-    return _Training(run, seed, dataset, folder, device).finish(title)
+    images = put(dataset, devices.configure(run.train))
+    alone = _Alone(lambda slot: Training(run, seed, images, folder, title, slot.on(images.train[0].device)))
+    waiting = [alone]
+    end = round_robin.run(lambda _: waiting.pop() if waiting else None, at_once=1)
+    if end.signal and not alone.outcomes:
+        raise Interrupted(end.signal, f"saved at {alone.training.place}" if end.saved else "nothing was under way")
+    return alone.outcomes[0]
 
 
 def forget(folder: Path) -> None:
@@ -159,47 +158,109 @@ def state_key(run: parameters.Run, data_hash: str, environment: dict[str, Any]) 
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
-class _Training:
-    """One training under way."""
+class Images(NamedTuple):
+    """The images of a data set on a device: uint8 (n, 3, 32, 32), and labels, int64 (n,)."""
 
-    def __init__(self, run: parameters.Run, seed: int, dataset: Dataset, folder: Path, device: torch.device) -> None:
-        self.run, self.seed, self.folder, self.device = run, seed, folder, device
-        images, labels = upload(dataset.train, device)
-        self.size = len(images)
-        self.val, self.test = upload(dataset.val, device), upload(dataset.test, device)
-        self.iterations = math.ceil(self.size / run.train.batch_size)  # a short last batch is kept
-        self.learner = Learner(run, seed, device)
-        self.step = fastest_step(self.learner, images, labels, run.train.batch_size)
-        self.writer = checkpoints.Writer(device)
+    train: tuple[Tensor, Tensor]
+    val: tuple[Tensor, Tensor]
+    test: tuple[Tensor, Tensor]
+
+
+def put(dataset: Dataset, device: torch.device) -> Images:
+    """Put a data set on a device, once for all trainings that read it."""
+    images = Images(*(upload(split, device) for split in (dataset.train, dataset.val, dataset.test)))
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)  # trainings read them in streams of their own
+    return images
+
+
+class Training:
+    """One training under way, in a stream of its own.
+
+    Args:
+        run: the effective configuration.
+        seed: of initialisation, order and augmentation.
+        images: on the device of the run.
+        folder: takes the state, and the trajectory as it comes into being; a folder that holds the state of
+            another configuration must not be handed in, see `state_key`.
+        title: what progress is reported under.
+        stream: on the device of `images`; nothing else uses it meanwhile.
+    """
+
+    def __init__(
+        self, run: parameters.Run, seed: int, images: Images, folder: Path, title: str, stream: Stream
+    ) -> None:
+        self.run, self.seed, self.folder, self.title = run, seed, folder, title
+        self.device, self.stream = images.train[0].device, stream
+        self.size, self.batch = len(images.train[0]), run.train.batch_size
+        self.iterations = math.ceil(self.size / self.batch)  # a short last batch is kept
+        self.val, self.test = images.val, images.test
+        with self.stream:
+            self.learner = Learner(run, seed, self.device)
+            pool, last = self.stream.pool(), self.size - (self.iterations - 1) * self.batch
+            sizes = {min(self.batch, self.size), last}
+            self.step = Step(self.learner, *images.train, sizes, self.stream, pool)
+            self.validation = Evaluation(self.learner.model, *self.val, self.learner.bf16, self.stream, pool)
+        self.writer = checkpoints.Writer(self.stream)
         self.best: dict[str, Tensor] = {}
         self.place = Place()
         self.saved = time.monotonic()
 
-    def finish(self, title: str) -> Outcome:
-        """Run every epoch that is left, then the test."""
+    @property
+    def total(self) -> int:
+        """Iterations of the whole training."""
+        return self.run.train.epochs * self.iterations
+
+    @property
+    def done(self) -> int:
+        """Iterations that are done, by earlier starts too."""
+        return (self.place.epoch - 1) * self.iterations + self.place.iteration
+
+    def proceed(self) -> Generator[Mark, None, Outcome]:
+        """Run every epoch that is left, then the test; from where an earlier start was interrupted if it was.
+
+        Yields a mark whenever enough has been handed over to the device, and is to be resumed once that is reached.
+        Between two turns others may compute in this thread, and `save` may be called.
+        """
+        turns = self._proceed()
+        with contextlib.closing(turns):
+            while True:
+                devices.configure(self.run.train)  # others may have set PyTorch up for themselves
+                with self.stream:
+                    try:
+                        mark = next(turns)
+                    except StopIteration as ended:
+                        outcome: Outcome = ended.value
+                        return outcome
+                yield mark
+
+    def _proceed(self) -> Generator[Mark, None, Outcome]:
         with self.writer:
             if not (self._state.exists() and self._load()):
                 self._keep(paths.snapshot(self.folder, 0))
-            total = self.run.train.epochs * self.iterations
-            done = (self.place.epoch - 1) * self.iterations + self.place.iteration
-            started = time.monotonic()
-            with _signals() as caught, Progress(title, total, done) as progress:
+            before, started = self.done, time.monotonic()
+            with Progress(self.title, self.total, before) as progress:
                 while self.place.epoch <= self.run.train.epochs and self._status(self.place) == "completed":
-                    self._epoch(progress, caught)
+                    yield from self._epoch(progress)
             seconds = time.monotonic() - started
-            iterations = (self.place.epoch - 1) * self.iterations - done
-            return replace(self._outcome(), iterations=iterations, seconds=seconds)
+            return replace(self._outcome(), iterations=self.done - before, seconds=seconds)
 
-    def _epoch(self, progress: Progress, caught: list[int]) -> None:
+    def _epoch(self, progress: Progress) -> Generator[Mark, None, None]:
         """Run the epoch that is under way to its end."""
-        epoch, size = self.place.epoch, self.run.train.batch_size
+        epoch, ahead = self.place.epoch, deque([self.stream.mark()])
         plan = augmentation.draw(self.size, self.seed, epoch).to(self.device)
         for iteration in range(self.place.iteration, self.iterations):
             self.learner.rate.fill_(learning_rate(self.run.train, epoch, iteration, self.iterations))
-            self.step(plan.batch(iteration * size, size))
+            self.step(plan.batch(iteration * self.batch, self.batch))
             self.place.iteration = iteration + 1
-            progress.advance()
-            self._save_if_due(caught)
+            if self.place.iteration % self.stream.steps == 0:
+                progress.advance(self.stream.steps)
+                self._save_if_due()
+                ahead.append(self.stream.mark())
+                yield ahead.popleft()  # not the newest: the device has work while it is waited for
+        progress.advance(self.iterations % self.stream.steps)
+        self.validation.launch()
+        yield self.stream.mark()
         row = self._row()
         self.place = Place(epoch + 1, 0, [*self.place.history, row])
         self._keep_trajectory(row)
@@ -207,13 +268,13 @@ class _Training:
             f"epoch {epoch}/{self.run.train.epochs}, loss {row.train_loss:.3f}, "
             f"validation {row.val_loss:.3f} and {row.val_accuracy:.1%}"
         )
-        self._save_if_due(caught)
+        self._save_if_due()
+        yield self.stream.mark()
 
     def _row(self) -> Epoch:
         trained = self.learner.figures(self.iterations)
         rate = learning_rate(self.run.train, self.place.epoch, 0, self.iterations)
-        val = evaluate(self.learner.model, *self.val, bf16=self.learner.bf16)
-        return Epoch(self.place.epoch, rate, *trained, *val)
+        return Epoch(self.place.epoch, rate, *trained, *self.validation.figures())
 
     def _keep_trajectory(self, row: Epoch) -> None:
         """Keep the epoch's weights if they are wanted; those of a diverged epoch are not."""
@@ -239,15 +300,20 @@ class _Training:
     def _state(self) -> Path:
         return self.folder / STATE
 
-    def _save_if_due(self, caught: list[int]) -> None:
-        if not caught and time.monotonic() - self.saved < SAVE_EVERY:
-            return
+    def save(self) -> None:
+        """Save the state, and wait until it is written."""
+        with self.stream:
+            self._save()
+        self.writer.wait()
+
+    def _save_if_due(self) -> None:
+        if time.monotonic() - self.saved >= SAVE_EVERY:
+            self._save()
+
+    def _save(self) -> None:
         best = {f"best.{name}": tensor for name, tensor in self.best.items()}
         self.writer.write(self._state, self.learner.tensors() | best, asdict(self.place))
         self.saved = time.monotonic()
-        if caught:
-            self.writer.wait()
-            raise Interrupted(caught[0], f"epoch {self.place.epoch}, iteration {self.place.iteration}")
 
     def _load(self) -> bool:
         """Go on from the saved state; if it cannot be used, say so and return False: the training begins anew."""
@@ -305,17 +371,17 @@ def _kinds(tensors: dict[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtyp
     return {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
 
 
-@contextlib.contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM in a list instead of dying of them."""
-    caught: list[int] = []
+class _Alone:
+    """A training as a task without others."""
 
-    def note(number: int, frame: FrameType | None) -> None:
-        caught.append(number)
+    training: Training
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield caught
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    def __init__(self, begin: Callable[[Slot], Training]) -> None:
+        self.begin, self.outcomes = begin, list[Outcome]()
+
+    def proceed(self, slot: Slot) -> Generator[Mark, None, None]:
+        self.training = self.begin(slot)
+        self.outcomes.append((yield from self.training.proceed()))
+
+    def save(self) -> None:
+        self.training.save()

@@ -1,0 +1,230 @@
+"""The trainings of the pipeline, one or several at once on one device: from configuration to published results."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import shutil
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from filelock import FileLock, Timeout
+
+from vanishing import (
+    checkpoints,
+    data,
+    devices,
+    files,
+    models,
+    parameters,
+    paths,
+    plan,
+    rates,
+    results,
+    round_robin,
+    streams,
+    training,
+)
+from vanishing.budget import Budget
+from vanishing.errors import UserError
+from vanishing.occupied import DYING
+from vanishing.parameters import ParameterError
+from vanishing.progress import say
+from vanishing.round_robin import Interrupted
+from vanishing.streams import Mark, Slot
+
+
+class OutOfTime(UserError):
+    """The time that trainings were given is up; what was under way is saved."""
+
+    exit_code = 124
+    """That of timeout(1)."""
+
+
+class Job:
+    """A training of the pipeline, a task beside others.
+
+    Args:
+        settings: the parameters.
+        name: a run.
+        seed: one of its seeds.
+        store: reads data sets, once for all.
+        at_once: trainings that may share the device, for the record of its throughput.
+    """
+
+    training: training.Training | None = None
+    error: Exception | None = None
+    published = False
+
+    def __init__(self, settings: parameters.Parameters, name: str, seed: int, store: Store, at_once: int) -> None:
+        settings.check_seed(name, seed)
+        self.run, self.name, self.seed, self.store, self.at_once = settings.run(name), name, seed, store, at_once
+        self.title = f"{name}:{seed}"
+        self.entry = plan.Entry.of(name, self.run, to_train=[seed])
+
+    def proceed(self, slot: Slot) -> Generator[Mark, None, None]:
+        """Train, going on where an earlier start was interrupted, and publish the results.
+
+        What goes wrong with this training alone is kept in `error`, and the others go on.
+        """
+        try:
+            with _only_one(self.name, self.seed):
+                yield from self._train(slot)
+        except (UserError, OSError) as error:
+            self.error = error
+        except torch.OutOfMemoryError:
+            self.error = UserError(f"{self.title}: no memory left on the device; fewer --at-once need less")
+
+    def _train(self, slot: Slot) -> Generator[Mark, None, None]:
+        run, device = self.run, devices.configure(self.run.train)
+        surroundings, data_hash = devices.environment(run.train, device), self.store.sha256(run.data.path)
+        images = self.store.images(run.data, device)
+        say(devices.describe(device))
+        folder = self._folder(device)
+        self.training = training.Training(
+            run, self.seed, images, folder, f"{self.name}, seed {self.seed}", slot.on(device)
+        )
+        outcome = yield from self.training.proceed()
+        size = models.measure(run.model, run.data.classes)
+        summary = {"run": self.name, "seed": self.seed, **results.summarise(run, outcome, size)}
+        summary |= {"data": {"sha256": data_hash}, "environment": surroundings}
+        results.publish(self.name, self.seed, outcome, summary, folder)
+        rates.record(run, self.name, self.seed, outcome, device, self.at_once)
+        training.forget(folder)
+        shutil.rmtree(folder.parent)
+        self.published = True
+        accuracy = f", test accuracy {outcome.test.accuracy:.2%}" if outcome.test else ""
+        epochs = f"{summary['epochs']} of {run.train.epochs} epochs"
+        say(f"{self.name}, seed {self.seed}: {summary['status']} after {epochs}{accuracy}")
+
+    def save(self) -> None:
+        """Save the state, if there is anything to save yet."""
+        if self.training:
+            self.training.save()
+
+    @property
+    def where(self) -> str:
+        """Say how far it has come."""
+        return str(self.training.place if self.training else training.Place())
+
+    def remaining(self) -> float:
+        """Return the share of the iterations that is left to do, by the saved state before it is under way."""
+        if self.training:
+            return 1 - self.training.done / self.training.total
+        with contextlib.suppress(checkpoints.CheckpointError):
+            _, place = checkpoints.read(self._folder(devices.configure(self.run.train)) / training.STATE)
+            return 1 - (int(place["epoch"]) - 1) / self.run.train.epochs
+        return 1.0
+
+    def _folder(self, device: torch.device) -> Path:
+        key = training.state_key(
+            self.run, self.store.sha256(self.run.data.path), devices.environment(self.run.train, device)
+        )
+        return paths.resume(self.name, self.seed) / key
+
+
+class Store:
+    """What trainings read, each once for all of them.
+
+    Args:
+        seed: that the data sets were made with, `data.seed` of the parameters.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.sha256 = functools.cache(files.sha256)
+        self._seed = seed
+        self._images: dict[tuple[Path, int, torch.device], training.Images] = {}
+
+    def images(self, described: parameters.Data, device: torch.device) -> training.Images:
+        """Return the images of a run on a device; `DataError` unless they are as described."""
+        key = described.path, described.seed, device
+        dataset = data.load_split(described, self._seed) if key not in self._images else None
+        if dataset:
+            data.check(dataset, described)
+            self._images[key] = training.put(dataset, device)
+        return self._images[key]
+
+
+def train(
+    settings: parameters.Parameters,
+    chosen: Sequence[tuple[str, int]],
+    at_once: int = 1,
+    until: float | None = None,
+    again: str = "",
+) -> None:
+    """Train runs, several at once, each to the bytes that it gives alone, and publish their results.
+
+    Args:
+        settings: the parameters.
+        chosen: runs and seeds, in the order in which to begin.
+        at_once: so many share the device.
+        until: time by the monotonic clock at which all that is under way must be saved; see `budget`.
+        again: the command that goes on after an interruption, if naming what is left does not say it better.
+
+    Raises:
+        Interrupted: after SIGINT or SIGTERM, once the states are saved.
+        OutOfTime: when the time is up, once the states are saved.
+        UserError: where a training failed, after all others.
+    """
+    if not 1 <= at_once <= streams.MOST:
+        raise ParameterError(f"--at-once {at_once}: allowed: 1 to {streams.MOST}")
+    store = Store(settings.data.seed)
+    jobs = [Job(settings, name, seed, store, at_once) for name, seed in chosen]
+    waiting = list(jobs)
+    budget = Budget(jobs, until) if until is not None else None
+
+    def choose(active: Sequence[round_robin.Task]) -> Job | None:
+        under_way = [job for job in jobs if job in active]
+        job = budget.choose(waiting, under_way) if budget else next(iter(waiting), None)
+        if job:
+            waiting.remove(job)
+        return job
+
+    end = round_robin.run(choose, at_once, budget.until if budget else float("inf"))
+    _conclude(jobs, end, again or _command(jobs, at_once))
+
+
+def missing(settings: parameters.Parameters, study: str | None = None) -> list[tuple[str, int]]:
+    """List the runs of a study, or of all, with each seed that has no results of today's configuration yet."""
+    listed = plan.entries(settings, [study] if study else [])
+    return [(entry.name, seed) for entry in listed for seed in entry.to_train]
+
+
+def _command(jobs: Sequence[Job], at_once: int) -> str:
+    """Return the command that trains what is left of `jobs`."""
+    left = [job.title for job in jobs if not job.published]
+    return f"`vanishing train {' '.join(left)} --at-once {at_once}`" if len(jobs) > 1 else "the same command"
+
+
+def _conclude(jobs: Sequence[Job], end: round_robin.End, again: str) -> None:
+    """Raise what the end of the trainings means for the user, unless all were published."""
+    failed = [job for job in jobs if job.error]
+    if len(jobs) == 1 and failed and failed[0].error:
+        raise failed[0].error
+    for job in failed:
+        say(f"{job.title}: {job.error}")
+    left = [job for job in jobs if not (job.published or job.error)]
+    saved = [f"{job.title} at {job.where}" if len(jobs) > 1 else job.where for job in jobs if job in end.saved]
+    state = f"saved at {'; '.join(saved)}" if len(jobs) == 1 else f"saved: {'; '.join(saved)}"
+    if left and end.signal:
+        raise Interrupted(end.signal, state if saved else "nothing was under way", again)
+    if left:
+        done = f"{len(jobs) - len(left)} of {len(jobs)} trainings done"
+        raise OutOfTime(f"the time is up: {done}; {state if saved else 'none under way'}; {again} goes on")
+    if failed:
+        titles = ", ".join(job.title for job in failed)
+        raise UserError(f"{len(failed)} of {len(jobs)} trainings failed: {titles}; the others are done")
+
+
+@contextmanager
+def _only_one(name: str, seed: int) -> Iterator[None]:
+    """Hold the lock of a run's training, so that no two processes write its state."""
+    lock = paths.SCRATCH / "locks" / f"{name}-seed{seed}.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(lock, timeout=DYING):
+            yield
+    except Timeout:
+        raise UserError(f"run {name!r}, seed {seed} is being trained by another process (lock {lock})") from None
