@@ -57,7 +57,9 @@ def test_every_command_has_a_help_of_its_own(command, capsys):
     assert capsys.readouterr().out.startswith(f"usage: vanishing {command}")
 
 
-@pytest.mark.parametrize("arguments", [[], ["trian"], ["train"], ["train", "vgg08"], ["train", "vgg08", "--seed", "x"]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["trian"], ["gradients"], ["gradients", "vgg08"], ["train", "vgg08", "--seed", "x"]]
+)
 def test_a_mistyped_call_ends_with_2_and_the_usage(arguments, capsys):
     with pytest.raises(SystemExit) as raised:
         cli.main(arguments)

@@ -34,6 +34,23 @@ def test_after_a_sync_neither_engine_has_anything_to_do(built):
         assert "stages entered in DVC's record: 0\nstages entered in Snakemake's record: 0\n" in again
 
 
+def test_what_was_trained_at_once_outside_the_engines_is_theirs_after_a_sync(built, tmp_path):
+    """And its bytes are those of a job each."""
+    lay_out(tmp_path, {})
+    run(tmp_path, "vanishing", "data")
+    run(tmp_path, "vanishing", "train", "--missing", "core", "--at-once", "2")
+    made = content(tmp_path)
+    assert {name: made[name] for name in made if "/runs/" in name or name.startswith("checkpoints")} == {
+        name: data for name, data in content(built["snakemake"]).items()
+        if name.startswith("checkpoints") or ("/runs/" in name and "gradients" not in name)
+    }  # fmt: skip
+    run(tmp_path, "vanishing", "sync")
+    assert {rule for rule, _ in planned(tmp_path)} & {"data", "train"} == set()
+    stale = json.loads(run(tmp_path, "dvc", "status", "--json"))
+    assert not [name for name in stale if name == "data" or name.startswith("train@")]
+    assert [name for name in stale if name.startswith("gradients@")]
+
+
 def test_after_a_sync_each_engine_sees_a_changed_parameter(built):
     """Snakemake notices it only where the sync has entered the parameters, not the times alone."""
     for folder in built.values():

@@ -20,6 +20,7 @@ from vanishing import (
     soundness,
     stages,
     training,
+    trainings,
 )
 from vanishing.errors import UserError
 from vanishing.findings import Scope
@@ -102,7 +103,7 @@ def test_a_kill_while_the_state_is_cleared_away_costs_nothing(trained, monkeypat
     """The state goes before the snapshots that it stands on; what is left of them is no obstacle."""
     done = published()
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(stages, "shutil", SimpleNamespace(rmtree=lambda _: kill()))
+        patch.setattr(trainings, "shutil", SimpleNamespace(rmtree=lambda _: kill()))
         stages.train(trained, "vgg08", 0)
     assert not list(paths.SCRATCH.rglob(training.STATE))
     next(paths.SCRATCH.rglob("epoch0000.safetensors")).unlink()
@@ -135,7 +136,7 @@ def test_gradient_flow_is_measured_with_the_threads_of_the_configuration_and_det
 def test_nothing_is_replaced_before_all_of_the_new_is_there(trained, monkeypatch):
     done = published()
     monkeypatch.setattr(results.paths, "best", lambda folder: folder / "lost.safetensors")
-    monkeypatch.setattr(training._Training, "_keep", lambda *_: None)
+    monkeypatch.setattr(training.Training, "_keep", lambda *_: None)
     with pytest.raises(FileNotFoundError):
         stages.train(trained, "vgg08", 0)
     assert published() == done

@@ -49,6 +49,16 @@ def test_what_stands_on_such_a_stage_and_is_up_to_date_in_both_is_not_named():
     assert plan(stale="a", pending="a") == Plan(commit=[], touch=[], build=["a"])
 
 
+def test_what_is_certain_is_entered_in_each_record_that_lacks_it():
+    def entered(stale, pending):
+        return sync.compare(chain(*"ab"), set(stale), {f"{name}.out" for name in pending}, certain={"a"})
+
+    assert entered("ab", "ab") == Plan(commit=["a"], touch=["a"], build=["b"])
+    assert entered("a", "") == Plan(commit=["a"], touch=[], build=[])
+    assert entered("", "a") == Plan(commit=[], touch=["a"], build=[])
+    assert entered("", "") == Plan(commit=[], touch=[], build=[])
+
+
 def test_few_stages_are_named_and_many_counted():
     assert sync.counted([]) == "0"
     assert sync.counted(["train@b-0", "data"]) == "2 (data, train@b-0)"
@@ -87,6 +97,15 @@ def study(tmp_path, monkeypatch):
 
 def test_results_that_are_what_their_summary_says_pass(study):
     sync._check_results(study)
+
+
+def test_a_training_of_todays_configuration_is_certain_and_its_images_are(study):
+    assert sync._certain(study) == {"train@vgg08-0"}
+    files.write(study.data.path, "images")
+    assert sync._certain(study) == {"train@vgg08-0", "data"}
+    assert sync._certain(faked.study({"train": {"epochs": 3}})) == set()
+    paths.snapshot(paths.checkpoints("vgg08", 0), 0).unlink()
+    assert sync._certain(study) == set()
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,8 @@
 
 Snakemake and DVC each keep a record of what every output was made from. `bring_together` compares them
 stage by stage: what is up to date in one record alone is entered in the other, and what is up to date in
-neither is left for an engine to build.
+neither is left for an engine to build. Trainings say themselves what they were made from, so that those of
+`vanishing train`, called by neither engine, are entered in both.
 """
 
 from __future__ import annotations
@@ -48,9 +49,9 @@ class Plan:
     """What to do with stages whose records differ, by stage name."""
 
     commit: list[str]
-    """Up to date in Snakemake's record alone: to be entered in DVC's."""
+    """Up to date in Snakemake's record alone, or by themselves: to be entered in DVC's."""
     touch: list[str]
-    """Up to date in DVC's record alone: to be entered in Snakemake's."""
+    """Up to date in DVC's record alone, or by themselves: to be entered in Snakemake's."""
     build: list[str]
     """Up to date in neither, or standing on such a stage."""
 
@@ -69,7 +70,7 @@ def bring_together(settings: parameters.Parameters) -> None:
     configure(settings)  # DVC compares its files, and Snakemake does not make them
     stages = _stages()
     _forget({stage.name for stage in stages})
-    plan = compare(stages, stale=_stale(), pending=_pending())
+    plan = compare(stages, stale=_stale(), pending=_pending(), certain=_certain(settings))
     if plan.commit:
         # relinked files would have new times, by which Snakemake would want everything after them again
         engine("dvc", "commit", "--force", "--no-relink", "--quiet", *plan.commit)
@@ -81,21 +82,24 @@ def bring_together(settings: parameters.Parameters) -> None:
     say(f"stages still to be built, by either engine: {counted(plan.build)}")
 
 
-def compare(stages: Iterable[Stage], stale: set[str], pending: set[str]) -> Plan:
+def compare(
+    stages: Iterable[Stage], stale: set[str], pending: set[str], certain: Collection[str] = frozenset()
+) -> Plan:
     """Decide about every stage.
 
     Args:
         stages: all of them.
         stale: names of those that DVC would run.
         pending: outputs that Snakemake would make or has no record of.
+        certain: names of those that are up to date, whatever the records say.
     """
     stages = list(stages)
     behind = {stage.name for stage in stages if stage.outputs & pending}
-    neither = stale & behind
+    neither = (stale & behind).difference(certain)
     waiting = {stage.name for stage in stages if stage.upstream & neither}
     return Plan(
-        commit=sorted(stale - behind - waiting),
-        touch=sorted(behind - stale - waiting),
+        commit=sorted(stale - behind.difference(certain) - waiting),
+        touch=sorted(behind - stale.difference(certain) - waiting),
         build=sorted(neither | (waiting & (stale | behind))),
     )
 
@@ -161,6 +165,15 @@ def _stages() -> list[Stage]:
             ]
     except DvcException as error:
         raise UserError(f"dvc: {error}") from None
+
+
+def _certain(settings: parameters.Parameters) -> set[str]:
+    """Name the trainings whose summary has today's configuration, and the images, whose hash it has.
+
+    That their files are what it says has been checked by then.
+    """
+    trained = {f"train@{run}-{seed}" for run, seed in results.trained(settings)}
+    return trained | ({"data"} if trained and settings.data.path.exists() else set())
 
 
 def _stale() -> set[str]:

@@ -79,8 +79,8 @@ class Job:
 
     def _train(self, slot: Slot) -> Generator[Mark, None, None]:
         run, device = self.run, devices.configure(self.run.train)
-        surroundings, data_hash = devices.environment(run.train, device), self.store.sha256(run.data.path)
         images = self.store.images(run.data, device)
+        surroundings, data_hash = devices.environment(run.train, device), self.store.sha256(run.data.path)
         say(devices.describe(device))
         folder = self._folder(device)
         self.training = training.Training(
@@ -113,7 +113,7 @@ class Job:
         """Return the share of the iterations that is left to do, by the saved state before it is under way."""
         if self.training:
             return 1 - self.training.done / self.training.total
-        with contextlib.suppress(checkpoints.CheckpointError):
+        with contextlib.suppress(checkpoints.CheckpointError, OSError):  # of images that are not there yet
             _, place = checkpoints.read(self._folder(devices.configure(self.run.train)) / training.STATE)
             return 1 - (int(place["epoch"]) - 1) / self.run.train.epochs
         return 1.0
@@ -170,6 +170,9 @@ def train(
     """
     if not 1 <= at_once <= streams.MOST:
         raise ParameterError(f"--at-once {at_once}: allowed: 1 to {streams.MOST}")
+    twice = next((f"{name}:{seed}" for at, (name, seed) in enumerate(chosen) if (name, seed) in chosen[:at]), None)
+    if twice:
+        raise ParameterError(f"{twice!r} is named twice")
     store = Store(settings.data.seed)
     jobs = [Job(settings, name, seed, store, at_once) for name, seed in chosen]
     waiting = list(jobs)

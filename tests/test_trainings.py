@@ -1,0 +1,246 @@
+"""Trainings of the pipeline, several at once and within a budget of time, and what the user is told."""
+
+import datetime
+import json
+import signal
+import time
+from types import SimpleNamespace
+
+import faked
+import pytest
+import torch
+
+from vanishing import budget, cli, learner, parameters, paths, plan, stages, trainings
+from vanishing.budget import Budget
+from vanishing.parameters import ParameterError
+
+RUNS = ["vgg08", "vgg38", "vgg38_bn"]
+SMALL = {
+    "data": {"validation_per_class": 4, "generated": {"classes": 3, "train_per_class": 12, "test_per_class": 4}},
+    "model": {"filters": 4, "blocks": 0},
+    "train": {"epochs": 2, "batch_size": 8},
+}
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    """Stand in a folder with three tiny runs and their images."""
+    monkeypatch.chdir(tmp_path)
+    content = faked.content(SMALL, RUNS)
+    (tmp_path / "params.yaml").write_text(parameters.text(content))
+    settings = parameters.load()
+    stages.data(settings)
+    yield settings
+    torch.use_deterministic_algorithms(False)
+
+
+def made():
+    return {
+        path.as_posix(): path.read_bytes()
+        for top in ("checkpoints", "results")
+        for path in sorted(paths.Path(top).rglob("*"))
+        if path.is_file()
+    }
+
+
+def at_step(monkeypatch, number, act):
+    """Call `act` once, in the step of this number, whichever training takes it."""
+    step, steps = learner.Learner.step, iter(range(1, number + 1))
+
+    def counted(self, *rest):
+        step(self, *rest)
+        if next(steps, None) == number:
+            act()
+
+    monkeypatch.setattr(learner.Learner, "step", counted)
+
+
+def test_the_results_of_trainings_at_once_are_those_of_one_after_another(study):
+    for name in RUNS:
+        stages.train(study, name, 0)
+    one_by_one = made()
+    for name in RUNS:
+        (paths.results(name, 0) / "summary.json").unlink()
+    assert cli.main(["train", "--missing", "--at-once", "3"]) == 0
+    assert made() == one_by_one
+    assert {json.loads(paths.rate(name, 0).read_text())["at_once"] for name in RUNS} == {3}
+    assert not list(paths.SCRATCH.rglob("*.safetensors"))
+
+
+def test_what_has_results_is_not_missing(study, capsys):
+    faked.result(study, "vgg38")
+    assert trainings.missing(study) == [("vgg08", 0), ("vgg38_bn", 0)]
+    assert trainings.missing(study, "core") == [("vgg08", 0), ("vgg38_bn", 0)]
+    assert cli.main(["train", "--missing", "else"]) == 2
+    assert "study 'else' is not configured; allowed: core" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train"], "name what to train: runs, each as RUN or RUN:SEED, or else --missing [STUDY]"),
+        (
+            ["train", "vgg08", "--missing"],
+            "name what to train: runs, each as RUN or RUN:SEED, or else --missing [STUDY]",
+        ),
+        (["train", "vgg09"], "run 'vgg09' is not configured; allowed: vgg08, vgg38, vgg38_bn"),
+        (["train", "vgg08:7"], "seed 7 of run 'vgg08' is not configured; allowed: 0"),
+        (["train", "vgg08:x"], "'vgg08:x': after the colon stands a seed; allowed: 0"),
+        (["train", "vgg08", "vgg08:0"], "'vgg08:0' is named twice"),
+        (["train", "vgg08", "--at-once", "17"], "--at-once 17: allowed: 1 to 16"),
+        (
+            ["train", "vgg08", "--until", "540"],
+            "--until '540': allowed: a duration such as 540s, 9min or 1.5h, or a time of day such as 17:30",
+        ),
+    ],
+)
+def test_a_mistake_in_what_to_train_is_a_line(study, capsys, arguments, message):
+    assert cli.main(arguments) == 2
+    assert capsys.readouterr().err == f"vanishing train: {message}\n"
+    assert not paths.RESULTS.exists()
+
+
+def test_a_run_without_a_seed_is_all_of_its_seeds(study):
+    several = parameters.check(faked.content(SMALL | {"seeds": [2, 5]}, RUNS))
+    assert several.named("vgg08") == [("vgg08", 2), ("vgg08", 5)]
+    assert several.named("vgg08", seed=5) == several.named("vgg08:5") == [("vgg08", 5)]
+
+
+def test_a_signal_reaches_all_and_the_line_names_the_command_that_goes_on(study, monkeypatch, capsys):
+    whole = made_by(study)
+    with monkeypatch.context() as patch:
+        at_step(patch, 5, lambda: signal.raise_signal(signal.SIGTERM))
+        assert cli.main(["train", "vgg08:0", "vgg38:0", "vgg38_bn:0", "--at-once", "2"]) == 143
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told == (
+        "vanishing train: stopped by SIGTERM, saved: vgg08:0 at epoch 1, iteration 3; vgg38:0 at epoch 1, iteration 2; "
+        "`vanishing train vgg08:0 vgg38:0 vgg38_bn:0 --at-once 2` goes on"
+    )
+    assert cli.main(told.split("`")[1].split()[1:]) == 0
+    assert made() == whole
+
+
+def made_by(study):
+    """Return what the trainings leave one after another, and take it away again."""
+    for name in RUNS:
+        stages.train(study, name, 0)
+    whole = made()
+    for name in RUNS:
+        (paths.results(name, 0) / "summary.json").unlink()
+    return whole
+
+
+def test_one_that_fails_does_not_stop_the_others(study, monkeypatch, capsys):
+    begin = learner.Learner.__init__
+
+    def fail(self, run, *rest):
+        if run.model.norm == "batch":
+            raise torch.OutOfMemoryError
+        begin(self, run, *rest)
+
+    monkeypatch.setattr(learner.Learner, "__init__", fail)
+    assert cli.main(["train", "--missing", "--at-once", "2"]) == 1
+    told = capsys.readouterr().err
+    assert "vgg38_bn:0: no memory left on the device; fewer --at-once need less\n" in told
+    assert told.endswith("vanishing train: 1 of 3 trainings failed: vgg38_bn:0; the others are done\n")
+    assert trainings.missing(study) == [("vgg38_bn", 0)]
+
+
+# the budget
+
+
+def test_durations_and_times_of_day():
+    now = time.monotonic()
+    assert budget.parse("540s") - now == pytest.approx(540, abs=5)
+    assert budget.parse("1.5h") - now == pytest.approx(5400, abs=5)
+    soon = datetime.datetime.now() + datetime.timedelta(minutes=30)
+    before = datetime.datetime.now() - datetime.timedelta(minutes=30)
+    assert budget.parse(f"{soon:%H:%M}") - now == pytest.approx(1800, abs=65)
+    assert budget.parse(f"{before:%H:%M}") - now == pytest.approx(23.5 * 3600, abs=65)
+    for odd in ("9", "-9s", "9 min", "25:00", ""):
+        with pytest.raises(ParameterError, match="allowed: a duration"):
+            budget.parse(odd)
+
+
+class Timed:
+    """A job of known length, `name` to others."""
+
+    def __init__(self, name, seconds, done=0.0):
+        self.name, self.seconds, self.share = name, seconds, 1 - done
+        self.entry = SimpleNamespace(test_share=0.0)
+
+    def remaining(self):
+        return self.share
+
+
+@pytest.fixture
+def given(monkeypatch):
+    """Return a maker of budgets on a clock that tests set."""
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(time, "monotonic", lambda: clock.now)
+
+    def make(jobs, seconds):
+        estimate = plan.Estimate({job.name: job.seconds for job in jobs}, [])
+        monkeypatch.setattr(plan, "estimate", lambda entries: estimate)
+        return Budget(jobs, clock.now + seconds + budget.RESERVE), clock
+
+    return make
+
+
+def test_what_cannot_end_in_time_waits_for_what_can(given):
+    long, short = Timed("long", 500), Timed("short", 50)
+    made, _ = given([long, short], 100)
+    assert made.choose([long, short], []) is short
+    assert made.choose([long], [short]) is None, "not beside one that would be slower for it"
+    assert made.choose([long], []) is long, "nothing else can"
+
+
+def test_too_little_time_is_not_begun_with(given):
+    long = Timed("long", 500)
+    made, clock = given([long], 100)
+    clock.now = 100 - budget.WORTH
+    assert made.choose([long], []) is None
+
+
+def test_what_was_begun_earlier_goes_first_with_what_is_left_of_it(given):
+    new, begun = Timed("new", 60), Timed("begun", 500, done=0.9)
+    made, _ = given([new, begun], 100)
+    assert made.choose([new, begun], []) is begun
+
+
+def test_one_more_must_not_make_those_under_way_late(given):
+    """Until their pace is known, two are taken to be half as fast."""
+    first, second = Timed("first", 60), Timed("second", 10)
+    made, clock = given([first, second], 100)
+    assert made.choose([second], [first]) is None, "60 s alone are 120 s beside another"
+    clock.now, first.share = 40.0, 0.3
+    assert made.choose([second], [first]) is second, "18 s are 36 s then, and 60 s are left"
+
+
+def test_the_pace_beside_others_is_taken_from_those_under_way(given):
+    """Two that lose nothing by their company: a third would need no more than three halves of its time."""
+    pair = [Timed("a", 100), Timed("b", 100)]
+    third = Timed("c", 60)
+    made, clock = given([*pair, third], 200)
+    assert made.choose([third], pair) is None, "as three at once, 300 s"
+    clock.now = 10.0
+    for each in pair:
+        each.share = 0.9
+    assert made.choose([third], pair) is third, "135 s, and 190 s are left"
+
+
+def test_within_a_budget_nothing_is_lost(study, monkeypatch, capsys):
+    """The clock strikes in the midst of two trainings; the command that is named ends in the same bytes."""
+    whole = made_by(study)
+    known = plan.Estimate(dict.fromkeys(RUNS, 1.0), [])
+    monkeypatch.setattr(plan, "estimate", lambda entries: known)
+    with monkeypatch.context() as patch:
+        patch.setattr(budget, "RESERVE", 0.0)
+        late = time.monotonic() + 1e6
+        at_step(patch, 7, lambda: patch.setattr(time, "monotonic", lambda: late))
+        assert cli.main(["train", "--missing", "core", "--at-once", "2", "--until", "1h"]) == 124
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told.startswith("vanishing train: the time is up: 0 of 3 trainings done; saved: vgg08:0 at epoch ")
+    assert told.endswith("; `vanishing train --missing core --at-once 2 --until 1h` goes on")
+    assert cli.main(told.split("`")[1].split()[1:]) == 0
+    assert made() == whole
