@@ -212,6 +212,30 @@ def test_the_step_is_measured_and_leaves_nothing(monkeypatch):
     assert list(Path().iterdir()) == []
 
 
+def test_trainings_at_once_share_the_time(monkeypatch, capsys):
+    monkeypatch.setattr(plan, "MEASURED_FOR", 0.05)
+    settings, asked = study(), []
+    listed = plan.entries(settings)
+
+    def step(run, at_once):
+        asked.append(at_once)
+        return 0.1, "a chip"
+
+    monkeypatch.setattr(plan, "time_step", step)
+    made = plan.estimate(listed, at_once=4)
+    assert set(asked) == {4}
+    assert {line.split(": ")[1] for line in made.measurements} == {"100 ms a step beside 3 others in fp32 on a chip"}
+    alone = sum(len(entry.to_train) * made.seconds[entry.name] for entry in listed)
+    assert f"\n  {plan._time(alone / 4)} 4 at once, and " in plan.text(listed, made)
+
+
+def test_a_step_beside_others_is_that_of_all(monkeypatch):
+    """On a CPU, where they take turns, two take twice as long."""
+    monkeypatch.setattr(plan, "MEASURED_FOR", 0.3)
+    run = study().run("vgg08")
+    assert plan.time_step(run, at_once=2)[0] > 1.3 * plan.time_step(run)[0]
+
+
 def test_the_command_plans_a_study_and_then_what_is_left_of_it(monkeypatch, capsys):
     monkeypatch.setattr(plan, "MEASURED_FOR", 0.05)
     Path("params.yaml").write_text(yaml.safe_dump(faked.content({"model": {"filters": 4}}, runs=["vgg08"])))

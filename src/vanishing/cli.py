@@ -71,7 +71,8 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--missing", metavar="STUDY", nargs="?", const="", help="what has no results yet, of a study or of all"
     )
-    train.add_argument("--at-once", type=int, default=1, metavar="N", help="trainings that share the device (1)")
+    at_once = "trainings that share the device (1)"
+    train.add_argument("--at-once", type=int, default=1, metavar="N", help=at_once)
     train.add_argument(
         "--until", metavar="TIME", help="save everything before 540s, 9min or 1.5h have passed, or before 17:30"
     )
@@ -97,6 +98,8 @@ def _parser() -> argparse.ArgumentParser:
     ):
         costs = command(name, run, text)
         costs.add_argument("studies", nargs="*", metavar="STUDY", help="only the runs of these studies")
+        if name == "plan":
+            costs.add_argument("--at-once", type=int, default=1, metavar="N", help=at_once)
     command("readme", _readme, "write the results into README.md, from results/: no engine makes README.md")
     command("show", _show, "print the tables of results/")
     command("sync", _sync, "bring the records of Snakemake and DVC together")
@@ -200,7 +203,7 @@ def _plan(options: argparse.Namespace) -> None:
     from vanishing import plan
 
     listed = plan.entries(_load(), options.studies)
-    print(plan.text(listed, plan.estimate(listed)))
+    print(plan.text(listed, plan.estimate(listed, at_once=options.at_once)))
 
 
 def _rates(options: argparse.Namespace) -> None:

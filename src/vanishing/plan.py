@@ -111,6 +111,8 @@ class Estimate:
 
     seconds: dict[str, float]
     measurements: list[str]
+    at_once: int = 1
+    """Trainings that share the device meanwhile."""
 
 
 def entries(settings: parameters.Parameters, studies: Sequence[str] = ()) -> list[Entry]:
@@ -144,13 +146,16 @@ def chosen_runs(settings: parameters.Parameters, studies: Sequence[str]) -> list
 
 
 def estimate(
-    listed: Iterable[Entry], step_seconds: Callable[[parameters.Run], tuple[float, str]] | None = None
+    listed: Iterable[Entry],
+    step_seconds: Callable[[parameters.Run], tuple[float, str]] | None = None,
+    at_once: int = 1,
 ) -> Estimate:
     """Estimate the trainings that are left, from a measurement of two of them for each device and precision.
 
     Args:
         listed: the runs; where none has anything to train, nothing is measured.
         step_seconds: gives the seconds of a training step, and the device; `time_step` unless told otherwise.
+        at_once: trainings that share the device.
     """
     groups: dict[tuple[str, int, str], list[Entry]] = {}
     for entry in listed:
@@ -161,13 +166,14 @@ def estimate(
     for group in groups.values():
         samples = []
         for reference in references(group):
-            measured, device = (step_seconds or time_step)(reference.run)
+            measured, device = step_seconds(reference.run) if step_seconds else time_step(reference.run, at_once)
             samples.append((reference.size.layers, reference.work, measured))
             precision = reference.run.train.precision
-            lines.append(f"{reference.name}: {measured * 1000:.3g} ms a step in {precision} on {device}")
+            beside = f" beside {at_once - 1} others" if at_once > 1 else ""
+            lines.append(f"{reference.name}: {measured * 1000:.3g} ms a step{beside} in {precision} on {device}")
         a, b = fit(samples)
         seconds |= {entry.name: entry.steps * (a * entry.size.layers + b * entry.work) for entry in group}
-    return Estimate(seconds, lines)
+    return Estimate(seconds, lines, at_once)
 
 
 def references(group: Sequence[Entry]) -> list[Entry]:
@@ -191,35 +197,42 @@ def fit(samples: Sequence[tuple[float, float, float]]) -> tuple[float, float]:
     return (float(alone[0]), 0.0) if error[0] < error[1] else (0.0, float(alone[1]))
 
 
-def time_step(run: parameters.Run) -> tuple[float, str]:
-    """Time the training step of a run on random images: seconds of a step, and the device in words."""
+def time_step(run: parameters.Run, at_once: int = 1) -> tuple[float, str]:
+    """Time the training step of a run on random images: seconds of a step, and the device in words.
+
+    With `at_once` trainings, as `vanishing train --at-once` has them, it is the time in which each takes one step.
+    """
     import torch
 
-    from vanishing import augmentation, devices
+    from vanishing import augmentation, devices, streams
     from vanishing.learner import Learner, Step
     from vanishing.splits import SHAPE
-    from vanishing.streams import Slot
 
     device, size = devices.configure(run.train), run.train.batch_size
     drawn = torch.Generator().manual_seed(0)
     images = torch.randint(256, (size, *SHAPE), dtype=torch.uint8, generator=drawn).to(device)
     labels = torch.randint(run.data.classes, (size,), generator=drawn).to(device)
-    stream, minibatch = Slot().on(device), augmentation.draw(size, 0, 1).to(device)
-    with stream:
-        learner = Learner(run, 0, device)
-        step = Step(learner, images, labels, [size], stream, stream.pool())
+    minibatch = augmentation.draw(size, 0, 1).to(device)
+    together = []
+    for stream in (slot.on(device) for slot in streams.slots(at_once)):
+        with stream:
+            learner = Learner(run, 0, device)
+            together.append((stream, learner, Step(learner, images, labels, [size], stream, stream.pool())))
 
     def timed(steps: int) -> float:
         start = time.perf_counter()
         for _ in range(steps):
-            step(minibatch)
-        learner.figures(steps)  # waits for the device
+            for stream, _, step in together:
+                with stream:
+                    step(minibatch)
+        for stream, learner, _ in together:
+            with stream:
+                learner.figures(steps)  # waits for the device
         return (time.perf_counter() - start) / steps
 
-    with stream:
-        timed(2)
-        steps = max(FEWEST_STEPS, int(MEASURED_FOR / timed(1)))
-        return timed(steps), devices.hardware(device)
+    timed(2)
+    steps = max(FEWEST_STEPS, int(MEASURED_FOR / timed(1)))
+    return timed(steps), devices.hardware(device)
 
 
 def text(listed: Sequence[Entry], made: Estimate) -> str:
@@ -249,10 +262,11 @@ def _totals(listed: Sequence[Entry], made: Estimate) -> list[str]:
         lines.append(f"left to measure: the gradient flow of {_count(unmeasured, 'training')}")
     if not left:
         return [*lines, "left to train: nothing"]
-    wait = sum(len(entry.to_train) * made.seconds[entry.name] for entry in left)
+    wait = sum(len(entry.to_train) * made.seconds[entry.name] for entry in left) / made.at_once
+    order = "one after another" if made.at_once == 1 else f"{made.at_once} at once"
     most = _si(max(entry.scratch for entry in left), "B")
     lines.append(f"left to train: {_sum(left, {entry.name: len(entry.to_train) for entry in left})}")
-    lines.append(f"  {_time(wait)} one after another, and {most} more on the disk while the largest of them ends")
+    lines.append(f"  {_time(wait)} {order}, and {most} more on the disk while the largest of them ends")
     return [*lines, "the time is an estimate, without start-up, from a measurement just now:", *_indented(made)]
 
 

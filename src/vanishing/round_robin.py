@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Protocol
 
+from vanishing import streams
 from vanishing.errors import UserError
 from vanishing.streams import Mark, Slot
 
@@ -81,7 +82,7 @@ def run(choose: Callable[[Sequence[Task]], Task | None], at_once: int, until: fl
         at_once: so many tasks may be under way.
         until: time by the monotonic clock at which to save what is under way.
     """
-    slots, active = [Slot() for _ in range(at_once)], list[_Turns]()
+    slots, active = streams.slots(at_once), list[_Turns]()
     with _signals() as caught, contextlib.ExitStack() as ending:
         ending.callback(_close, active)
         while True:

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vanishing.parameters import ParameterError
+
 MOST = 16
 """Slots that a process may have, each with two CUDA streams: PyTorch hands out 32 and then the first ones again."""
 
@@ -151,3 +153,10 @@ class Slot:
         if device.type not in self._streams:
             self._streams[device.type] = CudaStream(device) if device.type == "cuda" else Stream()
         return self._streams[device.type]
+
+
+def slots(at_once: int) -> list[Slot]:
+    """Return places for so many trainings; `ParameterError` for more than there are distinct streams for."""
+    if not 1 <= at_once <= MOST:
+        raise ParameterError(f"--at-once {at_once}: allowed: 1 to {MOST}")
+    return [Slot() for _ in range(at_once)]

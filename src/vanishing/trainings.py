@@ -24,7 +24,6 @@ from vanishing import (
     rates,
     results,
     round_robin,
-    streams,
     training,
 )
 from vanishing.budget import Budget
@@ -168,8 +167,6 @@ def train(
         OutOfTime: when the time is up, once the states are saved.
         UserError: where a training failed, after all others.
     """
-    if not 1 <= at_once <= streams.MOST:
-        raise ParameterError(f"--at-once {at_once}: allowed: 1 to {streams.MOST}")
     twice = next((f"{name}:{seed}" for at, (name, seed) in enumerate(chosen) if (name, seed) in chosen[:at]), None)
     if twice:
         raise ParameterError(f"{twice!r} is named twice")
