@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-dvc catalogue study report readme test test-fast lint bench format lock clean distclean
+.PHONY: help setup demo demo-dvc catalogue study report readme test test-fast lint bench gpu format lock clean distclean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,6 +61,12 @@ bench: demo  ## speed, what it depends on and does to accuracy, scaling, and the
 	python benchmarks/scaling.py
 	python benchmarks/pipeline.py
 	python benchmarks/graph.py
+
+gpu: $(READY)  ## on a machine with a GPU: its tests, and its throughput by precision, kernels and trainings at once
+	pytest -q -k cuda tests/test_cuda.py tests/test_augmentation.py tests/test_training.py tests/test_fused.py
+	python benchmarks/training.py --models vgg38_bn_rc
+	for kernels in pytorch fused; do python benchmarks/sharing.py --kernels $$kernels --output build/benchmarks/$$kernels; done
+	vanishing plan core --at-once 8
 
 format: $(READY)  ## format Python and Snakemake code
 	ruff format .

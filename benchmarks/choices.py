@@ -28,7 +28,9 @@ def free(train: parameters.Train) -> None:
     torch.backends.cudnn.benchmark = True
 
 
-def rates(run: parameters.Run, train: Split, device: torch.device, repeats: int, inner: int) -> dict[str, list[float]]:
+def rates(
+    run: parameters.Run, train: Split, device: torch.device, repeats: int, window: float
+) -> dict[str, list[float]]:
     """Measure iterations per second of the step as it is, and with each choice undone, in turn."""
     ours = partial(devices.configure, run.train)
     ours()  # a capture keeps the kernels of the settings that it was made under
@@ -41,7 +43,7 @@ def rates(run: parameters.Run, train: Split, device: torch.device, repeats: int,
     any_algorithm = partial(free, run.train)
     any_algorithm()
     loops["free"] = (any_algorithm, measure.step_of(run, train, device))
-    return measure.in_turn(loops, device, repeats, inner)
+    return measure.in_turn(loops, device, repeats, window)
 
 
 def main() -> None:
@@ -52,7 +54,7 @@ def main() -> None:
     for precision in options.precisions:
         for name in options.models:
             run = measure.configured(name, options.device, options.threads, precision=precision)
-            found = rates(run, train, device, options.repeats, options.inner)
+            found = rates(run, train, device, options.repeats, options.window)
             row = {"model": name, "precision": precision}
             row |= {f"{loop} (it/s)": statistics.median(values) for loop, values in found.items()}
             others = [loop for loop in found if loop != "ours"]

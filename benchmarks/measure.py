@@ -7,7 +7,6 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -20,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vanishing import augmentation, data, devices, generated, learner, parameters
 from vanishing.data import Split
+from vanishing.streams import Slot, Stream
 
 ROOT = Path(__file__).parents[1]
 WARM_UP = 3
@@ -36,15 +36,17 @@ def arguments(description: str) -> argparse.ArgumentParser:
 
 
 def step_options(description: str, models: Sequence[str]) -> argparse.Namespace:
-    """Read the options of a benchmark of training steps; precisions are all that the device has, if not said."""
+    """Read the options of a benchmark of training steps; precisions and kernels are the device's, if not said."""
     parser = arguments(description)
     parser.add_argument("--models", nargs="+", default=models)
     parser.add_argument("--precisions", nargs="+", choices=["fp32", "tf32", "bf16"])
-    parser.add_argument("--inner", type=int, help="iterations of one measurement")
+    parser.add_argument("--kernels", nargs="+", choices=["pytorch", "fused"])
+    parser.add_argument("--window", type=float, help="seconds of one measurement")
     options = parser.parse_args()
     cuda = options.device == "cuda"
     options.precisions = options.precisions or (["fp32", "tf32", "bf16"] if cuda else ["fp32", "bf16"])
-    options.inner = options.inner or (200 if cuda else 10)
+    options.kernels = options.kernels or (["pytorch", "fused"] if cuda else ["pytorch"])
+    options.window = options.window or (0.5 if cuda else 2.0)
     return options
 
 
@@ -114,27 +116,33 @@ def in_turn(
     loops: Mapping[str, tuple[Callable[[], object], Callable[[], object]]],
     device: torch.device,
     repeats: int,
-    inner: int,
+    window: float,
 ) -> dict[str, list[float]]:
     """Measure iterations per second of loops in turn, so that the machine's moods fall on all alike.
 
     Args:
         loops: what puts a loop's settings in force, and its iteration, by name.
         device: that they compute on.
-        repeats: measurements of each, after one that warms up.
-        inner: iterations of one measurement.
+        repeats: measurements of each, after one that warms up and tells how many iterations fill a window.
+        window: seconds of one measurement.
     """
     found: dict[str, list[float]] = {name: [] for name in loops}
+    inner = dict.fromkeys(loops, WARM_UP)
     for repeat in range(repeats + 1):
         for name, (prepare, step) in loops.items():
             prepare()
+            if not repeat:
+                step()  # kernels are loaded in the first
             synchronise(device)
             start = time.perf_counter()
-            for _ in range(inner):
+            for _ in range(inner[name]):
                 step()
             synchronise(device)
+            rate = inner[name] / (time.perf_counter() - start)
             if repeat:
-                found[name].append(inner / (time.perf_counter() - start))
+                found[name].append(rate)
+            else:
+                inner[name] = max(1, round(rate * window))
     return found
 
 
@@ -145,18 +153,25 @@ def ratio(found: Mapping[str, list[float]], one: str, other: str) -> dict[str, f
     return {name: statistics.median(ratios), f"{name} min": min(ratios), f"{name} max": max(ratios)}
 
 
-def step_of(run: parameters.Run, train: Split, device: torch.device, captured: bool = True) -> Callable[[], None]:
-    """Return the project's own training step on successive minibatches, captured where there are CUDA graphs."""
-    trained = learner.Learner(run, 0, device)
+def step_of(
+    run: parameters.Run, train: Split, device: torch.device, captured: bool = True, stream: Stream | None = None
+) -> Callable[[], None]:
+    """Return the project's own training step on successive minibatches, captured where there are CUDA graphs.
+
+    It is taken on `stream`, one of its own if none is given; an eager one on the default stream.
+    """
+    stream = (stream or Slot().on(device)) if captured else Stream()
+    plan, size, place = augmentation.draw(len(train.images), 0, 1).to(device), run.train.batch_size, 0
     pixels, labels = learner.upload(train, device)
-    plan = augmentation.draw(len(pixels), 0, 1).to(device)
-    size = run.train.batch_size
-    one = learner.fastest_step(trained, pixels, labels, size) if captured else partial(trained.step, pixels, labels)
-    place = 0
+    synchronise(device)
+    with stream:
+        trained = learner.Learner(run, 0, device)
+        one = learner.Step(trained, pixels, labels, [size], stream, stream.pool())
 
     def step() -> None:
         nonlocal place
-        one(plan.batch(place, size))
+        with stream:
+            one(plan.batch(place, size))
         place = (place + size) % (len(pixels) - size + 1)
 
     return step

@@ -1,10 +1,11 @@
 """Several trainings on one device at once: iterations per second of all of them together.
 
-    python benchmarks/sharing.py [--device cpu|cuda] [--processes 1 2 4 8]
+    python benchmarks/sharing.py [--device cpu|cuda] [--at-once 1 2 4 8 16] [--precision bf16] [--kernels fused]
 
-Every training is a process that is there, warmed up, before anything is measured, so that its numbers are taken in
-turn with those of fewer and of more. On CUDA it is measured again under NVIDIA's Multi-Process Service, a private one
-that ends with the benchmark; where it cannot be had, that is said.
+In one process, as `vanishing train --at-once N` has them, each in a stream of its own; and as a process each, which is
+what `snakemake --resources gpu=N` does. All are there, warmed up, before anything is measured, so that numbers of few
+and of many are taken in turn. On CUDA the processes are measured again under NVIDIA's Multi-Process Service, a private
+one that ends with the benchmark; where it cannot be had, that is said.
 """
 
 from __future__ import annotations
@@ -17,13 +18,16 @@ import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
 from multiprocessing.connection import Connection
+from typing import Any
 
 import measure
 import torch
 
-from vanishing import devices
+from vanishing import devices, round_robin, streams
+from vanishing.streams import Mark, Slot, Stream
 
 MODEL = "vgg38_bn_rc"
 CONTROL = "nvidia-cuda-mps-control"
@@ -31,26 +35,59 @@ CONTROL = "nvidia-cuda-mps-control"
 PATIENCE = 300.0
 """Seconds in which a training must start, or end a measurement."""
 
+Together = Callable[[int], float]
+"""Measures so many trainings: iterations per second of all of them."""
 
-def work(parent: Connection, device: str, threads: int, window: float) -> None:
-    """Train for `window` seconds whenever the parent says so, and send it the iterations per second."""
-    run = measure.configured(MODEL, device, threads)
-    where = devices.configure(run.train)
-    step = measure.step_of(run, measure.images(), where)
-    inner = 50 if where.type == "cuda" else 1
-    for _ in range(measure.WARM_UP):
-        step()
-    measure.synchronise(where)
-    with contextlib.suppress(EOFError):  # the parent has closed its end
-        parent.send(True)
-        while parent.recv():
-            start, done = time.perf_counter(), 0
-            while time.perf_counter() - start < window:
-                for _ in range(inner):
-                    step()
-                measure.synchronise(where)
-                done += inner
-            parent.send(done / (time.perf_counter() - start))
+
+class Endless:
+    """A training that only takes steps, until a time is up; a task of `round_robin`."""
+
+    def __init__(self, step: Callable[[], None], stream: Stream) -> None:
+        self.step, self.stream, self.until, self.done = step, stream, 0.0, 0
+
+    def proceed(self, slot: Slot) -> Generator[Mark, None, None]:
+        """Take steps as `training.Training` does."""
+        ahead = deque([self.stream.mark()])
+        while time.perf_counter() < self.until:
+            for _ in range(self.stream.steps):
+                self.step()
+            self.done += self.stream.steps
+            ahead.append(self.stream.mark())
+            yield ahead.popleft()
+        yield ahead.pop()
+
+    def save(self) -> None:
+        """Save nothing."""
+
+
+@contextlib.contextmanager
+def in_one_process(options: argparse.Namespace) -> Iterator[Together]:
+    """Have trainings ready in this process, each in a stream of its own."""
+    run, train = measure.configured(MODEL, options.device, options.threads, **chosen(options)), measure.images()
+    device = devices.configure(run.train)
+    ready = [slot.on(device) for slot in streams.slots(max(options.at_once))]
+    tasks = [Endless(measure.step_of(run, train, device, stream=stream), stream) for stream in ready]
+
+    def together(count: int) -> float:
+        start = time.perf_counter()
+        waiting = tasks[:count]
+        for task in waiting:
+            task.until, task.done = start + options.window, 0
+        round_robin.run(lambda _: waiting.pop() if waiting else None, count)
+        measure.synchronise(device)
+        return sum(task.done for task in tasks[:count]) / (time.perf_counter() - start)
+
+    yield together
+
+
+def work(parent: Connection, options: argparse.Namespace) -> None:
+    """Train for a window whenever the parent says so, and send it the iterations per second."""
+    with in_one_process(argparse.Namespace(**vars(options) | {"at_once": [1]})) as together:
+        together(1)
+        with contextlib.suppress(EOFError):  # the parent has closed its end
+            parent.send(0.0)
+            while parent.recv():
+                parent.send(together(1))
 
 
 def received(pipe: Connection, seconds: float) -> float:
@@ -61,20 +98,26 @@ def received(pipe: Connection, seconds: float) -> float:
 
 
 @contextlib.contextmanager
-def trainings(count: int, device: str, threads: int, window: float) -> Iterator[list[Connection]]:
-    """Start `count` processes that train on demand; end them with the block."""
+def a_process_each(options: argparse.Namespace) -> Iterator[Together]:
+    """Start a process for each training, which trains on demand; end them with the block."""
     context = multiprocessing.get_context("spawn")
     started = []
-    for _ in range(count):
+    for _ in range(max(options.at_once)):
         here, there = context.Pipe()
-        process = context.Process(target=work, args=(there, device, threads, window), daemon=True)
+        process = context.Process(target=work, args=(there, options), daemon=True)
         process.start()
         there.close()  # so that the death of the process is noticed
         started.append((process, here))
+
+    def together(count: int) -> float:
+        for _, here in started[:count]:
+            here.send(True)
+        return sum(received(here, options.window + PATIENCE) for _, here in started[:count])
+
     try:
         for _, here in started:
             received(here, PATIENCE)
-        yield [here for _, here in started]
+        yield together
     finally:
         for process, here in started:
             here.close()  # at which the process ends
@@ -83,15 +126,16 @@ def trainings(count: int, device: str, threads: int, window: float) -> Iterator[
 
 
 @contextlib.contextmanager
-def service() -> Iterator[None]:
-    """Run a Multi-Process Service of our own for the processes that are started within the block."""
+def under_the_service(options: argparse.Namespace) -> Iterator[Together]:
+    """Do what `a_process_each` does under a Multi-Process Service of our own."""
     with tempfile.TemporaryDirectory() as folder:
         own = {"CUDA_MPS_PIPE_DIRECTORY": folder, "CUDA_MPS_LOG_DIRECTORY": folder}
         os.environ.update(own)
         try:
             subprocess.run([CONTROL, "-d"], check=True)
             try:
-                yield
+                with a_process_each(options) as together:
+                    yield together
             finally:
                 subprocess.run([CONTROL], input="quit\n", text=True, check=True, timeout=PATIENCE)
         finally:
@@ -99,45 +143,52 @@ def service() -> Iterator[None]:
                 del os.environ[name]
 
 
-def measured(options: argparse.Namespace) -> dict[int, list[float]]:
-    """Measure the sum of the rates of the first n trainings, for each n in turn, after one round of warm-up."""
-    counts = sorted(options.processes)
-    found: dict[int, list[float]] = {count: [] for count in counts}
-    with trainings(max(counts), options.device, options.threads, options.window) as running:
-        for repeat in range(options.repeats + 1):
-            for count in counts:
-                for each in running[:count]:
-                    each.send(True)
-                total = sum(received(each, options.window + PATIENCE) for each in running[:count])
-                if repeat:
-                    found[count].append(total)
+def chosen(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the training settings that are not the project's defaults."""
+    return {"precision": options.precision, "kernels": options.kernels}
+
+
+def measured(together: Together, options: argparse.Namespace) -> dict[int, list[float]]:
+    """Measure each number of trainings in turn, after one round of warm-up."""
+    found: dict[int, list[float]] = {count: [] for count in sorted(options.at_once)}
+    for repeat in range(options.repeats + 1):
+        for count, totals in found.items():
+            rate = together(count)
+            if repeat:
+                totals.append(rate)
     return found
 
 
 def main() -> None:
     """Measure, print and write the table."""
     parser = measure.arguments(__doc__ or "")
-    parser.set_defaults(threads=1)  # of each process
-    parser.add_argument("--processes", nargs="+", type=int, default=[1, 2, 4, 8], help="trainings at once")
-    parser.add_argument("--window", type=float, default=10.0, help="seconds of one measurement")
+    parser.set_defaults(threads=1)  # of each training
+    parser.add_argument("--at-once", nargs="+", type=int, help="trainings at once")
+    parser.add_argument("--window", type=float, help="seconds of one measurement")
+    parser.add_argument("--precision", choices=["fp32", "tf32", "bf16"], default="bf16")
+    parser.add_argument("--kernels", choices=["pytorch", "fused"], default="pytorch")
     options = parser.parse_args()
+    cuda = options.device == "cuda"
+    options.at_once = options.at_once or ([1, 2, 4, 8, 16] if cuda else [1, 2, 4])
+    options.window = options.window or (2.0 if cuda else 10.0)
     torch.set_num_threads(options.threads)
-    found = {"none": measured(options)}
-    if options.device == "cuda":
-        try:
-            with service():
-                found["MPS"] = measured(options)
-        except (OSError, subprocess.SubprocessError, EOFError) as error:
-            print(f"the Multi-Process Service did not work here{' to its end' * ('MPS' in found)}: {error!r}")
+    ways = {"one process": in_one_process, "a process each": a_process_each}
     rows = []
-    for kind, rates in found.items():
-        alone = rates[min(rates)]
-        for count, totals in rates.items():
+    for way, context in (ways | ({"a process each, MPS": under_the_service} if cuda else {})).items():
+        try:
+            with context(options) as together:
+                found = measured(together, options)
+        except (OSError, subprocess.SubprocessError, EOFError) as error:
+            print(f"{way}: did not work here: {error!r}")
+            continue
+        alone = found[min(found)]
+        for count, totals in found.items():
             ratios = [total / one for total, one in zip(totals, alone, strict=True)]
             rows.append(
                 {
-                    "service": kind,
-                    "processes": count,
+                    "way": way,
+                    "at once": count,
+                    **chosen(options),
                     "together (it/s)": statistics.median(totals),
                     "against the fewest": statistics.median(ratios),
                     "min": min(ratios),

@@ -1,18 +1,21 @@
 """Training iterations per second, against a textbook PyTorch loop in the same run, and against the machine's limits.
 
-python benchmarks/training.py [--device cpu|cuda] [--models vgg08 ...] [--precisions fp32 bf16]
+python benchmarks/training.py [--device cpu|cuda] [--models vgg08 ...] [--precisions fp32 bf16] [--kernels fused]
 """
 
 from __future__ import annotations
 
+import itertools
+import math
 import statistics
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 import measure
 import torch
 from PIL import Image
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
@@ -76,7 +79,20 @@ def as_it_comes() -> None:
     torch.backends.cuda.matmul.allow_tf32 = False
 
 
-def rates(run: parameters.Run, train: Split, device: torch.device, repeats: int, inner: int) -> dict[str, list[float]]:
+def launches(step: Callable[[], None], device: torch.device) -> float:
+    """Count the kernels of a step on CUDA; NaN on a CPU."""
+    if device.type == "cpu":
+        return math.nan
+    step()
+    with profile(activities=[ProfilerActivity.CUDA]) as seen:
+        step()
+        measure.synchronise(device)
+    return sum(event.count for event in seen.key_averages() if event.self_device_time_total > 0)
+
+
+def rates(
+    run: parameters.Run, train: Split, device: torch.device, repeats: int, window: float
+) -> dict[str, list[float]]:
     """Measure iterations per second of our loop and the textbook's, in turn."""
     books = {"textbook": textbook(run, train, device, bf16=False)}
     if run.train.precision == "bf16":
@@ -87,7 +103,7 @@ def rates(run: parameters.Run, train: Split, device: torch.device, repeats: int,
     loops |= {name: (as_it_comes, partial(next, book)) for name, book in books.items()}
     if device.type == "cuda":
         loops["eager"] = (ours, measure.step_of(run, train, device, captured=False))
-    found = measure.in_turn(loops, device, repeats, inner)
+    found = measure.in_turn(loops, device, repeats, window)
     for book in books.values():
         book.close()
     return found
@@ -103,18 +119,20 @@ def main() -> None:
         devices.configure(measure.configured("vgg08", options.device, options.threads, precision=precision).train)
         copy = measure.copy_rate(device, options.repeats)
         product = measure.product_rate(device, DTYPES[precision], options.repeats)
-        for name in options.models:
-            run = measure.configured(name, options.device, options.threads, precision=precision)
+        for name, kernels in itertools.product(options.models, options.kernels):
+            settings = {"precision": precision, "kernels": kernels}
+            run = measure.configured(name, options.device, options.threads, **settings)
             macs, traffic = measure.arithmetic(run, train)
-            found = rates(run, train, device, options.repeats, options.inner)
+            found = rates(run, train, device, options.repeats, options.window)
             medians = {loop: statistics.median(values) for loop, values in found.items()}
             rows.append(
                 {
                     "model": name,
-                    "precision": precision,
+                    **settings,
                     **{f"{loop} (it/s)": rate for loop, rate in medians.items()},
                     **measure.ratio(found, "ours", "textbook"),
                     **(measure.ratio(found, "ours", "eager") if "eager" in found else {}),
+                    "kernels a step": launches(measure.step_of(run, train, device), device),
                     "GMAC": macs / 1e9,
                     "share of product": medians["ours"] * macs / product,
                     "GB moved": traffic / 1e9,
