@@ -1,9 +1,11 @@
 """Trainings of the pipeline, several at once and within a budget of time, and what the user is told."""
 
 import datetime
+import gc
 import json
 import signal
 import time
+import weakref
 from types import SimpleNamespace
 
 import faked
@@ -65,6 +67,23 @@ def test_the_results_of_trainings_at_once_are_those_of_one_after_another(study):
     assert made() == one_by_one
     assert {json.loads(paths.rate(name, 0).read_text())["at_once"] for name in RUNS} == {3}
     assert not list(paths.SCRATCH.rglob("*.safetensors"))
+
+
+def test_the_memory_of_a_training_is_free_when_the_next_begins(study, monkeypatch):
+    begin, alive, seen = learner.Learner.__init__, weakref.WeakSet(), []
+
+    def noted(self, *rest):
+        seen.append(len(alive))
+        begin(self, *rest)
+        alive.add(self)
+
+    monkeypatch.setattr(learner.Learner, "__init__", noted)
+    gc.disable()
+    try:
+        assert cli.main(["train", "--missing"]) == 0
+    finally:
+        gc.enable()
+    assert seen == [0, 0, 0]
 
 
 def test_what_has_results_is_not_missing(study, capsys):

@@ -10,14 +10,11 @@ import datetime
 import re
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Generic, Protocol, TypeVar
 
 from vanishing import plan
 from vanishing.parameters import ParameterError
 from vanishing.progress import duration, say
-
-if TYPE_CHECKING:
-    from vanishing.trainings import Job
 
 RESERVE = 10.0
 """Seconds before the limit in which states are written; an evaluation that is under way is waited for beside that."""
@@ -29,6 +26,20 @@ WORTH = 20.0
 """Seconds that must be left to begin what cannot end in time: below, start-up is most of it."""
 
 UNITS = {"s": 1, "min": 60, "h": 3600}
+
+
+class Job(Protocol):
+    """What a budget has to know of a training."""
+
+    name: str
+    """Of its run."""
+    entry: plan.Entry
+
+    def remaining(self) -> float:
+        """Return the share of it that is left to do."""
+
+
+AnyJob = TypeVar("AnyJob", bound=Job)
 
 
 def parse(text: str) -> float:
@@ -51,7 +62,7 @@ def parse(text: str) -> float:
     return time.monotonic() + (limit - now).total_seconds()
 
 
-class Budget:
+class Budget(Generic[AnyJob]):
     """Chooses what to begin so that it ends in time.
 
     Args:
@@ -59,7 +70,7 @@ class Budget:
         limit: time of the monotonic clock by which all states must be saved.
     """
 
-    def __init__(self, jobs: Sequence[Job], limit: float) -> None:
+    def __init__(self, jobs: Sequence[AnyJob], limit: float) -> None:
         entries = {job.name: job.entry for job in jobs}
         made = plan.estimate(entries.values())
         for line in made.measurements:
@@ -70,10 +81,10 @@ class Budget:
         """Shares of the trainings that had to be done when the budget began."""
         test = max((made.seconds[name] * entry.test_share for name, entry in entries.items()), default=0.0)
         self.until = limit - RESERVE - test
-        self._company: dict[Job, tuple[float, float]] = {}
+        self._company: dict[AnyJob, tuple[float, float]] = {}
         say(f"time to train: {duration(max(0.0, self.until - time.monotonic()))}")
 
-    def choose(self, waiting: Sequence[Job], active: Sequence[Job]) -> Job | None:
+    def choose(self, waiting: Sequence[AnyJob], active: Sequence[AnyJob]) -> AnyJob | None:
         """Return what to begin now beside `active`: the first that can end in time without making another late.
 
         What cannot end in time is begun only if nothing is under way; what was begun earlier goes first.
@@ -90,7 +101,7 @@ class Budget:
         nothing_else = ordered[0] if ordered and not active and time_left > WORTH else None
         return next(fitting, nothing_else)
 
-    def _slowdown(self, active: Sequence[Job]) -> float:
+    def _slowdown(self, active: Sequence[AnyJob]) -> float:
         """Return how many times as long as alone trainings take now: as many as there are, until they have settled."""
         now = time.monotonic()
         if self._company.keys() != set(active):

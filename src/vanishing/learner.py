@@ -198,10 +198,10 @@ class Evaluation:
     """
 
     def __init__(self, model: nn.Module, images: Tensor, labels: Tensor, bf16: bool, stream: Stream, pool: Any) -> None:
-        self.means = torch.zeros(2, dtype=torch.float64, device=images.device)
+        self.means = means = torch.zeros(2, dtype=torch.float64, device=images.device)
 
-        def work() -> None:
-            self.means.copy_(_means(model, images, labels, bf16))
+        def work() -> None:  # holds no `self`: the memory of a circle would be freed some time later
+            means.copy_(_means(model, images, labels, bf16))
 
         self.launch = stream.record(work, {}, pool)
 

@@ -72,8 +72,9 @@ class Job:
             with _only_one(self.name, self.seed):
                 yield from self._train(slot)
         except (UserError, OSError) as error:
-            self.error = error
+            self.error, self.training = error.with_traceback(None), None  # whose frames hold tensors
         except torch.OutOfMemoryError:
+            self.training = None
             self.error = UserError(f"{self.title}: no memory left on the device; fewer --at-once need less")
 
     def _train(self, slot: Slot) -> Generator[Mark, None, None]:
@@ -93,7 +94,7 @@ class Job:
         rates.record(run, self.name, self.seed, outcome, device, self.at_once)
         training.forget(folder)
         shutil.rmtree(folder.parent)
-        self.published = True
+        self.published, self.training = True, None  # the device's memory is for those to come
         accuracy = f", test accuracy {outcome.test.accuracy:.2%}" if outcome.test else ""
         epochs = f"{summary['epochs']} of {run.train.epochs} epochs"
         say(f"{self.name}, seed {self.seed}: {summary['status']} after {epochs}{accuracy}")
