@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 Command = Callable[[argparse.Namespace], None]
 
+AT_ONCE = "trainings that share the device (1)"
+
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """What the system says when a disk or a user's share of it is full."""
 
@@ -63,19 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument(
         "--source", action="append", metavar="PATH|URL", help="use this instead of params.yaml's; may be repeated"
     )
-    train = command("train", _train, "train a run, or several at once on one device")
-    train.add_argument(
-        "runs", metavar="RUN[:SEED]", nargs="*", help="runs of params.yaml; all their seeds if none is said"
-    )
-    train.add_argument("--seed", type=int, help="a seed of a run that is named without one")
-    train.add_argument(
-        "--missing", metavar="STUDY", nargs="?", const="", help="what has no results yet, of a study or of all"
-    )
-    at_once = "trainings that share the device (1)"
-    train.add_argument("--at-once", type=int, default=1, metavar="N", help=at_once)
-    train.add_argument(
-        "--until", metavar="TIME", help="save everything before 540s, 9min or 1.5h have passed, or before 17:30"
-    )
+    _train_arguments(command("train", _train, "train a run, or several at once on one device"))
     stage = command("gradients", _stage("gradients", "name", "seed"), "measure the gradient flow of a trained run")
     stage.add_argument("name", metavar="RUN", help="a run of params.yaml")
     stage.add_argument("--seed", type=int, required=True, help="a seed of that run")
@@ -99,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
         costs = command(name, run, text)
         costs.add_argument("studies", nargs="*", metavar="STUDY", help="only the runs of these studies")
         if name == "plan":
-            costs.add_argument("--at-once", type=int, default=1, metavar="N", help=at_once)
+            costs.add_argument("--at-once", type=int, default=1, metavar="N", help=AT_ONCE)
     command("readme", _readme, "write the results into README.md, from results/: no engine makes README.md")
     command("show", _show, "print the tables of results/")
     command("sync", _sync, "bring the records of Snakemake and DVC together")
@@ -112,6 +102,20 @@ def _parser() -> argparse.ArgumentParser:
     workspace.add_argument("--overlay", type=Path, metavar="FILE", help="parameters to lay over params.yaml")
     workspace.add_argument("--study", action="append", metavar="STUDY", help="keep this study alone; may be repeated")
     return parser
+
+
+def _train_arguments(train: argparse.ArgumentParser) -> None:
+    train.add_argument(
+        "runs", metavar="RUN[:SEED]", nargs="*", help="runs of params.yaml; all seeds where none is said"
+    )
+    train.add_argument("--seed", type=int, help="a seed of a run that is named without one")
+    train.add_argument(
+        "--missing", metavar="STUDY", nargs="?", const="", help="what has no results yet, of a study or of all"
+    )
+    train.add_argument("--at-once", type=int, default=1, metavar="N", help=AT_ONCE)
+    train.add_argument(
+        "--until", metavar="TIME", help="save everything before 540s, 9min or 1.5h have passed, or before 17:30"
+    )
 
 
 def _load() -> Parameters:

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from pydantic import TypeAdapter, ValidationError
@@ -187,6 +187,9 @@ class Training:
         stream: on the device of `images`; nothing else uses it meanwhile.
     """
 
+    latest: ClassVar[parameters.Train | None] = None
+    """What PyTorch is set up for: the settings of the training that had the last turn."""
+
     def __init__(
         self, run: parameters.Run, seed: int, images: Images, folder: Path, title: str, stream: Stream
     ) -> None:
@@ -222,10 +225,12 @@ class Training:
         Yields a mark whenever enough has been handed over to the device, and is to be resumed once that is reached.
         Between two turns others may compute in this thread, and `save` may be called.
         """
-        turns = self._proceed()
+        turns, Training.latest = self._proceed(), None
         with contextlib.closing(turns):
             while True:
-                devices.configure(self.run.train)  # others may have set PyTorch up for themselves
+                if Training.latest is not self.run.train:
+                    devices.configure(self.run.train)
+                    Training.latest = self.run.train
                 with self.stream:
                     try:
                         mark = next(turns)
