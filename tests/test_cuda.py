@@ -5,12 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from vanishing import augmentation, checkpoints, devices, parameters, training
-from vanishing.learner import CapturedStep, Learner
+from vanishing import augmentation, checkpoints, devices, learner, parameters, round_robin, training
+from vanishing.learner import Evaluation, Learner, Step
+from vanishing.streams import Slot
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 STEPS = 50
+DEVICE = torch.device("cuda")
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +44,8 @@ def labels():
 )
 def test_a_captured_step_is_the_eager_step_bit_for_bit(name, precision, images, labels):
     run = configured(name, precision)
-    eager, recorded = (learner(run) for _ in range(2))
-    captured = CapturedStep(recorded, images, labels, 100)
+    eager, recorded = (made(run) for _ in range(2))
+    captured = capture(recorded, images, labels, 100)
     for iteration in range(STEPS):
         plan = augmentation.draw(len(images), 0, iteration).to(eager.device).batch(0, 100)
         for one in (eager, recorded):
@@ -55,15 +57,15 @@ def test_a_captured_step_is_the_eager_step_bit_for_bit(name, precision, images, 
 
 def test_a_capture_leaves_the_learner_as_it_was(images, labels):
     run = configured("vgg38_bn_rc", "fp32")
-    untouched, recorded = (learner(run) for _ in range(2))
-    CapturedStep(recorded, images, labels, 100)
+    untouched, recorded = (made(run) for _ in range(2))
+    capture(recorded, images, labels, 100)
     assert differing(untouched, recorded) == []
 
 
-def test_a_minibatch_of_another_size_takes_an_eager_step_between_captured_ones(images, labels):
+def test_minibatches_of_two_sizes_are_captured_each(images, labels):
     run = configured("vgg38_bn_rc", "fp32")
-    eager, recorded = (learner(run) for _ in range(2))
-    captured = CapturedStep(recorded, images, labels, 100)
+    eager, recorded = (made(run) for _ in range(2))
+    captured = capture(recorded, images, labels, 100, 30)
     for iteration, size in enumerate([100, 100, 30, 100, 30, 100]):
         plan = augmentation.draw(len(images), 0, iteration).to(eager.device).batch(0, size)
         eager.step(images, labels, plan)
@@ -73,11 +75,12 @@ def test_a_minibatch_of_another_size_takes_an_eager_step_between_captured_ones(i
 
 def test_a_checkpoint_has_the_weights_of_its_moment_while_steps_go_on(images, labels, tmp_path):
     run = configured("vgg38_bn_rc", "fp32")
-    trained = learner(run)
-    step = CapturedStep(trained, images, labels, 100)
+    trained, stream = made(run), Slot().on(DEVICE)
+    step = Step(trained, images, labels, [100], stream, stream.pool())
     plan = augmentation.draw(len(images), 0, 1).to(trained.device).batch(0, 100)
     expected = []
-    with checkpoints.Writer(trained.device) as writer:
+    torch.cuda.synchronize()
+    with stream, checkpoints.Writer(stream) as writer:
         for number in range(20):
             step(plan)
             writer.write(tmp_path / f"{number}.safetensors", trained.tensors())
@@ -91,12 +94,83 @@ def test_a_checkpoint_has_the_weights_of_its_moment_while_steps_go_on(images, la
 
 def test_a_gpu_gives_the_loss_of_a_cpu_up_to_rounding(images, labels):
     run = configured("vgg38_bn_rc", "fp32")
-    gpu, cpu = learner(run), Learner(run, 0, torch.device("cpu"))
+    gpu, cpu = made(run), Learner(run, 0, torch.device("cpu"))
     plan = augmentation.draw(len(images), 0, 1).batch(0, 100)
     gpu.step(images, labels, plan.to(gpu.device))
     cpu.step(images.cpu(), labels.cpu(), plan)
     loss, _ = gpu.figures(1)
     assert loss == pytest.approx(cpu.figures(1).loss, rel=1e-5)
+
+
+def test_a_captured_evaluation_is_the_eager_one(images, labels):
+    trained, stream = made(configured("vgg38_bn_rc", "bf16")), Slot().on(DEVICE)
+    torch.cuda.synchronize()
+    with stream:
+        evaluation = Evaluation(trained.model, images, labels, True, stream, stream.pool())
+        evaluation.launch()
+        assert evaluation.figures() == learner.evaluate(trained.model, images, labels, bf16=True)
+
+
+SIDE = [
+    ("vgg38_bn_rc", 0),
+    ("vgg08", 0),
+    ("vgg38", 0),
+    ("vgg38_bn_rc", 1),
+    ("vgg38_gn", 0),
+    ("vgg38_resnet_wd3_b256", 0),
+]
+"""Runs and seeds that are trained at once: shallow beside deep, and with a short last minibatch."""
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_trainings_at_once_end_in_the_bytes_that_each_gives_alone(precision, images, labels, tmp_path):
+    parts = (images, labels), (images[:100], labels[:100]), (images[:50], labels[:50])
+    torch.cuda.synchronize()
+
+    def trained(folder, at_once):
+        tasks = [Task(name, seed, precision, training.Images(*parts), tmp_path / folder) for name, seed in SIDE]
+        waiting = list(tasks)
+        round_robin.run(lambda _: waiting.pop(0) if waiting else None, at_once)
+        return {(task.folder.name, path.name): path.read_bytes() for task in tasks for path in task.folder.iterdir()}
+
+    alone = trained("alone", 1)
+    assert len(alone) == len(SIDE) * 5, "epochs 0, 1, 2 and 4, and the best"
+    for at_once in (2, len(SIDE)):
+        assert trained(f"{at_once}", at_once) == alone
+
+
+class Task:
+    """A training of four epochs as a task beside others."""
+
+    def __init__(self, name, seed, precision, images, folder):
+        run = configured(name, precision)
+        train = run.train.model_copy(update={"epochs": 4, "snapshots": [1, 2]})
+        self.run, self.seed, self.images = run.model_copy(update={"train": train}), seed, images
+        self.folder = folder / f"{name}-{seed}"
+
+    def proceed(self, slot):
+        devices.configure(self.run.train)
+        one = training.Training(self.run, self.seed, self.images, self.folder, self.folder.name, slot.on(DEVICE))
+        yield from one.proceed()
+
+    def save(self):
+        """Save nothing."""
+
+
+def capture(trained, images, labels, *sizes):
+    """Return a step that is captured for minibatches of these sizes, and the streams in order with the default one."""
+    stream = Slot().on(DEVICE)
+    torch.cuda.synchronize()
+    step = Step(trained, images, labels, sizes, stream, stream.pool())
+
+    def taken(plan):
+        torch.cuda.synchronize()
+        with stream:
+            step(plan)
+        torch.cuda.synchronize()
+
+    torch.cuda.synchronize()
+    return taken
 
 
 def configured(name, precision):
@@ -105,7 +179,7 @@ def configured(name, precision):
     return parameters.check(content).run(name)
 
 
-def learner(run):
+def made(run):
     return Learner(run, 0, devices.configure(run.train))
 
 
