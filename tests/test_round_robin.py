@@ -251,6 +251,14 @@ def test_a_checkpoint_is_copied_on_a_stream_of_its_own_that_waits_for_the_weight
     assert {(stream == work, recorded[event] == work) for stream, event in waits} == {(False, True)}
 
 
+def test_work_after_a_capture_is_still_on_the_stream(cuda):
+    stream = CudaStream(CPU)
+    with stream:
+        stream.record(lambda: None, {}, None)
+        assert cuda.streams[-1] == stream.work.number
+    assert cuda.streams == [0]
+
+
 def test_a_captured_step_leaves_the_learner_as_it_was(cuda, tiny, dataset):
     run = tiny(*RUNS["residual, bf16"])
     untouched, recorded = learner.Learner(run, 0, CPU), learner.Learner(run, 0, CPU)

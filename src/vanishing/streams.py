@@ -102,13 +102,14 @@ class CudaStream(Stream):
 
     def __init__(self, device: torch.device) -> None:
         self.work, self.copies = (torch.cuda.Stream(device) for _ in range(2))  # type: ignore[no-untyped-call]
-        self._entered = contextlib.ExitStack()
+        self._entered: list[AbstractContextManager[object]] = []
 
     def __enter__(self) -> None:
-        self._entered.enter_context(torch.cuda.stream(self.work))
+        self._entered.append(torch.cuda.stream(self.work))
+        self._entered[-1].__enter__()
 
     def __exit__(self, *error: object) -> None:
-        self._entered.close()
+        self._entered.pop().__exit__(None, None, None)
 
     def mark(self) -> CudaMark:
         """Mark the present end of the queue."""
