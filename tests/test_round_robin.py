@@ -8,6 +8,7 @@ import signal
 import pytest
 import simulated_cuda
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from vanishing import learner, round_robin, streams, training
 from vanishing.streams import CudaStream, Mark, Slot
@@ -249,6 +250,25 @@ def test_a_checkpoint_is_copied_on_a_stream_of_its_own_that_waits_for_the_weight
     assert len(waits) == 4, "epochs 0, 1 and 2, and the best weights"
     recorded = {event: stream for stream, event in cuda.of("record")}
     assert {(stream == work, recorded[event] == work) for stream, event in waits} == {(False, True)}
+
+
+class Watched(TorchDispatchMode):
+    """Notes on which streams this thread computes."""
+
+    def __init__(self, simulation):
+        super().__init__()
+        self.simulation, self.used = simulation, set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.used.add(self.simulation.streams[-1])
+        return function(*args, **(kwargs or {}))
+
+
+def test_nothing_of_a_training_is_computed_on_the_default_stream(cuda, side_by_side):
+    """There it would wait for nothing that the training's own stream does, nor that for it."""
+    with Watched(cuda) as watched:
+        side_by_side(NAMES, len(NAMES))
+    assert watched.used == {stream for stream, *_ in cuda.of("capture")}
 
 
 def test_work_after_a_capture_is_still_on_the_stream(cuda):
