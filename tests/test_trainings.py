@@ -57,7 +57,7 @@ def at_step(monkeypatch, number, act):
     monkeypatch.setattr(learner.Learner, "step", counted)
 
 
-def test_the_results_of_trainings_at_once_are_those_of_one_after_another(study):
+def test_the_results_of_trainings_at_once_are_those_of_one_after_another(study, capsys):
     for name in RUNS:
         stages.train(study, name, 0)
     one_by_one = made()
@@ -67,6 +67,8 @@ def test_the_results_of_trainings_at_once_are_those_of_one_after_another(study):
     assert made() == one_by_one
     assert {json.loads(paths.rate(name, 0).read_text())["at_once"] for name in RUNS} == {3}
     assert not list(paths.SCRATCH.rglob("*.safetensors"))
+    assert cli.main(["train", "--missing", "core"]) == 0
+    assert capsys.readouterr().err.endswith("\nnothing is missing\n")
 
 
 def test_the_memory_of_a_training_is_free_when_the_next_begins(study, monkeypatch):

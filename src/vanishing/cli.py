@@ -145,11 +145,14 @@ def _train(options: argparse.Namespace) -> None:
         raise ParameterError("name what to train: runs, each as RUN or RUN:SEED, or else --missing [STUDY]")
     chosen = [job for text in options.runs for job in settings.named(text, options.seed)]
     from vanishing import trainings
+    from vanishing.progress import say
 
     again = ""
     if options.missing is not None:
         chosen = trainings.missing(settings, options.missing or None)
         again = f"`vanishing {shlex.join(options.typed)}`"
+        if not chosen:
+            return say("nothing is missing")
     trainings.train(settings, chosen, options.at_once, until, again)
 
 
