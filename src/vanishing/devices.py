@@ -17,12 +17,20 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 """Names of glibc's malloc.h: from what size free memory is given back, and how many blocks come from mmap."""
 
 
-def configure(train: parameters.Train) -> torch.device:
+def configure(train: parameters.Train, measuring: bool = False) -> torch.device:
     """Set PyTorch up so that the same seed gives the same bytes, and return the device.
 
     The number of threads comes from the configuration, never from a scheduler: another number gives
     other sums. fp32 means IEEE single precision; PyTorch's default would convolve in TF32 on CUDA.
+
+    Args:
+        train: device, precision and threads.
+        measuring: compute in IEEE single precision, whatever the run trains in.
+
+    Raises:
+        UserError: if the device is to be a GPU, and this machine has none that can be used.
     """
+    tf32 = train.precision == "tf32" and not measuring
     kind = train.device
     if kind == "auto":
         kind = "cuda" if torch.cuda.is_available() else "cpu"
@@ -32,8 +40,8 @@ def configure(train: parameters.Train) -> torch.device:
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.allow_tf32 = train.precision == "tf32"
-    torch.backends.cuda.matmul.allow_tf32 = train.precision == "tf32"
+    torch.backends.cudnn.allow_tf32 = tf32
+    torch.backends.cuda.matmul.allow_tf32 = tf32
     torch.set_num_threads(train.threads)
     _keep_memory()
     return torch.device(kind)
