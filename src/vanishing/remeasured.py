@@ -96,7 +96,7 @@ def _compare(path: Path, expected: str, command: str) -> Iterator[Finding]:
 
 def _device(run: parameters.Run, record: Record, measuring: bool = False) -> tuple[torch.device, bool]:
     """Set PyTorch up for a run, and say whether this is the environment that its summary names."""
-    if run.train.device == "cuda" and not torch.cuda.is_available():
+    if run.train.device == "cuda" and devices.unusable():
         run = run.model_copy(update={"train": run.train.model_copy(update={"device": "cpu"})})
     device = devices.configure(run.train, measuring)
     return device, devices.environment(run.train, device) == record.summary["environment"]
