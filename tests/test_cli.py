@@ -57,6 +57,14 @@ def test_every_command_has_a_help_of_its_own(command, capsys):
     assert capsys.readouterr().out.startswith(f"usage: vanishing {command}")
 
 
+def test_the_package_runs_as_a_module_under_the_name_of_the_command():
+    for argument, code, printed in (("--help", 0, "stdout"), ("trian", 2, "stderr")):
+        command = [sys.executable, "-m", "vanishing", argument]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == code
+        assert getattr(done, printed).startswith("usage: vanishing [-h] COMMAND")
+
+
 @pytest.mark.parametrize(
     "arguments", [[], ["trian"], ["gradients"], ["gradients", "vgg08"], ["train", "vgg08", "--seed", "x"]]
 )

@@ -9,8 +9,10 @@ import torch
 
 from vanishing import (
     data,
+    devices,
     files,
     generated,
+    gradients,
     learner,
     parameters,
     paths,
@@ -76,6 +78,27 @@ def test_a_run_with_another_seed_of_the_split_trains_on_it_and_is_measured_on_it
     assert len(read) == 3
     assert (made.val.images != val.images).any()
     assert study.data.path.read_bytes() == before
+
+
+def test_the_gradient_flow_of_a_run_in_tf32_is_measured_in_fp32(monkeypatch):
+    seen = []
+
+    def measure(*arguments):
+        seen.append((torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32))
+        return measured(*arguments)
+
+    measured = gradients.gradient_flow
+    monkeypatch.setattr(gradients, "gradient_flow", measure)
+    study = tiny(train={"precision": "tf32"})
+    stages.data(study)
+    stages.train(study, "vgg08", 0)
+    assert torch.backends.cudnn.allow_tf32
+    stages.gradients(study, "vgg08", 0)
+    once = len(seen)
+    devices.configure(study.run("vgg08").train)
+    assert list(remeasured.gradient_flow(Scope(study, every=True))) == []
+    assert len(seen) == 2 * once > 0
+    assert set(seen) == {(False, False)}
 
 
 def test_a_trajectory_from_before_a_key_was_added_is_measured(trained):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import platform
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,31 +14,85 @@ import torch
 
 from vanishing import parameters
 from vanishing.errors import UserError
+from vanishing.progress import say
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 """Names of glibc's malloc.h: from what size free memory is given back, and how many blocks come from mmap."""
 
+NO_GPU = "this machine has no CUDA device"
 
-def configure(train: parameters.Train) -> torch.device:
+_say_once = functools.cache(say)
+
+
+def configure(train: parameters.Train, measuring: bool = False) -> torch.device:
     """Set PyTorch up so that the same seed gives the same bytes, and return the device.
 
     The number of threads comes from the configuration, never from a scheduler: another number gives
     other sums. fp32 means IEEE single precision; PyTorch's default would convolve in TF32 on CUDA.
+
+    Args:
+        train: device, precision and threads.
+        measuring: compute in IEEE single precision, whatever the run trains in.
+
+    Raises:
+        UserError: if the device is to be a GPU, and this machine has none that can be used.
     """
-    kind = train.device
-    if kind == "auto":
-        kind = "cuda" if torch.cuda.is_available() else "cpu"
-    elif kind == "cuda" and not torch.cuda.is_available():
-        raise UserError("train.device = 'cuda': this machine has no CUDA device; allowed here: auto, cpu")
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # read when CUDA starts, which is later
+    kind = _kind(train.device)
+    tf32 = train.precision == "tf32" and not measuring
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.allow_tf32 = train.precision == "tf32"
-    torch.backends.cuda.matmul.allow_tf32 = train.precision == "tf32"
+    torch.backends.cudnn.allow_tf32 = tf32
+    torch.backends.cuda.matmul.allow_tf32 = tf32
     torch.set_num_threads(train.threads)
     _keep_memory()
     return torch.device(kind)
+
+
+def _kind(wanted: str) -> str:
+    """Return cpu or cuda; with `auto`, a GPU that cannot be used is left alone, and a line says so."""
+    if wanted == "cpu":
+        return wanted
+    reason = unusable()
+    if not reason:
+        return "cuda"
+    if wanted == "cuda":
+        raise UserError(f"train.device = 'cuda': {reason}; allowed here: auto, cpu")
+    if reason != NO_GPU:
+        _say_once(f"train.device = 'auto': {reason}; computing on the CPU")
+    return "cpu"
+
+
+def unusable() -> str:
+    """Say why nothing can be computed on a GPU here; an empty text if it can.
+
+    Metal has no double precision (PyTorch, MPS backend: Double-precision types), and ROCm reports its GPUs as CUDA's.
+    """
+    if torch.backends.mps.is_available():
+        return "an Apple GPU has neither CUDA nor the double precision that sums are taken in"
+    if not torch.cuda.is_available():
+        return NO_GPU
+    if torch.version.hip:
+        return f"PyTorch {torch.__version__} is built for AMD GPUs (ROCm), on which nothing here has been tested"
+    capability, kernels = torch.cuda.get_device_capability(), torch.cuda.get_arch_list()
+    if kernels and not any(_runs(built, capability) for built in kernels):
+        name = f"{torch.cuda.get_device_name()}, of compute capability {capability[0]}.{capability[1]}"
+        return f"PyTorch {torch.__version__} has kernels for {', '.join(kernels)}, and none for {name}"
+    return ""
+
+
+def _runs(built: str, capability: tuple[int, int]) -> bool:
+    """Say whether code built for an architecture, such as sm_86 or compute_90, runs on a compute capability.
+
+    Binaries (sm) run within their major version, from their minor one on; PTX (compute) on all that is newer
+    (NVIDIA, CUDA C++ Programming Guide: Binary Compatibility, PTX Compatibility).
+    """
+    parts = re.match(r"(sm|compute)_(\d+)(\d)", built)
+    if not parts:
+        return True  # of a naming that is not known here: CUDA itself will tell
+    kind, least = parts[1], (int(parts[2]), int(parts[3]))
+    return capability >= least and (kind == "compute" or capability[0] == least[0])
 
 
 def memory_format(train: parameters.Train, device: torch.device) -> torch.memory_format:

@@ -43,7 +43,7 @@ def gradient_flow(scope: Scope) -> Iterator[Finding]:
         if not path.exists() or (path in scope.proven and not scope.every):
             continue
         run, there = scope.settings.run(record.run), _snapshots(record)
-        device, same = _device(run, record)
+        device, same = _device(run, record, measuring=True)
         if not there or not same or not (dataset := _dataset(scope, record)):
             why = (
                 "no snapshots here" if not there else "no such data here" if same else "made on another kind of device"
@@ -94,11 +94,11 @@ def _compare(path: Path, expected: str, command: str) -> Iterator[Finding]:
         yield Finding(path, f"{len(wanted)} lines (measured again)", f"{len(found)}, or other ends of lines", command)
 
 
-def _device(run: parameters.Run, record: Record) -> tuple[torch.device, bool]:
+def _device(run: parameters.Run, record: Record, measuring: bool = False) -> tuple[torch.device, bool]:
     """Set PyTorch up for a run, and say whether this is the environment that its summary names."""
-    if run.train.device == "cuda" and not torch.cuda.is_available():
+    if run.train.device == "cuda" and devices.unusable():
         run = run.model_copy(update={"train": run.train.model_copy(update={"device": "cpu"})})
-    device = devices.configure(run.train)
+    device = devices.configure(run.train, measuring)
     return device, devices.environment(run.train, device) == record.summary["environment"]
 
 

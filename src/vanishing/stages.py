@@ -64,7 +64,7 @@ def gradients(settings: parameters.Parameters, name: str, seed: int) -> None:
     images.check(dataset, run.data)
     _check_trained_so(run, name, seed)
     _check_whole(name, seed)
-    device = devices.configure(run.train)
+    device = devices.configure(run.train, measuring=True)
     table = flow.measure_trajectory(run, settings.gradients, dataset.train, folder, device)
     results.write_table(paths.results(name, seed) / "gradients.csv", table)
 
