@@ -35,6 +35,23 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 """Elementwise functions between the convolutions."""
 
 
+class BatchNorm(nn.BatchNorm2d):
+    """Batch normalisation that leaves counting its minibatches to the training step: see `counters`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise `x`, (batch, channels, height, width)."""
+        return functional.batch_norm(
+            x,
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.bias,
+            self.training,
+            self.momentum or 0.0,
+            self.eps,
+        )
+
+
 class Block(nn.Module):
     """Convolutions, each normalised and activated; a shortcut may be added before the last activation.
 
@@ -223,6 +240,15 @@ def build(model: parameters.Model, classes: int, seed: int) -> VGG:
         return network
 
 
+def counters(network: nn.Module) -> list[Tensor]:
+    """List the counters of minibatches, `num_batches_tracked`, of every batch normalisation.
+
+    A training step adds 1 to all of them at once, where PyTorch launches a kernel for each.
+    """
+    norms = [module for module in network.modules() if isinstance(module, BatchNorm)]
+    return [norm.num_batches_tracked for norm in norms if norm.num_batches_tracked is not None]
+
+
 def measure(model: parameters.Model, classes: int) -> Size:
     """Count layers, parameters and multiply-accumulates without allocating the weights."""
     with torch.device("meta"):
@@ -299,5 +325,5 @@ def _convolution(inputs: int, outputs: int, size: int, *, bias: bool) -> nn.Conv
 
 def _norm(model: parameters.Model, kind: str, channels: int) -> nn.Module:
     if kind == "batch":
-        return nn.BatchNorm2d(channels)
+        return BatchNorm(channels)
     return nn.GroupNorm(model.groups, channels) if kind == "group" else nn.Identity()
