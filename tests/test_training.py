@@ -819,6 +819,7 @@ def test_states_are_shared_by_equal_configurations_only(tiny):
         ("cpu", {"precision": "fp32"}, torch.channels_last),
         ("cpu", {"precision": "bf16"}, torch.channels_last),
         ("cuda", {"precision": "fp32"}, torch.contiguous_format),
+        ("cuda", {"precision": "fp32", "kernels": "fused"}, torch.channels_last),
         ("cuda", {"precision": "tf32"}, torch.channels_last),
         ("cuda", {"precision": "bf16"}, torch.channels_last),
     ],

@@ -48,7 +48,7 @@ class Learner:
         self.bf16 = run.train.precision == "bf16"
         self.device = device
         self.memory_format = devices.memory_format(run.train, device)
-        self.model = models.build(run.model, run.data.classes, seed).to(device)
+        self.model = models.build(run.model, run.data.classes, seed, run.train.kernels).to(device)
         self.model = self.model.to(memory_format=self.memory_format)
         self.counters = models.counters(self.model)
         self.l1 = run.train.l1
