@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from vanishing import augmentation, checkpoints, devices, learner, parameters, round_robin, training
+from vanishing import augmentation, checkpoints, devices, fused, learner, models, parameters, round_robin, training
 from vanishing.learner import Evaluation, Learner, Step
 from vanishing.streams import Slot
 
@@ -26,24 +26,20 @@ def labels():
     return torch.randint(100, (1000,), generator=torch.Generator().manual_seed(1)).cuda()
 
 
-@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
+PYTORCH = [
+    "vgg08", "vgg38", "vgg38_bn_rc", "vgg38_resnet", "vgg38_bn_rc_subsample", "vgg16_three", "vgg38_dense", "vgg38_gn",
+    "vgg38_amplified", "vgg38_bn_rc_l1",
+]  # fmt: skip
+FUSED = ["vgg38_bn_rc", "vgg38_resnet_sigmoid", "vgg38_bn_rc_bottleneck", "vgg38_bn_dense", "vgg38_bn_amplified"]
+
+
 @pytest.mark.parametrize(
-    "name",
-    [
-        "vgg08",
-        "vgg38",
-        "vgg38_bn_rc",
-        "vgg38_resnet",
-        "vgg38_bn_rc_subsample",
-        "vgg16_three",
-        "vgg38_dense",
-        "vgg38_gn",
-        "vgg38_amplified",
-        "vgg38_bn_rc_l1",
-    ],
+    ("kernels", "precision", "name"),
+    [("pytorch", precision, name) for precision in ("fp32", "tf32", "bf16") for name in PYTORCH]
+    + [("fused", precision, name) for precision in ("fp32", "bf16") for name in FUSED],
 )
-def test_a_captured_step_is_the_eager_step_bit_for_bit(name, precision, images, labels):
-    run = configured(name, precision)
+def test_a_captured_step_is_the_eager_step_bit_for_bit(name, precision, kernels, images, labels):
+    run = configured(name, precision, kernels)
     eager, recorded = (made(run) for _ in range(2))
     captured = capture(recorded, images, labels, 100)
     for iteration in range(STEPS):
@@ -92,8 +88,9 @@ def test_a_checkpoint_has_the_weights_of_its_moment_while_steps_go_on(images, la
         ] == []
 
 
-def test_a_gpu_gives_the_loss_of_a_cpu_up_to_rounding(images, labels):
-    run = configured("vgg38_bn_rc", "fp32")
+@pytest.mark.parametrize("kernels", ["pytorch", "fused"])
+def test_a_gpu_gives_the_loss_of_a_cpu_up_to_rounding(images, labels, kernels):
+    run = configured("vgg38_bn_rc", "fp32", kernels)
     gpu, cpu = made(run), Learner(run, 0, torch.device("cpu"))
     plan = augmentation.draw(len(images), 0, 1).batch(0, 100)
     gpu.step(images, labels, plan.to(gpu.device))
@@ -122,13 +119,14 @@ SIDE = [
 """Runs and seeds that are trained at once: shallow beside deep, and with a short last minibatch."""
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_trainings_at_once_end_in_the_bytes_that_each_gives_alone(precision, images, labels, tmp_path):
+@pytest.mark.parametrize(("precision", "kernels"), [("fp32", "pytorch"), ("bf16", "pytorch"), ("bf16", "fused")])
+def test_trainings_at_once_end_in_the_bytes_that_each_gives_alone(precision, kernels, images, labels, tmp_path):
     parts = (images, labels), (images[:100], labels[:100]), (images[:50], labels[:50])
     torch.cuda.synchronize()
 
     def trained(folder, at_once):
-        tasks = [Task(name, seed, precision, training.Images(*parts), tmp_path / folder) for name, seed in SIDE]
+        runs = [(configured(name, precision, kernels), seed) for name, seed in SIDE]
+        tasks = [Task(*run, training.Images(*parts), tmp_path / folder / f"{at}") for at, run in enumerate(runs)]
         waiting = list(tasks)
         round_robin.run(lambda _: waiting.pop(0) if waiting else None, at_once)
         return {(task.folder.name, path.name): path.read_bytes() for task in tasks for path in task.folder.iterdir()}
@@ -139,14 +137,59 @@ def test_trainings_at_once_end_in_the_bytes_that_each_gives_alone(precision, ima
         assert trained(f"{at_once}", at_once) == alone
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("activation", ["leaky_relu", "relu", "sigmoid", "tanh"])
+@pytest.mark.parametrize("shape", [(100, 32, 32, 32), (100, 8, 16, 16), (30, 32, 4, 4), (3, 96, 5, 7), (30, 256, 1, 1)])
+def test_the_fused_kernels_give_what_the_reference_gives_and_the_same_bytes_twice(shape, activation, dtype):
+    """To 5e-6 of the largest value, or of 1; in bfloat16 to half of the last place too, as it is rounded once."""
+    from vanishing import fused_triton
+
+    generator = torch.Generator("cuda").manual_seed(0)
+    x, added, gradient = (
+        torch.randn(shape, device="cuda", generator=generator).to(dtype).contiguous(memory_format=torch.channels_last)
+        for _ in range(3)
+    )
+    weight, bias = torch.randn(2, shape[1], device="cuda", generator=generator)
+    settings = fused.Settings(activation, 0.01, 1e-5, 0.1, adds=True)
+    exact = [each.double() for each in (x, added, weight, bias)]
+    running = [torch.zeros_like(exact[3]), torch.ones_like(exact[3])]
+    y, statistics = fused.forward(*exact, running, settings)
+    known = y.to(dtype), weight, statistics.float()
+    expected = [y, statistics, *running]
+    expected += fused.backward(gradient.double(), exact[0], known[0].double(), exact[2], statistics, settings)
+
+    def once():
+        running = torch.zeros_like(bias), torch.ones_like(bias)
+        first = fused_triton.forward(x, added, weight, bias, running, settings)
+        return [*first, *running, *fused_triton.backward(gradient, x, *known, settings)]
+
+    for ours, again, theirs in zip(once(), once(), expected, strict=True):
+        assert torch.equal(bits(ours), bits(again))
+        last_place = 2**-8 if ours.dtype == torch.bfloat16 else 0
+        largest = max(1, theirs.abs().max().item())
+        torch.testing.assert_close(ours.double(), theirs, rtol=last_place, atol=5e-6 * largest)
+
+
+def test_the_operation_takes_the_kernels_and_any_strides():
+    """From channels first, and for the gradient of a mean, which repeats one number."""
+    x = torch.randn(6, 32, 8, 8, device="cuda", generator=torch.Generator("cuda").manual_seed(0))
+    gradients = []
+    for lies in (torch.contiguous_format, torch.channels_last):
+        leaf = x.clone(memory_format=lies).requires_grad_()
+        y = models.BatchNorm(32).cuda()(leaf, "tanh", leaf)
+        assert y.is_contiguous(memory_format=torch.channels_last)
+        y.mean(dim=(2, 3)).square().sum().backward()
+        gradients.append(leaf.grad)
+    assert torch.equal(*gradients)
+
+
 class Task:
     """A training of four epochs as a task beside others."""
 
-    def __init__(self, name, seed, precision, images, folder):
-        run = configured(name, precision)
+    def __init__(self, run, seed, images, folder):
         train = run.train.model_copy(update={"epochs": 4, "snapshots": [1, 2]})
         self.run, self.seed, self.images = run.model_copy(update={"train": train}), seed, images
-        self.folder = folder / f"{name}-{seed}"
+        self.folder = folder
 
     def proceed(self, slot):
         devices.configure(self.run.train)
@@ -173,9 +216,9 @@ def capture(trained, images, labels, *sizes):
     return taken
 
 
-def configured(name, precision):
+def configured(name, precision, kernels="pytorch"):
     content = parameters.read(Path(__file__).parents[1] / "params.yaml")
-    content["train"] |= {"precision": precision, "device": "cuda"}
+    content["train"] |= {"precision": precision, "kernels": kernels, "device": "cuda"}
     return parameters.check(content).run(name)
 
 

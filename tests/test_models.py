@@ -234,8 +234,8 @@ def test_biases_are_in_reduction_blocks_and_in_the_classifier_only(configured, n
 @pytest.mark.parametrize(
     ("norm", "at_entry", "elsewhere"),
     [
-        ("none", nn.BatchNorm2d, nn.Identity),
-        ("batch", nn.BatchNorm2d, nn.BatchNorm2d),
+        ("none", models.BatchNorm, nn.Identity),
+        ("batch", models.BatchNorm, models.BatchNorm),
         ("group", nn.GroupNorm, nn.GroupNorm),
     ],
 )
@@ -244,6 +244,17 @@ def test_the_entry_is_normalised_always_and_the_rest_as_asked(configured, norm, 
     assert type(network.entry.norm) is at_entry
     norms = [module for name, module in network.named_modules() if name.endswith(("norm1", "norm2"))]
     assert [type(module) for module in norms] == [elsewhere] * 8
+
+
+@pytest.mark.parametrize(("norm", "count"), [("none", 1), ("batch", 1 + 2 * 2 * 2), ("group", 0)])
+def test_the_counters_of_minibatches_are_left_to_the_training_step(configured, norm, count):
+    network = models.build(configured(stages=2, blocks=1, norm=norm), classes=10, seed=0)
+    network(torch.rand(2, 3, 32, 32))
+    counters = models.counters(network)
+    for counter in counters:
+        counter.add_(1)
+    named = {key: each for key, each in network.state_dict().items() if key.endswith("num_batches_tracked")}
+    assert [each.item() for each in named.values()] == [each.item() for each in counters] == [1] * count
 
 
 def test_group_normalisation_has_the_configured_groups(configured):
@@ -378,7 +389,7 @@ def test_a_bottleneck_is_normalised_as_the_other_blocks_are(configured, norm):
 
 
 def test_the_convolution_on_a_shortcut_is_normalised_as_the_others_are_and_has_no_bias(configured):
-    for norm, kind in (("none", nn.Identity), ("batch", nn.BatchNorm2d), ("group", nn.GroupNorm)):
+    for norm, kind in (("none", nn.Identity), ("batch", models.BatchNorm), ("group", nn.GroupNorm)):
         shortcut = block_of(configured, "reduction", norm=norm, reduction_shortcut="convolution").shortcut
         assert type(shortcut.norm) is kind
         assert shortcut.conv.bias is None

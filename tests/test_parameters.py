@@ -20,7 +20,7 @@ MODEL = (
 )
 TRAIN = (
     "recipe, epochs, batch_size, learning_rate, final_learning_rate, schedule, weight_decay, l1, patience, "
-    "precision, device, threads, snapshots"
+    "precision, device, kernels, threads, snapshots"
 )
 REFUSED = "anchors, aliases and tags are not allowed, found"
 NO_SOURCE = "a path, or a mapping with `url` (http or https) and, if known, `sha256` (64 hexadecimal digits)"
@@ -220,6 +220,7 @@ BAD = {
         "schedule: step",
         ": train.schedule = 'step': allowed: 'cosine_per_epoch', 'cosine_per_iteration' or 'constant'",
     ),
+    "unknown kernels": ("kernels: pytorch", "kernels: cuda", ": train.kernels = 'cuda': allowed: 'pytorch' or 'fused'"),
     "unknown device": ("device: auto", "device: cuda:0", ": train.device = 'cuda:0': allowed: 'auto', 'cpu' or 'cuda'"),
     "learning rate 0": (
         "  learning_rate: 1.0e-3",
@@ -512,7 +513,8 @@ def test_a_constant_rate_may_be_below_the_final_one_that_it_never_reaches(write)
 def test_a_summary_from_before_a_key_was_added_counts_with_its_default(study):
     today = study.run("vgg38_resnet_wd3").configuration()
     model = {key: value for key, value in today["model"].items() if key not in ("kernel_size", "reduction")}
-    assert parameters.completed(today | {"model": model}) == today
+    train = {key: value for key, value in today["train"].items() if key != "kernels"}
+    assert parameters.completed(today | {"model": model, "train": train}) == today
     assert parameters.completed(today) == today
     other = study.run("vgg38_resnet_wd3_k5").configuration()
     assert parameters.completed(other) == other != today

@@ -79,7 +79,7 @@ CHANGES = {
 
 OPEN = {
     "model": {"groups"},  # of group normalisation alone
-    "train": {"schedule", "precision", "device", "threads", "snapshots"},
+    "train": {"schedule", "precision", "device", "kernels", "threads", "snapshots"},
     "data": {"recipe", "sources", "seed", "generated"},
 }
 """Keys that it does not."""

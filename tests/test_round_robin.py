@@ -18,6 +18,7 @@ CPU = torch.device("cpu")
 RUNS = {
     "plain": ({}, {"epochs": 2}),
     "residual, bf16": ({"norm": "batch", "shortcut": "identity", "blocks": 1}, {"precision": "bf16"}),
+    "fused": ({"norm": "batch", "shortcut": "identity"}, {"precision": "bf16", "kernels": "fused"}),
     "two threads": ({"norm": "batch"}, {"threads": 2, "l1": 0.01}),
     "another batch": ({"norm": "group"}, {"batch_size": 7, "learning_rate": 0.01}),
     "diverging": ({}, {"learning_rate": 1e30}),

@@ -132,6 +132,8 @@ def textbook(run, seed, images, labels, plans, rates):
         optimiser.zero_grad()
         (loss + run.train.l1 * penalty).backward()
         optimiser.step()
+        for counter in models.counters(model):
+            counter.add_(1)
         figures.append((loss.item(), (logits.argmax(1) == labels[plan.order]).float().mean().item()))
     return model, figures
 
@@ -812,19 +814,20 @@ def test_states_are_shared_by_equal_configurations_only(tiny):
 
 
 @pytest.mark.parametrize(
-    ("device", "precision", "format_"),
+    ("device", "train", "format_"),
     [
-        ("cpu", "fp32", torch.channels_last),
-        ("cpu", "bf16", torch.channels_last),
-        ("cuda", "fp32", torch.contiguous_format),
-        ("cuda", "tf32", torch.channels_last),
-        ("cuda", "bf16", torch.channels_last),
+        ("cpu", {"precision": "fp32"}, torch.channels_last),
+        ("cpu", {"precision": "bf16"}, torch.channels_last),
+        ("cuda", {"precision": "fp32"}, torch.contiguous_format),
+        ("cuda", {"precision": "fp32", "kernels": "fused"}, torch.channels_last),
+        ("cuda", {"precision": "tf32"}, torch.channels_last),
+        ("cuda", {"precision": "bf16"}, torch.channels_last),
     ],
 )
 def test_weights_and_minibatches_lie_in_memory_as_convolutions_of_the_device_want_them(
-    tiny, dataset, monkeypatch, device, precision, format_
+    tiny, dataset, monkeypatch, device, train, format_
 ):
-    run = tiny(train={"precision": precision})
+    run = tiny(train=train)
     chosen = devices.memory_format(run.train, torch.device(device))
     monkeypatch.setattr(devices, "memory_format", lambda *_: chosen)
     subject = Learner(run, 0, torch.device("cpu"))

@@ -100,9 +100,10 @@ def memory_format(train: parameters.Train, device: torch.device) -> torch.memory
 
     Channels last on a CPU, where oneDNN's are 1.15 to 1.6 times as fast on it, and for tensor cores, which want it
     (NVIDIA, Deep Learning Performance: Convolutional Layers); channels first for IEEE single precision on CUDA,
-    whose kernels are written for it. `benchmarks/choices.py` measures the other one too.
+    whose kernels are written for it, unless ours are to be used, which are not. `benchmarks/choices.py` measures the
+    other one too.
     """
-    plain = device.type == "cuda" and train.precision == "fp32"
+    plain = device.type == "cuda" and train.precision == "fp32" and train.kernels == "pytorch"
     return torch.contiguous_format if plain else torch.channels_last
 
 

@@ -47,8 +47,9 @@ class Learner:
         self.bf16 = run.train.precision == "bf16"
         self.device = device
         self.memory_format = devices.memory_format(run.train, device)
-        self.model = models.build(run.model, run.data.classes, seed).to(device)
+        self.model = models.build(run.model, run.data.classes, seed, run.train.kernels).to(device)
         self.model = self.model.to(memory_format=self.memory_format)
+        self.counters = models.counters(self.model)
         self.l1 = run.train.l1
         self.weights: list[Tensor] = [weight for weight in self.model.parameters() if weight.dim() > 1]
         self.rate = torch.tensor(run.train.learning_rate, device=device)
@@ -91,6 +92,8 @@ class Learner:
         self.optimiser.step()
         correct = (logits.detach().argmax(dim=1) == chosen).double().mean()
         self.sums += torch.stack([loss.detach().double(), correct])
+        if self.counters:
+            torch._foreach_add_(self.counters, 1)
 
     @torch.no_grad()
     def _penalise(self) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from vanishing import parameters
+from vanishing import fused, parameters
 
 SLOPE = 0.01
 """Of the leaky rectifier on its negative side, PyTorch's default."""
@@ -33,6 +33,54 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "tanh": nn.Tanh,
 }
 """Elementwise functions between the convolutions."""
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """Batch normalisation that leaves counting its minibatches to the training step: see `counters`."""
+
+    def forward(self, x: Tensor, activation: str | None = None, added: Tensor | None = None) -> Tensor:
+        """Normalise `x`, (batch, channels, height, width); with `activation` add and activate too, in training mode."""
+        if activation is not None:
+            return fused.normalise_and_activate(x, self, activation, SLOPE, added)
+        return functional.batch_norm(
+            x,
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.bias,
+            self.training,
+            self.momentum or 0.0,
+            self.eps,
+        )
+
+
+class Epilogue(nn.Module):
+    """What follows a convolution: its norm, an added shortcut, the activation, an amplified gradient.
+
+    Attributes:
+        fused: whether the first three are one operation where batch normalisation trains. Elsewhere that would not
+            pay: without norm, what is left are two passes in place; group normalisation is that of four runs; and
+            evaluation is a small part of a training.
+    """
+
+    def __init__(self, activation: str, amplification: float = 1.0) -> None:
+        super().__init__()
+        self.kind = activation
+        self.activation = ACTIVATIONS[activation]()
+        self.amplification = nn.Identity() if amplification == 1 else Amplification(amplification)
+        self.fused = False
+
+    def forward(self, x: Tensor, norm: nn.Module, added: Tensor | None = None) -> Tensor:
+        """Map what a convolution gave, which may be overwritten, and the shortcut, of the same shape."""
+        if self.fused and norm.training and isinstance(norm, BatchNorm):
+            out = norm(x, self.kind, added)
+        else:
+            out = norm(x)
+            if added is not None:
+                out += added
+            out = self.activation(out)
+        amplified: Tensor = self.amplification(out)
+        return amplified
 
 
 class Block(nn.Module):
@@ -57,7 +105,7 @@ class Block(nn.Module):
             self.add_module(f"norm{at}", _norm(model, model.norm, outputs))
             inputs = outputs
         self.convolutions = len(kinds)
-        self.activation = _activation(model)
+        self.epilogue = Epilogue(model.activation, model.gradient_amplification)
         self.shortcut = shortcut
 
     def kinds(self, model: parameters.Model) -> list[tuple[int, int]]:
@@ -72,10 +120,10 @@ class Block(nn.Module):
         """Map (batch, inputs, height, width) to (batch, filters, ...), of the size that `between` gives."""
         out = x
         for at in range(1, self.convolutions + 1):
-            out = self.get_submodule(f"norm{at}")(self.get_submodule(f"conv{at}")(out))
-            if at == self.convolutions and self.shortcut is not None:
-                out += self.shortcut(x)
-            out = self.activation(out)
+            out = self.get_submodule(f"conv{at}")(out)
+            last = at == self.convolutions
+            added = self.shortcut(x) if last and self.shortcut is not None else None
+            out = self.epilogue(out, self.get_submodule(f"norm{at}"), added)
             if at == 1:
                 out = self.between(out)
         return out
@@ -171,26 +219,36 @@ class Pool(nn.Module):
         return x.mean(dim=(2, 3))
 
 
+class Entry(nn.Module):
+    """The first convolution.
+
+    It is normalised in every variant, with batch normalisation unless `norm` is `group`; a model meant to do without
+    batch statistics then has none at all.
+    """
+
+    def __init__(self, model: parameters.Model) -> None:
+        super().__init__()
+        self.conv = _convolution(3, model.filters, model.kernel_size, bias=False)
+        self.norm = _norm(model, "group" if model.norm == "group" else "batch", model.filters)
+        self.epilogue = Epilogue(model.activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images (batch, 3, height, width) to (batch, filters, height, width)."""
+        features: Tensor = self.epilogue(self.conv(x), self.norm)
+        return features
+
+
 class VGG(nn.Sequential):
     """A VGG variant that maps images (batch, 3, 32, 32) to logits (batch, classes).
 
     Args:
         model: stages, blocks in each and their kind, filters, activation, norm and shortcuts; see `params.yaml`.
         classes: number of logits.
-
-    The entry convolution is normalised in every variant, with batch normalisation unless `norm` is
-    `group`; a model meant to do without batch statistics then has none at all.
     """
 
     def __init__(self, model: parameters.Model, classes: int) -> None:
         layers: OrderedDict[str, nn.Module] = OrderedDict()
-        layers["entry"] = nn.Sequential(
-            OrderedDict(
-                conv=_convolution(3, model.filters, model.kernel_size, bias=False),
-                norm=_norm(model, "group" if model.norm == "group" else "batch", model.filters),
-                activation=ACTIVATIONS[model.activation](),
-            )
-        )
+        layers["entry"] = Entry(model)
         for stage in range(1, model.stages + 1):
             layers[f"stage{stage}"] = _stage(model)
         layers["pool"] = Pool()
@@ -210,17 +268,30 @@ class Size:
     """Multiply-accumulates of a forward pass."""
 
 
-def build(model: parameters.Model, classes: int, seed: int) -> VGG:
+def build(model: parameters.Model, classes: int, seed: int, kernels: str = "pytorch") -> VGG:
     """Build a model, its weights drawn on the CPU from `seed`.
 
-    The same weights come out on every device; the global generator is left as it was.
+    The same weights come out on every device; the global generator is left as it was. `kernels` is `train.kernels`:
+    with `fused`, batch normalisation, shortcut and activation are one operation in training mode.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = VGG(model, classes)
         if model.initialisation != "default":
             _initialise(network, model)
-        return network
+    for module in network.modules():
+        if isinstance(module, Epilogue):
+            module.fused = kernels == "fused"
+    return network
+
+
+def counters(network: nn.Module) -> list[Tensor]:
+    """List the counters of minibatches, `num_batches_tracked`, of every batch normalisation.
+
+    A training step adds 1 to all of them at once, where PyTorch launches a kernel for each.
+    """
+    norms = [module for module in network.modules() if isinstance(module, BatchNorm)]
+    return [norm.num_batches_tracked for norm in norms if norm.num_batches_tracked is not None]
 
 
 def measure(model: parameters.Model, classes: int) -> Size:
@@ -285,13 +356,6 @@ def _reduction_shortcut(model: parameters.Model) -> nn.Module | None:
             return None
 
 
-def _activation(model: parameters.Model) -> nn.Module:
-    activation = ACTIVATIONS[model.activation]()
-    if model.gradient_amplification == 1:
-        return activation
-    return nn.Sequential(activation, Amplification(model.gradient_amplification))
-
-
 def _convolution(inputs: int, outputs: int, size: int, *, bias: bool) -> nn.Conv2d:
     """Return a convolution that keeps height and width."""
     return nn.Conv2d(inputs, outputs, kernel_size=size, padding=size // 2, bias=bias)
@@ -299,5 +363,5 @@ def _convolution(inputs: int, outputs: int, size: int, *, bias: bool) -> nn.Conv
 
 def _norm(model: parameters.Model, kind: str, channels: int) -> nn.Module:
     if kind == "batch":
-        return nn.BatchNorm2d(channels)
+        return BatchNorm(channels)
     return nn.GroupNorm(model.groups, channels) if kind == "group" else nn.Identity()

@@ -192,6 +192,7 @@ class Train(Block):
     patience: Annotated[int, Field(ge=0)]
     precision: Literal["fp32", "tf32", "bf16"]
     device: Literal["auto", "cpu", "cuda"]
+    kernels: Literal["pytorch", "fused"]
     threads: Annotated[int, Field(ge=1, le=1024)]
     snapshots: list[Positive]
 
@@ -254,7 +255,7 @@ class Run(Block):
         }
 
 
-ADDED = {"model": {"kernel_size": 3, "reduction": "plain"}}
+ADDED = {"model": {"kernel_size": 3, "reduction": "plain"}, "train": {"kernels": "pytorch"}}
 """Keys of `Run.configuration` that are younger than some summaries, with the value that those were made with."""
 
 

@@ -94,9 +94,10 @@ class Entry:
         return self.kept + STATE * FLOAT * self.size.parameters
 
     @property
-    def setting(self) -> tuple[str, int, str]:
-        """What a step's time depends on beside its arithmetic: device, threads, precision."""
-        return self.run.train.device, self.run.train.threads, self.run.train.precision
+    def setting(self) -> tuple[str, int, str, str]:
+        """What a step's time depends on beside its arithmetic: device, threads, precision, kernels."""
+        train = self.run.train
+        return train.device, train.threads, train.precision, train.kernels
 
     @property
     def _images(self) -> tuple[int, int, int]:
@@ -157,7 +158,7 @@ def estimate(
         step_seconds: gives the seconds of a training step, and the device; `time_step` unless told otherwise.
         at_once: trainings that share the device.
     """
-    groups: dict[tuple[str, int, str], list[Entry]] = {}
+    groups: dict[tuple[str, int, str, str], list[Entry]] = {}
     for entry in listed:
         if entry.to_train:
             groups.setdefault(entry.setting, []).append(entry)

@@ -66,7 +66,7 @@ PLAIN = {
 TRAIN = ("learning_rate", "final_learning_rate", "epochs", "batch_size", "weight_decay")
 """Training settings that a row has a column for."""
 
-UNSTATED = ("schedule", "precision", "device", "threads", "snapshots")
+UNSTATED = ("schedule", "precision", "device", "kernels", "threads", "snapshots")
 """Training settings that a row does not fix: the hypothesis, and on what and how it is computed and kept."""
 
 COLUMNS = [

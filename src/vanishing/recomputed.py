@@ -64,7 +64,7 @@ SCHEDULES = {
 PRINTED = ("learning_rate", "final_learning_rate", "epochs", "batch_size", "weight_decay")
 """Settings of a training that a published row names."""
 
-FREE = ("schedule", "precision", "device", "threads", "snapshots")
+FREE = ("schedule", "precision", "device", "kernels", "threads", "snapshots")
 """Those that it leaves open; what is neither must be as nobody changed it."""
 
 REFERENCE = {
