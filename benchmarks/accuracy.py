@@ -2,7 +2,7 @@
 
     python benchmarks/accuracy.py [--device cpu|cuda] [--seeds 5] [--images 10000] [--epochs 20]
 
-Lower precisions; and in fp32 two of the choices that `choices.py` undoes, the memory format and fused Adam, which
+Lower precisions, and fused kernels; and in fp32 two of the choices that `choices.py` undoes, the memory format and fused Adam, which
 add in another order. A training shorter than the study's, on real images where `data/cifar100.npz` is there: the
 differences say how far the ways part, not what accuracy they reach in the end.
 """
@@ -50,21 +50,23 @@ def _first(part: Split, count: int) -> Split:
     return Split(part.images[kept], part.labels[kept])
 
 
-def ways(device: str) -> dict[str, tuple[str, Callable[[], AbstractContextManager[object]]]]:
-    """Name the ways to compute: a precision, and what is undone around the training."""
+def ways(device: str) -> dict[str, tuple[dict[str, str], Callable[[], AbstractContextManager[object]]]]:
+    """Name the ways to compute: training settings, and what is undone around the training."""
     undone = {"fp32": nullcontext, "fp32, other format": measure.other_format, "fp32, plain Adam": measure.plain_adam}
-    precisions = ["bf16"] + (["tf32"] if device == "cuda" else [])
-    return {name: ("fp32", undo) for name, undo in undone.items()} | {name: (name, nullcontext) for name in precisions}
+    found = {name: ({"precision": "fp32"}, undo) for name, undo in undone.items()}
+    for precision in ["bf16"] + (["tf32"] if device == "cuda" else []):
+        found[precision] = {"precision": precision}, nullcontext
+    found["bf16, fused kernels"] = {"precision": "bf16", "kernels": "fused"}, nullcontext
+    return found
 
 
-def configured(options: Any, precision: str) -> parameters.Run:
-    """Return the run in one precision, on a data set of the size chosen."""
+def configured(options: Any, settings: dict[str, str]) -> parameters.Run:
+    """Return the run with some training settings, on a data set of the size chosen."""
     content = parameters.read(measure.ROOT / "params.yaml")
     size = {"classes": CLASSES, "train_per_class": options.images // CLASSES + HELD_OUT, "test_per_class": TEST}
     # a set called generated may have any size; what is trained on is handed in
     content["data"] |= {"set": "generated", "generated": size, "validation_per_class": HELD_OUT}
-    content["train"] |= {"device": options.device, "threads": options.threads, "epochs": options.epochs}
-    content["train"] |= {"precision": precision}
+    content["train"] |= {"device": options.device, "threads": options.threads, "epochs": options.epochs} | settings
     return parameters.check(content).run(options.model)
 
 
@@ -78,9 +80,9 @@ def main() -> None:
     options = parser.parse_args()
     chosen, compared, found = dataset(options.images), ways(options.device), {}
     for seed in range(options.seeds):
-        for way, (precision, undone) in compared.items():
+        for way, (settings, undone) in compared.items():
             with tempfile.TemporaryDirectory() as folder, undone():
-                run = configured(options, precision)
+                run = configured(options, settings)
                 outcome = training.train(run, seed, chosen, Path(folder), f"{way}, seed {seed}")
             found[way, seed] = 100 * outcome.history[-1].val_accuracy
     accuracies = pd.Series(found).unstack(level=0)[list(compared)]

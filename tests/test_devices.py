@@ -119,3 +119,17 @@ def test_measuring_is_in_single_precision_whatever_the_run_trains_in(tiny):
         devices.configure(train, measuring)
         assert torch.backends.cudnn.allow_tf32 is not measuring
         assert torch.backends.cuda.matmul.allow_tf32 is not measuring
+
+
+@pytest.mark.parametrize("lacks", ["a compiler", "Triton"])
+def test_without_what_compiles_them_fused_kernels_are_a_mistake_of_the_user(tiny, machine, monkeypatch, lacks):
+    machine(cuda=True)
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr(devices.shutil, "which", lambda name: None if lacks == "a compiler" else f"/bin/{name}")
+    monkeypatch.setattr(devices.importlib.util, "find_spec", lambda name: None if lacks == "Triton" else name)
+    with pytest.raises(UserError) as caught:
+        devices.configure(tiny(train={"kernels": "fused", "device": "auto"}).train)
+    missing = {"a compiler": "gcc or clang", "Triton": "the package triton"}[lacks]
+    told = f"train.kernels = 'fused': {missing} is not to be found here; allowed here: pytorch"
+    assert str(caught.value) == told
+    assert devices.configure(tiny(train={"device": "auto"}).train).type == "cuda"

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import importlib.util
 import os
 import platform
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +37,13 @@ def configure(train: parameters.Train, measuring: bool = False) -> torch.device:
         measuring: compute in IEEE single precision, whatever the run trains in.
 
     Raises:
-        UserError: if the device is to be a GPU, and this machine has none that can be used.
+        UserError: if the device is to be a GPU, and this machine has none that can be used; if fused kernels are to
+            be compiled for it, and there is nothing to compile them with.
     """
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # read when CUDA starts, which is later
     kind = _kind(train.device)
+    if kind == "cuda" and train.kernels == "fused" and not measuring:
+        _check_compiler()
     tf32 = train.precision == "tf32" and not measuring
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
@@ -62,6 +67,14 @@ def _kind(wanted: str) -> str:
     if reason != NO_GPU:
         _say_once(f"train.device = 'auto': {reason}; computing on the CPU")
     return "cpu"
+
+
+def _check_compiler() -> None:
+    """Raise `UserError` unless Triton finds what it compiles with: itself, and a C compiler for what calls a kernel."""
+    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
+    if not (compiler and importlib.util.find_spec("triton")):
+        missing = "gcc or clang" if importlib.util.find_spec("triton") else "the package triton"
+        raise UserError(f"train.kernels = 'fused': {missing} is not to be found here; allowed here: pytorch")
 
 
 def unusable() -> str:
