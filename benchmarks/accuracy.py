@@ -2,9 +2,9 @@
 
     python benchmarks/accuracy.py [--device cpu|cuda] [--seeds 5] [--images 10000] [--epochs 20]
 
-Lower precisions, and fused kernels; and in fp32 two of the choices that `choices.py` undoes, the memory format and fused Adam, which
-add in another order. A training shorter than the study's, on real images where `data/cifar100.npz` is there: the
-differences say how far the ways part, not what accuracy they reach in the end.
+Lower precisions, and fused kernels; and in fp32 two of the choices that `choices.py` undoes, the memory format and
+fused Adam, which add in another order. A training shorter than the study's, on real images where `data/cifar100.npz` is
+there: the differences say how far the ways part, not what accuracy they reach in the end.
 """
 
 from __future__ import annotations
