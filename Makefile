@@ -62,10 +62,11 @@ bench: demo  ## speed, what it depends on and does to accuracy, scaling, and the
 	python benchmarks/pipeline.py
 	python benchmarks/graph.py
 
-gpu: $(READY)  ## on a machine with a GPU: its tests, and its throughput by precision, kernels and trainings at once
-	pytest -q -k cuda tests/test_cuda.py tests/test_augmentation.py tests/test_training.py tests/test_fused.py
-	python benchmarks/training.py --models vgg38_bn_rc
-	for kernels in pytorch fused; do python benchmarks/sharing.py --kernels $$kernels --output build/benchmarks/$$kernels; done
+gpu: $(READY)  ## a first look at a GPU, in minutes: its tests, throughput by precision and kernels, trainings at once
+	pytest -q -n 4 -k cuda tests/test_cuda.py tests/test_augmentation.py tests/test_training.py
+	python benchmarks/training.py --models vgg38_bn_rc --repeats 3
+	python benchmarks/sharing.py --repeats 2 --window 1 --output build/benchmarks/pytorch
+	python benchmarks/sharing.py --repeats 2 --window 1 --kernels fused --output build/benchmarks/fused
 	vanishing plan core --at-once 8
 
 format: $(READY)  ## format Python and Snakemake code

@@ -92,6 +92,9 @@ def test_what_has_results_is_not_missing(study, capsys):
     faked.result(study, "vgg38")
     assert trainings.missing(study) == [("vgg08", 0), ("vgg38_bn", 0)]
     assert trainings.missing(study, "core") == [("vgg08", 0), ("vgg38_bn", 0)]
+    assert cli.main(["train", "vgg38_bn:0", "vgg38", "--missing"]) == 0
+    assert trainings.missing(study) == [("vgg08", 0)], "and vgg38 is as it was"
+    assert not paths.checkpoints("vgg38", 0).exists()
     assert cli.main(["train", "--missing", "else"]) == 2
     assert "study 'else' is not configured; allowed: core" in capsys.readouterr().err
 
@@ -99,11 +102,7 @@ def test_what_has_results_is_not_missing(study, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["train"], "name what to train: runs, each as RUN or RUN:SEED, or else --missing [STUDY]"),
-        (
-            ["train", "vgg08", "--missing"],
-            "name what to train: runs, each as RUN or RUN:SEED, or else --missing [STUDY]",
-        ),
+        (["train"], "name what to train: runs, each as RUN or RUN:SEED, or --missing [STUDY], or both"),
         (["train", "vgg09"], "run 'vgg09' is not configured; allowed: vgg08, vgg38, vgg38_bn"),
         (["train", "vgg08:7"], "seed 7 of run 'vgg08' is not configured; allowed: 0"),
         (["train", "vgg08:x"], "'vgg08:x': after the colon stands a seed; allowed: 0"),

@@ -110,7 +110,11 @@ def _train_arguments(train: argparse.ArgumentParser) -> None:
     )
     train.add_argument("--seed", type=int, help="a seed of a run that is named without one")
     train.add_argument(
-        "--missing", metavar="STUDY", nargs="?", const="", help="what has no results yet, of a study or of all"
+        "--missing",
+        metavar="STUDY",
+        nargs="?",
+        const="",
+        help="what has no results yet: of a study, of the runs that are named, or of all",
     )
     train.add_argument("--at-once", type=int, default=1, metavar="N", help=AT_ONCE)
     train.add_argument(
@@ -141,15 +145,16 @@ def _train(options: argparse.Namespace) -> None:
 
     until = budget.parse(options.until) if options.until else None  # before PyTorch, whose import takes seconds
     settings = _load()
-    if bool(options.runs) == (options.missing is not None):
-        raise ParameterError("name what to train: runs, each as RUN or RUN:SEED, or else --missing [STUDY]")
+    if not options.runs and options.missing is None:
+        raise ParameterError("name what to train: runs, each as RUN or RUN:SEED, or --missing [STUDY], or both")
     chosen = [job for text in options.runs for job in settings.named(text, options.seed)]
     from vanishing import trainings
     from vanishing.progress import say
 
     again = ""
     if options.missing is not None:
-        chosen = trainings.missing(settings, options.missing or None)
+        left = trainings.missing(settings, options.missing or None)
+        chosen = [job for job in chosen if job in left] if options.runs else left
         again = f"`vanishing {shlex.join(options.typed)}`"
         if not chosen:
             return say("nothing is missing")
