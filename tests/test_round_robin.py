@@ -206,14 +206,14 @@ def cuda(monkeypatch):
     return simulation
 
 
-NAMES = ["plain", "residual, bf16", "another batch"]
+NAMES = ["plain", "residual, bf16", "fused", "another batch"]
 
 
 def test_recorded_steps_and_validations_give_the_bytes_of_eager_ones(cuda, side_by_side, alone):
     """Whatever a step takes from Python, such as a rate or a plan, must reach the device by a tensor."""
     tasks, _ = side_by_side(NAMES, 2)
     assert found(tasks) == {name: alone[name] for name in NAMES}
-    assert len(cuda.of("replay")) == 2 * (4 + 1) + 3 * (4 + 1) + 3 * (5 + 1)
+    assert len(cuda.of("replay")) == 2 * (4 + 1) + 2 * 3 * (4 + 1) + 3 * (5 + 1), "steps and validations"
 
 
 def test_each_training_captures_and_replays_on_a_stream_and_in_a_pool_of_its_own(cuda, side_by_side):

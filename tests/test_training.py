@@ -779,6 +779,7 @@ def test_the_configuration_sets_the_threads_and_determinism_whatever_was_set_bef
     assert not torch.backends.cuda.matmul.allow_tf32
     assert not torch.utils.deterministic.fill_uninitialized_memory
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    assert os.environ["CUDA_DEVICE_MAX_CONNECTIONS"] == "32"
 
 
 def test_the_environment_names_what_the_numbers_depend_on(tiny):

@@ -40,7 +40,9 @@ def configure(train: parameters.Train, measuring: bool = False) -> torch.device:
         UserError: if the device is to be a GPU, and this machine has none that can be used; if fused kernels are to
             be compiled for it, and there is nothing to compile them with.
     """
-    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # read when CUDA starts, which is later
+    # both are read when CUDA starts, which is later; streams beyond the connections, 8 by default, wait for one another
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+    os.environ["CUDA_DEVICE_MAX_CONNECTIONS"] = "32"
     kind = _kind(train.device)
     if kind == "cuda" and train.kernels == "fused" and not measuring:
         _check_compiler()
