@@ -12,7 +12,7 @@ import faked
 import pytest
 import torch
 
-from vanishing import budget, cli, learner, parameters, paths, plan, stages, trainings
+from vanishing import budget, cli, learner, parameters, paths, plan, stages
 from vanishing.budget import Budget
 from vanishing.parameters import ParameterError
 
@@ -71,6 +71,20 @@ def test_the_results_of_trainings_at_once_are_those_of_one_after_another(study, 
     assert capsys.readouterr().err.endswith("\nnothing is missing\n")
 
 
+def test_the_gradient_flow_of_what_was_trained_is_measured_where_it_is_missing(study, capsys):
+    for name in RUNS[:2]:
+        stages.train(study, name, 0)
+        stages.gradients(study, name, 0)
+    whole = made()
+    for name in RUNS[:2]:
+        (paths.results(name, 0) / "gradients.csv").unlink()
+    assert cli.main(["gradients", "--missing"]) == 0
+    assert made() == whole
+    assert cli.main(["gradients", "vgg08", "vgg38", "--missing"]) == 0
+    assert capsys.readouterr().err.endswith("nothing is missing\n")
+    assert cli.main(["gradients"]) == 2
+
+
 def test_the_memory_of_a_training_is_free_when_the_next_begins(study, monkeypatch):
     begin, alive, seen = learner.Learner.__init__, weakref.WeakSet(), []
 
@@ -90,10 +104,10 @@ def test_the_memory_of_a_training_is_free_when_the_next_begins(study, monkeypatc
 
 def test_what_has_results_is_not_missing(study, capsys):
     faked.result(study, "vgg38")
-    assert trainings.missing(study) == [("vgg08", 0), ("vgg38_bn", 0)]
-    assert trainings.missing(study, "core") == [("vgg08", 0), ("vgg38_bn", 0)]
+    assert plan.to_train(study) == [("vgg08", 0), ("vgg38_bn", 0)]
+    assert plan.to_train(study, ["core"]) == [("vgg08", 0), ("vgg38_bn", 0)]
     assert cli.main(["train", "vgg38_bn:0", "vgg38", "--missing"]) == 0
-    assert trainings.missing(study) == [("vgg08", 0)], "and vgg38 is as it was"
+    assert plan.to_train(study) == [("vgg08", 0)], "and vgg38 is as it was"
     assert not paths.checkpoints("vgg38", 0).exists()
     assert cli.main(["train", "--missing", "else"]) == 2
     assert "study 'else' is not configured; allowed: core" in capsys.readouterr().err
@@ -102,7 +116,7 @@ def test_what_has_results_is_not_missing(study, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["train"], "name what to train: runs, each as RUN or RUN:SEED, or --missing [STUDY], or both"),
+        (["train"], "no run is named; allowed: RUN or RUN:SEED, --missing [STUDY], or both"),
         (["train", "vgg09"], "run 'vgg09' is not configured; allowed: vgg08, vgg38, vgg38_bn"),
         (["train", "vgg08:7"], "seed 7 of run 'vgg08' is not configured; allowed: 0"),
         (["train", "vgg08:x"], "'vgg08:x': after the colon stands a seed; allowed: 0"),
@@ -163,7 +177,7 @@ def test_one_that_fails_does_not_stop_the_others(study, monkeypatch, capsys):
     told = capsys.readouterr().err
     assert "vgg38_bn:0: no memory left on the device; fewer --at-once need less\n" in told
     assert told.endswith("vanishing train: 1 of 3 trainings failed: vgg38_bn:0; the others are done\n")
-    assert trainings.missing(study) == [("vgg38_bn", 0)]
+    assert plan.to_train(study) == [("vgg38_bn", 0)]
 
 
 # the budget

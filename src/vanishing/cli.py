@@ -16,8 +16,11 @@ if TYPE_CHECKING:
     from vanishing.parameters import Parameters
 
 Command = Callable[[argparse.Namespace], None]
+Missing = Callable[["Parameters", Sequence[str]], list[tuple[str, int]]]
 
 AT_ONCE = "trainings that share the device (1)"
+MISSING = "what has no results yet: of a study, of the runs that are named, or of all"
+UNTIL = "save everything before 540s, 9min or 1.5h have passed, or before 17:30"
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """What the system says when a disk or a user's share of it is full."""
@@ -65,10 +68,16 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument(
         "--source", action="append", metavar="PATH|URL", help="use this instead of params.yaml's; may be repeated"
     )
-    _train_arguments(command("train", _train, "train a run, or several at once on one device"))
-    stage = command("gradients", _stage("gradients", "name", "seed"), "measure the gradient flow of a trained run")
-    stage.add_argument("name", metavar="RUN", help="a run of params.yaml")
-    stage.add_argument("--seed", type=int, required=True, help="a seed of that run")
+    train = command("train", _train, "train a run, or several at once on one device")
+    gradients = command("gradients", _gradients, "measure the gradient flow of trained runs")
+    for stage in (train, gradients):
+        stage.add_argument(
+            "runs", metavar="RUN[:SEED]", nargs="*", help="runs of params.yaml; all their seeds if none is said"
+        )
+        stage.add_argument("--seed", type=int, help="a seed of a run that is named without one")
+        stage.add_argument("--missing", metavar="STUDY", nargs="?", const="", help=MISSING)
+    train.add_argument("--at-once", type=int, default=1, metavar="N", help=AT_ONCE)
+    train.add_argument("--until", metavar="TIME", help=UNTIL)
     tables = command("tables", _stage("tables", "studies"), "write the tables of studies from results/")
     tables.add_argument("studies", metavar="STUDY", nargs="*", help="studies of params.yaml; all with results if none")
     figures = command("figures", _stage("figures", "study"), "run the figure notebooks of a study")
@@ -104,24 +113,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _train_arguments(train: argparse.ArgumentParser) -> None:
-    train.add_argument(
-        "runs", metavar="RUN[:SEED]", nargs="*", help="runs of params.yaml; all seeds where none is said"
-    )
-    train.add_argument("--seed", type=int, help="a seed of a run that is named without one")
-    train.add_argument(
-        "--missing",
-        metavar="STUDY",
-        nargs="?",
-        const="",
-        help="what has no results yet: of a study, of the runs that are named, or of all",
-    )
-    train.add_argument("--at-once", type=int, default=1, metavar="N", help=AT_ONCE)
-    train.add_argument(
-        "--until", metavar="TIME", help="save everything before 540s, 9min or 1.5h have passed, or before 17:30"
-    )
-
-
 def _load() -> Parameters:
     from vanishing import parameters
 
@@ -140,25 +131,42 @@ def _stage(name: str, *arguments: str) -> Command:
 
 
 def _train(options: argparse.Namespace) -> None:
-    from vanishing import budget
-    from vanishing.parameters import ParameterError
+    from vanishing import budget, plan
 
     until = budget.parse(options.until) if options.until else None  # before PyTorch, whose import takes seconds
     settings = _load()
-    if not options.runs and options.missing is None:
-        raise ParameterError("name what to train: runs, each as RUN or RUN:SEED, or --missing [STUDY], or both")
-    chosen = [job for text in options.runs for job in settings.named(text, options.seed)]
-    from vanishing import trainings
+    if chosen := _chosen(options, settings, plan.to_train):
+        from vanishing import trainings
+
+        again = "" if options.missing is None else f"`vanishing {shlex.join(options.typed)}`"
+        trainings.train(settings, chosen, options.at_once, until, again)
+
+
+def _gradients(options: argparse.Namespace) -> None:
+    from vanishing import plan, stages
+
+    settings = _load()
+    for name, seed in _chosen(options, settings, plan.to_measure):
+        stages.gradients(settings, name, seed)
+
+
+def _chosen(options: argparse.Namespace, settings: Parameters, missing: Missing) -> list[tuple[str, int]]:
+    """Return the runs and seeds that are named, are missing, or both, in the order of the call."""
+    from vanishing.parameters import ParameterError
     from vanishing.progress import say
 
-    again = ""
+    if not options.runs and options.missing is None:
+        raise ParameterError("no run is named; allowed: RUN or RUN:SEED, --missing [STUDY], or both")
+    chosen = [job for text in options.runs for job in settings.named(text, options.seed)]
+    twice = next((job for at, job in enumerate(chosen) if job in chosen[:at]), None)
+    if twice:
+        raise ParameterError(f"'{twice[0]}:{twice[1]}' is named twice")
     if options.missing is not None:
-        left = trainings.missing(settings, options.missing or None)
+        left = missing(settings, [options.missing] if options.missing else [])
         chosen = [job for job in chosen if job in left] if options.runs else left
-        again = f"`vanishing {shlex.join(options.typed)}`"
         if not chosen:
-            return say("nothing is missing")
-    trainings.train(settings, chosen, options.at_once, until, again)
+            say("nothing is missing")
+    return chosen
 
 
 def _report(_: argparse.Namespace) -> None:

@@ -140,6 +140,16 @@ def entries(settings: parameters.Parameters, studies: Sequence[str] = ()) -> lis
     return found
 
 
+def to_train(settings: parameters.Parameters, studies: Sequence[str] = ()) -> list[tuple[str, int]]:
+    """List the runs of `studies`, of all where none is named, with each seed that has no results of today's yet."""
+    return [(entry.name, seed) for entry in entries(settings, studies) for seed in entry.to_train]
+
+
+def to_measure(settings: parameters.Parameters, studies: Sequence[str] = ()) -> list[tuple[str, int]]:
+    """List the runs, as `to_train` does, with each seed that is trained and whose gradient flow is not measured yet."""
+    return [(entry.name, seed) for entry in entries(settings, studies) for seed in entry.to_measure]
+
+
 def chosen_runs(settings: parameters.Parameters, studies: Sequence[str]) -> list[str]:
     """List the runs of `studies`, of all where none is named; `ParameterError` for one that is not configured."""
     named = {run for key in studies for run in settings.study(key).runs}

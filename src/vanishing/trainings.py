@@ -29,7 +29,6 @@ from vanishing import (
 from vanishing.budget import Budget
 from vanishing.errors import UserError
 from vanishing.occupied import DYING
-from vanishing.parameters import ParameterError
 from vanishing.progress import say
 from vanishing.round_robin import Interrupted
 from vanishing.streams import Mark, Slot
@@ -168,9 +167,6 @@ def train(
         OutOfTime: when the time is up, once the states are saved.
         UserError: where a training failed, after all others.
     """
-    twice = next((f"{name}:{seed}" for at, (name, seed) in enumerate(chosen) if (name, seed) in chosen[:at]), None)
-    if twice:
-        raise ParameterError(f"{twice!r} is named twice")
     store = Store(settings.data.seed)
     jobs = [Job(settings, name, seed, store, at_once) for name, seed in chosen]
     waiting = list(jobs)
@@ -185,12 +181,6 @@ def train(
 
     end = round_robin.run(choose, at_once, budget.until if budget else float("inf"))
     _conclude(jobs, end, again or _command(jobs, at_once))
-
-
-def missing(settings: parameters.Parameters, study: str | None = None) -> list[tuple[str, int]]:
-    """List the runs of a study, or of all, with each seed that has no results of today's configuration yet."""
-    listed = plan.entries(settings, [study] if study else [])
-    return [(entry.name, seed) for entry in listed for seed in entry.to_train]
 
 
 def _command(jobs: Sequence[Job], at_once: int) -> str:
