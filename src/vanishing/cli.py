@@ -68,14 +68,8 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument(
         "--source", action="append", metavar="PATH|URL", help="use this instead of params.yaml's; may be repeated"
     )
-    train = command("train", _train, "train a run, or several at once on one device")
-    gradients = command("gradients", _gradients, "measure the gradient flow of trained runs")
-    for stage in (train, gradients):
-        stage.add_argument(
-            "runs", metavar="RUN[:SEED]", nargs="*", help="runs of params.yaml; all their seeds if none is said"
-        )
-        stage.add_argument("--seed", type=int, help="a seed of a run that is named without one")
-        stage.add_argument("--missing", metavar="STUDY", nargs="?", const="", help=MISSING)
+    _select(command("gradients", _gradients, "measure the gradient flow of trained runs"))
+    train = _select(command("train", _train, "train a run, or several at once on one device"))
     train.add_argument("--at-once", type=int, default=1, metavar="N", help=AT_ONCE)
     train.add_argument("--until", metavar="TIME", help=UNTIL)
     tables = command("tables", _stage("tables", "studies"), "write the tables of studies from results/")
@@ -83,11 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     figures = command("figures", _stage("figures", "study"), "run the figure notebooks of a study")
     figures.add_argument("study", metavar="STUDY", help="a study of params.yaml")
     command("compare", _stage("compare"), "hold the published numbers against results/")
-    command(
-        "numbers",
-        _stage("numbers"),
-        "write the numbers of the report's prose, its layout and its checklist",
-    )
+    command("numbers", _stage("numbers"), "write the numbers of the report's prose, its layout and its checklist")
     command("check", _stage("check"), "test the results, and recompute the tables; what does not hold fails by name")
     command("report", _report, "typeset report/report.pdf")
     command("models", _models, "list every configured run with layers, parameters and multiply-accumulates")
@@ -111,6 +101,16 @@ def _parser() -> argparse.ArgumentParser:
     workspace.add_argument("--overlay", type=Path, metavar="FILE", help="parameters to lay over params.yaml")
     workspace.add_argument("--study", action="append", metavar="STUDY", help="keep this study alone; may be repeated")
     return parser
+
+
+def _select(stage: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Add the options by which a stage of runs and seeds is told which."""
+    stage.add_argument(
+        "runs", metavar="RUN[:SEED]", nargs="*", help="runs of params.yaml; all seeds where none is said"
+    )
+    stage.add_argument("--seed", type=int, help="a seed of a run that is named without one")
+    stage.add_argument("--missing", metavar="STUDY", nargs="?", const="", help=MISSING)
+    return stage
 
 
 def _load() -> Parameters:
