@@ -73,7 +73,7 @@ def built(tmp_path_factory):
         Path("params.yaml").write_text(yaml.safe_dump(faked.content(STUDY, ["vgg08"]), sort_keys=False))
         settings = faked.study(STUDY, ["vgg08"])
         stages.data(settings)
-        stages.train(settings, "vgg08", 0)
+        stages.train(settings, [("vgg08", 0)])
         stages.gradients(settings, "vgg08", 0)
         stages.tables(settings)
         stages.numbers(settings)

@@ -376,7 +376,7 @@ def trained(tmp_path_factory):
         PARAMS.write_text(yaml.safe_dump(faked.content(TINY), sort_keys=False))
         settings = faked.study(TINY)
         stages.data(settings)
-        stages.train(settings, "vgg08", 0)
+        stages.train(settings, [("vgg08", 0)])
     return folder
 
 

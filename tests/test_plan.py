@@ -243,7 +243,7 @@ def test_the_command_plans_a_study_and_then_what_is_left_of_it(monkeypatch, caps
     assert "left to train: 1 training, " in capsys.readouterr().out
     settings = parameters.load()
     stages.data(settings)
-    stages.train(settings, "vgg08", 0)
+    stages.train(settings, [("vgg08", 0)])
     stages.gradients(settings, "vgg08", 0)
     assert cli.main(["plan", "core"]) == 0
     assert capsys.readouterr().out.endswith("left to train: nothing\n")

@@ -34,7 +34,7 @@ def record(settings, run, seed, iterations, **changes):
 def test_a_training_leaves_its_rate_outside_the_results():
     settings = study()
     stages.data(settings)
-    stages.train(settings, "vgg08", 1)
+    stages.train(settings, [("vgg08", 1)])
     left = json.loads(paths.rate("vgg08", 1).read_text())
     assert left["iterations"] == 30, "2 epochs of 150 images, 10 at a time"
     assert 0 < left["seconds"] < 60
@@ -58,9 +58,9 @@ def test_only_what_this_process_did_is_counted(monkeypatch):
     monkeypatch.setattr(training, "SAVE_EVERY", 0.0)
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
         patch.setattr(training.Learner, "step", stop)
-        stages.train(settings, "vgg08", 0)
+        stages.train(settings, [("vgg08", 0)])
     assert not paths.rate("vgg08", 0).exists()
-    stages.train(settings, "vgg08", 0)
+    stages.train(settings, [("vgg08", 0)])
     assert json.loads(paths.rate("vgg08", 0).read_text())["iterations"] == 24, "30, and 6 were saved"
 
 

@@ -39,7 +39,7 @@ def trained():
     """Train a tiny run."""
     study = tiny()
     stages.data(study)
-    stages.train(study, "vgg08", 0)
+    stages.train(study, [("vgg08", 0)])
     return study
 
 
@@ -55,7 +55,7 @@ def tiny(**overlay):
 
 def test_images_held_out_in_another_number_are_refused(trained):
     with pytest.raises(UserError, match=r"found \(3, 24, 12, 12\), and the parameters say \(3, 27, 9, 12\); run `van"):
-        stages.train(tiny(data={"validation_per_class": 3}), "vgg08", 0)
+        stages.train(tiny(data={"validation_per_class": 3}), [("vgg08", 0)])
 
 
 def test_a_run_with_another_seed_of_the_split_trains_on_it_and_is_measured_on_it(monkeypatch):
@@ -65,7 +65,7 @@ def test_a_run_with_another_seed_of_the_split_trains_on_it_and_is_measured_on_it
     read = []
     load = data.load_split
     monkeypatch.setattr(data, "load_split", lambda *arguments: read.append(load(*arguments)) or read[-1])
-    stages.train(study, "vgg08", 0)
+    stages.train(study, [("vgg08", 0)])
     stages.gradients(study, "vgg08", 0)
     scope = Scope(study, every=True)
     assert list(remeasured.gradient_flow(scope)) == []
@@ -91,7 +91,7 @@ def test_the_gradient_flow_of_a_run_in_tf32_is_measured_in_fp32(monkeypatch):
     monkeypatch.setattr(gradients, "gradient_flow", measure)
     study = tiny(train={"precision": "tf32"})
     stages.data(study)
-    stages.train(study, "vgg08", 0)
+    stages.train(study, [("vgg08", 0)])
     assert torch.backends.cudnn.allow_tf32
     stages.gradients(study, "vgg08", 0)
     once = len(seen)
@@ -127,10 +127,10 @@ def test_a_kill_while_the_state_is_cleared_away_costs_nothing(trained, monkeypat
     done = published()
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(trainings, "shutil", SimpleNamespace(rmtree=lambda _: kill()))
-        stages.train(trained, "vgg08", 0)
+        stages.train(trained, [("vgg08", 0)])
     assert not list(paths.SCRATCH.rglob(training.STATE))
     next(paths.SCRATCH.rglob("epoch0000.safetensors")).unlink()
-    stages.train(trained, "vgg08", 0)
+    stages.train(trained, [("vgg08", 0)])
     assert published() == done
 
 
@@ -140,11 +140,11 @@ def test_an_unfinished_training_of_another_configuration_is_not_gone_on_from(mon
     monkeypatch.setattr(training, "SAVE_EVERY", 0)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(learner.Learner, "figures", lambda *_: kill())
-        stages.train(before, "vgg08", 0)
+        stages.train(before, [("vgg08", 0)])
     assert list(paths.SCRATCH.rglob(training.STATE))
-    stages.train(after, "vgg08", 0)
+    stages.train(after, [("vgg08", 0)])
     made = published()
-    stages.train(after, "vgg08", 0)  # from the start: the state of the one before is gone
+    stages.train(after, [("vgg08", 0)])  # from the start: the state of the one before is gone
     assert published() == made
 
 
@@ -161,7 +161,7 @@ def test_nothing_is_replaced_before_all_of_the_new_is_there(trained, monkeypatch
     monkeypatch.setattr(results.paths, "best", lambda folder: folder / "lost.safetensors")
     monkeypatch.setattr(training.Training, "_keep", lambda *_: None)
     with pytest.raises(FileNotFoundError):
-        stages.train(trained, "vgg08", 0)
+        stages.train(trained, [("vgg08", 0)])
     assert published() == done
 
 

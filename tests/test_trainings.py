@@ -59,7 +59,7 @@ def at_step(monkeypatch, number, act):
 
 def test_the_results_of_trainings_at_once_are_those_of_one_after_another(study, capsys):
     for name in RUNS:
-        stages.train(study, name, 0)
+        stages.train(study, [(name, 0)])
     one_by_one = made()
     for name in RUNS:
         (paths.results(name, 0) / "summary.json").unlink()
@@ -73,7 +73,7 @@ def test_the_results_of_trainings_at_once_are_those_of_one_after_another(study, 
 
 def test_the_gradient_flow_of_what_was_trained_is_measured_where_it_is_missing(study, capsys):
     for name in RUNS[:2]:
-        stages.train(study, name, 0)
+        stages.train(study, [(name, 0)])
         stages.gradients(study, name, 0)
     whole = made()
     for name in RUNS[:2]:
@@ -157,7 +157,7 @@ def test_a_signal_reaches_all_and_the_line_names_the_command_that_goes_on(study,
 def made_by(study):
     """Return what the trainings leave one after another, and take it away again."""
     for name in RUNS:
-        stages.train(study, name, 0)
+        stages.train(study, [(name, 0)])
     whole = made()
     for name in RUNS:
         (paths.results(name, 0) / "summary.json").unlink()

@@ -46,7 +46,7 @@ def built(tmp_path_factory):
         stages.configure(settings)
         stages.data(settings)
         for run in settings.runs:
-            stages.train(settings, run, 0)
+            stages.train(settings, [(run, 0)])
             stages.gradients(settings, run, 0)
         stages.tables(settings)
         stages.numbers(settings)

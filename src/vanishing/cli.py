@@ -68,10 +68,10 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument(
         "--source", action="append", metavar="PATH|URL", help="use this instead of params.yaml's; may be repeated"
     )
-    _select(command("gradients", _gradients, "measure the gradient flow of trained runs"))
     train = _select(command("train", _train, "train a run, or several at once on one device"))
     train.add_argument("--at-once", type=int, default=1, metavar="N", help=AT_ONCE)
     train.add_argument("--until", metavar="TIME", help=UNTIL)
+    _select(command("gradients", _gradients, "measure the gradient flow of trained runs"))
     tables = command("tables", _stage("tables", "studies"), "write the tables of studies from results/")
     tables.add_argument("studies", metavar="STUDY", nargs="*", help="studies of params.yaml; all with results if none")
     figures = command("figures", _stage("figures", "study"), "run the figure notebooks of a study")
@@ -136,10 +136,10 @@ def _train(options: argparse.Namespace) -> None:
     until = budget.parse(options.until) if options.until else None  # before PyTorch, whose import takes seconds
     settings = _load()
     if chosen := _chosen(options, settings, plan.to_train):
-        from vanishing import trainings
+        from vanishing import stages
 
         again = "" if options.missing is None else f"`vanishing {shlex.join(options.typed)}`"
-        trainings.train(settings, chosen, options.at_once, until, again)
+        stages.train(settings, chosen, options.at_once, until, again)
 
 
 def _gradients(options: argparse.Namespace) -> None:

@@ -5,6 +5,7 @@ Each function is a command of `vanishing` and a rule of the same name.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from vanishing import parameters, paths
@@ -42,11 +43,17 @@ def data(settings: parameters.Parameters, sources: list[str] | None = None) -> N
     images.prepare(settings.data, settings.data.path, sources, say)
 
 
-def train(settings: parameters.Parameters, name: str, seed: int) -> None:
-    """Train a run, going on where an earlier start was interrupted, and publish its results."""
+def train(
+    settings: parameters.Parameters,
+    chosen: Sequence[tuple[str, int]],
+    at_once: int = 1,
+    until: float | None = None,
+    again: str = "",
+) -> None:
+    """Train runs with a seed each, going on where an earlier start was interrupted; see `trainings.train`."""
     from vanishing import trainings
 
-    trainings.train(settings, [(name, seed)])
+    trainings.train(settings, chosen, at_once, until, again)
 
 
 def gradients(settings: parameters.Parameters, name: str, seed: int) -> None:
