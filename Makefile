@@ -2,11 +2,12 @@
 
 PYTHON ?= python3
 CORES ?= $(shell nproc)
+AT_ONCE ?= 8
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-dvc catalogue study report readme test test-fast lint bench gpu format lock clean distclean
+.PHONY: help setup demo demo-dvc catalogue study report readme test test-fast lint bench gpu study-gpu format lock clean distclean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,12 +63,19 @@ bench: demo  ## speed, what it depends on and does to accuracy, scaling, and the
 	python benchmarks/pipeline.py
 	python benchmarks/graph.py
 
-gpu: $(READY)  ## a first look at a GPU, in minutes: its tests, throughput by precision and kernels, trainings at once
+gpu: $(READY)  ## a first look at a GPU, in minutes: tests, throughput and accuracy by precision and kernels, trainings at once
 	pytest -q -n 4 -k cuda tests/test_cuda.py tests/test_augmentation.py tests/test_training.py
 	python benchmarks/training.py --models vgg38_bn_rc --repeats 3
 	python benchmarks/sharing.py --repeats 2 --window 1 --output build/benchmarks/pytorch
 	python benchmarks/sharing.py --repeats 2 --window 1 --kernels fused --output build/benchmarks/fused
+	python benchmarks/accuracy.py --model vgg38_bn_rc --ways bf16 fused --seeds 1 --epochs 10 --images 40000
 	vanishing plan core --at-once 8
+
+study-gpu: $(READY)  ## the real study on one GPU, AT_ONCE trainings at a time, in one process; then what is left, by Snakemake
+	vanishing data
+	vanishing train --missing --at-once $(AT_ONCE)
+	vanishing sync
+	snakemake --cores $(CORES)
 
 format: $(READY)  ## format Python and Snakemake code
 	ruff format .

@@ -1,6 +1,6 @@
-"""What faster arithmetic does to accuracy: the same seeds in each, compared pair by pair with the default.
+"""What faster arithmetic does to accuracy: the same seeds in each, compared pair by pair with the first.
 
-    python benchmarks/accuracy.py [--device cpu|cuda] [--seeds 5] [--images 10000] [--epochs 20]
+    python benchmarks/accuracy.py [--device cpu|cuda] [--model vgg08] [--ways fp32 bf16 fused] [--seeds 5] [--epochs 20]
 
 Lower precisions, and fused kernels; and in fp32 two of the choices that `choices.py` undoes, the memory format and
 fused Adam, which add in another order. A training shorter than the study's, on real images where `data/cifar100.npz` is
@@ -25,6 +25,8 @@ from vanishing import data, generated, parameters, training
 from vanishing.data import Dataset, Split
 
 CLASSES, HELD_OUT, TEST = 100, 25, 10
+METRICS = ["training loss", "training accuracy (%)", "validation loss", "validation accuracy (%)"]
+"""At the last epoch."""
 
 
 def dataset(images: int) -> Dataset:
@@ -56,7 +58,7 @@ def ways(device: str) -> dict[str, tuple[dict[str, str], Callable[[], AbstractCo
     found = {name: ({"precision": "fp32"}, undo) for name, undo in undone.items()}
     for precision in ["bf16"] + (["tf32"] if device == "cuda" else []):
         found[precision] = {"precision": precision}, nullcontext
-    found["bf16, fused kernels"] = {"precision": "bf16", "kernels": "fused"}, nullcontext
+    found["fused"] = {"precision": "bf16", "kernels": "fused"}, nullcontext
     return found
 
 
@@ -74,29 +76,34 @@ def main() -> None:
     """Train every seed in every way, print and write the table."""
     parser = measure.arguments(__doc__ or "")
     parser.add_argument("--model", default="vgg08")
+    parser.add_argument("--ways", nargs="+", help="of those that the table has; the others are compared with the first")
     parser.add_argument("--seeds", type=int, default=5, help="trainings in each way")
     parser.add_argument("--images", type=int, default=10_000, help="training images, a multiple of 100")
     parser.add_argument("--epochs", type=int, default=20)
     options = parser.parse_args()
-    chosen, compared, found = dataset(options.images), ways(options.device), {}
+    compared = ways(options.device)
+    compared = {way: compared[way] for way in options.ways or compared}
+    chosen, found = dataset(options.images), []
     for seed in range(options.seeds):
         for way, (settings, undone) in compared.items():
             with tempfile.TemporaryDirectory() as folder, undone():
                 run = configured(options, settings)
-                outcome = training.train(run, seed, chosen, Path(folder), f"{way}, seed {seed}")
-            found[way, seed] = 100 * outcome.history[-1].val_accuracy
-    accuracies = pd.Series(found).unstack(level=0)[list(compared)]
-    print(accuracies.to_string(float_format="%.2f"), file=sys.stderr)
+                last = training.train(run, seed, chosen, Path(folder), f"{way}, seed {seed}").history[-1]
+            found.append(
+                (way, seed, last.train_loss, 100 * last.train_accuracy, last.val_loss, 100 * last.val_accuracy)
+            )
+    table = pd.DataFrame(found, columns=["way", "seed", *METRICS]).set_index(["way", "seed"])
+    print(table.to_string(float_format="%.4f"), file=sys.stderr)
+    first = next(iter(compared))
     rows = []
     for way in compared:
-        values, apart = accuracies[way], accuracies[way] - accuracies["fp32"]
-        rows.append(
-            {
-                "model": options.model, "way": way, "n": options.seeds, "images": options.images,
-                "epochs": options.epochs, "validation accuracy (%)": values.mean(), "std": values.std(),
-                "difference from fp32, by seed (points)": apart.mean(), "std of that": apart.std(),
-            }
-        )  # fmt: skip
+        values, apart = table.loc[way], table.loc[way] - table.loc[first]
+        row = {"model": options.model, "way": way, "n": options.seeds, "images": options.images}
+        row |= {"epochs": options.epochs, "against": first}
+        for metric in METRICS:
+            row |= {metric: values[metric].mean(), f"{metric}: std": values[metric].std()}
+            row |= {f"{metric}: difference": apart[metric].mean(), f"{metric}: std of that": apart[metric].std()}
+        rows.append(row)
     device = torch.device(options.device)
     measure.report(rows, f"accuracy-{device.type}", device, options.output)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +21,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from vanishing import augmentation, data, devices, generated, learner, parameters
 from vanishing.data import Split
 from vanishing.streams import Slot, Stream
+
+# as `devices.configure` does, but before anything here asks for a GPU, at which CUDA reads it
+os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")
 
 ROOT = Path(__file__).parents[1]
 WARM_UP = 3

@@ -22,6 +22,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from multiprocessing.connection import Connection
 from typing import Any
+from unittest import mock
 
 import measure
 import torch
@@ -128,19 +129,16 @@ def a_process_each(options: argparse.Namespace) -> Iterator[Together]:
 @contextlib.contextmanager
 def under_the_service(options: argparse.Namespace) -> Iterator[Together]:
     """Do what `a_process_each` does under a Multi-Process Service of our own."""
-    with tempfile.TemporaryDirectory() as folder:
-        own = {"CUDA_MPS_PIPE_DIRECTORY": folder, "CUDA_MPS_LOG_DIRECTORY": folder}
-        os.environ.update(own)
-        try:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        # the service has so many connections for all of its clients
+        own = {"CUDA_MPS_PIPE_DIRECTORY": folder, "CUDA_MPS_LOG_DIRECTORY": folder, "CUDA_DEVICE_MAX_CONNECTIONS": "2"}
+        with mock.patch.dict(os.environ, own):
             subprocess.run([CONTROL, "-d"], check=True)
             try:
                 with a_process_each(options) as together:
                     yield together
             finally:
                 subprocess.run([CONTROL], input="quit\n", text=True, check=True, timeout=PATIENCE)
-        finally:
-            for name in own:
-                del os.environ[name]
 
 
 def chosen(options: argparse.Namespace) -> dict[str, Any]:
@@ -178,7 +176,7 @@ def main() -> None:
         try:
             with context(options) as together:
                 found = measured(together, options)
-        except (OSError, subprocess.SubprocessError, EOFError) as error:
+        except (OSError, subprocess.SubprocessError, EOFError, torch.OutOfMemoryError) as error:
             print(f"{way}: did not work here: {error!r}")
             continue
         alone = found[min(found)]

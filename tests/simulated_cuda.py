@@ -26,6 +26,7 @@ class Simulation:
     """Has the streams that a thread is in."""
     counts: dict[str, int] = field(default_factory=dict)
     capturing: int | None = None
+    failed_allocations: int = 0
 
     @property
     def streams(self) -> list[int]:
@@ -55,16 +56,19 @@ class Simulation:
 
         class Event:
             def __init__(self, blocking: bool = False) -> None:
-                self.number, self.blocking = simulation.number("event"), blocking
+                self.number, self.blocking, self.looks = simulation.number("event"), blocking, 0
 
             def record(self, stream: Stream) -> None:
                 simulation.calls.append(("record", stream.number, self.number))
 
             def query(self) -> bool:
-                return True
+                """Say that the device is there once it has been waited for, or looked at twice."""
+                self.looks += 1
+                return self.looks > 2
 
             def synchronize(self) -> None:
                 assert self.blocking, "whoever waits would keep a processor busy"
+                self.looks = 2
                 simulation.calls.append(("synchronize", self.number))
 
         class Graph:
@@ -102,6 +106,7 @@ class Simulation:
         }.items():
             patch.setattr(torch.cuda, name, made)
         patch.setattr(torch.cuda, "graph_pool_handle", lambda: simulation.number("pool"))
+        patch.setattr(torch.cuda, "memory_stats", lambda: {"num_ooms": simulation.failed_allocations})
         return self
 
 

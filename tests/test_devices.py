@@ -121,15 +121,27 @@ def test_measuring_is_in_single_precision_whatever_the_run_trains_in(tiny):
         assert torch.backends.cuda.matmul.allow_tf32 is not measuring
 
 
-@pytest.mark.parametrize("lacks", ["a compiler", "Triton"])
-def test_without_what_compiles_them_fused_kernels_are_a_mistake_of_the_user(tiny, machine, monkeypatch, lacks):
-    machine(cuda=True)
+LACKS = {
+    "Triton": "the package triton is not to be found here",
+    "a compiler": "gcc or clang, which Triton needs, is not to be found here",
+    "headers": "Python.h, which Triton needs (Debian: python3-dev), is not to be found here",
+    "bf16": "GPU 1080 has compute capability 7.5, and 8.0 is needed",
+}
+
+
+@pytest.mark.parametrize(("lacks", "missing"), LACKS.items(), ids=LACKS)
+def test_without_what_fused_kernels_need_they_are_a_mistake_of_the_user(
+    tiny, machine, monkeypatch, tmp_path, lacks, missing
+):
+    machine(cuda=True, capability=(7, 5) if lacks == "bf16" else (9, 0))
     monkeypatch.delenv("CC", raising=False)
-    monkeypatch.setattr(devices.shutil, "which", lambda name: None if lacks == "a compiler" else f"/bin/{name}")
+    (tmp_path / "Python.h").touch()
     monkeypatch.setattr(devices.importlib.util, "find_spec", lambda name: None if lacks == "Triton" else name)
+    monkeypatch.setattr(devices.shutil, "which", lambda name: None if lacks == "a compiler" else f"/bin/{name}")
+    monkeypatch.setattr(
+        devices.sysconfig, "get_path", lambda name: tmp_path / "elsewhere" if lacks == "headers" else tmp_path
+    )
     with pytest.raises(UserError) as caught:
         devices.configure(tiny(train={"kernels": "fused", "device": "auto"}).train)
-    missing = {"a compiler": "gcc or clang", "Triton": "the package triton"}[lacks]
-    told = f"train.kernels = 'fused': {missing} is not to be found here; allowed here: pytorch"
-    assert str(caught.value) == told
+    assert str(caught.value) == f"train.kernels = 'fused': {missing}; allowed here: pytorch"
     assert devices.configure(tiny(train={"device": "auto"}).train).type == "cuda"

@@ -6,7 +6,7 @@ import faked
 import pytest
 import yaml
 
-from vanishing import checkpoints, cli, files, models, parameters, paths, plan, stages
+from vanishing import checkpoints, cli, files, learner, models, parameters, paths, plan, stages
 from vanishing.parameters import ParameterError
 
 
@@ -229,11 +229,18 @@ def test_trainings_at_once_share_the_time(monkeypatch, capsys):
     assert f"\n  {plan._time(alone / 4)} 4 at once, and " in plan.text(listed, made)
 
 
-def test_a_step_beside_others_is_that_of_all(monkeypatch):
-    """On a CPU, where they take turns, two take twice as long."""
-    monkeypatch.setattr(plan, "MEASURED_FOR", 0.3)
-    run = study().run("vgg08")
-    assert plan.time_step(run, at_once=2)[0] > 1.3 * plan.time_step(run)[0]
+def test_beside_others_each_takes_a_step(monkeypatch):
+    monkeypatch.setattr(plan, "MEASURED_FOR", 0.05)
+    stepped, step = [], learner.Learner.step
+
+    def noted(self, *rest):
+        stepped.append(id(self))
+        step(self, *rest)
+
+    monkeypatch.setattr(learner.Learner, "step", noted)
+    plan.time_step(study().run("vgg08"), at_once=3)
+    assert len(set(stepped)) == 3
+    assert stepped == stepped[:3] * (len(stepped) // 3)
 
 
 def test_the_command_plans_a_study_and_then_what_is_left_of_it(monkeypatch, capsys):

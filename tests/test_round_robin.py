@@ -172,7 +172,7 @@ def test_where_none_can_go_on_the_thread_sleeps_and_looks_no_further():
     assert sorted(log) == ["a"] * 3 + ["b"] * 3, "one wait for each mark"
 
 
-def test_an_error_of_one_closes_the_others():
+def test_an_error_that_ends_all_saves_the_others_and_closes_them():
     closed = []
 
     class Task:
@@ -183,6 +183,9 @@ def test_an_error_of_one_closes_the_others():
             finally:
                 closed.append("quiet")
 
+        def save(self):
+            closed.append("saved")
+
     class Failing:
         def proceed(self, slot):
             yield Mark()
@@ -191,7 +194,29 @@ def test_an_error_of_one_closes_the_others():
     waiting = [Task(), Failing()]
     with pytest.raises(ZeroDivisionError):
         round_robin.run(lambda _: waiting.pop(0) if waiting else None, 2)
-    assert closed == ["quiet"]
+    assert closed == ["saved", "quiet"]
+
+
+def test_what_cannot_be_saved_keeps_nobody_else_from_it():
+    saved = []
+
+    class Task:
+        def __init__(self, name):
+            self.name = name
+
+        def proceed(self, slot):
+            yield Mark()
+            yield Mark()
+
+        def save(self):
+            saved.append(self.name)
+            if self.name == "full":
+                raise OSError("no room")
+
+    waiting = [Task("full"), Task("other")]
+    with pytest.raises(OSError, match="no room"):
+        round_robin.run(lambda _: waiting.pop(0) if waiting else None, 2, until=0.0)
+    assert saved == ["full", "other"]
 
 
 # on CUDA, simulated
@@ -244,32 +269,58 @@ def test_a_slot_gives_those_who_take_it_one_after_another_the_same_streams(cuda,
     assert cuda.counts["pool"] == len(NAMES), "a pool ends with the graphs of its training"
 
 
-def test_a_checkpoint_is_copied_on_a_stream_of_its_own_that_waits_for_the_weights(cuda, side_by_side):
-    side_by_side(["plain"], 1)
-    (work,) = {stream for stream, *_ in cuda.of("capture")}
-    waits = cuda.of("wait")
-    assert len(waits) == 4, "epochs 0, 1 and 2, and the best weights"
-    recorded = {event: stream for stream, event in cuda.of("record")}
-    assert {(stream == work, recorded[event] == work) for stream, event in waits} == {(False, True)}
-
-
 class Watched(TorchDispatchMode):
-    """Notes on which streams this thread computes."""
+    """Notes what this thread computes on which stream, among the calls of the simulation."""
 
     def __init__(self, simulation):
         super().__init__()
-        self.simulation, self.used = simulation, set()
+        self.simulation = simulation
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.used.add(self.simulation.streams[-1])
+        self.simulation.calls.append(("compute", self.simulation.streams[-1], function.name()))
         return function(*args, **(kwargs or {}))
+
+
+def test_a_checkpoint_is_copied_on_a_stream_of_its_own_that_waits_for_the_weights(cuda, side_by_side):
+    with Watched(cuda):
+        side_by_side(["plain"], 1)
+    (work,) = {stream for stream, *_ in cuda.of("capture")}
+    waits = cuda.of("wait")
+    assert len(waits) == 4, "epochs 0, 1 and 2, and the best weights"
+    calls = [call for call in cuda.calls if call[0] != "wait"]  # those are of another thread
+    for copies, event in waits:
+        recorded = calls.index(("record", work, event))
+        assert calls[recorded - 1] == ("compute", work, "aten::clone"), "the weights of this moment"
+        assert cuda.calls.index(("record", work, event)) < cuda.calls.index(("wait", copies, event))
+        assert copies != work
 
 
 def test_nothing_of_a_training_is_computed_on_the_default_stream(cuda, side_by_side):
     """There it would wait for nothing that the training's own stream does, nor that for it."""
-    with Watched(cuda) as watched:
+    with Watched(cuda):
         side_by_side(NAMES, len(NAMES))
-    assert watched.used == {stream for stream, *_ in cuda.of("capture")}
+    assert {stream for stream, _ in cuda.of("compute")} == {stream for stream, *_ in cuda.of("capture")}
+
+
+def test_the_thread_sleeps_until_the_device_has_done_what_was_handed_over(cuda, side_by_side):
+    side_by_side(NAMES, 2)
+    recorded = {event for _, event in cuda.of("record")}
+    waited = {event for (event,) in cuda.of("synchronize")}
+    assert waited
+    assert waited <= recorded
+
+
+def test_an_operation_that_went_without_its_memory_ends_the_training(cuda, side_by_side, monkeypatch):
+    """cuDNN takes another algorithm then, whose sums are others."""
+    begin = learner.Evaluation.__init__
+
+    def starved(self, *arguments):
+        cuda.failed_allocations += 1
+        begin(self, *arguments)
+
+    monkeypatch.setattr(learner.Evaluation, "__init__", starved)
+    with pytest.raises(torch.OutOfMemoryError, match="without the memory that it asked for"):
+        side_by_side(["plain"], 1)
 
 
 def test_work_after_a_capture_is_still_on_the_stream(cuda):

@@ -104,6 +104,10 @@ def test_a_training_of_todays_configuration_is_certain_and_its_images_are(study)
     files.write(study.data.path, "images")
     assert sync._certain(study) == {"train@vgg08-0", "data"}
     assert sync._certain(faked.study({"train": {"epochs": 3}})) == set()
+    another = faked.study({"data": {"seed": 5}, "runs": {"vgg08": {"data": {"seed": 0}}}})
+    assert sync._certain(another) == {"train@vgg08-0"}, (
+        "its own split says nothing of the one that the file should have"
+    )
     paths.snapshot(paths.checkpoints("vgg08", 0), 0).unlink()
     assert sync._certain(study) == set()
 

@@ -1,11 +1,13 @@
 """Trainings of the pipeline, several at once and within a budget of time, and what the user is told."""
 
 import datetime
+import errno
 import gc
 import json
 import signal
 import time
 import weakref
+from pathlib import Path
 from types import SimpleNamespace
 
 import faked
@@ -164,20 +166,52 @@ def made_by(study):
     return whole
 
 
-def test_one_that_fails_does_not_stop_the_others(study, monkeypatch, capsys):
+SHORT = "no memory left on the device; fewer --at-once need less"
+FAILURES = {
+    "CUDA": (torch.OutOfMemoryError("CUDA out of memory."), SHORT),
+    "cuDNN": (RuntimeError("GET was unable to find an engine to execute this computation"), SHORT),
+    "disk": (OSError(errno.ENOSPC, "No space left on device", "a/file"), "a/file: No space left on device; make room"),
+}
+
+
+@pytest.mark.parametrize(("error", "message"), FAILURES.values(), ids=FAILURES)
+def test_one_that_fails_does_not_stop_the_others(study, monkeypatch, capsys, error, message):
     begin = learner.Learner.__init__
 
     def fail(self, run, *rest):
         if run.model.norm == "batch":
-            raise torch.OutOfMemoryError
+            raise error
         begin(self, run, *rest)
 
     monkeypatch.setattr(learner.Learner, "__init__", fail)
     assert cli.main(["train", "--missing", "--at-once", "2"]) == 1
     told = capsys.readouterr().err
-    assert "vgg38_bn:0: no memory left on the device; fewer --at-once need less\n" in told
+    assert f"\nvgg38_bn:0: {message}" in told
     assert told.endswith("vanishing train: 1 of 3 trainings failed: vgg38_bn:0; the others are done\n")
     assert plan.to_train(study) == [("vgg38_bn", 0)]
+
+
+def test_one_that_fails_leaves_the_settings_of_the_others_as_they_were(study, monkeypatch):
+    """Its number of threads would give others other sums."""
+    content = faked.content(SMALL, RUNS)
+    content["runs"]["vgg38_bn"]["train"] = {"threads": 2}
+    Path("params.yaml").write_text(parameters.text(content))
+    begin, step, threads = learner.Learner.__init__, learner.Learner.step, []
+
+    def fail(self, run, *rest):
+        if run.train.threads == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        begin(self, run, *rest)
+
+    def noted(self, *rest):
+        threads.append(torch.get_num_threads())
+        step(self, *rest)
+
+    monkeypatch.setattr(learner.Learner, "__init__", fail)
+    monkeypatch.setattr(learner.Learner, "step", noted)
+    assert cli.main(["train", "vgg08", "vgg38_bn", "--at-once", "2"]) == 1
+    assert set(threads) == {1}
+    assert len(threads) == 6, "2 epochs of 24 images, 8 at a time"
 
 
 # the budget
@@ -197,11 +231,11 @@ def test_durations_and_times_of_day():
 
 
 class Timed:
-    """A job of known length, `name` to others."""
+    """A job that takes so many seconds alone, and so many beside as many others as there may be."""
 
-    def __init__(self, name, seconds, done=0.0):
-        self.name, self.seconds, self.share = name, seconds, 1 - done
-        self.entry = SimpleNamespace(test_share=0.0)
+    def __init__(self, name, seconds, beside=None, done=0.0):
+        self.name, self.seconds, self.beside, self.share = name, seconds, beside or seconds, 1 - done
+        self.entry = SimpleNamespace(last_share=0.0)
 
     def remaining(self):
         return self.share
@@ -213,10 +247,12 @@ def given(monkeypatch):
     clock = SimpleNamespace(now=0.0)
     monkeypatch.setattr(time, "monotonic", lambda: clock.now)
 
-    def make(jobs, seconds):
-        estimate = plan.Estimate({job.name: job.seconds for job in jobs}, [])
-        monkeypatch.setattr(plan, "estimate", lambda entries: estimate)
-        return Budget(jobs, clock.now + seconds + budget.RESERVE), clock
+    def make(jobs, seconds, at_once=8):
+        def estimate(entries, at_once=1):
+            return plan.Estimate({job.name: job.seconds if at_once == 1 else job.beside for job in jobs}, [], at_once)
+
+        monkeypatch.setattr(plan, "estimate", estimate)
+        return Budget(jobs, clock.now + seconds + budget.RESERVE, at_once), clock
 
     return make
 
@@ -225,8 +261,15 @@ def test_what_cannot_end_in_time_waits_for_what_can(given):
     long, short = Timed("long", 500), Timed("short", 50)
     made, _ = given([long, short], 100)
     assert made.choose([long, short], []) is short
-    assert made.choose([long], [short]) is None, "not beside one that would be slower for it"
+    assert made.choose([long], [short]) is None
     assert made.choose([long], []) is long, "nothing else can"
+
+
+def test_where_nothing_can_end_in_time_no_slot_stays_empty(given):
+    jobs = [Timed(f"{at}", 500) for at in range(3)]
+    made, _ = given(jobs, 100)
+    assert made.choose(jobs, []) is jobs[0]
+    assert made.choose(jobs[1:], jobs[:1]) is jobs[1]
 
 
 def test_too_little_time_is_not_begun_with(given):
@@ -242,32 +285,50 @@ def test_what_was_begun_earlier_goes_first_with_what_is_left_of_it(given):
     assert made.choose([new, begun], []) is begun
 
 
-def test_one_more_must_not_make_those_under_way_late(given):
-    """Until their pace is known, two are taken to be half as fast."""
-    first, second = Timed("first", 60), Timed("second", 10)
-    made, clock = given([first, second], 100)
-    assert made.choose([second], [first]) is None, "60 s alone are 120 s beside another"
-    clock.now, first.share = 40.0, 0.3
-    assert made.choose([second], [first]) is second, "18 s are 36 s then, and 60 s are left"
+def simulate(jobs, made, clock, at_once, pace):
+    """Train on a device where each of n does `pace(n)` of its seconds alone in a second; return who ended."""
+    waiting, active, ended = list(jobs), [], []
+    while clock.now < made.until:
+        while len(active) < at_once and (job := made.choose(waiting, active)):
+            waiting.remove(job)
+            active.append(job)
+        if not active:
+            break
+        clock.now += 1
+        for job in active:
+            job.share = max(0.0, job.share - pace(len(active)) / job.seconds)
+        ended += [job.name for job in active if job.share < 1e-9]
+        active = [job for job in active if job.share >= 1e-9]
+    return ended
 
 
-def test_the_pace_beside_others_is_taken_from_those_under_way(given):
-    """Two that lose nothing by their company: a third would need no more than three halves of its time."""
-    pair = [Timed("a", 100), Timed("b", 100)]
-    third = Timed("c", 60)
-    made, clock = given([*pair, third], 200)
-    assert made.choose([third], pair) is None, "as three at once, 300 s"
-    clock.now = 10.0
-    for each in pair:
-        each.share = 0.9
-    assert made.choose([third], pair) is third, "135 s, and 190 s are left"
+def test_on_a_device_that_eight_do_not_fill_eight_end_in_the_time_of_one(given):
+    jobs = [Timed(f"{at}", 300) for at in range(20)]
+    made, clock = given(jobs, 540)
+    assert len(simulate(jobs, made, clock, 8, lambda n: 1.0)) == 8
+
+
+def test_on_a_device_that_one_fills_none_is_begun_that_would_make_another_late(given):
+    """Four end two by two in 400 s; of the 140 s that are left a fifth needs 100, and two would need 200."""
+    jobs = [Timed(f"{at}", 100, beside=200) for at in range(9)]
+    made, clock = given(jobs, 540, at_once=2)
+    assert simulate(jobs, made, clock, 2, lambda n: 1 / n) == ["0", "1", "2", "3", "4"]
+    assert [job.share for job in jobs[5:]] == pytest.approx([0.8, 0.8, 1.0, 1.0]), (
+        "what 40 s are worth, to be gone on with"
+    )
+
+
+def test_with_few_active_the_time_lies_between_that_alone_and_that_of_most(given):
+    job = Timed("a", 100, beside=170)
+    made, _ = given([job] * 8, 540)
+    assert [made.seconds(job, 0.5, active) for active in (1, 4, 8)] == [50, 65, 85]
 
 
 def test_within_a_budget_nothing_is_lost(study, monkeypatch, capsys):
     """The clock strikes in the midst of two trainings; the command that is named ends in the same bytes."""
     whole = made_by(study)
     known = plan.Estimate(dict.fromkeys(RUNS, 1.0), [])
-    monkeypatch.setattr(plan, "estimate", lambda entries: known)
+    monkeypatch.setattr(plan, "estimate", lambda entries, at_once=1: known)
     with monkeypatch.context() as patch:
         patch.setattr(budget, "RESERVE", 0.0)
         late = time.monotonic() + 1e6

@@ -1,7 +1,7 @@
 """A budget of time for trainings: what is begun within it, and when all that is under way has to be saved.
 
-For rented machines, notebooks in the cloud and queues with limits. The time of a training alone comes from `plan`;
-how much slower it is beside others, from those that are under way.
+For rented machines, notebooks in the cloud and queues with limits. How long a training takes, alone and beside as many
+others as there may be, is measured by `plan` before the first begins.
 """
 
 from __future__ import annotations
@@ -18,9 +18,6 @@ from vanishing.progress import duration, say
 
 RESERVE = 10.0
 """Seconds before the limit in which states are written; an evaluation that is under way is waited for beside that."""
-
-SETTLED = 2.0
-"""Seconds of the same company after which the pace of trainings is taken from themselves."""
 
 WORTH = 20.0
 """Seconds that must be left to begin what cannot end in time: below, start-up is most of it."""
@@ -68,47 +65,36 @@ class Budget(Generic[AnyJob]):
     Args:
         jobs: all that are to be trained.
         limit: time of the monotonic clock by which all states must be saved.
+        at_once: so many may share the device.
     """
 
-    def __init__(self, jobs: Sequence[AnyJob], limit: float) -> None:
+    def __init__(self, jobs: Sequence[AnyJob], limit: float, at_once: int) -> None:
         entries = {job.name: job.entry for job in jobs}
-        made = plan.estimate(entries.values())
-        for line in made.measurements:
+        self.most = max(1, min(at_once, len(jobs)))
+        self.alone = plan.estimate(entries.values())
+        self.beside = plan.estimate(entries.values(), at_once=self.most) if self.most > 1 else self.alone
+        for line in dict.fromkeys(self.alone.measurements + self.beside.measurements):
             say(line)
-        self.alone = {job: made.seconds[job.name] for job in jobs}
-        """Seconds of a whole training by itself."""
         self.left = {job: job.remaining() for job in jobs}
-        """Shares of the trainings that had to be done when the budget began."""
-        test = max((made.seconds[name] * entry.test_share for name, entry in entries.items()), default=0.0)
-        self.until = limit - RESERVE - test
-        self._company: dict[AnyJob, tuple[float, float]] = {}
+        """Shares of the trainings that have to be done before they begin."""
+        last = max((self.beside.seconds[name] * entry.last_share for name, entry in entries.items()), default=0.0)
+        self.until = limit - RESERVE - last
         say(f"time to train: {duration(max(0.0, self.until - time.monotonic()))}")
 
+    def seconds(self, job: AnyJob, share: float, active: int) -> float:
+        """Return how long a share of a training takes while so many are active: in proportion, from alone to most."""
+        alone, beside = self.alone.seconds[job.name], self.beside.seconds[job.name]
+        return share * (alone + (beside - alone) * (active - 1) / max(1, self.most - 1))
+
     def choose(self, waiting: Sequence[AnyJob], active: Sequence[AnyJob]) -> AnyJob | None:
-        """Return what to begin now beside `active`: the first that can end in time without making another late.
+        """Return what to begin now beside `active`: the first that can end in time and makes none of them late.
 
-        What cannot end in time is begun only if nothing is under way; what was begun earlier goes first.
+        What cannot is begun only where nothing that is under way can either. What was begun earlier goes first.
         """
-        time_left = self.until - time.monotonic()
-        now, then = self._slowdown(active), 1.0
-        if active:
-            then = max(1.0, now * (len(active) + 1) / len(active))
-            needed = [self.alone[job] * job.remaining() for job in active]
-            if any(seconds * now <= time_left < seconds * then for seconds in needed):
-                return None
+        time_left, count = self.until - time.monotonic(), len(active)
+        in_time = [job for job in active if self.seconds(job, job.remaining(), count) <= time_left]
+        if any(self.seconds(job, job.remaining(), count + 1) > time_left for job in in_time):
+            return None
         ordered = sorted(waiting, key=lambda job: self.left[job] == 1)
-        fitting = (job for job in ordered if self.alone[job] * self.left[job] * then <= time_left)
-        nothing_else = ordered[0] if ordered and not active and time_left > WORTH else None
-        return next(fitting, nothing_else)
-
-    def _slowdown(self, active: Sequence[AnyJob]) -> float:
-        """Return how many times as long as alone trainings take now: as many as there are, until they have settled."""
-        now = time.monotonic()
-        if self._company.keys() != set(active):
-            self._company = {job: (now, job.remaining()) for job in active}
-        paces = [
-            (now - since) / (self.alone[job] * (before - job.remaining()))
-            for job, (since, before) in self._company.items()
-            if now - since >= SETTLED and job.remaining() < before
-        ]
-        return sum(paces) / len(paces) if paces and len(paces) == len(active) else float(max(1, len(active)))
+        fitting = (job for job in ordered if self.seconds(job, self.left[job], count + 1) <= time_left)
+        return next(fitting, ordered[0] if ordered and not in_time and time_left > WORTH else None)

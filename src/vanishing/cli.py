@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vanishing.errors import UserError
+from vanishing.errors import UserError, line
 
 if TYPE_CHECKING:
     from vanishing.parameters import Parameters
@@ -22,9 +21,6 @@ AT_ONCE = "trainings that share the device (1)"
 MISSING = "what has no results yet: of a study, of the runs that are named, or of all"
 UNTIL = "save everything before 540s, 9min or 1.5h have passed, or before 17:30"
 
-FULL = (errno.ENOSPC, errno.EDQUOT)
-"""What the system says when a disk or a user's share of it is full."""
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: 0, 1 for a failure, 2 for a mistake in call or parameters."""
@@ -33,14 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.typed = typed
     try:
         options.run(options)
-    except UserError as error:
-        print(f"vanishing {options.command}: {error}", file=sys.stderr)
-        return error.exit_code
-    except OSError as error:
-        where, why = error.filename or "system", error.strerror or str(error)
-        room = "; make room, and the same command goes on" if error.errno in FULL else ""
-        print(f"vanishing {options.command}: {where}: {why}{room}", file=sys.stderr)
-        return 1
+    except (UserError, OSError) as error:
+        print(f"vanishing {options.command}: {line(error)}", file=sys.stderr)
+        return error.exit_code if isinstance(error, UserError) else 1
     except KeyboardInterrupt:
         print(f"vanishing {options.command}: interrupted", file=sys.stderr)
         return 130

@@ -9,6 +9,7 @@ import os
 import platform
 import re
 import shutil
+import sysconfig
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 NO_GPU = "this machine has no CUDA device"
 
 _say_once = functools.cache(say)
+_in_force: tuple[parameters.Train, bool] | None = None
+"""What `configure` was last called with."""
 
 
 def configure(train: parameters.Train, measuring: bool = False) -> torch.device:
@@ -40,9 +43,10 @@ def configure(train: parameters.Train, measuring: bool = False) -> torch.device:
         UserError: if the device is to be a GPU, and this machine has none that can be used; if fused kernels are to
             be compiled for it, and there is nothing to compile them with.
     """
+    global _in_force  # noqa: PLW0603 - as what it stands for is the process's
     # both are read when CUDA starts, which is later; streams beyond the connections, 8 by default, wait for one another
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
-    os.environ["CUDA_DEVICE_MAX_CONNECTIONS"] = "32"
+    os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")
     kind = _kind(train.device)
     if kind == "cuda" and train.kernels == "fused" and not measuring:
         _check_compiler()
@@ -54,7 +58,14 @@ def configure(train: parameters.Train, measuring: bool = False) -> torch.device:
     torch.backends.cuda.matmul.allow_tf32 = tf32
     torch.set_num_threads(train.threads)
     _keep_memory()
+    _in_force = train, measuring
     return torch.device(kind)
+
+
+def resume(train: parameters.Train) -> None:
+    """Do what `configure` did for `train`, if it has been called for something else since."""
+    if _in_force != (train, False):
+        configure(train)
 
 
 def _kind(wanted: str) -> str:
@@ -72,11 +83,21 @@ def _kind(wanted: str) -> str:
 
 
 def _check_compiler() -> None:
-    """Raise `UserError` unless Triton finds what it compiles with: itself, and a C compiler for what calls a kernel."""
-    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
-    if not (compiler and importlib.util.find_spec("triton")):
-        missing = "gcc or clang" if importlib.util.find_spec("triton") else "the package triton"
-        raise UserError(f"train.kernels = 'fused': {missing} is not to be found here; allowed here: pytorch")
+    """Raise `UserError` unless Triton can compile for this GPU: it writes C to call a kernel by, and bf16 needs 8.0."""
+    capability = torch.cuda.get_device_capability()
+    if not importlib.util.find_spec("triton"):
+        missing = "the package triton is not to be found here"
+    elif not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        missing = "gcc or clang, which Triton needs, is not to be found here"
+    elif not Path(sysconfig.get_path("include"), "Python.h").exists():
+        missing = "Python.h, which Triton needs (Debian: python3-dev), is not to be found here"
+    elif capability < (8, 0):
+        missing = (
+            f"{torch.cuda.get_device_name()} has compute capability {capability[0]}.{capability[1]}, and 8.0 is needed"
+        )
+    else:
+        return
+    raise UserError(f"train.kernels = 'fused': {missing}; allowed here: pytorch")
 
 
 def unusable() -> str:

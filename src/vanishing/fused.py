@@ -149,7 +149,7 @@ def _activate(out: Tensor, settings: Settings) -> Tensor:
 
 
 def _through_activation(gradient: Tensor, y: Tensor, settings: Settings) -> Tensor:
-    """Multiply a gradient by the activation's derivative, told from its result, as PyTorch's in-place ones do."""
+    """Multiply a gradient by the activation's derivative, computed from its output, as PyTorch's in-place ones do."""
     match settings.activation:
         case "leaky_relu":
             return torch.where(y > 0, gradient, gradient * settings.slope)

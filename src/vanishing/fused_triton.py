@@ -1,10 +1,10 @@
 """The kernels of `fused`: two launches forward, two backward.
 
-Activations lie channels last: a matrix of `rows` pixels by CHANNELS. A program takes `chunk` rows of up to COLUMNS
-channels, in tiles of ROWS. The first launch of a pass leaves a partial result for each program in memory; each program
+Activations are stored channels last: a matrix of `rows` pixels by CHANNELS. A program takes `chunk` rows of up to COLUMNS
+channels, in tiles of ROWS. The first launch of a pass writes one partial result per program; each program
 of the second combines them all, by itself and in the same order, which costs less than a third launch or a barrier.
 
-No atomics, and the division into programs hangs on the shape alone: the same input gives the same bytes twice. Nothing
+No atomics, and the division into programs depends on the shape alone: the same input gives the same bytes twice. Nothing
 waits for the device, so that a CUDA graph can record it.
 """
 

@@ -72,9 +72,10 @@ class Entry:
         return self.size.macs * (self.run.train.epochs * (STEP * train + val) + test)
 
     @property
-    def test_share(self) -> float:
-        """Share of the arithmetic of a training that its test takes, the longest time without a step."""
-        return self.size.macs * self._images[2] / self.macs
+    def last_share(self) -> float:
+        """Share of the arithmetic of a training that its end takes: the test, and the validation once more."""
+        _, val, test = self._images
+        return self.size.macs * (val + test) / self.macs
 
     @property
     def steps(self) -> float:

@@ -91,18 +91,35 @@ def run(choose: Callable[[Sequence[Task]], Task | None], at_once: int, until: fl
             if not active:
                 return End([], caught[0] if caught else None)
             if caught or time.monotonic() >= until:
-                for each in active:
-                    each.task.save()
+                _save(active)
                 return End([each.task for each in active], caught[0] if caught else None)
             one = next((each for each in active if each.mark.done()), None)
             if one is None:
                 one = min(active, key=lambda each: each.expected)
                 one.mark.wait()
             active.remove(one)
-            if one.resume():
+            try:
+                more = one.resume()
+            except Exception:
+                with contextlib.suppress(Exception):  # the other one says more
+                    _save(active)
+                raise
+            if more:
                 active.append(one)
             else:
                 slots.append(one.slot)
+
+
+def _save(active: Sequence[_Turns]) -> None:
+    """Save every task; then raise what the first that could not be saved raised."""
+    errors = []
+    for each in active:
+        try:
+            each.task.save()
+        except Exception as error:
+            errors.append(error)
+    if errors:
+        raise errors[0]
 
 
 def _close(active: Sequence[_Turns]) -> None:

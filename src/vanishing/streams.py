@@ -7,7 +7,7 @@ several share a GPU in one process, and what it repeats is recorded as a CUDA gr
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -69,6 +69,13 @@ class Stream:
 
     def beside(self, after: Mark) -> AbstractContextManager[object]:
         """Return a context whose work overtakes what this queue holds: copies to the host, once `after` is reached."""
+        return contextlib.nullcontext()
+
+    def unstrained(self) -> AbstractContextManager[object]:
+        """Return a context that raises `torch.OutOfMemoryError` if memory was asked for in vain within it.
+
+        cuDNN then tries an algorithm that needs less, in silence: other sums than the training gives alone.
+        """
         return contextlib.nullcontext()
 
 
@@ -135,12 +142,24 @@ class CudaStream(Stream):
         return graph.replay
 
     @contextlib.contextmanager
-    def beside(self, after: Mark) -> Any:
+    def beside(self, after: Mark) -> Iterator[None]:
         """Work on the stream of copies, which first waits on the device for `after`."""
         if isinstance(after, CudaMark):
             self.copies.wait_event(after.event)
         with torch.cuda.stream(self.copies):
             yield
+
+    @contextlib.contextmanager
+    def unstrained(self) -> Iterator[None]:
+        """Compare the number of allocations that failed."""
+        before = _failed_allocations()
+        yield
+        if _failed_allocations() > before:
+            raise torch.OutOfMemoryError("an operation went without the memory that it asked for")
+
+
+def _failed_allocations() -> int:
+    return int(torch.cuda.memory_stats()["num_ooms"])
 
 
 class Slot:

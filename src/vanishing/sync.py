@@ -168,12 +168,15 @@ def _stages() -> list[Stage]:
 
 
 def _certain(settings: parameters.Parameters) -> set[str]:
-    """Name the trainings whose summary has today's configuration, and the images, whose hash it has.
+    """Name the trainings whose summary has today's configuration, and the images if one of them was made of those.
 
-    That their files are what it says has been checked by then.
+    That files are what summaries say has been checked by then. A run with a validation split of its own says nothing of
+    the split that the file should have.
     """
-    trained = {f"train@{run}-{seed}" for run, seed in results.trained(settings)}
-    return trained | ({"data"} if trained and settings.data.path.exists() else set())
+    trained = list(results.trained(settings))
+    made = settings.data.configuration()
+    split = settings.data.path.exists() and any(settings.run(run).data.configuration() == made for run, _ in trained)
+    return {f"train@{run}-{seed}" for run, seed in trained} | ({"data"} if split else set())
 
 
 def _stale() -> set[str]:

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from pydantic import TypeAdapter, ValidationError
@@ -187,9 +187,6 @@ class Training:
         stream: on the device of `images`; nothing else uses it meanwhile.
     """
 
-    latest: ClassVar[parameters.Train | None] = None
-    """What PyTorch is set up for: the settings of the training that had the last turn."""
-
     def __init__(
         self, run: parameters.Run, seed: int, images: Images, folder: Path, title: str, stream: Stream
     ) -> None:
@@ -198,7 +195,7 @@ class Training:
         self.size, self.batch = len(images.train[0]), run.train.batch_size
         self.iterations = math.ceil(self.size / self.batch)  # a short last batch is kept
         self.val, self.test = images.val, images.test
-        with self.stream:
+        with self.stream, self.stream.unstrained():
             self.learner = Learner(run, seed, self.device)
             pool, last = self.stream.pool(), self.size - (self.iterations - 1) * self.batch
             sizes = {min(self.batch, self.size), last}
@@ -225,12 +222,10 @@ class Training:
         Yields a mark whenever enough has been handed over to the device, and is to be resumed once that is reached.
         Between two turns others may compute in this thread, and `save` may be called.
         """
-        turns, Training.latest = self._proceed(), None
+        turns = self._proceed()
         with contextlib.closing(turns):
             while True:
-                if Training.latest is not self.run.train:
-                    devices.configure(self.run.train)
-                    Training.latest = self.run.train
+                devices.resume(self.run.train)
                 with self.stream:
                     try:
                         mark = next(turns)
@@ -248,7 +243,8 @@ class Training:
                 while self.place.epoch <= self.run.train.epochs and self._status(self.place) == "completed":
                     yield from self._epoch(progress)
             seconds = time.monotonic() - started
-            return replace(self._outcome(), iterations=self.done - before, seconds=seconds)
+            with self.stream.unstrained():
+                return replace(self._outcome(), iterations=self.done - before, seconds=seconds)
 
     def _epoch(self, progress: Progress) -> Generator[Mark, None, None]:
         """Run the epoch that is under way to its end."""

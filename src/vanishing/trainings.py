@@ -27,11 +27,14 @@ from vanishing import (
     training,
 )
 from vanishing.budget import Budget
-from vanishing.errors import UserError
+from vanishing.errors import UserError, line
 from vanishing.occupied import DYING
 from vanishing.progress import say
 from vanishing.round_robin import Interrupted
 from vanishing.streams import Mark, Slot
+
+NO_MEMORY = ("out of memory", "memory that it asked for", "unable to find an engine", "CUBLAS_STATUS_ALLOC_FAILED")
+"""What PyTorch, CUDA, cuDNN, which tries each of its algorithms, and cuBLAS say where memory is short."""
 
 
 class OutOfTime(UserError):
@@ -72,9 +75,11 @@ class Job:
                 yield from self._train(slot)
         except (UserError, OSError) as error:
             self.error, self.training = error.with_traceback(None), None  # whose frames hold tensors
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not any(words in str(error) for words in NO_MEMORY):
+                raise
             self.training = None
-            self.error = UserError(f"{self.title}: no memory left on the device; fewer --at-once need less")
+            self.error = UserError("no memory left on the device; fewer --at-once need less")
 
     def _train(self, slot: Slot) -> Generator[Mark, None, None]:
         run, device = self.run, devices.configure(self.run.train)
@@ -102,11 +107,6 @@ class Job:
         """Save the state, if there is anything to save yet."""
         if self.training:
             self.training.save()
-
-    @property
-    def where(self) -> str:
-        """Say how far it has come."""
-        return str(self.training.place if self.training else training.Place())
 
     def remaining(self) -> float:
         """Return the share of the iterations that is left to do, by the saved state before it is under way."""
@@ -168,9 +168,11 @@ def train(
         UserError: where a training failed, after all others.
     """
     store = Store(settings.data.seed)
-    jobs = [Job(settings, name, seed, store, at_once) for name, seed in chosen]
+    jobs = [Job(settings, name, seed, store, min(at_once, len(chosen))) for name, seed in chosen]
+    for path in {job.run.data.path for job in jobs if not job.run.data.path.exists()}:
+        data.load(path)  # raises what says how to make it
     waiting = list(jobs)
-    budget = Budget(jobs, until) if until is not None else None
+    budget = Budget(jobs, until, at_once) if until is not None else None
 
     def choose(active: Sequence[round_robin.Task]) -> Job | None:
         under_way = [job for job in jobs if job in active]
@@ -191,22 +193,23 @@ def _command(jobs: Sequence[Job], at_once: int) -> str:
 
 def _conclude(jobs: Sequence[Job], end: round_robin.End, again: str) -> None:
     """Raise what the end of the trainings means for the user, unless all were published."""
-    failed = [job for job in jobs if job.error]
-    if len(jobs) == 1 and failed and failed[0].error:
-        raise failed[0].error
-    for job in failed:
-        say(f"{job.title}: {job.error}")
+    failed = {job.title: job.error for job in jobs if job.error}
+    if len(jobs) == 1:
+        for error in failed.values():
+            raise error
+    for title, error in failed.items():
+        say(f"{title}: {line(error)}")
     left = [job for job in jobs if not (job.published or job.error)]
-    saved = [f"{job.title} at {job.where}" if len(jobs) > 1 else job.where for job in jobs if job in end.saved]
+    places = [(job.title, job.training.place) for job in left if job.training and job in end.saved]
+    saved = [f"{title} at {place}" if len(jobs) > 1 else f"{place}" for title, place in places]
     state = f"saved at {'; '.join(saved)}" if len(jobs) == 1 else f"saved: {'; '.join(saved)}"
     if left and end.signal:
         raise Interrupted(end.signal, state if saved else "nothing was under way", again)
     if left:
-        done = f"{len(jobs) - len(left)} of {len(jobs)} trainings done"
+        done = f"{sum(job.published for job in jobs)} of {len(jobs)} trainings done"
         raise OutOfTime(f"the time is up: {done}; {state if saved else 'none under way'}; {again} goes on")
     if failed:
-        titles = ", ".join(job.title for job in failed)
-        raise UserError(f"{len(failed)} of {len(jobs)} trainings failed: {titles}; the others are done")
+        raise UserError(f"{len(failed)} of {len(jobs)} trainings failed: {', '.join(failed)}; the others are done")
 
 
 @contextmanager
