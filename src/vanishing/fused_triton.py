@@ -1,11 +1,11 @@
 """The kernels of `fused`: two launches forward, two backward.
 
-Activations are stored channels last: a matrix of `rows` pixels by CHANNELS. A program takes `chunk` rows of up to COLUMNS
-channels, in tiles of ROWS. The first launch of a pass writes one partial result per program; each program
-of the second combines them all, by itself and in the same order, which costs less than a third launch or a barrier.
+Activations are stored channels last: a matrix of `rows` pixels by CHANNELS. A program takes `chunk` rows of up to
+COLUMNS channels, in tiles of ROWS. The first launch of a pass writes one partial result per program; each program of
+the second combines them all, by itself and in the same order, which spares a third launch and a barrier.
 
-No atomics, and the division into programs depends on the shape alone: the same input gives the same bytes twice. Nothing
-waits for the device, so that a CUDA graph can record it.
+No atomics, and the division into programs depends on the shape alone: the same input gives the same bytes twice.
+Nothing waits for the device, so that a CUDA graph can record it.
 """
 
 from __future__ import annotations
