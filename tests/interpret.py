@@ -26,11 +26,11 @@ def main(source: str, target: str) -> None:
     """Read cases, and write the results of the first time and whether the second gave the same bytes."""
     import torch
 
-    from vanishing import fused, fused_triton
+    from vanishing import fused_reference, fused_triton
 
     def once(case: dict[str, Any]) -> dict[str, Any]:
         fused_triton.PROGRAMS = case["programs"]
-        settings = fused.Settings(*case["settings"])
+        settings = fused_reference.Settings(*case["settings"])
         running = torch.zeros_like(case["bias"]), torch.ones_like(case["bias"])
         forward = fused_triton.forward(case["x"], case["added"], case["weight"], case["bias"], running, settings)
         known = (case[key] for key in ("gradient", "x", "y", "weight", "statistics"))

@@ -5,7 +5,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from vanishing import augmentation, checkpoints, devices, fused, learner, models, parameters, round_robin, training
+from vanishing import (
+    augmentation,
+    checkpoints,
+    devices,
+    fused_reference,
+    learner,
+    models,
+    parameters,
+    round_robin,
+    training,
+)
 from vanishing.learner import Evaluation, Learner, Step
 from vanishing.streams import Slot
 
@@ -151,13 +161,13 @@ def test_the_fused_kernels_give_what_the_reference_gives_and_the_same_bytes_twic
         for _ in range(3)
     )
     weight, bias = torch.randn(2, shape[1], device="cuda", generator=generator)
-    settings = fused.Settings(activation, 0.01, 1e-5, 0.1, adds=True)
+    settings = fused_reference.Settings(activation, 0.01, 1e-5, 0.1, adds=True)
     exact = [each.double() for each in (x, added, weight, bias)]
     running = [torch.zeros_like(exact[3]), torch.ones_like(exact[3])]
-    y, statistics = fused.forward(*exact, running, settings)
+    y, statistics = fused_reference.forward(*exact, running, settings)
     known = y.to(dtype), weight, statistics.float()
     expected = [y, statistics, *running]
-    expected += fused.backward(gradient.double(), exact[0], known[0].double(), exact[2], statistics, settings)
+    expected += fused_reference.backward(gradient.double(), exact[0], known[0].double(), exact[2], statistics, settings)
 
     def once():
         running = torch.zeros_like(bias), torch.ones_like(bias)

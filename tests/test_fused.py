@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from vanishing import augmentation, fused, models
+from vanishing import augmentation, fused_reference, models
 from vanishing.learner import Learner
 
 MODULES = {"leaky_relu": nn.LeakyReLU(models.SLOPE), "relu": nn.ReLU(), "sigmoid": nn.Sigmoid(), "tanh": nn.Tanh()}
@@ -148,9 +148,9 @@ def test_the_backward_pass_keeps_the_input_the_result_and_statistics_of_channels
 def case(shape, activation, dtype, adds=True, programs=128, change=lambda x: x):
     """Return what the interpreter is given: inputs, and what the reference makes of them for the backward pass."""
     x, added, gradient, weight, bias = drawn(shape, dtype=dtype)
-    settings = fused.Settings(activation, models.SLOPE, 1e-5, 0.1, adds)
+    settings = fused_reference.Settings(activation, models.SLOPE, 1e-5, 0.1, adds)
     inputs = {"x": change(x), "added": added if adds else None, "weight": weight, "bias": bias}
-    y, statistics = fused.forward(*inputs.values(), (torch.zeros_like(bias), torch.ones_like(bias)), settings)
+    y, statistics = fused_reference.forward(*inputs.values(), (torch.zeros_like(bias), torch.ones_like(bias)), settings)
     known = {"gradient": gradient, "y": y, "statistics": statistics}
     return inputs | known | {"settings": tuple(settings), "programs": programs}
 
@@ -196,12 +196,14 @@ def interpreted(tmp_path_factory):
 
 def expected(case):
     """Compute the case in double precision, from the same y on the way back."""
-    settings = fused.Settings(*case["settings"])
+    settings = fused_reference.Settings(*case["settings"])
     exact = {key: case[key].double() for key in ("x", "weight", "bias", "gradient", "y")}
     added = case["added"].double() if settings.adds else None
     running = torch.zeros_like(exact["bias"]), torch.ones_like(exact["bias"])
-    y, statistics = fused.forward(exact["x"], added, exact["weight"], exact["bias"], running, settings)
-    gradients = fused.backward(exact["gradient"], exact["x"], exact["y"], exact["weight"], statistics, settings)
+    y, statistics = fused_reference.forward(exact["x"], added, exact["weight"], exact["bias"], running, settings)
+    gradients = fused_reference.backward(
+        exact["gradient"], exact["x"], exact["y"], exact["weight"], statistics, settings
+    )
     return dict(zip(interpret.NAMES, (y, statistics, *running, *gradients), strict=True))
 
 

@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from vanishing.fused import Gradients, Settings
+from vanishing.fused_reference import Gradients, Settings
 
 TILE = 8192
 """Values of a tensor that a program loads at once: 32 a thread, which are four loads of 16 bytes in bfloat16 and leave
@@ -241,7 +241,7 @@ def forward(
     running: tuple[Tensor, Tensor],
     settings: Settings,
 ) -> tuple[Tensor, Tensor]:
-    """Compute what `fused.forward` does, channels last."""
+    """Compute what `fused_reference.forward` does, channels last."""
     x = _channels_last(x)
     shortcut = x if added is None else _channels_last(added)  # read only where one is added
     rows, chunk, grid, partials, tile = divide(x.shape)
@@ -259,7 +259,7 @@ def forward(
 def backward(
     gradient: Tensor, x: Tensor, y: Tensor, weight: Tensor, statistics: Tensor, settings: Settings
 ) -> Gradients:
-    """Compute what `fused.backward` does, channels last."""
+    """Compute what `fused_reference.backward` does, channels last."""
     gradient, x = _channels_last(gradient), _channels_last(x)
     rows, chunk, grid, partials, tile = divide(x.shape)
     by_x = torch.empty_like(x)
