@@ -248,9 +248,9 @@ class Training:
 
     def _epoch(self, progress: Progress) -> Generator[Mark, None, None]:
         """Run the epoch that is under way to its end."""
-        epoch, ahead = self.place.epoch, deque([self.stream.mark()])
+        epoch, begun, ahead = self.place.epoch, self.place.iteration, deque([self.stream.mark()])
         plan = augmentation.draw(self.size, self.seed, epoch).to(self.device)
-        for iteration in range(self.place.iteration, self.iterations):
+        for iteration in range(begun, self.iterations):
             self.learner.rate.fill_(learning_rate(self.run.train, epoch, iteration, self.iterations))
             self.step(plan.batch(iteration * self.batch, self.batch))
             self.place.iteration = iteration + 1
@@ -259,7 +259,7 @@ class Training:
                 self._save_if_due()
                 ahead.append(self.stream.mark())
                 yield ahead.popleft()  # not the newest: the device has work while it is waited for
-        progress.advance(self.iterations % self.stream.steps)
+        progress.advance((self.iterations - begun) % self.stream.steps)
         self.validation.launch()
         yield self.stream.mark()
         row = self._row()
