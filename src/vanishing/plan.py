@@ -181,7 +181,7 @@ def estimate(
             measured, device = step_seconds(reference.run) if step_seconds else time_step(reference.run, at_once)
             samples.append((reference.size.layers, reference.work, measured))
             precision = reference.run.train.precision
-            beside = f" beside {at_once - 1} others" if at_once > 1 else ""
+            beside = f" beside {_count(at_once - 1, 'other')}" if at_once > 1 else ""
             lines.append(f"{reference.name}: {measured * 1000:.3g} ms a step{beside} in {precision} on {device}")
         a, b = fit(samples)
         seconds |= {entry.name: entry.steps * (a * entry.size.layers + b * entry.work) for entry in group}
