@@ -123,6 +123,11 @@ def test_what_has_results_is_not_missing(study, capsys):
         (["train", "vgg08:7"], "seed 7 of run 'vgg08' is not configured; allowed: 0"),
         (["train", "vgg08:x"], "'vgg08:x': after the colon stands a seed; allowed: 0"),
         (["train", "vgg08", "vgg08:0"], "'vgg08:0' is named twice"),
+        (
+            ["train", "vgg08:0", "--seed", "0"],
+            "--seed 0: for runs that are named without a seed, and 'vgg08:0' has one",
+        ),
+        (["train", "--missing", "vgg08:0"], "--missing 'vgg08:0': not a study; runs stand before --missing"),
         (["train", "vgg08", "--at-once", "17"], "--at-once 17: allowed: 1 to 16"),
         (
             ["train", "vgg08", "--until", "540"],
@@ -225,7 +230,7 @@ def test_durations_and_times_of_day():
     before = datetime.datetime.now() - datetime.timedelta(minutes=30)
     assert budget.parse(f"{soon:%H:%M}") - now == pytest.approx(1800, abs=65)
     assert budget.parse(f"{before:%H:%M}") - now == pytest.approx(23.5 * 3600, abs=65)
-    for odd in ("9", "-9s", "9 min", "25:00", ""):
+    for odd in ("", "9", "-9s", "9 min", "25:00"):
         with pytest.raises(ParameterError, match="allowed: a duration"):
             budget.parse(odd)
 
@@ -322,6 +327,19 @@ def test_with_few_active_the_time_lies_between_that_alone_and_that_of_most(given
     job = Timed("a", 100, beside=170)
     made, _ = given([job] * 8, 540)
     assert [made.seconds(job, 0.5, active) for active in (1, 4, 8)] == [50, 65, 85]
+
+
+def test_a_limit_of_seconds_is_refused_before_anything_is_measured(study, monkeypatch, capsys):
+    monkeypatch.setattr(plan, "estimate", lambda *_: pytest.fail("measured"))
+    assert cli.main(["train", "--missing", "--until", "20s"]) == 124
+    told = "vanishing train: --until: less than 30 s are left, in which nothing is worth beginning\n"
+    assert capsys.readouterr().err == told
+    assert cli.main(["train", "--missing", "--until", ""]) == 2
+
+
+def test_a_training_knows_how_many_have_shared_the_device_with_it(study):
+    assert cli.main(["train", "vgg08", "--at-once", "3"]) == 0
+    assert json.loads(paths.rate("vgg08", 0).read_text())["at_once"] == 1
 
 
 def test_within_a_budget_nothing_is_lost(study, monkeypatch, capsys):

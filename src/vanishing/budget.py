@@ -22,6 +22,9 @@ RESERVE = 10.0
 WORTH = 20.0
 """Seconds that must be left to begin what cannot end in time: below, start-up is most of it."""
 
+LEAST = RESERVE + WORTH
+"""Seconds of a limit below which nothing is begun, nor measured."""
+
 UNITS = {"s": 1, "min": 60, "h": 3600}
 
 

@@ -18,7 +18,7 @@ Command = Callable[[argparse.Namespace], None]
 Missing = Callable[["Parameters", Sequence[str]], list[tuple[str, int]]]
 
 AT_ONCE = "trainings that share the device (1)"
-MISSING = "what has no results yet: of a study, of the runs that are named, or of all"
+MISSING = "only what has no results yet: of a study, of the runs that are named before, or of all"
 UNTIL = "save everything before 540s, 9min or 1.5h have passed, or before 17:30"
 
 
@@ -97,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
 def _select(stage: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """Add the options by which a stage of runs and seeds is told which."""
     stage.add_argument(
-        "runs", metavar="RUN[:SEED]", nargs="*", help="runs of params.yaml; all seeds where none is said"
+        "runs", metavar="RUN[:SEED]", nargs="*", help="runs of params.yaml, all seeds if none is said, anew if done"
     )
     stage.add_argument("--seed", type=int, help="a seed of a run that is named without one")
     stage.add_argument("--missing", metavar="STUDY", nargs="?", const="", help=MISSING)
@@ -124,7 +124,9 @@ def _stage(name: str, *arguments: str) -> Command:
 def _train(options: argparse.Namespace) -> None:
     from vanishing import budget, plan
 
-    until = budget.parse(options.until) if options.until else None  # before PyTorch, whose import takes seconds
+    until = (
+        budget.parse(options.until) if options.until is not None else None
+    )  # before PyTorch, whose import takes seconds
     settings = _load()
     if chosen := _chosen(options, settings, plan.to_train):
         from vanishing import stages
@@ -152,6 +154,8 @@ def _chosen(options: argparse.Namespace, settings: Parameters, missing: Missing)
     twice = next((job for at, job in enumerate(chosen) if job in chosen[:at]), None)
     if twice:
         raise ParameterError(f"'{twice[0]}:{twice[1]}' is named twice")
+    if options.missing and (":" in options.missing or options.missing in settings.runs):
+        raise ParameterError(f"--missing {options.missing!r}: not a study; runs stand before --missing")
     if options.missing is not None:
         left = missing(settings, [options.missing] if options.missing else [])
         chosen = [job for job in chosen if job in left] if options.runs else left

@@ -334,6 +334,8 @@ class Parameters(Block):
             raise ParameterError(
                 f"{text!r}: after the colon stands a seed; allowed: {', '.join(map(str, self.seeds_of(name)))}"
             )
+        if colon and seed is not None:
+            raise ParameterError(f"--seed {seed}: for runs that are named without a seed, and {text!r} has one")
         if colon:
             seed = int(number)
         chosen = self.seeds_of(name) if seed is None else [seed]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import shutil
+import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,7 +27,7 @@ from vanishing import (
     round_robin,
     training,
 )
-from vanishing.budget import Budget
+from vanishing.budget import LEAST, Budget
 from vanishing.errors import UserError, line
 from vanishing.occupied import DYING
 from vanishing.progress import say
@@ -52,16 +53,18 @@ class Job:
         name: a run.
         seed: one of its seeds.
         store: reads data sets, once for all.
-        at_once: trainings that may share the device, for the record of its throughput.
     """
+
+    at_once = 1
+    """Trainings that have shared the device with it, itself included, at most: its throughput depends on them."""
 
     training: training.Training | None = None
     error: Exception | None = None
     published = False
 
-    def __init__(self, settings: parameters.Parameters, name: str, seed: int, store: Store, at_once: int) -> None:
+    def __init__(self, settings: parameters.Parameters, name: str, seed: int, store: Store) -> None:
         settings.check_seed(name, seed)
-        self.run, self.name, self.seed, self.store, self.at_once = settings.run(name), name, seed, store, at_once
+        self.run, self.name, self.seed, self.store = settings.run(name), name, seed, store
         self.title = f"{name}:{seed}"
         self.entry = plan.Entry.of(name, self.run, to_train=[seed])
 
@@ -168,10 +171,12 @@ def train(
         UserError: where a training failed, after all others.
     """
     store = Store(settings.data.seed)
-    jobs = [Job(settings, name, seed, store, min(at_once, len(chosen))) for name, seed in chosen]
+    jobs = [Job(settings, name, seed, store) for name, seed in chosen]
     for path in {job.run.data.path for job in jobs if not job.run.data.path.exists()}:
         data.load(path)  # raises what says how to make it
     waiting = list(jobs)
+    if until is not None and until - time.monotonic() < LEAST:
+        raise OutOfTime(f"--until: less than {LEAST:.0f} s are left, in which nothing is worth beginning")
     budget = Budget(jobs, until, at_once) if until is not None else None
 
     def choose(active: Sequence[round_robin.Task]) -> Job | None:
@@ -179,6 +184,8 @@ def train(
         job = budget.choose(waiting, under_way) if budget else next(iter(waiting), None)
         if job:
             waiting.remove(job)
+            for each in (*under_way, job):
+                each.at_once = max(each.at_once, len(under_way) + 1)
         return job
 
     end = round_robin.run(choose, at_once, budget.until if budget else float("inf"))
@@ -207,7 +214,8 @@ def _conclude(jobs: Sequence[Job], end: round_robin.End, again: str) -> None:
         raise Interrupted(end.signal, state if saved else "nothing was under way", again)
     if left:
         done = f"{sum(job.published for job in jobs)} of {len(jobs)} trainings done"
-        raise OutOfTime(f"the time is up: {done}; {state if saved else 'none under way'}; {again} goes on")
+        why = f"the time is up: {done}; {state}" if saved else f"too little time is left to begin another: {done}"
+        raise OutOfTime(f"{why}; {again} goes on")
     if failed:
         raise UserError(f"{len(failed)} of {len(jobs)} trainings failed: {', '.join(failed)}; the others are done")
 
