@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -45,69 +47,79 @@ class Simulation:
 
     def install(self, patch: Any) -> Simulation:
         """Put the simulation in the place of PyTorch's, for as long as `patch` (pytest's monkeypatch) lasts."""
-        simulation = self
-
-        class Stream:
-            def __init__(self, device: Any = None) -> None:
-                self.number = simulation.number("stream")
-
-            def wait_event(self, event: Event) -> None:
-                simulation.calls.append(("wait", self.number, event.number))
-
-        class Event:
-            def __init__(self, blocking: bool = False) -> None:
-                self.number, self.blocking, self.looks = simulation.number("event"), blocking, 0
-
-            def record(self, stream: Stream) -> None:
-                simulation.calls.append(("record", stream.number, self.number))
-
-            def query(self) -> bool:
-                """Say that the device is there once it has been waited for, or looked at twice."""
-                self.looks += 1
-                return self.looks > 2
-
-            def synchronize(self) -> None:
-                assert self.blocking, "whoever waits would keep a processor busy"
-                self.looks = 2
-                simulation.calls.append(("synchronize", self.number))
-
-        class Graph:
-            def __init__(self) -> None:
-                self.number, self.tape = simulation.number("graph"), Tape()
-
-            def replay(self) -> None:
-                simulation.calls.append(("replay", simulation.streams[-1], self.number))
-                self.tape.replay()
-
-        @contextlib.contextmanager
-        def on(stream: Stream) -> Any:
-            simulation.streams.append(stream.number)
-            try:
-                yield
-            finally:
-                left = simulation.streams.pop()
-                assert left == stream.number
-
-        @contextlib.contextmanager
-        def capture(graph: Graph, pool: Any, stream: Stream, capture_error_mode: str) -> Any:
-            assert simulation.capturing is None
-            simulation.capturing = graph.number
-            simulation.calls.append(("capture", stream.number, graph.number, pool, capture_error_mode))
-            with on(stream), graph.tape:
-                yield
-            simulation.capturing = None
-
-        for name, made in {
-            "Stream": Stream,
-            "Event": Event,
-            "CUDAGraph": Graph,
-            "stream": on,
-            "graph": capture,
-        }.items():
-            patch.setattr(torch.cuda, name, made)
-        patch.setattr(torch.cuda, "graph_pool_handle", lambda: simulation.number("pool"))
-        patch.setattr(torch.cuda, "memory_stats", lambda: {"num_ooms": simulation.failed_allocations})
+        for name, made in (("Stream", Stream), ("Event", Event), ("CUDAGraph", Graph), ("graph", capture)):
+            patch.setattr(torch.cuda, name, partial(made, self))
+        patch.setattr(torch.cuda, "stream", self.enter)
+        patch.setattr(torch.cuda, "graph_pool_handle", lambda: self.number("pool"))
+        patch.setattr(torch.cuda, "memory_stats", lambda: {"num_ooms": self.failed_allocations})
         return self
+
+    @contextlib.contextmanager
+    def enter(self, stream: Stream) -> Iterator[None]:
+        """Stand for `torch.cuda.stream`."""
+        self.streams.append(stream.number)
+        try:
+            yield
+        finally:
+            left = self.streams.pop()
+            assert left == stream.number
+
+
+class Stream:
+    """A stream whose work is done at once."""
+
+    def __init__(self, simulation: Simulation, device: torch.device | None = None) -> None:
+        self.simulation, self.number = simulation, simulation.number("stream")
+
+    def wait_event(self, event: Event) -> None:
+        """Note who waits for what."""
+        self.simulation.calls.append(("wait", self.number, event.number))
+
+
+class Event:
+    """An event that the device reaches once it has been waited for, or looked at twice in vain."""
+
+    def __init__(self, simulation: Simulation, blocking: bool = False) -> None:
+        self.simulation, self.number = simulation, simulation.number("event")
+        self.blocking, self.looks = blocking, 0
+
+    def record(self, stream: Stream) -> None:
+        """Note where it stands."""
+        self.simulation.calls.append(("record", stream.number, self.number))
+
+    def query(self) -> bool:
+        """Look."""
+        self.looks += 1
+        return self.looks > 2
+
+    def synchronize(self) -> None:
+        """Wait."""
+        assert self.blocking, "whoever waits would keep a processor busy"
+        self.looks = 2
+        self.simulation.calls.append(("synchronize", self.number))
+
+
+class Graph:
+    """A graph that replays its tape."""
+
+    def __init__(self, simulation: Simulation) -> None:
+        self.simulation, self.number, self.tape = simulation, simulation.number("graph"), Tape()
+
+    def replay(self) -> None:
+        """Run what was captured, on the current stream."""
+        self.simulation.calls.append(("replay", self.simulation.streams[-1], self.number))
+        self.tape.replay()
+
+
+@contextlib.contextmanager
+def capture(simulation: Simulation, graph: Graph, pool: int, stream: Stream, capture_error_mode: str) -> Iterator[None]:
+    """Stand for `torch.cuda.graph`: one capture at a time."""
+    assert simulation.capturing is None
+    simulation.capturing = graph.number
+    simulation.calls.append(("capture", stream.number, graph.number, pool, capture_error_mode))
+    with simulation.enter(stream), graph.tape:
+        yield
+    simulation.capturing = None
 
 
 class Tape(TorchDispatchMode):

@@ -23,7 +23,10 @@ UNTIL = "save everything before 540s, 9min or 1.5h have passed, or before 17:30"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit code: 0, 1 for a failure, 2 for a mistake in call or parameters."""
+    """Run a command and return its exit code: 0, 1 for a failure, 2 for a mistake in call or parameters.
+
+    And 124 where the time is up, 128 and its number after a signal.
+    """
     typed = sys.argv[1:] if arguments is None else list(arguments)
     options = _parser().parse_args(typed)
     options.typed = typed

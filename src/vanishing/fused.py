@@ -31,7 +31,6 @@ from vanishing.fused_reference import Gradients, Settings
 COMPILED = (torch.bfloat16, torch.float32)
 """What the kernels read and write; they compute in float32."""
 
-
 Forward = Callable[[Tensor, Tensor | None, Tensor, Tensor, tuple[Tensor, Tensor], Settings], tuple[Tensor, Tensor]]
 Backward = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Settings], Gradients]
 

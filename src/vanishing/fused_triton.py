@@ -57,6 +57,15 @@ def _combine(total, counts, means, squares):
 
 
 @triton.jit
+def _partials(partials, column, CHANNELS: tl.constexpr, PARTIALS: tl.constexpr):
+    """Return the numbers of all programs, and what each left of its two partial results; 0 beyond them."""
+    program = tl.arange(0, PARTIALS)[:, None]
+    there = (program < tl.num_programs(0)) & (column < CHANNELS)
+    partials += program * CHANNELS + column
+    return program, tl.load(partials, there, 0), tl.load(partials + tl.num_programs(0) * CHANNELS, there, 0)
+
+
+@triton.jit
 def _activate(out, ACTIVATION: tl.constexpr, SLOPE: tl.constexpr):
     if ACTIVATION == "leaky_relu":
         out = tl.where(out > 0, out, out * SLOPE)
@@ -116,12 +125,8 @@ def normalise(
     """Combine what `measure` left, and write y, statistics (2, channels) and the running statistics."""
     mine, begin, row, column, offset = _place(rows, chunk, CHANNELS, ROWS, COLUMNS)
     known = column < CHANNELS
-    program = tl.arange(0, PARTIALS)[:, None]
-    measured = (program < tl.num_programs(0)) & known
-    partials += program * CHANNELS + column
+    program, means, squares = _partials(partials, column, CHANNELS, PARTIALS)
     counts = tl.minimum(tl.maximum(rows - program * chunk, 0), chunk).to(tl.float32)
-    means = tl.load(partials, measured, 0)
-    squares = tl.load(partials + tl.num_programs(0) * CHANNELS, measured, 0)
     mean, square = _combine(rows.to(tl.float32), counts, means, squares)
     inverse = 1 / tl.sqrt_rn(square / rows.to(tl.float32) + eps)
     if tl.program_id(0) == 0:
@@ -177,11 +182,9 @@ def differentiate(
     """Combine what `gather` left, and write the gradients."""
     mine, begin, row, column, offset = _place(rows, chunk, CHANNELS, ROWS, COLUMNS)
     known = column < CHANNELS
-    program = tl.arange(0, PARTIALS)[:, None]
-    gathered = (program < tl.num_programs(0)) & known
-    partials += program * CHANNELS + column
-    plain = tl.sum(tl.load(partials, gathered, 0), 0, keep_dims=True)
-    product = tl.sum(tl.load(partials + tl.num_programs(0) * CHANNELS, gathered, 0), 0, keep_dims=True)
+    _, plain, product = _partials(partials, column, CHANNELS, PARTIALS)
+    plain = tl.sum(plain, 0, keep_dims=True)
+    product = tl.sum(product, 0, keep_dims=True)
     if tl.program_id(0) == 0:
         tl.store(by_bias + column, plain, known)
         tl.store(by_weight + column, product, known)

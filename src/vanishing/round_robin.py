@@ -42,7 +42,7 @@ class End:
     """Why `run` ended."""
 
     saved: Sequence[Task]
-    """Tasks that are not done, as they had begun by then."""
+    """Tasks that had begun and are not done."""
     signal: int | None = None
     """SIGINT or SIGTERM, if it was that."""
 
