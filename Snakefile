@@ -8,7 +8,8 @@ import sys
 
 from snakemake.utils import min_version
 
-from vanishing import occupied, paths, workflow as plan
+from vanishing import paths
+from vanishing.engines import graph as plan, lock
 from vanishing.errors import UserError
 
 min_version("9.14")
@@ -20,7 +21,7 @@ try:
     jobs = plan.jobs(settings, config)
     studies = plan.drawn(settings, jobs)
     if workflow.is_main_process:
-        occupied.clear()
+        lock.clear()
 except UserError as error:
     print(f"snakemake: {error}", file=sys.stderr)
     sys.exit(2)
@@ -44,7 +45,7 @@ wildcard_constraints:
 onstart:
     if workflow.is_main_process:
         try:
-            occupied.take(sys.argv)
+            lock.take(sys.argv)
         except UserError as error:
             print(f"snakemake: {error}", file=sys.stderr)
             sys.exit(1)

@@ -21,25 +21,27 @@ import numpy as np
 import pandas as pd
 import torch
 
-from vanishing import data, generated, parameters, training
-from vanishing.data import Dataset, Split
+from vanishing import config
+from vanishing.data import dataset, synthetic
+from vanishing.data.dataset import Dataset, Split
+from vanishing.training import loop
 
 CLASSES, HELD_OUT, TEST = 100, 25, 10
 METRICS = ["training loss", "training accuracy (%)", "validation loss", "validation accuracy (%)"]
 """At the last epoch."""
 
 
-def dataset(images: int) -> Dataset:
+def images_of(images: int) -> Dataset:
     """Return `images` training images, real ones where there are any, equally many of each class."""
     path = measure.ROOT / "data" / "cifar100.npz"
     if path.exists():
-        real = data.load(path)
+        real = dataset.load(path)
         parts = [
             _first(part, count) for part, count in zip(_parts(real), (images // CLASSES, HELD_OUT, TEST), strict=True)
         ]
         return Dataset(*parts, real.classes)
-    train, test, classes = generated.generate(CLASSES, images // CLASSES + HELD_OUT, TEST, seed=0)
-    return Dataset(*data.hold_out(train, HELD_OUT, 0), test, classes)
+    train, test, classes = synthetic.generate(CLASSES, images // CLASSES + HELD_OUT, TEST, seed=0)
+    return Dataset(*dataset.hold_out(train, HELD_OUT, 0), test, classes)
 
 
 def _parts(whole: Dataset) -> tuple[Split, Split, Split]:
@@ -62,14 +64,14 @@ def ways(device: str) -> dict[str, tuple[dict[str, str], Callable[[], AbstractCo
     return found
 
 
-def configured(options: Any, settings: dict[str, str]) -> parameters.Run:
+def configured(options: Any, settings: dict[str, str]) -> config.Run:
     """Return the run with some training settings, on a data set of the size chosen."""
-    content = parameters.read(measure.ROOT / "params.yaml")
+    content = config.read(measure.ROOT / "params.yaml")
     size = {"classes": CLASSES, "train_per_class": options.images // CLASSES + HELD_OUT, "test_per_class": TEST}
     # a set called generated may have any size; what is trained on is handed in
     content["data"] |= {"set": "generated", "generated": size, "validation_per_class": HELD_OUT}
     content["train"] |= {"device": options.device, "threads": options.threads, "epochs": options.epochs} | settings
-    return parameters.check(content).run(options.model)
+    return config.check(content).run(options.model)
 
 
 def main() -> None:
@@ -83,12 +85,12 @@ def main() -> None:
     options = parser.parse_args()
     compared = ways(options.device)
     compared = {way: compared[way] for way in options.ways or compared}
-    chosen, found = dataset(options.images), []
+    chosen, found = images_of(options.images), []
     for seed in range(options.seeds):
         for way, (settings, undone) in compared.items():
             with tempfile.TemporaryDirectory() as folder, undone():
                 run = configured(options, settings)
-                last = training.train(run, seed, chosen, Path(folder), f"{way}, seed {seed}").history[-1]
+                last = loop.train(run, seed, chosen, Path(folder), f"{way}, seed {seed}").history[-1]
             found.append(
                 (way, seed, last.train_loss, 100 * last.train_accuracy, last.val_loss, 100 * last.val_accuracy)
             )

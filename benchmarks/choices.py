@@ -15,22 +15,21 @@ from functools import partial
 import measure
 import torch
 
-from vanishing import devices, parameters
-from vanishing.data import Split
+from vanishing import config
+from vanishing.data.dataset import Split
+from vanishing.training import devices
 
 Loop = tuple[Callable[[], object], Callable[[], object]]
 
 
-def free(train: parameters.Train) -> None:
+def free(train: config.Train) -> None:
     """Set PyTorch up as a run does, but for the choice of algorithms, which is left to speed."""
     devices.configure(train)
     torch.use_deterministic_algorithms(False)
     torch.backends.cudnn.benchmark = True
 
 
-def rates(
-    run: parameters.Run, train: Split, device: torch.device, repeats: int, window: float
-) -> dict[str, list[float]]:
+def rates(run: config.Run, train: Split, device: torch.device, repeats: int, window: float) -> dict[str, list[float]]:
     """Measure iterations per second of the step as it is, and with each choice undone, in turn."""
     ours = partial(devices.configure, run.train)
     ours()  # a capture keeps the kernels of the settings that it was made under

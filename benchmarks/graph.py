@@ -20,7 +20,8 @@ import numpy as np
 import torch
 import yaml
 
-from vanishing import parameters, workspace
+from vanishing import config
+from vanishing.engines import workspace
 
 RUNS = [125, 250, 500, 1000]
 STUDY = 20
@@ -29,7 +30,7 @@ STUDY = 20
 
 def many(count: int) -> dict[str, Any]:
     """Return the project's parameters with `count` runs, a study for every twenty of them."""
-    content = parameters.read(measure.ROOT / "params.yaml")
+    content = config.read(measure.ROOT / "params.yaml")
     names = [f"run{at}" for at in range(count)]
     content["runs"] = {name: {"model": {"blocks": at % 10}} for at, name in enumerate(names)}
     content["studies"] = {
@@ -60,10 +61,10 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="measurements whose median is given")
     parser.add_argument("--output", type=Path, default=Path("build/benchmarks"), help="folder of the CSV file")
     options = parser.parse_args()
-    catalogue = parameters.read(measure.ROOT / "params.yaml")
+    catalogue = config.read(measure.ROOT / "params.yaml")
     for study in catalogue["studies"].values():
         study["seeds"] = [0, 1, 2]
-    jobs = len(list(parameters.check(catalogue).jobs()))
+    jobs = len(list(config.check(catalogue).jobs()))
     rows = [{"graph": f"catalogue, 3 seeds ({jobs} trainings)", "median (s)": seconds(catalogue, options.repeats)}]
     rows += [{"graph": f"{count} runs", "median (s)": seconds(many(count), options.repeats)} for count in RUNS]
     times = [float(row["median (s)"]) for row in rows[1:]]

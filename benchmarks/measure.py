@@ -18,9 +18,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from vanishing import augmentation, data, devices, generated, learner, parameters
-from vanishing.data import Split
-from vanishing.streams import Slot, Stream
+from vanishing import config
+from vanishing.data import dataset, synthetic
+from vanishing.data.dataset import Split
+from vanishing.training import augmentation, devices, step
+from vanishing.training.streams import Slot, Stream
 
 # as `devices.configure` does, but before anything here asks for a GPU, at which CUDA reads it
 os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")
@@ -54,25 +56,25 @@ def step_options(description: str, models: Sequence[str]) -> argparse.Namespace:
     return options
 
 
-def configured(name: str, device: str, threads: int, **train: Any) -> parameters.Run:
+def configured(name: str, device: str, threads: int, **train: Any) -> config.Run:
     """Return a run of the study's models, `vgg68_resnet` included, with some of its training settings changed."""
-    content = parameters.read(ROOT / "params.yaml")
+    content = config.read(ROOT / "params.yaml")
     content["runs"]["vgg68_resnet"] = {
         "model": {"blocks": 10, "norm": "batch", "shortcut": "identity", "reduction_shortcut": "pool"}
     }
     content["train"] |= {"device": device, "threads": threads, **train}
-    return parameters.check(content).run(name)
+    return config.check(content).run(name)
 
 
 def images(count: int = 5000) -> Split:
     """Return training images: CIFAR-100's where the pipeline has made them, otherwise generated ones."""
     path = ROOT / "data" / "cifar100.npz"
     if path.exists():
-        train = data.load(path).train
+        train = dataset.load(path).train
         return Split(
             train.images[:: len(train.images) // count][:count], train.labels[:: len(train.labels) // count][:count]
         )
-    return generated.generate(100, max(1, count // 100), 1, seed=0)[0]
+    return synthetic.generate(100, max(1, count // 100), 1, seed=0)[0]
 
 
 def synchronise(device: torch.device) -> None:
@@ -100,7 +102,7 @@ def other_format() -> AbstractContextManager[object]:
     """Have learners made within the block use the memory format that is not the project's choice."""
     chosen = devices.memory_format
 
-    def other(train: parameters.Train, device: torch.device) -> torch.memory_format:
+    def other(train: config.Train, device: torch.device) -> torch.memory_format:
         return ({torch.channels_last, torch.contiguous_format} - {chosen(train, device)}).pop()
 
     return mock.patch.object(devices, "memory_format", other)
@@ -133,14 +135,14 @@ def in_turn(
     found: dict[str, list[float]] = {name: [] for name in loops}
     inner = dict.fromkeys(loops, WARM_UP)
     for repeat in range(repeats + 1):
-        for name, (prepare, step) in loops.items():
+        for name, (prepare, iterate) in loops.items():
             prepare()
             if not repeat:
-                step()  # kernels are loaded in the first
+                iterate()  # kernels are loaded in the first
             synchronise(device)
             start = time.perf_counter()
             for _ in range(inner[name]):
-                step()
+                iterate()
             synchronise(device)
             rate = inner[name] / (time.perf_counter() - start)
             if repeat:
@@ -158,7 +160,7 @@ def ratio(found: Mapping[str, list[float]], one: str, other: str) -> dict[str, f
 
 
 def step_of(
-    run: parameters.Run, train: Split, device: torch.device, captured: bool = True, stream: Stream | None = None
+    run: config.Run, train: Split, device: torch.device, captured: bool = True, stream: Stream | None = None
 ) -> Callable[[], None]:
     """Return the project's own training step on successive minibatches, captured where there are CUDA graphs.
 
@@ -166,22 +168,22 @@ def step_of(
     """
     stream = (stream or Slot().on(device)) if captured else Stream()
     plan, size, place = augmentation.draw(len(train.images), 0, 1).to(device), run.train.batch_size, 0
-    pixels, labels = learner.upload(train, device)
+    pixels, labels = step.upload(train, device)
     synchronise(device)
     with stream:
-        trained = learner.Learner(run, 0, device)
-        one = learner.Step(trained, pixels, labels, [size], stream, stream.pool())
+        trained = step.Learner(run, 0, device)
+        one = step.Step(trained, pixels, labels, [size], stream, stream.pool())
 
-    def step() -> None:
+    def take_step() -> None:
         nonlocal place
         with stream:
             one(plan.batch(place, size))
         place = (place + size) % (len(pixels) - size + 1)
 
-    return step
+    return take_step
 
 
-def arithmetic(run: parameters.Run, train: Split) -> tuple[float, float]:
+def arithmetic(run: config.Run, train: Split) -> tuple[float, float]:
     """Count multiply-accumulates of a step, and the bytes that its operations read and write, one by one."""
     step = step_of(run, train, torch.device("cpu"))
     step()

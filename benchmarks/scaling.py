@@ -17,7 +17,9 @@ import measure
 import numpy as np
 import torch
 
-from vanishing import devices, generated, models, parameters
+from vanishing import config
+from vanishing.data import synthetic
+from vanishing.training import devices, models
 
 DEPTHS = [5, 10, 15, 20, 24]
 """Processing blocks in each of three stages: 38, 68, 98, 128 and 152 layers."""
@@ -31,13 +33,13 @@ MODEL = {"norm": "batch", "shortcut": "identity"}
 
 def point(device: str, threads: int, repeats: int, model: dict[str, Any], batch: int, size: int) -> dict[str, float]:
     """Measure one configuration: seconds of a step and of an epoch over `size` images, and peak memory."""
-    content = parameters.read(measure.ROOT / "params.yaml")
+    content = config.read(measure.ROOT / "params.yaml")
     content["runs"] = {"point": {"model": MODEL | model}}
     content["studies"] = {"scaling": {"title": "Scaling", "runs": ["point"]}}
     content["train"] |= {"device": device, "threads": threads, "batch_size": batch}
-    run = parameters.check(content).run("point")
+    run = config.check(content).run("point")
     where = devices.configure(run.train)
-    train = generated.generate(100, max(size // 100, batch // 100 + 1), 1, seed=0)[0]
+    train = synthetic.generate(100, max(size // 100, batch // 100 + 1), 1, seed=0)[0]
     step = measure.step_of(run, train, where)
     inner = max(1, size // batch) if where.type == "cuda" else 2
     seconds = statistics.median(measure.seconds(step, where, repeats, inner))

@@ -27,8 +27,8 @@ from unittest import mock
 import measure
 import torch
 
-from vanishing import devices, round_robin, streams
-from vanishing.streams import Mark, Slot, Stream
+from vanishing.training import devices, round_robin, streams
+from vanishing.training.streams import Mark, Slot, Stream
 
 MODEL = "vgg38_bn_rc"
 CONTROL = "nvidia-cuda-mps-control"

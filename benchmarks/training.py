@@ -19,8 +19,9 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from vanishing import augmentation, devices, models, parameters
-from vanishing.data import Split
+from vanishing import config
+from vanishing.data.dataset import Split
+from vanishing.training import augmentation, devices, models
 
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16}
 
@@ -49,7 +50,7 @@ class Pictures(Dataset[tuple[Any, int]]):
         return self.transform(self.images[at]), self.labels[at]
 
 
-def textbook(run: parameters.Run, train: Split, device: torch.device, bf16: bool) -> Iterator[None]:
+def textbook(run: config.Run, train: Split, device: torch.device, bf16: bool) -> Iterator[None]:
     """Train as a textbook does, a step for each `next`: a loader with 4 workers, plain Adam, `.item()` each step."""
     loader = DataLoader(
         Pictures(train), batch_size=run.train.batch_size, shuffle=True, num_workers=4, drop_last=True,
@@ -91,9 +92,7 @@ def launches(step: Callable[[], None], device: torch.device) -> float:
     return sum(event.count for event in events if not event.key.startswith(("Memcpy", "Memset")))
 
 
-def rates(
-    run: parameters.Run, train: Split, device: torch.device, repeats: int, window: float
-) -> dict[str, list[float]]:
+def rates(run: config.Run, train: Split, device: torch.device, repeats: int, window: float) -> dict[str, list[float]]:
     """Measure iterations per second of our loop and the textbook's, in turn."""
     books = {"textbook": textbook(run, train, device, bf16=False)}
     if run.train.precision == "bf16":

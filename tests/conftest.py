@@ -10,8 +10,9 @@ import engines
 import hypothesis
 import pytest
 
-from vanishing import generated, parameters
-from vanishing.data import Dataset, canonical, hold_out
+from vanishing import config
+from vanishing.data import synthetic
+from vanishing.data.dataset import Dataset, canonical, hold_out
 
 # the same examples every time, so that no build fails by chance; without a deadline, which a busy machine misses
 hypothesis.settings.register_profile("project", deadline=None, derandomize=True, print_blob=True)
@@ -37,19 +38,19 @@ def root() -> Path:
 
 
 @pytest.fixture(scope="session")
-def study(root: Path) -> parameters.Parameters:
+def study(root: Path) -> config.Parameters:
     """Return the project's own study."""
-    return parameters.load(root / "params.yaml")
+    return config.load(root / "params.yaml")
 
 
 @pytest.fixture(scope="session")
-def tiny(study: parameters.Parameters) -> Callable[..., parameters.Run]:
+def tiny(study: config.Parameters) -> Callable[..., config.Run]:
     """Return a maker of tiny runs; it takes differences of the blocks `model` and `train`."""
 
-    def make(model: Mapping[str, Any] | None = None, train: Mapping[str, Any] | None = None) -> parameters.Run:
-        defaults = {key: study.model_dump()[key] for key in parameters.Run.model_fields}
+    def make(model: Mapping[str, Any] | None = None, train: Mapping[str, Any] | None = None) -> config.Run:
+        defaults = {key: study.model_dump()[key] for key in config.Run.model_fields}
         differences = {"model": model or {}, "train": train or {}}
-        return parameters.Run.model_validate(parameters.merge(parameters.merge(defaults, TINY), differences))
+        return config.Run.model_validate(config.merge(config.merge(defaults, TINY), differences))
 
     return make
 
@@ -57,7 +58,7 @@ def tiny(study: parameters.Parameters) -> Callable[..., parameters.Run]:
 @pytest.fixture(scope="session")
 def dataset() -> Dataset:
     """Return 30 training, 12 validation and 15 test images of 3 classes."""
-    train, test, classes = generated.generate(3, 14, 5, seed=0)
+    train, test, classes = synthetic.generate(3, 14, 5, seed=0)
     kept, held = hold_out(train, 4, seed=0)
     return Dataset(kept, held, canonical(test), classes)
 
@@ -70,7 +71,7 @@ def calendar(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], dict[s
     """
     library = tmp_path_factory.mktemp("calendar") / "calendar.so"
     if compiler := shutil.which("cc"):
-        source = ROOT / "tests" / "calendar.c"
+        source = ROOT / "tests" / "support" / "calendar.c"
         subprocess.run([compiler, "-shared", "-fPIC", "-o", library, source], check=True)
 
     def behind(days: int) -> dict[str, str]:

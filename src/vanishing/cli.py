@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from vanishing.errors import UserError, line
 
 if TYPE_CHECKING:
-    from vanishing.parameters import Parameters
+    from vanishing.config import Parameters
 
 Command = Callable[[argparse.Namespace], None]
 Missing = Callable[["Parameters", Sequence[str]], list[tuple[str, int]]]
@@ -108,9 +108,9 @@ def _select(stage: argparse.ArgumentParser) -> argparse.ArgumentParser:
 
 
 def _load() -> Parameters:
-    from vanishing import parameters
+    from vanishing import config
 
-    return parameters.load()
+    return config.load()
 
 
 def _stage(name: str, *arguments: str) -> Command:
@@ -125,13 +125,14 @@ def _stage(name: str, *arguments: str) -> Command:
 
 
 def _train(options: argparse.Namespace) -> None:
-    from vanishing import budget, plan
+    from vanishing.engines import time_limit
+    from vanishing.training import cost
 
     until = (
-        budget.parse(options.until) if options.until is not None else None
+        time_limit.parse(options.until) if options.until is not None else None
     )  # before PyTorch, whose import takes seconds
     settings = _load()
-    if chosen := _chosen(options, settings, plan.to_train):
+    if chosen := _chosen(options, settings, cost.to_train):
         from vanishing import stages
 
         again = "" if options.missing is None else f"`vanishing {shlex.join(options.typed)}`"
@@ -139,17 +140,18 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _gradients(options: argparse.Namespace) -> None:
-    from vanishing import plan, stages
+    from vanishing import stages
+    from vanishing.training import cost
 
     settings = _load()
-    for name, seed in _chosen(options, settings, plan.to_measure):
+    for name, seed in _chosen(options, settings, cost.to_measure):
         stages.gradients(settings, name, seed)
 
 
 def _chosen(options: argparse.Namespace, settings: Parameters, missing: Missing) -> list[tuple[str, int]]:
     """Return the runs and seeds that are named, are missing, or both, in the order of the call."""
-    from vanishing.parameters import ParameterError
-    from vanishing.progress import say
+    from vanishing.config import ParameterError
+    from vanishing.console import say
 
     if not options.runs and options.missing is None:
         raise ParameterError("no run is named; allowed: RUN or RUN:SEED, --missing [STUDY], or both")
@@ -175,19 +177,20 @@ def _report(_: argparse.Namespace) -> None:
 
 
 def _sync(_: argparse.Namespace) -> None:
-    from vanishing import sync
+    from vanishing.engines import sync
 
     sync.bring_together(_load())
 
 
 def _verify(options: argparse.Namespace) -> None:
-    from vanishing import verify
+    from vanishing.verify import run
 
-    verify.verify(_load(), options.every)
+    run.verify(_load(), options.every)
 
 
 def _manifest(options: argparse.Namespace) -> None:
-    from vanishing import files, manifest
+    from vanishing import files
+    from vanishing.verify import manifest
 
     text = manifest.as_text(manifest.collect(_load()))
     if options.output:
@@ -197,13 +200,13 @@ def _manifest(options: argparse.Namespace) -> None:
 
 
 def _workspace(options: argparse.Namespace) -> None:
-    from vanishing import workspace
+    from vanishing.engines import workspace
 
     workspace.lay_out(Path.cwd(), options.folder, options.overlay, options.study)
 
 
 def _models(_: argparse.Namespace) -> None:
-    from vanishing import models
+    from vanishing.training import models
 
     settings = _load()
     rows = [("run", "layers", "parameters", "MACs per image", "studies")]
@@ -218,26 +221,27 @@ def _models(_: argparse.Namespace) -> None:
 
 
 def _plan(options: argparse.Namespace) -> None:
-    from vanishing import plan
+    from vanishing.training import cost
 
-    listed = plan.entries(_load(), options.studies)
-    print(plan.text(listed, plan.estimate(listed, at_once=options.at_once)))
+    listed = cost.entries(_load(), options.studies)
+    print(cost.text(listed, cost.estimate(listed, at_once=options.at_once)))
 
 
 def _rates(options: argparse.Namespace) -> None:
-    from vanishing import rates
+    from vanishing.results import throughput
 
-    rates.make(_load(), options.studies)
+    throughput.make(_load(), options.studies)
 
 
 def _readme(_: argparse.Namespace) -> None:
-    from vanishing import readme
+    from vanishing.report import readme
 
     readme.make(_load())
 
 
 def _show(_: argparse.Namespace) -> None:
-    from vanishing import aggregate, tables
+    from vanishing.report import tables
+    from vanishing.results import aggregate
 
     settings = _load()
     found = aggregate.collect(settings)

@@ -7,7 +7,7 @@ rule report:
     """Typeset the report."""
     input:
         text=plan.report_text(),
-        code=plan.code("report"),
+        code=plan.code("report/typeset.py"),
         numbers="report/numbers.tex",
         studies="report/studies.tex",
         checklist="report/checklist.tex",

@@ -1,0 +1,1 @@
+"""What is measured along a trajectory once a run is trained."""

@@ -1,0 +1,214 @@
+"""Gradient flow: how large dL/dW is, layer by layer.
+
+`gradient_flow` measures any `torch.nn.Module`; `measure_trajectory` applies it to the snapshots of a run.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from vanishing import config, paths
+from vanishing.console import Progress
+from vanishing.data.dataset import Split
+from vanishing.results.store import IMAGES
+from vanishing.training import augmentation, checkpoints, models
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+NORMALISATIONS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+"""Modules whose weight scales what they normalise."""
+
+
+def gradient_flow(
+    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], loss: Loss = functional.cross_entropy
+) -> pd.DataFrame:
+    """Measure the gradient of every weight but biases on each minibatch, in training mode.
+
+    Measured is the `weight` of normalisations, which is their scale, and of every module that has one of two or more
+    dimensions. Sums are in double precision: the squares of gradients near 1e-20 are 0 in single.
+
+    Args:
+        model: any module; it is left untouched, in weights, buffers, gradients and mode.
+        batches: pairs of what the model takes and what `loss` compares its output with, on its device.
+        loss: maps (output, target) to a scalar.
+
+    Returns:
+        A row for each weight, in the order of the forward pass:
+            layer: number of the convolution or linear layer, from 1; a normalisation has that of the one before it, 0
+                if there is none.
+            kind: convolution, linear (whatever else has a matrix for a weight, an embedding too) or normalisation.
+            name: of the module within the model.
+            mean_abs_gradient: mean of |dL/dW| over the layer's weights or scales, then over the minibatches.
+            std_abs_gradient: standard deviation (n - 1) of that mean over the minibatches; NaN for one.
+            max_abs_gradient: the largest |dL/dW| on any minibatch.
+            gradient_norm: L2 norm of dL/dW, mean over the minibatches.
+            weight_norm: L2 norm of W.
+            gradient_weight_ratio: gradient_norm / weight_norm; NaN for weights that are all 0.
+            zero_share: share of the weights whose gradient is exactly 0, mean over the minibatches.
+
+    Raises:
+        ValueError: if there is no minibatch, no weight, or one that the forward pass does not use.
+    """
+    model = copy.deepcopy(model).train()
+    measured: list[Tensor] = []  # on the device until the end
+    names: list[str] = []
+    for inputs, targets in batches:
+        model.zero_grad(set_to_none=True)
+        names, outputs = _forward_in_order(model, inputs)
+        loss(outputs, targets).backward()  # type: ignore[no-untyped-call]
+        measured.append(torch.stack([_statistics(_weight(model, name)) for name in names]))
+    if not measured:
+        raise ValueError("gradient flow needs at least one minibatch")
+    weights = torch.stack([_weight(model, name).detach().double().norm() for name in names])
+    kinds = [_kind(model.get_submodule(name)) for name in names]
+    return _summarise(names, kinds, torch.stack(measured).cpu().numpy(), weights.cpu().numpy())
+
+
+def measure_trajectory(
+    run: config.Run, gradients: config.Gradients, train: Split, folder: Path, device: torch.device
+) -> pd.DataFrame:
+    """Measure the gradient flow at every snapshot of a trajectory, on the same minibatches: plain, then augmented.
+
+    Args:
+        run: the effective configuration of the run.
+        gradients: number, size and seed of the minibatches.
+        train: the training images.
+        folder: of the snapshots.
+        device: what to compute on.
+
+    Returns:
+        The rows of `gradient_flow`, preceded by the snapshot's `epoch` and the kind of `images`, plain or augmented.
+
+    Raises:
+        CheckpointError: if a snapshot is damaged, or of another model than the run's.
+    """
+    batches = {images: fixed_batches(gradients, train, device, images == "augmented") for images in IMAGES}
+    true = run.model.model_copy(
+        update={"gradient_amplification": 1.0}
+    )  # the gradient of the loss, not what Adam was given
+    model = models.build(true, run.data.classes, seed=0).to(device)
+    epochs = sorted(map(_epoch, folder.glob("epoch*.safetensors")))
+    tables = []
+    with Progress(f"gradient flow of {folder}", len(epochs), unit="snapshot") as progress:
+        for epoch in epochs:
+            _restore(model, paths.snapshot(folder, epoch))
+            for images in IMAGES:
+                table = gradient_flow(model, batches[images])
+                table.insert(0, "epoch", epoch)
+                table.insert(1, "images", images)
+                tables.append(table)
+            progress.advance()
+    return pd.concat(tables, ignore_index=True)
+
+
+def fixed_batches(
+    gradients: config.Gradients, train: Split, device: torch.device, augmented: bool = False
+) -> list[tuple[Tensor, Tensor]]:
+    """Choose the minibatches that every model and snapshot is measured on: images without repetition.
+
+    Augmented ones are the same images, each cropped and flipped as in training, and so once for all models.
+    """
+    generator = torch.Generator().manual_seed(gradients.seed)
+    order = torch.randperm(len(train.images), generator=generator)[: gradients.batches * gradients.batch_size]
+    images, labels = torch.from_numpy(train.images)[order], torch.from_numpy(train.labels)[order].long()
+    if augmented:
+        images = augmentation.augment(images, augmentation.draw(len(order), gradients.seed, epoch=0))
+    return [
+        (augmentation.normalise(part.to(device)), target.to(device))
+        for part, target in zip(
+            torch.split(images, gradients.batch_size), torch.split(labels, gradients.batch_size), strict=True
+        )
+    ]
+
+
+def _epoch(snapshot: Path) -> int:
+    number = snapshot.stem.removeprefix("epoch")
+    if not (number.isascii() and number.isdigit()):
+        raise checkpoints.CheckpointError(f"{snapshot}: no snapshot, by its name; remove it")
+    return int(number)
+
+
+def _restore(model: nn.Module, snapshot: Path) -> None:
+    weights, _ = checkpoints.read(snapshot)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError:
+        again = "the parameters have changed since; `vanishing train` trains anew"
+        raise checkpoints.CheckpointError(f"{snapshot}: weights of another model; {again}") from None
+
+
+def _forward_in_order(model: nn.Module, inputs: Tensor) -> tuple[list[str], Tensor]:
+    """Run the model, and name its layers in the order in which they are first used."""
+    used: dict[str, None] = {}
+    layers = {name: module for name, module in model.named_modules() if _is_measured(module)}
+    hooks = [
+        module.register_forward_hook(lambda *_, name=name: used.setdefault(name)) for name, module in layers.items()
+    ]
+    outputs = model(inputs)
+    for hook in hooks:
+        hook.remove()
+    if not layers:
+        raise ValueError("gradient flow needs at least one layer with a weight")
+    unused = [name for name in layers if name not in used]
+    if unused:
+        raise ValueError(f"layer {unused[0]!r} has no gradient: the forward pass does not use it")
+    return list(used), outputs
+
+
+def _is_measured(module: nn.Module) -> bool:
+    weight = module._parameters.get("weight")
+    if weight is None or not weight.requires_grad:
+        return False
+    return weight.dim() >= 2 or isinstance(module, NORMALISATIONS)  # the slopes of PReLU, a vector too, are no scales
+
+
+def _kind(module: nn.Module) -> str:
+    if isinstance(module, NORMALISATIONS):
+        return "normalisation"
+    return "convolution" if isinstance(module, nn.modules.conv._ConvNd) else "linear"
+
+
+def _weight(model: nn.Module, name: str) -> Tensor:
+    weight = model.get_submodule(name).weight
+    if not isinstance(weight, Tensor):
+        raise TypeError(f"the weight of {name!r} is no tensor")
+    return weight
+
+
+def _statistics(weight: Tensor) -> Tensor:
+    """Return mean and maximum of |dL/dW|, the gradient's L2 norm, and the share of exact zeros."""
+    if weight.grad is None:
+        # the loss does not depend on this layer
+        return torch.tensor([0.0, 0.0, 0.0, 1.0], dtype=torch.float64, device=weight.device)
+    size = weight.grad.double().abs()
+    return torch.stack([size.mean(), size.max(), size.norm(), (size == 0).double().mean()])
+
+
+def _summarise(names: list[str], kinds: list[str], measured: np.ndarray, weights: np.ndarray) -> pd.DataFrame:
+    """Summarise what was measured, (batches, layers, 4), over the minibatches."""
+    mean, largest, norm, zeros = np.moveaxis(measured, 2, 0)
+    few = len(measured) < 2
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.where(weights > 0, norm.mean(axis=0) / weights, np.nan)
+    return pd.DataFrame(
+        {
+            "layer": np.cumsum([kind != "normalisation" for kind in kinds]),
+            "kind": kinds,
+            "name": names,
+            "mean_abs_gradient": mean.mean(axis=0),
+            "std_abs_gradient": np.full(len(names), np.nan) if few else mean.std(axis=0, ddof=1),
+            "max_abs_gradient": largest.max(axis=0),
+            "gradient_norm": norm.mean(axis=0),
+            "weight_norm": weights,
+            "gradient_weight_ratio": ratio,
+            "zero_share": zeros.mean(axis=0),
+        }
+    )

@@ -1,0 +1,36 @@
+"""The study's configuration: `params.yaml`, typed and checked before anything runs."""
+
+from vanishing.config.block import IMAGE_SIZE, LATIN, NAME, ParameterError
+from vanishing.config.data import Address, Data, Generated
+from vanishing.config.gradients import Gradients
+from vanishing.config.model import BOTTLENECK, Model
+from vanishing.config.parameters import Parameters, check, load, looks, read
+from vanishing.config.run import Run, completed
+from vanishing.config.strict_yaml import merge, read_yaml, text
+from vanishing.config.study import Study
+from vanishing.config.train import Train
+
+__all__ = [
+    "BOTTLENECK",
+    "IMAGE_SIZE",
+    "LATIN",
+    "NAME",
+    "Address",
+    "Data",
+    "Generated",
+    "Gradients",
+    "Model",
+    "ParameterError",
+    "Parameters",
+    "Run",
+    "Study",
+    "Train",
+    "check",
+    "completed",
+    "load",
+    "looks",
+    "merge",
+    "read",
+    "read_yaml",
+    "text",
+]

@@ -1,0 +1,145 @@
+"""Files of a directory or of a tar archive, as names and bytes; nothing is ever unpacked to the disk.
+
+An archive may come from anywhere. A member that is no plain file, whose name leads out of the archive,
+or that is larger than any file of CIFAR-100, refuses the whole archive, by the member's name.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import tarfile
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from vanishing.data.records import DataError
+
+MEMBER_BYTES = 256 << 20
+"""Limit of one file; the largest of CIFAR-100 in any layout has 155 MB."""
+
+TOTAL_BYTES = 1 << 30
+"""Limit of an unpacked archive, headers included; CIFAR-100 has about 0.2 GB."""
+
+MEMBERS = 200_000
+"""Limit of the number of files; CIFAR-100 as single images has 60,000."""
+
+DEPTH = 6
+"""Limit of a file's depth in a directory: folders around the data set, then split, superclass, class, file."""
+
+GZIP_MAGIC = b"\x1f\x8b"
+
+Wanted = Callable[[str], bool]
+
+
+class SourceError(DataError):
+    """A source does not give CIFAR-100; its text is one line that says why."""
+
+
+def members(path: Path, wanted: Wanted) -> Iterator[tuple[str, bytes]]:
+    """Yield (name relative to `path`, bytes) of each file in the directory or archive whose name is `wanted`.
+
+    Names are in POSIX form. Raises `SourceError` where a file cannot be read or is refused.
+    """
+    try:
+        yield from _directory(path, wanted) if path.is_dir() else _archive(path, wanted)
+    except (EOFError, ValueError, zlib.error, tarfile.TarError, gzip.BadGzipFile) as error:
+        raise SourceError(f"no whole tar archive: {one_line(error)}") from None
+    except OSError as error:
+        where = f"{Path(error.filename).name!r} " if error.filename else ""
+        raise SourceError(f"{where}cannot be read: {error.strerror or one_line(error)}") from None
+
+
+def one_line(error: BaseException) -> str:
+    """Return an exception's text on one line, of at most 200 characters; its type where it has none."""
+    return (" ".join(str(error).split()) or type(error).__name__)[:200]
+
+
+def brief(value: object) -> str:
+    """Return a value's text for a message, at most 20 characters; the type's name where that may have no end.
+
+    A list of lists may hold each of them often, and an integer more digits than can be written.
+    """
+    plain = value is None or isinstance(value, (str, bytes, float)) or (isinstance(value, int) and abs(value) < 2**64)
+    return (f"{value[:20]!s}" if isinstance(value, bytes) else f"{value}"[:20]) if plain else type(value).__name__
+
+
+def _directory(root: Path, wanted: Wanted) -> Iterator[tuple[str, bytes]]:
+    for count, path in enumerate(_walk(root, DEPTH)):
+        if count >= MEMBERS:
+            raise SourceError(f"more than {MEMBERS:,} files; name the folder of the data set itself")
+        name = path.relative_to(root).as_posix()
+        if not wanted(name):
+            continue
+        if not path.is_file():
+            raise SourceError(f"{name!r} is no plain file")
+        _check_size(name, path.stat().st_size)
+        yield name, path.read_bytes()
+
+
+def _walk(folder: Path, depth: int) -> Iterator[Path]:
+    """Yield what is no folder, in the order of names; links are followed, for the tree is the user's own."""
+    with os.scandir(folder) as entries:
+        ordered = sorted(entries, key=lambda entry: entry.name)
+    for entry in ordered:
+        if not entry.is_dir():
+            yield Path(entry.path)
+        elif depth > 1 and not entry.name.startswith("."):
+            yield from _walk(Path(entry.path), depth - 1)
+
+
+def _archive(path: Path, wanted: Wanted) -> Iterator[tuple[str, bytes]]:
+    with path.open("rb") as raw:
+        packed = raw.read(2) == GZIP_MAGIC
+        raw.seek(0)
+        stream = _Limited(gzip.GzipFile(fileobj=raw) if packed else raw)
+        # "r|" asks for `read` alone: forward, and headers too, whatever size they declare, go through the limit
+        with tarfile.open(fileobj=stream, mode="r|") as archive:  # type: ignore[call-overload]
+            for count, member in enumerate(archive):
+                if count >= MEMBERS:
+                    raise SourceError(f"refused: more than {MEMBERS:,} members")
+                _check_member(member)
+                content = archive.extractfile(member) if member.isreg() and wanted(_plain(member.name)) else None
+                if content is not None:
+                    yield _plain(member.name), content.read()
+        stream.drain()
+
+
+def _check_member(member: tarfile.TarInfo) -> None:
+    name = PurePosixPath(member.name)
+    if name.is_absolute() or ".." in name.parts or "\\" in member.name or "\0" in member.name:
+        raise SourceError(f"refused: the member {member.name!r} leads out of the archive")
+    if not (member.isdir() or member.isreg()) or member.issparse():
+        raise SourceError(f"refused: the member {member.name!r} is no plain file")
+    _check_size(member.name, member.size)
+
+
+def _check_size(name: str, size: int) -> None:
+    if not 0 <= size <= MEMBER_BYTES:
+        raise SourceError(f"refused: {name!r} says it has {size:,} bytes; the limit is {MEMBER_BYTES:,}")
+
+
+def _plain(name: str) -> str:
+    """Drop a leading `./`, as many programs write it."""
+    return PurePosixPath(name).as_posix()
+
+
+class _Limited:
+    """A stream that gives at most `TOTAL_BYTES`: a small archive can unpack to a thousand times its size."""
+
+    def __init__(self, stream: IO[bytes] | gzip.GzipFile) -> None:
+        self._stream = stream
+        self._given = 0
+
+    def read(self, size: int = -1) -> bytes:
+        content = self._stream.read(size)
+        self._given += len(content)
+        if self._given > TOTAL_BYTES:
+            raise SourceError(f"refused: unpacks to more than the limit of {TOTAL_BYTES:,} bytes")
+        return content
+
+    def drain(self) -> None:
+        """Read to the end, so that gzip's checksum is compared."""
+        while self.read(1 << 20):
+            pass

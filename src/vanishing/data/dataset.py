@@ -1,0 +1,159 @@
+"""The data set: one file of arrays in canonical order, the same bytes from every source.
+
+`prepare` is the stage `vanishing data`; `load` gives its file to the stages that follow.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from vanishing import config, files
+from vanishing.data import synthetic
+from vanishing.data.cifar100 import CIFAR100, CLASSES, Expected
+from vanishing.data.records import SHAPE, DataError, Split, canonical, content_hash, hold_out, joined
+from vanishing.data.sources import CACHE, Source, read_first
+
+__all__ = [
+    "DataError", "Dataset", "Split", "canonical", "check", "content_hash", "hold_out", "joined", "load", "load_split",
+    "prepare", "save",
+]  # fmt: skip
+
+PARTS = ("train", "val", "test")
+"""The splits of a data set, in the order of its file."""
+
+NEXT = "run `vanishing data`"
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Training, validation and test images; `classes[label]` is the name of a label."""
+
+    train: Split
+    val: Split
+    test: Split
+    classes: tuple[str, ...]
+
+
+def save(path: Path, dataset: Dataset) -> None:
+    """Write `dataset` to `path`: equal data sets give equal bytes.
+
+    The archive is not compressed (photographs hardly shrink) and holds no time, so neither a version of
+    zlib nor a clock enters it. `DataError` where the file cannot be written.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    for part in PARTS:
+        split: Split = getattr(dataset, part)
+        arrays |= {f"{part}_images": split.images, f"{part}_labels": split.labels}
+    arrays["classes"] = np.array(dataset.classes, dtype=np.str_)
+    try:
+        with files.replacing(path) as handle:
+            np.savez(handle, allow_pickle=False, **arrays)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written: {error.strerror or error}; make room there, then {NEXT}") from None
+
+
+def load(path: Path) -> Dataset:
+    """Read what `save` wrote; everything that is wrong with the file is a `DataError` that names it."""
+    if not path.exists():
+        raise DataError(f"{path}: not there; {NEXT}")
+    try:
+        arrays = _read(path)
+    except (OSError, EOFError, ValueError, KeyError, MemoryError, zipfile.BadZipFile, NotImplementedError) as error:
+        what = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"{path}: cannot be read as an archive of arrays ({what}); {NEXT}") from None
+    _check_keys(path, arrays)
+    classes = arrays["classes"]
+    if classes.dtype.kind != "U" or classes.ndim != 1:
+        raise DataError(f"{path}: classes: found {_kind(classes)}, expected text of shape (C,); {NEXT}")
+    train, val, test = (_checked(path, arrays, part, len(classes)) for part in PARTS)
+    return Dataset(train, val, test, tuple(map(str, classes)))
+
+
+def load_split(data: config.Data, seed: int) -> Dataset:
+    """Read the images of a run, as `load` does, with the validation split of the run.
+
+    Args:
+        data: of the run. Where its seed is another one, validation images are drawn anew from all that are not for
+            the test, as `prepare` holds them out of the same images with that seed.
+        seed: that the file was made with, `data.seed` of the parameters.
+    """
+    dataset = load(data.path)
+    if data.seed == seed:
+        return dataset
+    train, val = hold_out(joined(dataset.train, dataset.val), data.validation_per_class, data.seed)
+    return replace(dataset, train=train, val=val)
+
+
+def check(dataset: Dataset, data: config.Data) -> None:
+    """Raise `DataError` unless `dataset` has the classes, and the images in each split, that `data` describes."""
+    per_class = (data.train_per_class, data.validation_per_class, data.test_per_class)
+    expected = (data.classes, *(data.classes * count for count in per_class))
+    found = (len(dataset.classes), *(len(getattr(dataset, part).labels) for part in PARTS))
+    if found != expected:
+        names = "classes, training, validation and test images"
+        raise DataError(f"{data.path}: {names}: found {found}, and the parameters say {expected}; {NEXT}")
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    if not path.is_file() or not zipfile.is_zipfile(path):
+        raise ValueError("no zip archive, or not a whole one")
+    with zipfile.ZipFile(path) as packed:
+        if any(member.compress_type != zipfile.ZIP_STORED for member in packed.infolist()):
+            raise ValueError("compressed, and `save` compresses nothing: it could unpack to any size")
+    with np.load(path, allow_pickle=False) as archive:
+        return {key: archive[key] for key in archive.files}
+
+
+def _check_keys(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    expected = [f"{part}_{kind}" for part in PARTS for kind in ("images", "labels")] + ["classes"]
+    if sorted(arrays) != sorted(expected):
+        found = ", ".join(sorted(map(repr, arrays))) or "nothing"
+        raise DataError(f"{path}: found the arrays {found}, expected {', '.join(expected)}; {NEXT}")
+
+
+def _checked(path: Path, arrays: Mapping[str, np.ndarray], part: str, classes: int) -> Split:
+    images, labels = arrays[f"{part}_images"], arrays[f"{part}_labels"]
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != SHAPE:
+        raise DataError(f"{path}: {part}_images: found {_kind(images)}, expected uint8 of shape (N, 3, 32, 32); {NEXT}")
+    if labels.dtype != np.uint8 or labels.shape != images.shape[:1]:
+        expected = f"uint8 of shape ({len(images)},)"
+        raise DataError(f"{path}: {part}_labels: found {_kind(labels)}, expected {expected}; {NEXT}")
+    if not len(labels):
+        raise DataError(f"{path}: {part}_images: found no image, expected at least one; {NEXT}")
+    if labels.max() >= classes:
+        raise DataError(f"{path}: {part}_labels: found label {labels.max()}, expected 0 to {classes - 1}; {NEXT}")
+    return Split(images, labels)
+
+
+def _kind(array: np.ndarray) -> str:
+    return f"{array.dtype} of shape {array.shape}"
+
+
+def prepare(
+    data: config.Data,
+    target: Path,
+    sources: Sequence[Source] | None = None,
+    report: Callable[[str], None] = print,
+    *,
+    expected: Expected = CIFAR100,
+    cache: Path = CACHE,
+) -> None:
+    """Make the file `target` as `data` says: read or generate the images, hold validation out, save.
+
+    `sources`, where given, stand in for `data.sources`; `report` is given each line for the user. Only images of
+    the `expected` content pass. `DataError` if no source gives them; then `target` is as it was.
+    """
+    if data.set == "generated":
+        size = data.generated
+        train, test, classes = synthetic.generate(size.classes, size.train_per_class, size.test_per_class, data.seed)
+    else:
+        train, test = read_first(data.sources if sources is None else sources, expected, cache, report)
+        classes = CLASSES
+    kept, held = hold_out(train, data.validation_per_class, data.seed)
+    save(target, Dataset(kept, held, canonical(test), classes))
+    report(f"{target}: {len(kept):,} training, {len(held):,} validation and {len(test):,} test images")

@@ -1,0 +1,222 @@
+"""Downloads that survive a break: resumed where they stopped, done once however many ask, checked at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
+
+import filelock
+import requests
+import urllib3
+from tqdm import tqdm
+
+from vanishing import files
+from vanishing.data.archives import SourceError, one_line
+
+TIMEOUT = (15.0, 60.0)
+"""Seconds to connect, and between two pieces of the answer."""
+
+PAUSES = (1.0, 2.0, 5.0)
+"""Seconds before another try; a try that brought the file on starts the row again."""
+
+PIECE = 1 << 16
+"""Bytes read at once: a second's worth from the throttled official server, so that progress shows."""
+
+INTERVAL = 10.0
+"""Seconds between two lines of progress where standard error is no terminal."""
+
+LIMIT = 1 << 30
+"""Bytes of the largest archive; CIFAR-100 has 0.17 GB."""
+
+TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
+"""HTTP statuses that a later request may not meet."""
+
+Report = Callable[[str], None]
+
+
+class _BrokenError(Exception):
+    """An attempt ended early; the next may go on from there."""
+
+
+def fetch(url: str, sha256: str | None, cache: Path, report: Report, pauses: tuple[float, ...] = PAUSES) -> Path:
+    """Return the file of `url` in the folder `cache`, downloading what of it is not there yet.
+
+    The unfinished file has a fixed name under a lock: of many processes that ask at once one downloads, and
+    the next run goes on where this one stopped. Where `sha256` is given, a file with another hash is deleted.
+    Raises `SourceError`.
+    """
+    target = cache / _file_name(url)
+    partial = target.with_name(target.name + ".partial")
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with _locked(target, report):
+            if _is_there(target, sha256):
+                report(f"{url}: downloaded before, {target}")
+                return target
+            _download(url, partial, report, pauses)
+            _check(partial, sha256)
+            partial.replace(target)
+    except OSError as error:
+        raise SourceError(f"cannot be kept in {cache}: {error.strerror or one_line(error)}") from None
+    return target
+
+
+def _file_name(url: str) -> str:
+    """Name the file after its address, whose hash keeps two servers' files of one name apart."""
+    base = re.sub(r"[^A-Za-z0-9._-]", "_", PurePosixPath(urlsplit(url).path).name)[-80:]
+    return f"{hashlib.sha256(url.encode()).hexdigest()[:12]}-{base}"
+
+
+@contextlib.contextmanager
+def _locked(target: Path, report: Report) -> Iterator[None]:
+    lock = filelock.FileLock(target.with_name(target.name + ".lock"))
+    try:
+        lock.acquire(blocking=False)
+    except filelock.Timeout:
+        report(f"{target.name}: another process downloads it; waiting")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _is_there(target: Path, sha256: str | None) -> bool:
+    if not target.exists():
+        return False
+    if sha256 is None or files.sha256(target) == sha256:
+        return True
+    target.unlink()
+    return False
+
+
+def _check(partial: Path, sha256: str | None) -> None:
+    found = files.sha256(partial)
+    if sha256 is not None and found != sha256:
+        partial.unlink()
+        raise SourceError(f"found SHA-256 {found}, expected {sha256}; the file is deleted")
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _download(url: str, partial: Path, report: Report, pauses: tuple[float, ...]) -> None:
+    failures, most = 0, _size(partial)
+    while True:
+        try:
+            return _attempt(url, partial, report)
+        except (requests.RequestException, urllib3.exceptions.HTTPError, _BrokenError) as error:
+            if _size(partial) > most:
+                failures, most = 0, _size(partial)
+            if failures == len(pauses):
+                kept = f"; {_megabytes(_size(partial))} MB are kept for the next try" if _size(partial) else ""
+                raise SourceError(f"the download broke off: {_reason(error)}{kept}") from None
+            report(f"{url}: broke off ({_reason(error)}); next try in {pauses[failures]:g} s")
+            time.sleep(pauses[failures])
+            failures += 1
+
+
+def _reason(error: Exception) -> str:
+    """Tell a broken connection once: urllib3 repeats its text in the cause that it wraps."""
+    if isinstance(error, requests.ConnectionError) and isinstance(error.args[0], urllib3.exceptions.MaxRetryError):
+        return "the server cannot be reached"  # a page of nested causes, which names the address again and again
+    inner = error.args[0] if isinstance(error, urllib3.exceptions.ProtocolError) and error.args else error
+    return one_line(inner) if isinstance(inner, Exception) else str(inner).partition("\n")[0]
+
+
+def _attempt(url: str, partial: Path, report: Report) -> None:
+    """Bring `partial` to its end with one request, or raise."""
+    start = _size(partial)
+    # an encoding on the way would make the ranges count other bytes than those of the file
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
+    with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
+        first, total = _range(response)
+        if response.status_code == requests.codes.requested_range_not_satisfiable and start and total == start:
+            return
+        if response.status_code not in (200, 206):
+            _refuse(response, partial)
+        if response.status_code == 206 and first != start:
+            partial.unlink(missing_ok=True)
+            raise _BrokenError(f"the server sent the bytes from {first} instead of {start}")
+        if total is not None and total > LIMIT:
+            raise SourceError(f"has {total:,} bytes; the limit is {LIMIT:,}")
+        _write(response, partial, start if response.status_code == 206 else 0, total, report)
+
+
+def _range(response: requests.Response) -> tuple[int | None, int | None]:
+    """Return the first byte of the answer and the size of the whole file, as far as the server tells them."""
+    if response.status_code == 200:
+        length = response.headers.get("Content-Length", "")
+        return 0, int(length) if length.isdecimal() else None
+    match = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)", response.headers.get("Content-Range", ""))
+    if match is None:
+        return None, None
+    first, total = match.groups()
+    return None if first is None else int(first), None if total == "*" else int(total)
+
+
+def _refuse(response: requests.Response, partial: Path) -> None:
+    status = f"HTTP {response.status_code} {response.reason}"
+    if response.status_code == requests.codes.requested_range_not_satisfiable:
+        partial.unlink(missing_ok=True)
+        raise _BrokenError(f"{status}: what was there is longer than the file, so it starts again")
+    if response.status_code in TRY_AGAIN:
+        raise _BrokenError(status)
+    raise SourceError(status)
+
+
+def _write(response: requests.Response, partial: Path, start: int, total: int | None, report: Report) -> None:
+    done = start
+    with partial.open("ab" if start else "wb") as handle, _progress(response.url, start, total, report) as advance:
+        for piece in response.raw.stream(PIECE, decode_content=False):
+            handle.write(piece)
+            done += len(piece)
+            advance(len(piece))
+            if done > LIMIT:
+                raise SourceError(f"sends more than the limit of {LIMIT:,} bytes")
+    if total is not None and done != total:
+        raise _BrokenError(f"{done:,} of {total:,} bytes came")
+
+
+@contextlib.contextmanager
+def _progress(url: str, start: int, total: int | None, report: Report) -> Iterator[Callable[[int], object]]:
+    """Give what tells the user of bytes received: a bar on a terminal, else a line now and then."""
+    if sys.stderr.isatty():
+        name = PurePosixPath(urlsplit(url).path).name
+        with tqdm(desc=name, total=total, initial=start, unit="B", unit_scale=True, file=sys.stderr) as bar:
+            yield bar.update
+        return
+    began = told = time.monotonic()
+    received = 0
+    report(f"{url}: downloading{f' from {_megabytes(start)} MB on' if start else ''}")
+
+    def advance(size: int) -> None:
+        nonlocal told, received
+        received += size
+        now = time.monotonic()
+        if now - told >= INTERVAL:
+            told = now
+            report(f"{url}: {describe(start + received, total, received / (now - began))}")
+
+    yield advance
+
+
+def describe(done: int, total: int | None, rate: float) -> str:
+    """Say in words how far a download is: bytes `done` of `total`, at `rate` bytes a second."""
+    speed = f"{rate / 1e3:,.0f} kB/s"
+    if total is None:
+        return f"{_megabytes(done)} MB, {speed}"
+    seconds = (total - done) / max(rate, 1.0)
+    left = f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"
+    return f"{_megabytes(done)} of {_megabytes(total)} MB, {speed}, {left} left"
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.1f}"

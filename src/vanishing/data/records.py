@@ -1,0 +1,92 @@
+"""Labelled images as a set: their canonical order, the hash of their content, and a validation share.
+
+An image and its label are one record: the label in a byte, then the 3,072 bytes of the image, channels
+first. A set is known by its sorted records, whatever archive or order they came in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vanishing.config import IMAGE_SIZE
+from vanishing.errors import UserError
+
+SHAPE = (3, IMAGE_SIZE, IMAGE_SIZE)
+"""Channels (red, green, blue), height and width of an image."""
+
+IMAGE_BYTES = 3 * IMAGE_SIZE * IMAGE_SIZE
+
+Bytes = NDArray[np.uint8]
+
+
+class DataError(UserError):
+    """The data cannot be used; its text is one line for the user."""
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Images, uint8 of shape (N, 3, 32, 32), and their labels, uint8 of shape (N,)."""
+
+    images: Bytes
+    labels: Bytes
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def canonical(split: Split) -> Split:
+    """Sort by label, then by the 3,072 bytes of the image."""
+    return _split(_sorted(_records(split)))
+
+
+def content_hash(split: Split) -> str:
+    """Return the SHA-256 of the sorted records, in hexadecimal: the same for every order of the images."""
+    return hashlib.sha256(_sorted(_records(split)).data).hexdigest()
+
+
+def hold_out(split: Split, per_class: int, seed: int) -> tuple[Split, Split]:
+    """Set `per_class` images of each class aside: return what stays for training, and those for validation.
+
+    A class gives the images of the smallest SHA-256(seed in 8 bytes, big endian, then the record), so that
+    the choice hangs on the content and the seed alone, on no generator's version and on no order. Both
+    results are in canonical order. `DataError` if a class has no image left for training.
+    """
+    records = _sorted(_records(split))
+    salt = seed.to_bytes(8, "big")
+    draws = np.array([hashlib.sha256(salt + record.tobytes()).digest() for record in records], dtype="V32")
+    held = np.zeros(len(records), dtype=bool)
+    for label in np.unique(records[:, 0]):
+        members = np.flatnonzero(records[:, 0] == label)
+        if len(members) <= per_class:
+            raise DataError(
+                f"data.validation_per_class = {per_class}: class {label} has only {len(members)} images; "
+                "allowed: fewer than that"
+            )
+        held[members[np.argsort(draws[members], kind="stable")[:per_class]]] = True
+    return _split(records[~held]), _split(records[held])
+
+
+def joined(one: Split, other: Split) -> Split:
+    """Put two splits into one, the images of `other` behind those of `one`."""
+    return Split(np.concatenate([one.images, other.images]), np.concatenate([one.labels, other.labels]))
+
+
+def _records(split: Split) -> Bytes:
+    """Lay labels and images side by side: (N, 3073)."""
+    records = np.concatenate([split.labels[:, None], split.images.reshape(len(split), IMAGE_BYTES)], axis=1)
+    return np.ascontiguousarray(records)  # images that lie in columns would give records that do
+
+
+def _sorted(records: Bytes) -> Bytes:
+    # numpy compares void values as unsigned bytes, from the first to the last
+    keys = records.view(f"V{records.shape[1]}")[:, 0]
+    return records[np.argsort(keys, kind="stable")]
+
+
+def _split(records: Bytes) -> Split:
+    images = np.ascontiguousarray(records[:, 1:]).reshape(len(records), *SHAPE)
+    return Split(images, np.ascontiguousarray(records[:, 0]))

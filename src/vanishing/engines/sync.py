@@ -1,0 +1,259 @@
+"""The bridge between the engines: what one has built, the other need not build again.
+
+Snakemake and DVC each keep a record of what every output was made from. `bring_together` compares them
+stage by stage: what is up to date in one record alone is entered in the other, and what is up to date in
+neither is left for an engine to build. Trainings say themselves what they were made from, so that those of
+`vanishing train`, called by neither engine, are entered in both.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from vanishing import config, files, paths
+from vanishing.console import say
+from vanishing.engines import lock
+from vanishing.errors import UserError
+from vanishing.results import store
+from vanishing.stages import configure
+
+DAMAGED = paths.SCRATCH / "dvc.lock.damaged"
+"""DVC's record as a kill has left it."""
+
+SHOWN = 8
+"""Up to so many stages are named; more are counted by kind."""
+
+MADE = ("checkpoints", "configuration", "report", "results")
+"""Folders of what the engines make, beside the data."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of `dvc.yaml`, expanded."""
+
+    name: str
+    outputs: frozenset[str]
+    """Paths relative to the project's folder."""
+    upstream: frozenset[str]
+    """Names of all stages that it stands on, directly or not."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to do with stages whose records differ, by stage name."""
+
+    commit: list[str]
+    """Up to date in Snakemake's record alone, or by themselves: to be entered in DVC's."""
+    touch: list[str]
+    """Up to date in DVC's record alone, or by themselves: to be entered in Snakemake's."""
+    build: list[str]
+    """Up to date in neither, or standing on such a stage."""
+
+
+def bring_together(settings: config.Parameters) -> None:
+    """Enter what one engine has built in the record of the other.
+
+    Raises:
+        UserError: an engine is at work, a result is not what its summary says, or an engine cannot be asked.
+    """
+    lock.check("vanishing sync")
+    _check_plain(settings)
+    _check_results(settings)
+    _check_images(settings)
+    _set_aside()
+    configure(settings)  # DVC compares its files, and Snakemake does not make them
+    stages = _stages()
+    _forget({stage.name for stage in stages})
+    plan = compare(stages, stale=_stale(), pending=_pending(), certain=_certain(settings))
+    if plan.commit:
+        # relinked files would have new times, by which Snakemake would want everything after them again
+        engine("dvc", "commit", "--force", "--no-relink", "--quiet", *plan.commit)
+    if plan.touch:
+        outputs = sorted(path for stage in stages if stage.name in plan.touch for path in stage.outputs)
+        engine("snakemake", "--cores", "1", "--touch", "--force", *outputs)
+    say(f"stages entered in DVC's record: {counted(plan.commit)}")
+    say(f"stages entered in Snakemake's record: {counted(plan.touch)}")
+    say(f"stages still to be built, by either engine: {counted(plan.build)}")
+
+
+def compare(
+    stages: Iterable[Stage], stale: set[str], pending: set[str], certain: Collection[str] = frozenset()
+) -> Plan:
+    """Decide about every stage.
+
+    Args:
+        stages: all of them.
+        stale: names of those that DVC would run.
+        pending: outputs that Snakemake would make or has no record of.
+        certain: names of those that are up to date, whatever the records say.
+    """
+    stages = list(stages)
+    behind = {stage.name for stage in stages if stage.outputs & pending}
+    neither = (stale & behind).difference(certain)
+    waiting = {stage.name for stage in stages if stage.upstream & neither}
+    return Plan(
+        commit=sorted(stale - behind.difference(certain) - waiting),
+        touch=sorted(behind - stale.difference(certain) - waiting),
+        build=sorted(neither | (waiting & (stale | behind))),
+    )
+
+
+def counted(names: Collection[str]) -> str:
+    """Count stages and name them, or where they are many, say how many there are of each kind."""
+    if not names:
+        return "0"
+    kinds = sorted(Counter(name.partition("@")[0] for name in names).items())
+    shown = sorted(names) if len(names) <= SHOWN else [f"{count} {kind}" for kind, count in kinds]
+    return f"{len(names)} ({', '.join(shown)})"
+
+
+def _set_aside() -> None:
+    """Set DVC's record aside where a killed DVC has left it half-written: no DVC would start any more."""
+    from dvc.dvcfile import LOCK_FILE, Lockfile
+    from dvc.repo import Repo
+    from dvc.utils.strictyaml import YAMLSyntaxError, YAMLValidationError
+
+    if not Path(LOCK_FILE).exists():
+        return
+    with Repo() as repo:
+        try:
+            Lockfile(repo, LOCK_FILE).load()
+        except (YAMLSyntaxError, YAMLValidationError):
+            Path(LOCK_FILE).replace(DAMAGED)
+            say(f"{LOCK_FILE}: cannot be read; is now {DAMAGED}, and made anew")
+
+
+def _forget(known: set[str]) -> None:
+    """Drop the entries of stages that `dvc.yaml` no longer has, which DVC keeps for ever (treeverse/dvc#5293)."""
+    from dvc.dvcfile import LOCK_FILE
+    from dvc.utils.serialize import dumps_yaml, parse_yaml_for_update
+
+    path = Path(LOCK_FILE)
+    if not path.exists():
+        return
+    content = parse_yaml_for_update(path.read_text(encoding="utf-8"), LOCK_FILE)
+    gone = sorted(content.get("stages", {}).keys() - known)
+    for name in gone:
+        del content["stages"][name]
+    if gone:
+        files.write(path, dumps_yaml(content))
+        say(f"stages that are no more, dropped from DVC's record: {counted(gone)}")
+
+
+def _stages() -> list[Stage]:
+    """Ask DVC for the stages of `dvc.yaml`, their outputs and how they stand on one another."""
+    import networkx
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    try:
+        with Repo() as repo:
+            graph = repo.index.graph  # edges lead from a stage to what it needs
+            return [
+                Stage(
+                    name=stage.addressing,
+                    outputs=frozenset(Path(out.fs_path).relative_to(repo.root_dir).as_posix() for out in stage.outs),
+                    upstream=frozenset(below.addressing for below in networkx.descendants(graph, stage)),
+                )
+                for stage in graph
+            ]
+    except DvcException as error:
+        raise UserError(f"dvc: {error}") from None
+
+
+def _certain(settings: config.Parameters) -> set[str]:
+    """Name the trainings whose summary has today's configuration, and the images if one of them was made of those.
+
+    That files are what summaries say has been checked by then. A run with a validation split of its own says nothing of
+    the split that the file should have.
+    """
+    trained = list(store.trained(settings))
+    made = settings.data.configuration()
+    split = settings.data.path.exists() and any(settings.run(run).data.configuration() == made for run, _ in trained)
+    return {f"train@{run}-{seed}" for run, seed in trained} | ({"data"} if split else set())
+
+
+def _stale() -> set[str]:
+    """Ask DVC which stages it would run."""
+    return set(json.loads(engine("dvc", "status", "--json")))
+
+
+def _pending() -> set[str]:
+    """Ask Snakemake which outputs it would make, or has no record of.
+
+    What it has no record of it would leave alone until the configuration changes, and then not notice.
+    """
+    lines = engine("snakemake", "--detailed-summary").splitlines()
+    start = next((at for at, line in enumerate(lines) if line.startswith("output_file\t")), None)
+    if start is None:
+        raise UserError("snakemake: printed no summary; `snakemake -n` says why")
+    rows = csv.DictReader(lines[start:], delimiter="\t")
+    return {row["output_file"] for row in rows if row["plan"] != "no update" or row["shellcmd"] == "-"}
+
+
+def cache() -> Path | None:
+    """Return the folder of DVC's cache if its configuration names one: the project's, the user's or the system's."""
+    from dvc.config import Config, ConfigError
+
+    try:
+        chosen = Config(".dvc")["cache"].get("dir")
+    except ConfigError as error:
+        raise UserError(f".dvc/config: {error}") from None
+    return Path(chosen) if chosen else None
+
+
+def _check_plain(settings: config.Parameters) -> None:
+    """Check that no output is a pipe or a device: an engine would read it for ever."""
+    made = (path for top in MADE for path in Path(top).rglob("*") if not path.is_dir())
+    for path in (*filter(Path.exists, [settings.data.path]), *made):
+        files.check_plain(path, files.FILE_BYTES)
+
+
+def _check_results(settings: config.Parameters) -> None:
+    """Check that every trained run is what its summary says: DVC's commit would bless whatever is there."""
+    for run, seed in settings.jobs():
+        summary = paths.results(run, seed) / "summary.json"
+        if not summary.exists() or not paths.checkpoints(run, seed).exists():
+            continue
+        for name, expected in store.read_summary(summary)["files"].items():
+            path = paths.trained(run, seed, name)
+            if not path.exists() or files.sha256(path) != expected:
+                raise UserError(
+                    f"{path}: not what {summary} says, SHA-256 {expected}; "
+                    f"`vanishing train {run} --seed {seed}` makes it again"
+                )
+
+
+def _check_images(settings: config.Parameters) -> None:
+    """Check that the data file is the one that the runs of today's configuration were trained on."""
+    path = settings.data.path
+    found = files.sha256(path) if path.exists() else None
+    for name, summary in store.trainings(settings):
+        expected = summary["data"]["sha256"]
+        if found and found != expected:
+            raise UserError(
+                f"{path}: not what {name} was trained on, SHA-256 {expected}; `vanishing data` makes it again"
+            )
+
+
+def engine(name: str, *arguments: str, folder: Path | None = None) -> str:
+    """Run an engine, in `folder` or here, and return what it printed.
+
+    Raises:
+        UserError: it failed; with the first complaint of a command of ours in what it printed, else its last line.
+    """
+    command = [sys.executable, "-m", name, *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode:
+        ours = (line for line in (done.stdout + done.stderr).splitlines() if re.match(r"vanishing [a-z]+: ", line))
+        last = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()[-1]
+        raise UserError(f"{name} {arguments[0]} failed: {next(ours, last)}")
+    return done.stdout

@@ -1,0 +1,103 @@
+"""A budget of time for trainings: what is begun within it, and when all that is under way has to be saved.
+
+For rented machines, notebooks in the cloud and queues with limits. How long a training takes, alone and beside as many
+others as there may be, is measured by `plan` before the first begins.
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+import time
+from collections.abc import Sequence
+from typing import Generic, Protocol, TypeVar
+
+from vanishing.config import ParameterError
+from vanishing.console import duration, say
+from vanishing.training import cost
+
+RESERVE = 10.0
+"""Seconds before the limit in which states are written; an evaluation that is under way is waited for beside that."""
+
+WORTH = 20.0
+"""Seconds that must be left to begin what cannot end in time: below, start-up is most of it."""
+
+LEAST = RESERVE + WORTH
+"""Seconds of a limit below which nothing is begun, nor measured."""
+
+UNITS = {"s": 1, "min": 60, "h": 3600}
+
+
+class Job(Protocol):
+    """What a budget has to know of a training."""
+
+    name: str
+    """Of its run."""
+    entry: cost.Entry
+
+    def remaining(self) -> float:
+        """Return the share of it that is left to do."""
+
+
+AnyJob = TypeVar("AnyJob", bound=Job)
+
+
+def parse(text: str) -> float:
+    """Return the time of the monotonic clock that a user means: 540s, 9min or 1.5h from now on, or 17:30 o'clock.
+
+    Raises:
+        ParameterError: for anything else.
+    """
+    if match := re.fullmatch(r"(\d+(?:\.\d+)?)(s|min|h)", text):
+        return time.monotonic() + float(match[1]) * UNITS[match[2]]
+    try:
+        clock = datetime.time.fromisoformat(text)
+    except ValueError:
+        allowed = "a duration such as 540s, 9min or 1.5h, or a time of day such as 17:30"
+        raise ParameterError(f"--until {text!r}: allowed: {allowed}") from None
+    now = datetime.datetime.now()
+    limit = datetime.datetime.combine(now, clock)
+    if limit <= now:
+        limit += datetime.timedelta(days=1)
+    return time.monotonic() + (limit - now).total_seconds()
+
+
+class Budget(Generic[AnyJob]):
+    """Chooses what to begin so that it ends in time.
+
+    Args:
+        jobs: all that are to be trained.
+        limit: time of the monotonic clock by which all states must be saved.
+        at_once: so many may share the device.
+    """
+
+    def __init__(self, jobs: Sequence[AnyJob], limit: float, at_once: int) -> None:
+        entries = {job.name: job.entry for job in jobs}
+        self.most = max(1, min(at_once, len(jobs)))
+        self.alone = cost.estimate(entries.values())
+        self.beside = cost.estimate(entries.values(), at_once=self.most) if self.most > 1 else self.alone
+        for line in dict.fromkeys(self.alone.measurements + self.beside.measurements):
+            say(line)
+        self.left = {job: job.remaining() for job in jobs}
+        """Shares of the trainings that have to be done before they begin."""
+        last = max((self.beside.seconds[name] * entry.last_share for name, entry in entries.items()), default=0.0)
+        self.until = limit - RESERVE - last
+        say(f"time to train: {duration(max(0.0, self.until - time.monotonic()))}")
+
+    def seconds(self, job: AnyJob, share: float, active: int) -> float:
+        """Return how long a share of a training takes while so many are active: in proportion, from alone to most."""
+        alone, beside = self.alone.seconds[job.name], self.beside.seconds[job.name]
+        return share * (alone + (beside - alone) * (active - 1) / max(1, self.most - 1))
+
+    def choose(self, waiting: Sequence[AnyJob], active: Sequence[AnyJob]) -> AnyJob | None:
+        """Return what to begin now beside `active`: the first that can end in time and makes none of them late.
+
+        What cannot is begun only where nothing that is under way can either. What was begun earlier goes first.
+        """
+        time_left, count = self.until - time.monotonic(), len(active)
+        in_time = [job for job in active if self.seconds(job, job.remaining(), count) <= time_left]
+        if any(self.seconds(job, job.remaining(), count + 1) > time_left for job in in_time):
+            return None
+        ordered = sorted(waiting, key=lambda job: self.left[job] == 1)
+        fitting = (job for job in ordered if self.seconds(job, self.left[job], count + 1) <= time_left)
+        return next(fitting, ordered[0] if ordered and not in_time and time_left > WORTH else None)

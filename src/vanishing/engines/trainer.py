@@ -1,0 +1,220 @@
+"""The trainings of the pipeline, one or several at once on one device: from configuration to published results."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import shutil
+import time
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from filelock import FileLock, Timeout
+
+from vanishing import config, files, paths
+from vanishing.console import say
+from vanishing.data import dataset
+from vanishing.engines.lock import DYING
+from vanishing.engines.time_limit import LEAST, Budget
+from vanishing.errors import UserError, line
+from vanishing.results import store, throughput
+from vanishing.training import checkpoints, cost, devices, loop, models, round_robin
+from vanishing.training.round_robin import Interrupted
+from vanishing.training.streams import Mark, Slot
+
+NO_MEMORY = ("out of memory", "memory that it asked for", "unable to find an engine", "CUBLAS_STATUS_ALLOC_FAILED")
+"""What PyTorch, CUDA, cuDNN, which tries each of its algorithms, and cuBLAS say where memory is short."""
+
+
+class OutOfTime(UserError):
+    """The time that trainings were given is up; what was under way is saved."""
+
+    exit_code = 124
+    """That of timeout(1)."""
+
+
+class Job:
+    """A training of the pipeline, a task beside others.
+
+    Args:
+        settings: the parameters.
+        name: a run.
+        seed: one of its seeds.
+        store: reads data sets, once for all.
+    """
+
+    at_once = 1
+    """Trainings that have shared the device with it, itself included, at most: its throughput depends on them."""
+
+    training: loop.Training | None = None
+    error: Exception | None = None
+    published = False
+
+    def __init__(self, settings: config.Parameters, name: str, seed: int, store: Store) -> None:
+        settings.check_seed(name, seed)
+        self.run, self.name, self.seed, self.store = settings.run(name), name, seed, store
+        self.title = f"{name}:{seed}"
+        self.entry = cost.Entry.of(name, self.run, to_train=[seed])
+
+    def proceed(self, slot: Slot) -> Generator[Mark, None, None]:
+        """Train, going on where an earlier start was interrupted, and publish the results.
+
+        What goes wrong with this training alone is kept in `error`, and the others go on.
+        """
+        try:
+            with _only_one(self.name, self.seed):
+                yield from self._train(slot)
+        except (UserError, OSError) as error:
+            self.error, self.training = error.with_traceback(None), None  # whose frames hold tensors
+        except RuntimeError as error:
+            if not any(words in str(error) for words in NO_MEMORY):
+                raise
+            self.training = None
+            self.error = UserError("no memory left on the device; fewer --at-once need less")
+
+    def _train(self, slot: Slot) -> Generator[Mark, None, None]:
+        run, device = self.run, devices.configure(self.run.train)
+        images = self.store.images(run.data, device)
+        surroundings, data_hash = devices.environment(run.train, device), self.store.sha256(run.data.path)
+        say(devices.describe(device))
+        folder = self._folder(device)
+        self.training = loop.Training(run, self.seed, images, folder, f"{self.name}, seed {self.seed}", slot.on(device))
+        outcome = yield from self.training.proceed()
+        size = models.measure(run.model, run.data.classes)
+        summary = {"run": self.name, "seed": self.seed, **store.summarise(run, outcome, size)}
+        summary |= {"data": {"sha256": data_hash}, "environment": surroundings}
+        store.publish(self.name, self.seed, outcome, summary, folder)
+        throughput.record(run, self.name, self.seed, outcome, device, self.at_once)
+        loop.forget(folder)
+        shutil.rmtree(folder.parent)
+        self.published, self.training = True, None  # the device's memory is for those to come
+        accuracy = f", test accuracy {outcome.test.accuracy:.2%}" if outcome.test else ""
+        epochs = f"{summary['epochs']} of {run.train.epochs} epochs"
+        say(f"{self.name}, seed {self.seed}: {summary['status']} after {epochs}{accuracy}")
+
+    def save(self) -> None:
+        """Save the state, if there is anything to save yet."""
+        if self.training:
+            self.training.save()
+
+    def remaining(self) -> float:
+        """Return the share of the iterations that is left to do, by the saved state before it is under way."""
+        if self.training:
+            return 1 - self.training.done / self.training.total
+        with contextlib.suppress(checkpoints.CheckpointError, OSError):  # of images that are not there yet
+            _, place = checkpoints.read(self._folder(devices.configure(self.run.train)) / loop.STATE)
+            return 1 - (int(place["epoch"]) - 1) / self.run.train.epochs
+        return 1.0
+
+    def _folder(self, device: torch.device) -> Path:
+        key = loop.state_key(
+            self.run, self.store.sha256(self.run.data.path), devices.environment(self.run.train, device)
+        )
+        return paths.resume(self.name, self.seed) / key
+
+
+class Store:
+    """What trainings read, each once for all of them.
+
+    Args:
+        seed: that the data sets were made with, `data.seed` of the parameters.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.sha256 = functools.cache(files.sha256)
+        self._seed = seed
+        self._images: dict[tuple[Path, int, torch.device], loop.Images] = {}
+
+    def images(self, described: config.Data, device: torch.device) -> loop.Images:
+        """Return the images of a run on a device; `DataError` unless they are as described."""
+        key = described.path, described.seed, device
+        if key not in self._images:
+            loaded = dataset.load_split(described, self._seed)
+            dataset.check(loaded, described)
+            self._images[key] = loop.put(loaded, device)
+        return self._images[key]
+
+
+def train(
+    settings: config.Parameters,
+    chosen: Sequence[tuple[str, int]],
+    at_once: int = 1,
+    until: float | None = None,
+    again: str = "",
+) -> None:
+    """Train runs, several at once, each to the bytes that it gives alone, and publish their results.
+
+    Args:
+        settings: the parameters.
+        chosen: runs and seeds, in the order in which to begin.
+        at_once: so many share the device.
+        until: time by the monotonic clock at which all that is under way must be saved; see `budget`.
+        again: the command that goes on after an interruption, if naming what is left does not say it better.
+
+    Raises:
+        Interrupted: after SIGINT or SIGTERM, once the states are saved.
+        OutOfTime: when the time is up, once the states are saved.
+        UserError: where a training failed, after all others.
+    """
+    store = Store(settings.data.seed)
+    jobs = [Job(settings, name, seed, store) for name, seed in chosen]
+    for path in {job.run.data.path for job in jobs if not job.run.data.path.exists()}:
+        dataset.load(path)  # raises what says how to make it
+    waiting = list(jobs)
+    if until is not None and until - time.monotonic() < LEAST:
+        raise OutOfTime(f"--until: less than {LEAST:.0f} s are left, in which nothing is worth beginning")
+    budget = Budget(jobs, until, at_once) if until is not None else None
+
+    def choose(active: Sequence[round_robin.Task]) -> Job | None:
+        under_way = [job for job in jobs if job in active]
+        job = budget.choose(waiting, under_way) if budget else next(iter(waiting), None)
+        if job:
+            waiting.remove(job)
+            for each in (*under_way, job):
+                each.at_once = max(each.at_once, len(under_way) + 1)
+        return job
+
+    end = round_robin.run(choose, at_once, budget.until if budget else float("inf"))
+    _conclude(jobs, end, again or _command(jobs, at_once))
+
+
+def _command(jobs: Sequence[Job], at_once: int) -> str:
+    """Return the command that trains what is left of `jobs`."""
+    left = [job.title for job in jobs if not job.published]
+    return f"`vanishing train {' '.join(left)} --at-once {at_once}`" if len(jobs) > 1 else "the same command"
+
+
+def _conclude(jobs: Sequence[Job], end: round_robin.End, again: str) -> None:
+    """Raise what the end of the trainings means for the user, unless all were published."""
+    failed = {job.title: job.error for job in jobs if job.error}
+    if len(jobs) == 1:
+        for error in failed.values():
+            raise error
+    for title, error in failed.items():
+        say(f"{title}: {line(error)}")
+    left = [job for job in jobs if not (job.published or job.error)]
+    places = [(job.title, job.training.place) for job in left if job.training and job in end.saved]
+    saved = [f"{title} at {place}" if len(jobs) > 1 else f"{place}" for title, place in places]
+    state = f"saved at {'; '.join(saved)}" if len(jobs) == 1 else f"saved: {'; '.join(saved)}"
+    if left and end.signal:
+        raise Interrupted(end.signal, state if saved else "nothing was under way", again)
+    if left:
+        done = f"{sum(job.published for job in jobs)} of {len(jobs)} trainings done"
+        why = f"the time is up: {done}; {state}" if saved else f"too little time is left to begin another: {done}"
+        raise OutOfTime(f"{why}; {again} goes on")
+    if failed:
+        raise UserError(f"{len(failed)} of {len(jobs)} trainings failed: {', '.join(failed)}; the others are done")
+
+
+@contextmanager
+def _only_one(name: str, seed: int) -> Iterator[None]:
+    """Hold the lock of a run's training, so that no two processes write its state."""
+    lock = paths.SCRATCH / "locks" / f"{name}-seed{seed}.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(lock, timeout=DYING):
+            yield
+    except Timeout:
+        raise UserError(f"run {name!r}, seed {seed} is being trained by another process (lock {lock})") from None

@@ -1,0 +1,86 @@
+"""A second folder with the whole pipeline in it, under other parameters: how the demonstration is run.
+
+The same Snakefile, `dvc.yaml`, notebooks and report work there as here; nothing is written outside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from vanishing import config, files, paths
+from vanishing.engines import graph
+from vanishing.errors import UserError
+
+SOURCES = [
+    "Snakefile",
+    "dvc.yaml",
+    ".dvcignore",
+    "workflow/rules/*.smk",
+    "profiles/*/config.yaml",
+    "notebooks/*.ipynb",
+    "report/.latexmkrc",
+    "report/report.tex",
+    "report/preamble.tex",
+    "report/references.bib",
+    "report/sections/*.tex",
+    "src/vanishing/**/*.py",
+    "src/vanishing/**/*.mplstyle",
+    "src/vanishing/**/*.csv",
+]
+"""What the pipeline reads and does not make, beside `params.yaml`."""
+
+MARK = Path(".vanishing") / "workspace"
+"""File by which a folder is known to be one of these, whose sources may be replaced."""
+
+DVC_CONFIG = "[core]\n    no_scm = true\n    analytics = false\n    check_update = false\n"
+
+
+def lay_out(origin: Path, folder: Path, overlay: Path | None, studies: Sequence[str] | None = None) -> None:
+    """Copy the pipeline from `origin` into `folder`, with the parameters of `overlay` laid over its own.
+
+    Where `studies` are named, the others stay behind, and with them the runs that are theirs alone.
+
+    Files that are there already with the right content keep their times, so that neither engine builds
+    again what has not changed; sources that `origin` no longer has are removed.
+
+    Raises:
+        UserError: `origin` is no project, or `folder` is `origin` or holds files of somebody else's.
+        ParameterError: the parameters, once overlaid, are not allowed.
+    """
+    if not (origin / "Snakefile").exists():
+        raise UserError(f"{origin}: no Snakefile here; run this in the project's folder")
+    if folder.resolve() == origin.resolve():
+        raise UserError(f"{folder}: is the project itself; name another folder")
+    mark = folder / MARK
+    if folder.exists() and any(folder.iterdir()) and not mark.exists():
+        raise UserError(f"{folder}: is neither empty nor laid out by this command; name another folder")
+    content = config.read(origin / "params.yaml")
+    if overlay:
+        content = config.merge(content, config.read(overlay))
+    settings = config.check(content, overlay or origin / "params.yaml")
+    if studies:
+        content["studies"] = {key: content["studies"][key] for key in studies if settings.study(key)}
+        kept = {run for key in studies for run in settings.study(key).runs}
+        content["runs"] = {run: differences for run, differences in content["runs"].items() if run in kept}
+        settings = config.check(content)
+    sources = set(_sources(origin))
+    _write(mark, b"laid out by `vanishing workspace`; its sources are replaced each time\n")
+    for stale in set(_sources(folder)) - sources:
+        (folder / stale).unlink()
+    for source in sources:
+        _write(folder / source, (origin / source).read_bytes())
+    _write(folder / "params.yaml", config.text(content).encode())
+    _write(folder / paths.JOBS, graph.job_list(settings).encode())
+    _write(folder / ".dvc" / "config", DVC_CONFIG.encode())
+
+
+def _sources(folder: Path) -> Iterator[Path]:
+    for pattern in SOURCES:
+        for path in folder.glob(pattern):
+            yield path.relative_to(folder)
+
+
+def _write(path: Path, content: bytes) -> None:
+    if not path.exists() or path.read_bytes() != content:
+        files.write(path, content)

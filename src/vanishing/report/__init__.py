@@ -1,0 +1,1 @@
+"""Tables, macros, figures and notebooks, and the typeset report."""

@@ -1,0 +1,268 @@
+r"""Every number that the report's prose names, and the order in which its studies stand.
+
+`report/numbers.tex` defines what `\result` and `\iffact` look up; `report/studies.tex` lays out the studies
+that have results, and `report/checklist.tex` is the checklist of reproducibility.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from vanishing import config, files, paths
+from vanishing.report import checklist, tables
+from vanishing.report.captions import CAPTIONS
+from vanishing.report.latex import code, escape, number
+from vanishing.results import (
+    aggregate,
+    differences,
+    initialisation,
+    published,
+    published_gradients,
+    schedules,
+    statistics,
+)
+from vanishing.results.aggregate import DYNAMICS, METRICS, Row
+
+
+def make(settings: config.Parameters) -> None:
+    """Write `numbers.tex`, `studies.tex` and `checklist.tex` from the results that there are."""
+    collected = aggregate.collect(settings)
+    presented = settings.presented({row.run for rows in collected.values() for row in rows})
+    found = {key: collected[key] for key in presented}
+    lines = [*_settings(settings), *_published(), *_comparison(settings), *_gradients(settings)]
+    for key, rows in found.items():
+        lines += _numbers(key, settings.studies[key], rows)
+    layout = [_section(key, settings, rows) for key, rows in found.items()]
+    files.write(paths.REPORT / "numbers.tex", "".join(f"{line}\n" for line in lines))
+    files.write(paths.REPORT / "studies.tex", "\n".join(layout))
+    files.write(paths.REPORT / "checklist.tex", checklist.latex(settings))
+    _forget_others(settings)
+
+
+def _forget_others(settings: config.Parameters) -> None:
+    """Remove the tables of studies that are no longer configured: nothing else would."""
+    for path in [*paths.TABLES.glob("*.csv"), *(paths.REPORT / "tables").glob("*.tex")]:
+        if path.stem.partition("-")[0] not in settings.studies:
+            path.unlink()
+
+
+def _settings(settings: config.Parameters) -> Iterator[str]:
+    """Define the numbers and facts of the configuration's defaults."""
+    data, train, model, gradients = settings.data, settings.train, settings.model, settings.gradients
+    yield _result("data/name", 0, "CIFAR-100" if data.set == "cifar100" else "the generated set")
+    counts = {
+        "data/classes": data.classes,
+        "data/train": data.classes * data.train_per_class,
+        "data/val": data.classes * data.validation_per_class,
+        "data/test": data.classes * data.test_per_class,
+        "train/epochs": train.epochs,
+        "train/batch_size": train.batch_size,
+        "train/threads": train.threads,
+        "model/filters": model.filters,
+        "model/stages": model.stages,
+        "model/blocks": model.blocks,
+        "gradients/batches": gradients.batches,
+        "gradients/batch_size": gradients.batch_size,
+    }
+    for key, count in counts.items():
+        yield _result(key, count, number(count, 0))
+    yield _result("chance/loss", math.log(data.classes), number(math.log(data.classes), 3))
+    yield _result("chance/accuracy", 100 / data.classes, number(100 / data.classes))
+    for key in ("learning_rate", "final_learning_rate"):
+        yield _result(f"train/{key}", getattr(train, key), number(getattr(train, key)))
+    if data.set == "generated":
+        yield _fact("demo")
+
+
+def _published() -> Iterator[str]:
+    """Define what the reports give: published/REPORT/RUN/METRIC, the first row of several."""
+    seen = set()
+    for source in published.load():
+        for metric, text in source.figures.items():
+            key = f"published/{source.report}/{source.runs[0]}/{metric}"
+            if key not in seen:
+                yield _result(key, published.value(text), text)
+            seen.add(key)
+
+
+def _comparison(settings: config.Parameters) -> Iterator[str]:
+    """Define how many published values hold, how many would fail by chance, and what is said of the schedules."""
+    claims = published.everything(settings)
+    attributed = [item.verdict for item in schedules.attribute(claims)]
+    counts = _verdicts(claims) | {
+        "published/rows": len({claim.source for claim in claims}),
+        "published/schedules": len(attributed),
+        "published/none": attributed.count(schedules.NONE),
+        "published/several": sum(" or " in verdict for verdict in attributed),
+        "published/untested": attributed.count(schedules.UNTESTED),
+    }
+    counts |= {f"published/{key}": attributed.count(name) for key, name in published.SCHEDULES.items()}
+    for name, count in counts.items():
+        yield _result(name, count, number(count, 0))
+    expected = schedules.LEVEL * counts["published/judged"]
+    yield _result("published/expected", expected, number(expected, 1))
+    covered = 100 * (1 - statistics.student(statistics.quantile(math.inf) / 2, math.inf))
+    yield _result("published/covered_by_half", covered, number(covered, 0))
+    if any(claim.verdict != published.NOT_RUN for claim in claims):
+        yield _fact("comparison")
+    yield from _brackets(settings)
+
+
+def _brackets(settings: config.Parameters) -> Iterator[str]:
+    """Define how many of r2's brackets fit each tested schedule, in each reading: brackets/SCHEDULE/sd and /se."""
+    brackets = schedules.brackets_of(settings, schedules.scatter(settings))
+    for schedule in published.SCHEDULES:
+        for reading, short in zip(schedules.READINGS, ("sd", "se"), strict=True):
+            fit, tested = schedules.fitting(brackets, schedule, reading)
+            if tested:
+                yield _result(f"brackets/{schedule}/{short}", fit, f"{fit} of {tested}")
+
+
+def _verdicts(claims: list[published.Claim]) -> dict[str, int]:
+    """Count values and comparisons: what two tables print is one value, and under each schedule one comparison."""
+    compared: dict[tuple[str, ...], dict[str, published.Claim]] = {}
+    for claim in claims:
+        value = claim.source.origin, claim.source.runs[0], claim.metric, claim.printed
+        compared.setdefault(value, {})[claim.run] = claim
+    judged = [
+        [claim for claim in of_value.values() if claim.verdict in (*published.JUDGED, published.DIVERGED)]
+        for of_value in compared.values()
+    ]
+    every = [claim for of_value in judged for claim in of_value]
+    counts = {
+        "published/figures": len(compared),
+        "published/judged": len(every),
+        "published/fail": sum(claim.verdict != published.HOLDS for claim in every),
+        "published/borrowed": sum(claim.prediction is not None and claim.prediction.borrowed for claim in every),
+    }
+    for part in ("", *published.ORIGINS):
+        values = [found for found in judged if found and part in ("", found[0].source.origin)]
+        stem = f"published/{part}/" if part else "published/"
+        counts[f"{stem}compared"] = len(values)
+        counts[f"{stem}holds"] = sum(any(claim.verdict == published.HOLDS for claim in found) for found in values)
+    return counts
+
+
+def _gradients(settings: config.Parameters) -> Iterator[str]:
+    """Define what is predicted of gradients at initialisation, and how many published bounds hold."""
+    for item in initialisation.everything(settings):
+        stem = f"initialisation/{item.network}"
+        for ending in initialisation.SIMILAR:
+            stem = stem.removesuffix(ending)
+        values = {"predicted": item.predicted, "measured": item.measured, "tolerance": item.tolerance}
+        for name, value in values.items():
+            yield _result(f"{stem}/{name}", value, number(value))
+        yield _result(f"{stem}/n", len(item.values), number(len(item.values), 0))
+        if item.verdict == initialisation.MET:
+            yield _fact(f"{stem}/met")
+    awaited = [
+        f"{code(network)} for {' and '.join(map(code, runs))}" for network, runs in initialisation.awaited(settings)
+    ]
+    yield _result("initialisation/awaited", len(awaited), "; ".join(awaited))
+    explosion = initialisation.explosion()
+    yield _result("initialisation/explosion", explosion, number(explosion))
+    if scales := published_gradients.entry_scales(settings, "vgg08"):
+        median = published_gradients.median(scales)
+        yield _result("published/entry_scale", median, number(median))
+        if all(bound.admits(median) for bound in published_gradients.load() if bound.layers == "1"):
+            yield _fact("published/entry_scale/respects")
+    claims = [claim for claim in published_gradients.everything(settings) if claim.values]
+    for claim in claims:
+        stem = f"published/gradients/{claim.bound.report}/{claim.run}/{claim.bound.layers}/{claim.bound.statistic}"
+        for images, median in (("augmented", claim.quantiles[1]), ("plain", claim.plain_median)):
+            if math.isfinite(median):
+                yield _result(f"{stem}/{images}", median, number(median))
+                if claim.bound.admits(median):
+                    yield _fact(f"{stem}/{images}")
+    judged = [claim.verdict for claim in claims]
+    yield _result("published/gradients", len(judged), number(len(judged), 0))
+    yield _result("published/gradients_hold", judged.count(published.HOLDS), number(judged.count(published.HOLDS), 0))
+
+
+def _numbers(key: str, study: config.Study, rows: list[Row]) -> Iterator[str]:
+    """Define the numbers and facts of a study."""
+    yield _fact(f"study/{key}")
+    if all(len(row.completed) < 2 for row in rows):
+        yield _fact(f"{key}/one")
+    for row in rows:
+        yield from _run_numbers(f"{key}/{row.run}", row)
+    for item in differences.of_study(study, rows):
+        stem = f"{key}/{item.first}-{item.second}/{item.metric}"
+        if item.values:
+            yield _result(stem, 100 * item.mean, item.text)
+            yield _fact(f"{stem}/{item.verdict.replace('cannot tell', 'open')}")
+
+
+def _run_numbers(stem: str, row: Row) -> Iterator[str]:
+    summary, train = row.results[0].summary, row.configuration.train
+    for name, value in (
+        ("layers", summary["layers"]),
+        ("parameters", summary["parameters"]),
+        ("n", len(row.results)),
+        ("epochs", train.epochs),
+        ("batch_size", train.batch_size),
+    ):
+        yield _result(f"{stem}/{name}", value, number(value, 0))
+    for name in ("learning_rate", "weight_decay"):
+        yield _result(f"{stem}/{name}", getattr(train, name), number(getattr(train, name)))
+    for metric in (*METRICS, *DYNAMICS):
+        mean = row.cell(metric).mean
+        if not math.isnan(mean):
+            yield _result(f"{stem}/{metric}", mean * aggregate.scale(metric), tables.text(row, metric))
+    yield from _gradient_numbers(stem, row)
+    if row.at_chance:
+        yield _fact(f"{stem}/chance")
+    if len(row.completed) < len(row.results):
+        yield _fact(f"{stem}/diverged")
+
+
+def _gradient_numbers(stem: str, row: Row) -> Iterator[str]:
+    first, last, end = row.gradient(0, 0).mean, row.gradient(-1, 0).mean, row.gradient(0, -1).mean
+    values = {"gradient_first": first, "gradient_last": last, "gradient_first_end": end}
+    if 0 < last < math.inf:
+        values["gradient_ratio"] = first / last
+    for name, value in values.items():
+        if math.isfinite(value):
+            yield _result(f"{stem}/{name}", value, number(value))
+
+
+def _result(key: str, raw: float, text: str) -> str:
+    return f"\\defineresult{{{key}}}{{{raw:.10g}}}{{{text}}}"
+
+
+def _fact(key: str) -> str:
+    return f"\\definefact{{{key}}}"
+
+
+def _section(key: str, settings: config.Parameters, rows: list[Row]) -> str:
+    """Lay out a study: its tables, then its figures."""
+    study = settings.studies[key]
+    lines = [f"\\begin{{study}}{{{key}}}{{{escape(study.title)}}}", f"\\studytable{{{key}}}{{{_caption(study, rows)}}}"]
+    if any(published.repeats(row.run) for row in rows):
+        lines.append(f"\\studypublished{{{key}}}")
+    lines.append(f"\\studydynamics{{{key}}}")
+    if list(differences.of_study(study, rows)):
+        lines.append(f"\\studydifferences{{{key}}}")
+    for family in study.draw:
+        lines += [f"\\studyfigure{{{key}}}{{{name}}}{{{text}}}" for name, text in CAPTIONS[family].items()]
+    return "\n".join([*lines, r"\end{study}", ""])
+
+
+def _caption(study: config.Study, rows: list[Row]) -> str:
+    when = "last epoch" if study.average == 1 else f"mean of the final {study.average} epochs"
+    spread = "mean $\\pm$ standard deviation over the $n$ seeds, no spread for $n = 1$."
+    if study.average > 1:
+        spread = (
+            "1.815(3) is 1.815 $\\pm$ 0.003, the standard error of the mean, over the $n$ seeds or, for $n = 1$, over "
+            "those epochs; the test set without, for $n = 1$, or with the standard deviation over the seeds."
+        )
+    text = (
+        f"{escape(study.title)}: {when} of each run ({tables.common(rows)}), and the test set with the weights of the "
+        f"epoch of best validation accuracy. Losses in nats, accuracies in per cent; {spread}"
+    )
+    if any(len(row.devices) > 1 for row in rows):
+        text = f"{text} {tables.MIXED}: trained on CPU and on GPU."
+    present = {row.run for row in rows}
+    missing = [run for run in study.runs if run not in present]
+    return f"{text} Not run: {escape(', '.join(missing))}." if missing else text

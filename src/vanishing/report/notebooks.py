@@ -1,0 +1,139 @@
+"""Figure notebooks, run by papermill and stripped of whatever changes from one run to the next."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import nbformat
+import papermill
+from filelock import FileLock
+from nbformat import NotebookNode
+from papermill.exceptions import PapermillExecutionError
+from traitlets.config import Config
+
+from vanishing import config, files, paths
+from vanishing.errors import UserError
+from vanishing.report.captions import CAPTIONS
+
+SOURCES = Path("notebooks")
+"""One notebook for each figure family, committed without outputs."""
+
+
+def run(key: str, settings: config.Parameters) -> None:
+    """Run the notebooks of a study: figures into `report/figures/`, what was run into `results/notebooks/`.
+
+    They are run as one, since half the time of each is what it imports. The figures' SHA-256, as `sha256sum` writes
+    them, stand beside their folder, and change with them alone.
+
+    Raises:
+        ParameterError: there is no such study.
+        UserError: a cell failed; the error says which and why, and what was written stays as it was.
+    """
+    block = settings.study(key)
+    executed = execute([SOURCES / f"{family}.ipynb" for family in block.draw], {"study": key})
+    files.write(paths.NOTEBOOKS / f"{key}.ipynb", executed)
+    drawn = outputs(key, block)
+    missing = [path for path in drawn if not path.exists()]
+    if missing:
+        raise UserError(f"{missing[0]}: no notebook of study {key!r} has drawn it")
+    files.write(paths.FIGURES / f"{key}.sha256", "".join(f"{files.sha256(path)}  {path}\n" for path in drawn))
+
+
+def outputs(key: str, study: config.Study) -> list[Path]:
+    """List the files that the figures of a study are saved in."""
+    return [paths.FIGURES / key / f"{name}.pdf" for family in study.draw for name in CAPTIONS[family]]
+
+
+def compare() -> None:
+    """Run the notebook that holds published numbers against ours; errors as in `run`."""
+    files.write(paths.COMPARISON / "agreement.ipynb", execute([SOURCES / "agreement.ipynb"], {}))
+
+
+def execute(sources: Sequence[Path], values: dict[str, str]) -> str:
+    """Run notebooks as one in the project's folder, with `values` as its parameters, and return it as text."""
+    logging.getLogger("papermill").setLevel(logging.WARNING)
+    for name in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "MPLCONFIGDIR"):  # a user's own settings change no figure
+        own = (paths.SCRATCH / "kernel" / name.lower()).resolve()
+        own.mkdir(parents=True, exist_ok=True)
+        os.environ[name] = str(own)
+    _list_fonts(Path(os.environ["MPLCONFIGDIR"]))
+    os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # the kernel's debugger would warn of frozen modules
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["JUPYTER_RUNTIME_DIR"] = folder  # short, since a socket's path is limited to 107 bytes
+        try:
+            executed = papermill.execute_notebook(
+                join(sources),
+                None,
+                values,
+                kernel_name="python3",
+                cwd=Path.cwd(),
+                progress_bar=False,
+                config=_sockets(folder),
+            )
+        except PapermillExecutionError as error:
+            problem = " ".join(f"{error.ename}: {error.evalue}".split())
+            raise UserError(f"{_place(error.source, sources)} failed: {problem}") from None
+        except RuntimeError as error:  # nbclient's and jupyter_client's
+            problem = " ".join(str(error).split())
+            raise UserError(
+                f"{', '.join(map(str, sources))}: the kernel did not start, or died: {problem}; "
+                "the same command tries again"
+            ) from None
+    return f"{nbformat.writes(normalise(executed))}\n"
+
+
+def join(sources: Sequence[Path]) -> NotebookNode:
+    """Return notebooks as one, with the parameters of the first."""
+    first, *others = [nbformat.read(path, as_version=4) for path in sources]
+    for other in others:
+        first.cells += [cell for cell in other.cells if "parameters" not in cell.metadata.get("tags", [])]
+    return normalise(first)
+
+
+def _place(source: str, notebooks: Sequence[Path]) -> str:
+    """Name the cell with that `source`, and its number among the code of its notebook."""
+    for path in notebooks:
+        cells = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+        if source in cells:
+            return f"{path}: cell {1 + cells.index(source)}"
+    return f"{notebooks[0]}: its parameters"
+
+
+def _list_fonts(cache: Path) -> None:
+    """Have matplotlib list the fonts into its `cache`, once and outside of any notebook.
+
+    A kernel would print that this takes long, or that another process holds the list, even one killed long ago.
+    """
+    listed = cache / f"fonts-of-{version('matplotlib')}"
+    with FileLock(cache / "fonts.lock"):
+        if not listed.exists():
+            for left in cache.glob("*.matplotlib-lock"):
+                left.unlink()
+            subprocess.run([sys.executable, "-c", "import matplotlib.font_manager"], check=True, capture_output=True)
+            listed.touch()
+
+
+def _sockets(folder: str) -> Config:
+    """Have a kernel spoken to through sockets that are files in a folder of its own.
+
+    TCP ports can clash between kernels that start at the same time, and so can the files that the kernel
+    manager would name itself, in the working directory.
+    """
+    return Config({"KernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"}})
+
+
+def normalise(notebook: NotebookNode) -> NotebookNode:
+    """Drop times, durations, paths and versions from an executed notebook, and number its cells."""
+    notebook.metadata = NotebookNode(kernelspec=notebook.metadata.kernelspec)
+    for place, cell in enumerate(notebook.cells):
+        cell.id = f"cell-{place}"
+        cell.metadata = NotebookNode(tags=cell.metadata.get("tags", []))
+    nbformat.validate(notebook)
+    return notebook

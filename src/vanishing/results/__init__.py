@@ -1,0 +1,1 @@
+"""The files of `results/runs`, statistics over seeds, the published numbers, and the checks."""

@@ -1,0 +1,89 @@
+"""Iterations per second of the trainings, beside those that were published.
+
+Times are no results: they lie in `logs/rates/`, where no hash is taken and nothing is built from them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from vanishing import config, files, paths
+from vanishing.results import published
+from vanishing.training import cost
+from vanishing.console import say
+
+if TYPE_CHECKING:  # PyTorch takes seconds to import
+    import torch
+
+    from vanishing.training.loop import Outcome
+
+SETTING = ["run", "hardware", "torch", "precision", "threads", "at_once"]
+"""What trainings have in common whose rates are one row: seeds of a run, on equal machines."""
+
+COLUMNS = [*SETTING, "layers", "batch_size", "rate", "n", "published"]
+"""Columns of `logs/rates.csv`; rates are iterations per second."""
+
+
+def record(run: config.Run, name: str, seed: int, outcome: Outcome, device: torch.device, at_once: int = 1) -> None:
+    """Write how long the training that has just ended took this process, if any of it was left to do.
+
+    `at_once` trainings shared the device, at most: the throughput is that of one of them.
+    """
+    from vanishing.training import devices
+
+    if outcome.iterations:
+        surroundings = devices.environment(run.train, device)
+        content = {"run": name, "seed": seed, "iterations": outcome.iterations, "seconds": outcome.seconds}
+        content |= {"hardware": devices.hardware(device), "at_once": at_once}
+        content |= {key: surroundings[key] for key in ("torch", "precision", "threads")}
+        content |= {"configuration": run.configuration()}
+        files.write(paths.rate(name, seed), json.dumps(content, indent=2) + "\n")
+
+
+def make(settings: config.Parameters, studies: Sequence[str] = ()) -> None:
+    """Print the rates of the runs of `studies`, of all where none is named, and write them to `logs/rates.csv`."""
+    rows = table(settings, studies)
+    if rows.empty:
+        return say(f"no rates in {paths.RATES}; a training leaves its own when it ends")
+    files.write(paths.RATES.with_suffix(".csv"), rows.to_csv(index=False, float_format="%.4g", lineterminator="\n"))
+    shown = rows.rename(columns={"rate": "median it/s", "published": "r4's it/s"})
+    print(shown.to_string(index=False, float_format=lambda value: f"{value:.3g}", na_rep="-"))
+
+
+def table(settings: config.Parameters, studies: Sequence[str] = ()) -> pd.DataFrame:
+    """Return the median over seeds of each run's rate, by hardware, with the published rate of the same model.
+
+    Trainings under another configuration than the run has now are left out.
+    """
+    from vanishing.training import models
+
+    records = pd.DataFrame(_read(settings, cost.chosen_runs(settings, studies)), columns=[*SETTING, "rate"])
+    grouped = records.groupby(SETTING, sort=False).rate.agg(rate="median", n="size").reset_index()
+    runs = [settings.run(name) for name in grouped.run]
+    grouped["layers"] = [models.measure(run.model, run.data.classes).layers for run in runs]
+    grouped["batch_size"] = [run.train.batch_size for run in runs]
+    grouped["published"] = [published_rate(name) for name in grouped.run]
+    return grouped[COLUMNS]
+
+
+def published_rate(name: str) -> float:
+    """Return the iterations per second that r4 printed for the run `name`; NaN for others."""
+    notes = (source.note for source in published.load() if name in source.runs)
+    found = (re.search(r"([\d.]+) it/s", note) for note in notes)
+    return next((float(match[1]) for match in found if match), float("nan"))
+
+
+def _read(settings: config.Parameters, runs: Sequence[str]) -> list[dict[str, Any]]:
+    rows = []
+    for name, seed in settings.jobs():
+        path = paths.rate(name, seed)
+        if name in runs and path.exists():
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if config.completed(content["configuration"]) == settings.run(name).configuration():
+                rows.append({"at_once": 1} | content | {"rate": content["iterations"] / content["seconds"]})
+    return rows

@@ -1,0 +1,1 @@
+"""Networks, the training step and loop, devices, checkpoints, and what a training costs."""

@@ -1,0 +1,368 @@
+"""The models of the study: VGG variants for images of 32 x 32 pixels, with and without their cures.
+
+All convolutions but those on shortcuts and the outer ones of bottlenecks are 3 x 3, or all 5 x 5, and keep height and
+width; all but the narrow ones of bottlenecks have the same number of filters. A model is an entry convolution, stages
+of processing blocks that each end in a reduction block, average pooling and a linear classifier (Simonyan & Zisserman
+2015 for the plain stack, Ioffe & Szegedy 2015 for batch normalisation, Wu & He 2018 for group normalisation, He et al.
+2016 for the shortcuts and bottlenecks, and others where they stand).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
+
+from vanishing import config
+from vanishing.training import fused
+
+SLOPE = 0.01
+"""Of the leaky rectifier on its negative side, PyTorch's default."""
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    # in place, where PyTorch offers it: the gradients of convolution and norm do not read what they gave
+    "leaky_relu": partial(nn.LeakyReLU, SLOPE, inplace=True),
+    "relu": partial(nn.ReLU, inplace=True),
+    "sigmoid": nn.Sigmoid,
+    "tanh": nn.Tanh,
+}
+"""Elementwise functions between the convolutions."""
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """Batch normalisation that leaves counting its minibatches to the training step: see `counters`."""
+
+    def forward(self, x: Tensor, activation: str | None = None, added: Tensor | None = None) -> Tensor:
+        """Normalise `x`, (batch, channels, height, width); with `activation` add and activate too, in training mode."""
+        if activation is not None:
+            return fused.normalise_and_activate(x, self, activation, SLOPE, added)
+        return functional.batch_norm(
+            x,
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.bias,
+            self.training,
+            self.momentum or 0.0,
+            self.eps,
+        )
+
+
+class Epilogue(nn.Module):
+    """What follows a convolution: its norm, an added shortcut, the activation, an amplified gradient.
+
+    Attributes:
+        fused: whether the first three are one operation where batch normalisation trains. Elsewhere that would not
+            pay: without norm, what is left are two passes in place; group normalisation is that of four runs; and
+            evaluation is a small part of a training.
+    """
+
+    def __init__(self, activation: str, amplification: float = 1.0) -> None:
+        super().__init__()
+        self.kind = activation
+        self.activation = ACTIVATIONS[activation]()
+        self.amplification = nn.Identity() if amplification == 1 else Amplification(amplification)
+        self.fused = False
+
+    def forward(self, x: Tensor, norm: nn.Module, added: Tensor | None = None) -> Tensor:
+        """Map what a convolution gave, which may be overwritten, and the shortcut, of the same shape."""
+        if self.fused and norm.training and isinstance(norm, BatchNorm):
+            out = norm(x, self.kind, added)
+        else:
+            out = norm(x)
+            if added is not None:
+                out += added
+            out = self.activation(out)
+        amplified: Tensor = self.amplification(out)
+        return amplified
+
+
+class Block(nn.Module):
+    """Convolutions, each normalised and activated; a shortcut may be added before the last activation.
+
+    Subclasses say which convolutions there are (`kinds`), whether they have a bias, and what follows the first one
+    (`between`).
+
+    Args:
+        model: how many convolutions, of which size, and what stands between them.
+        inputs: channels that the first one reads; the last one gives `model.filters`.
+        shortcut: maps the block's input to what is added; None for no shortcut.
+    """
+
+    bias = False
+
+    def __init__(self, model: config.Model, inputs: int, shortcut: nn.Module | None) -> None:
+        super().__init__()
+        kinds = self.kinds(model)
+        for at, (outputs, size) in enumerate(kinds, start=1):
+            self.add_module(f"conv{at}", _convolution(inputs, outputs, size, bias=self.bias))
+            self.add_module(f"norm{at}", _norm(model, model.norm, outputs))
+            inputs = outputs
+        self.convolutions = len(kinds)
+        self.epilogue = Epilogue(model.activation, model.gradient_amplification)
+        self.shortcut = shortcut
+
+    def kinds(self, model: config.Model) -> list[tuple[int, int]]:
+        """List the channels that each convolution gives, and the height and width of its kernel."""
+        return [(model.filters, model.kernel_size)] * model.convolutions
+
+    def between(self, x: Tensor) -> Tensor:
+        """Map what the second convolution reads."""
+        return x
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (batch, inputs, height, width) to (batch, filters, ...), of the size that `between` gives."""
+        out = x
+        for at in range(1, self.convolutions + 1):
+            out = self.get_submodule(f"conv{at}")(out)
+            last = at == self.convolutions
+            added = self.shortcut(x) if last and self.shortcut is not None else None
+            out = self.epilogue(out, self.get_submodule(f"norm{at}"), added)
+            if at == 1:
+                out = self.between(out)
+        return out
+
+
+class ProcessingBlock(Block):
+    """Convolutions at constant size."""
+
+
+class ReductionBlock(Block):
+    """conv, act, 2 x 2 average pooling, then the other convolutions at half the height and width.
+
+    Its convolutions keep their bias under normalisation too, as the five reports had it.
+    """
+
+    bias = True
+
+    def between(self, x: Tensor) -> Tensor:
+        """Halve height and width."""
+        return functional.avg_pool2d(x, kernel_size=2)
+
+
+class Bottleneck(ReductionBlock):
+    """A reduction block that is narrow where it is deep: 1 x 1 to a quarter of the filters, pooling, 3 x 3, 1 x 1 back.
+
+    The residual block of He et al. 2016 for their deepest networks, with this study's pooling for their stride.
+    """
+
+    def kinds(self, model: config.Model) -> list[tuple[int, int]]:
+        """List three convolutions, whatever `model.convolutions` is."""
+        narrow = model.filters // config.BOTTLENECK
+        return [(narrow, 1), (narrow, model.kernel_size), (model.filters, 1)]
+
+
+class Subsample(nn.Module):
+    """Keep every second pixel of each direction: a shortcut without parameters (He et al. 2016, option A).
+
+    Theirs pads the channels that a wider stage adds with zeros; at constant width there are none.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (batch, channels, height, width) to (batch, channels, height / 2, width / 2)."""
+        return x[:, :, ::2, ::2]
+
+
+class Dense(nn.Sequential):
+    """A stage in which each block reads the stage's input and the outputs of all earlier blocks (Huang et al. 2017)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (batch, filters, height, width) to (batch, filters, height / 2, width / 2)."""
+        features = [x]
+        for block in self:
+            features.append(block(torch.cat(features, dim=1)))
+        return features[-1]
+
+
+class Amplification(nn.Module):
+    """The identity, whose gradient is multiplied on its way back (Basodi et al. 2020, "Gradient amplification").
+
+    Theirs amplifies at layers chosen at random and stops after some epochs; here every activation of the blocks does,
+    throughout, so that what it can and cannot cure shows plainly.
+    """
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return `x`, of any shape."""
+        amplified: Tensor = _Amplify.apply(x, self.factor)
+        return amplified
+
+
+class _Amplify(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
+        ctx.factor = factor
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0] * ctx.factor, None
+
+
+class Pool(nn.Module):
+    """Average over height and width.
+
+    A plain mean, since adaptive pooling has no deterministic backward pass on CUDA.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (batch, filters, height, width) to (batch, filters)."""
+        return x.mean(dim=(2, 3))
+
+
+class Entry(nn.Module):
+    """The first convolution.
+
+    It is normalised in every variant, with batch normalisation unless `norm` is `group`; a model meant to do without
+    batch statistics then has none at all.
+    """
+
+    def __init__(self, model: config.Model) -> None:
+        super().__init__()
+        self.conv = _convolution(3, model.filters, model.kernel_size, bias=False)
+        self.norm = _norm(model, "group" if model.norm == "group" else "batch", model.filters)
+        self.epilogue = Epilogue(model.activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images (batch, 3, height, width) to (batch, filters, height, width)."""
+        features: Tensor = self.epilogue(self.conv(x), self.norm)
+        return features
+
+
+class VGG(nn.Sequential):
+    """A VGG variant that maps images (batch, 3, 32, 32) to logits (batch, classes).
+
+    Args:
+        model: stages, blocks in each and their kind, filters, activation, norm and shortcuts; see `params.yaml`.
+        classes: number of logits.
+    """
+
+    def __init__(self, model: config.Model, classes: int) -> None:
+        layers: OrderedDict[str, nn.Module] = OrderedDict()
+        layers["entry"] = Entry(model)
+        for stage in range(1, model.stages + 1):
+            layers[f"stage{stage}"] = _stage(model)
+        layers["pool"] = Pool()
+        layers["classifier"] = nn.Linear(model.filters, classes)
+        super().__init__(layers)
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large a model is, for one image of 32 x 32."""
+
+    layers: int
+    """Convolutions and the classifier."""
+    parameters: int
+    """Trainable weights and biases."""
+    macs: int
+    """Multiply-accumulates of a forward pass."""
+
+
+def build(model: config.Model, classes: int, seed: int, kernels: str = "pytorch") -> VGG:
+    """Build a model, its weights drawn on the CPU from `seed`.
+
+    The same weights come out on every device; the global generator is left as it was. `kernels` is `train.kernels`:
+    with `fused`, batch normalisation, shortcut and activation are one operation in training mode.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = VGG(model, classes)
+        if model.initialisation != "default":
+            _initialise(network, model)
+    for module in network.modules():
+        if isinstance(module, Epilogue):
+            module.fused = kernels == "fused"
+    return network
+
+
+def counters(network: nn.Module) -> list[Tensor]:
+    """List the counters of minibatches, `num_batches_tracked`, of every batch normalisation.
+
+    A training step adds 1 to all of them at once, where PyTorch launches a kernel for each.
+    """
+    norms = [module for module in network.modules() if isinstance(module, BatchNorm)]
+    return [norm.num_batches_tracked for norm in norms if norm.num_batches_tracked is not None]
+
+
+def measure(model: config.Model, classes: int) -> Size:
+    """Count layers, parameters and multiply-accumulates without allocating the weights."""
+    with torch.device("meta"):
+        network = VGG(model, classes)
+        image = torch.empty(1, 3, config.IMAGE_SIZE, config.IMAGE_SIZE)
+    network.eval()
+    with FlopCounterMode(display=False) as counter:
+        network(image)
+    return Size(
+        layers=sum(isinstance(module, nn.Conv2d | nn.Linear) for module in network.modules()),
+        parameters=sum(weight.numel() for weight in network.parameters()),
+        macs=counter.get_total_flops() // 2,  # the counter takes a multiply-accumulate for two operations
+    )
+
+
+@torch.no_grad()
+def _initialise(network: nn.Module, model: config.Model) -> None:
+    """Draw weights that keep the size of a signal from layer to layer; biases are 0.
+
+    `he`: normal, of variance gain^2 / fan_in (He et al. 2015). `orthogonal`: W W^T = gain^2, or W^T W
+    where there are more outputs than inputs (Saxe et al. 2014). The gain is that of the activation, and 1 for the
+    classifier, which has none.
+    """
+    for module in network.modules():
+        if not isinstance(module, nn.Conv2d | nn.Linear):
+            continue
+        kind: Any = "linear" if isinstance(module, nn.Linear) else model.activation
+        if model.initialisation == "he":
+            nn.init.kaiming_normal_(module.weight, a=SLOPE, nonlinearity=kind)
+        else:
+            # in single precision the last bits hang on the number of threads and on the processor's instructions
+            precise = torch.empty(module.weight.shape, dtype=torch.float64)
+            module.weight.copy_(nn.init.orthogonal_(precise, gain=nn.init.calculate_gain(kind, SLOPE)))
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def _stage(model: config.Model) -> nn.Sequential:
+    dense = model.shortcut == "dense"
+    blocks: OrderedDict[str, nn.Module] = OrderedDict()
+    for block in range(1, model.blocks + 1):
+        shortcut = nn.Identity() if model.shortcut == "identity" else None
+        blocks[f"block{block}"] = ProcessingBlock(model, model.filters * (block if dense else 1), shortcut)
+    inputs = model.filters * (model.blocks + 1 if dense else 1)
+    kind = Bottleneck if model.reduction == "bottleneck" else ReductionBlock
+    blocks["reduction"] = kind(model, inputs, _reduction_shortcut(model))
+    return Dense(blocks) if dense else nn.Sequential(blocks)
+
+
+def _reduction_shortcut(model: config.Model) -> nn.Module | None:
+    match model.reduction_shortcut:
+        case "pool":
+            return nn.AvgPool2d(kernel_size=2)
+        case "convolution":
+            convolution = nn.Conv2d(model.filters, model.filters, kernel_size=1, stride=2, bias=False)
+            return nn.Sequential(OrderedDict(conv=convolution, norm=_norm(model, model.norm, model.filters)))
+        case "subsample":
+            return Subsample()
+        case _:
+            return None
+
+
+def _convolution(inputs: int, outputs: int, size: int, *, bias: bool) -> nn.Conv2d:
+    """Return a convolution that keeps height and width."""
+    return nn.Conv2d(inputs, outputs, kernel_size=size, padding=size // 2, bias=bias)
+
+
+def _norm(model: config.Model, kind: str, channels: int) -> nn.Module:
+    if kind == "batch":
+        return BatchNorm(channels)
+    return nn.GroupNorm(model.groups, channels) if kind == "group" else nn.Identity()

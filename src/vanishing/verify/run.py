@@ -1,0 +1,217 @@
+"""Proof that what is here is what was made: every file against every record of it.
+
+A record is a summary's hashes, `dvc.lock`, git's last commit, or a checkpoint's own checksum; what no record
+covers is measured or built again. Each check is independent of the others and yields what it finds.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vanishing import config, git, paths
+from vanishing.console import say
+from vanishing.data import dataset, synthetic
+from vanishing.data.cifar100 import CIFAR100, Expected
+from vanishing.data.records import Split, canonical, content_hash, hold_out, joined
+from vanishing.errors import UserError
+from vanishing.results import checks, store
+from vanishing.training import checkpoints
+from vanishing.verify import dvc_lock, manifest, rebuild, recomputed, remeasure
+from vanishing.verify.mismatch import Finding, Record, Scope, guarded, printable, problem, remove
+
+Check = Callable[[Scope], Iterator[Finding]]
+
+
+def verify(settings: config.Parameters, every: bool = False) -> None:
+    """Print every file that is not what a record says, and what could not be checked.
+
+    Args:
+        settings: of the study.
+        every: whether to test the best weights of all trainings, and measure all gradient flow again, where
+            the default is a sample of the one and what no record covers of the other.
+
+    Raises:
+        UserError: something is off.
+    """
+    scope = Scope(settings, every)
+    for finding in _findings(scope):
+        if finding.path not in scope.off:  # damaged weights are found by several checks; the first says most
+            scope.off.add(finding.path)
+            print(finding, flush=True)
+    for note in scope.notes:
+        say(printable(note))
+    counts = f"{len(scope.proven)} files compared, {scope.tested} measurements repeated"
+    if left := _left(scope):
+        counts += f", {len(left)} files here not compared"
+    if scope.off:
+        raise UserError(f"{len(scope.off)} files are off; {counts}")
+    print(f"nothing is off; {counts}")
+
+
+def _findings(scope: Scope) -> Iterator[Finding]:
+    """Yield what the checks find; one that a file ends names it, and the next goes on."""
+    for check in CHECKS:
+        try:
+            yield from check(scope)
+        except (UserError, OSError) as error:
+            named = error.filename if isinstance(error, OSError) else str(error).partition(": ")[0]
+            path = Path(named or check.__name__)
+            yield Finding(path, "what can be read", problem(path, error), f"ls -ld {shlex.quote(str(path))}")
+
+
+def summaries(scope: Scope) -> Iterator[Finding]:
+    """Compare history and checkpoints with the hashes in each `summary.json`."""
+    _, broken = scope.read
+    yield from broken
+    for record in scope.records:
+        scope.proven.add(record.path)
+        if not record.trajectory.exists():
+            scope.notes.append(f"{record.trajectory}: not here, not compared; `dvc pull` brings what was pushed")
+        for name, digest in record.summary["files"].items():
+            path = paths.trained(record.run, record.seed, name)
+            if path.exists():
+                yield from scope.compare(path, digest, str(record.path), record.command)
+            elif path.parent.exists():
+                yield Finding(path, f"{digest} ({record.path})", "nothing", record.command)
+        for path in sorted(record.trajectory.glob("*.safetensors")):
+            if path.name not in record.summary["files"]:
+                yield Finding(path, f"no such file ({record.path})", "one", remove(path))
+
+
+def histories(scope: Scope) -> Iterator[Finding]:
+    """Compare the figures of each summary with the history that it stands for."""
+    for record in scope.records:
+        path = record.folder / "history.csv"
+        if path not in scope.off and path.exists():
+            yield from guarded(path, record.command, _history(record, path))
+
+
+def images(scope: Scope) -> Iterator[Finding]:
+    """Compare the data file with each summary's hash, and its images with those that it must hold."""
+    block = scope.settings.data
+    path, command = block.path, "vanishing data"
+    if not path.exists():
+        scope.notes.append(f"{path}: not here, not compared; `{command}` makes it")
+        return
+    for record in scope.current:
+        yield from scope.compare(path, record.summary["data"]["sha256"], str(record.path), command)
+    scope.proven.add(path)
+    try:
+        arrays = dataset.load(path)
+        dataset.check(arrays, block)
+    except (UserError, OSError) as error:
+        yield Finding(path, "the arrays of the data set", problem(path, error), command)
+        return
+    expected, whole = _expected(block), joined(arrays.train, arrays.val)
+    for title, split, digest in (("training", whole, expected.train), ("test", arrays.test, expected.test)):
+        if (found := content_hash(split)) != digest:
+            yield Finding(path, f"{title} images of hash {digest}", f"images of hash {found}", command)
+    right = (*hold_out(whole, block.validation_per_class, block.seed), canonical(arrays.test))
+    if not all(map(_equal, (arrays.train, arrays.val, arrays.test), right)):
+        yield Finding(path, "the images in their canonical order and splits", "another order", command)
+
+
+def states(scope: Scope) -> Iterator[Finding]:
+    """Read every checkpoint, those of unfinished trainings included: each holds a checksum of its own."""
+    for root, depth in ((Path("checkpoints"), "*/seed*"), (paths.SCRATCH / "resume", "*/seed*/*")):
+        for path in sorted(root.glob(f"{depth}/*.safetensors")):
+            scope.proven.add(path)
+            try:
+                checkpoints.read(path)
+            except (UserError, OSError) as error:
+                run, seed = path.relative_to(root).parts[:2]
+                command = shlex.join(["vanishing", "train", run, "--seed", seed.removeprefix("seed")])
+                yield Finding(path, "the checksum written in it", problem(path, error), command)
+
+
+def committed(scope: Scope) -> Iterator[Finding]:
+    """Compare gradient flow with git's last commit, where parameters and summary are as they were committed.
+
+    Nothing else in a checkout says what `gradients.csv` was when Snakemake alone has made it. Where either
+    has changed since, new gradient flow is as it should be, and git is no record of it.
+    """
+    tree = git.committed(Path())
+    params = Path("params.yaml")
+    wanted = [record.folder / "gradients.csv" for record in scope.records]
+    there = [
+        path for path in (params, *wanted, *(each.path for each in scope.records)) if path in tree and path.is_file()
+    ]
+    same = {path for path, blob in git.blobs(there).items() if blob == tree[path]}
+    for record in scope.records if params in same else ():
+        path = record.folder / "gradients.csv"
+        if path in there and record.path in same:
+            scope.proven.add(path)
+            if path not in same:
+                command = f"vanishing gradients {record.run} --seed {record.seed}"
+                yield Finding(path, f"blob {tree[path]} (git's last commit)", "another", command)
+
+
+CHECKS: tuple[Check, ...] = (
+    summaries,
+    histories,
+    images,
+    states,
+    dvc_lock.outputs,
+    dvc_lock.objects,
+    committed,
+    remeasure.accuracies,
+    remeasure.gradient_flow,
+    recomputed.check,
+    checks.recorded,
+    rebuild.reports,
+)
+"""In this order: the later use what the earlier have proven."""
+
+
+def _left(scope: Scope) -> set[Path]:
+    """Return what the pipeline has made here and no check has compared."""
+    here = {path for pattern in manifest.OUTPUTS for path in Path().glob(pattern)}
+    return here - scope.proven - scope.off
+
+
+def _history(record: Record, path: Path) -> Iterator[Finding]:
+    for key, said, right in _figures(record.summary, store.read_history(path)):
+        if said != right:
+            yield Finding(record.path, f"{key} = {right} ({path})", f"{said}", record.command)
+            return
+
+
+def _figures(summary: dict[str, Any], history: Any) -> Iterator[tuple[str, str, str]]:
+    """Yield each figure that a summary repeats: its key, as it is there, and as the history has it."""
+    last = history.iloc[-1]
+    finite = history[np.isfinite(history.train_loss) & np.isfinite(history.val_loss)]
+    pairs = {"epochs": (summary["epochs"], last.epoch)}
+    for part, prefix in (("train", "train"), ("validation", "val")):
+        for key in ("loss", "accuracy"):
+            pairs[f"{part}.{key}"] = (summary[part][key], last[f"{prefix}_{key}"])
+    if not finite.empty and summary["best"]:
+        best = finite.loc[finite.val_accuracy.idxmax()]
+        pairs |= {f"best.{key}": (summary["best"][key], best[name]) for key, name in BEST.items()}
+    for key, (said, right) in pairs.items():
+        yield key, _digits(said), _digits(right)
+
+
+BEST = {"epoch": "epoch", "loss": "val_loss", "accuracy": "val_accuracy"}
+"""What a summary says of the best epoch, and the history's columns."""
+
+
+def _digits(value: float | None) -> str:
+    """Write a figure as tables have it; what is no number is None in a summary."""
+    return "None" if value is None or not np.isfinite(value) else f"{value:.10g}"
+
+
+def _expected(block: config.Data) -> Expected:
+    if block.set == "cifar100":
+        return CIFAR100
+    size = block.generated
+    train, test, _ = synthetic.generate(size.classes, size.train_per_class, size.test_per_class, block.seed)
+    return Expected(content_hash(train), content_hash(test))
+
+
+def _equal(one: Split, other: Split) -> bool:
+    return np.array_equal(one.images, other.images) and np.array_equal(one.labels, other.labels)

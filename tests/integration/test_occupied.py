@@ -1,0 +1,197 @@
+"""One engine at a time: who is second is refused and told who is first, and a killed engine stands in nobody's way."""
+
+import contextlib
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import engines
+import psutil
+import pytest
+
+from vanishing.engines import lock
+from vanishing.errors import UserError
+
+HOLD = """
+import sys
+from vanishing import occupied
+occupied.take(["/somewhere/bin/snakemake", "--cores", "2"])
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+WRITE = """
+import os, sys
+from dvc.fs import localfs
+from dvc.rwlock import rwlock
+written = [os.path.abspath(name) for name in ("results", "checkpoints")]
+with rwlock(".dvc/tmp", localfs, "dvc repro", [], written, hardlink=False):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """Enter a folder with DVC in it, and a lock that a killed Snakemake has left."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".dvc" / "tmp").mkdir(parents=True)
+    lock.STALE.mkdir(parents=True)
+    (lock.STALE / "0.output.lock").write_text("results/data.csv\n")
+
+
+@pytest.fixture
+def other():
+    """Return a function that starts another process of some code and waits until it holds its lock."""
+    started = []
+
+    def start(code):
+        process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        started.append(process)
+        assert process.stdout.readline() == b"held\n"
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def test_the_locks_of_a_killed_snakemake_are_removed(checkout, capsys):
+    lock.clear()
+    assert not list(lock.STALE.iterdir())
+    assert capsys.readouterr().err == ""
+
+
+def test_those_of_a_snakemake_at_work_are_left_and_it_is_named(checkout, other, capsys):
+    process = other(HOLD)
+    lock.clear()
+    assert [path.name for path in lock.STALE.iterdir()] == ["0.output.lock"]
+    assert re.fullmatch(
+        rf"at work here: snakemake --cores 2 \(process {process.pid} on .+\)\n", capsys.readouterr().err
+    )
+
+
+def test_who_is_second_is_refused_until_the_first_has_ended(checkout, other):
+    process = other(HOLD)
+    named = rf"^another engine is at work here: snakemake --cores 2 \(process {process.pid} on .+\)$"
+    with pytest.raises(UserError, match=named):
+        lock.check("vanishing sync")
+    with pytest.raises(UserError, match=named):
+        lock.take(["snakemake"])
+    process.communicate()
+    lock.check("vanishing sync")
+    assert not lock.HOLDER.exists()
+
+
+def test_a_kill_releases_it(checkout, other):
+    process = other(HOLD)
+    process.kill()
+    process.communicate()
+    lock.check("vanishing sync")
+    lock.clear()
+    assert not list(lock.STALE.iterdir())
+
+
+@pytest.mark.parametrize("left", ["", '{"write": {"/study/resu'])
+def test_the_list_that_a_killed_dvc_has_left_half_written_is_removed(checkout, left):
+    Path(".dvc/tmp/rwlock").write_text(left)
+    lock.check("vanishing sync")
+    assert not json.loads(Path(".dvc/tmp/rwlock").read_text()).get("write")
+
+
+@pytest.mark.parametrize("code", [HOLD, WRITE])
+def test_one_that_was_killed_and_that_nobody_has_waited_for_stands_in_nobodys_way(checkout, other, code):
+    process = other(code)
+    process.kill()
+    while psutil.Process(process.pid).status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.01)
+    assert json.loads(Path(".dvc/tmp/rwlock").read_text())["write"]
+    lock.check("vanishing sync")
+    assert not json.loads(Path(".dvc/tmp/rwlock").read_text()).get("write")
+
+
+def test_dvc_finds_the_holder_in_its_list_as_writer_of_everything(checkout, other):
+    process = other(HOLD)
+    written = {str(Path.cwd()): {"pid": process.pid, "cmd": "snakemake --cores 2"}}
+    assert json.loads(Path(".dvc/tmp/rwlock").read_text())["write"] == written
+    process.communicate()
+    assert not json.loads(Path(".dvc/tmp/rwlock").read_text()).get("write")
+
+
+def test_a_dvc_at_work_is_named_once(checkout, other):
+    process = other(WRITE)
+    with pytest.raises(
+        UserError, match=rf"^another engine is at work here: \(PID {process.pid}\): dvc repro; if that is none, "
+    ):
+        lock.check("vanishing sync")
+    process.communicate()
+    lock.check("vanishing sync")
+
+
+def test_a_process_with_the_number_of_one_that_is_gone_is_not_taken_for_it(checkout, other):
+    process = other("import sys; print('held', flush=True); sys.stdin.read()")
+    listed = Path(".dvc/tmp/rwlock")
+    listed.write_text(json.dumps({"write": {str(Path.cwd()): {"pid": process.pid, "cmd": "dvc repro"}}}))
+    with pytest.raises(UserError, match=rf"\(PID {process.pid}\): dvc repro; if that is none, remove .dvc/tmp/rwlock$"):
+        lock.check("vanishing sync")
+    os.utime(listed, (0, psutil.Process(process.pid).create_time() - 60))
+    lock.check("vanishing sync")
+
+
+def test_it_works_without_dvc(tmp_path, monkeypatch, other):
+    monkeypatch.chdir(tmp_path)
+    process = other(HOLD)
+    with pytest.raises(UserError, match=rf"process {process.pid} "):
+        lock.check("vanishing sync")
+    assert not (tmp_path / ".dvc").exists()
+
+
+TARGETS = {
+    "snakemake": ["snakemake", "--cores", "1", "results/runs/vgg14_bn/seed0/summary.json"],
+    "dvc": ["dvc", "repro", "train@vgg14_bn-0"],
+}
+BUSY = {
+    ("snakemake", "snakemake"): r"^at work here: snakemake .+ \(process {pid} on .+\)$",
+    ("snakemake", "dvc"): r"^ERROR: failed to reproduce .+ busy(?s:.+)^  \(PID {pid}\): snakemake ",
+    ("dvc", "snakemake"): r"^snakemake: another engine is at work here: \(PID {pid}\): .*dvc repro",
+    ("dvc", "dvc"): r"^ERROR: failed to reproduce .+ busy(?s:.+)^  \(PID {pid}\): .*dvc repro",
+}
+
+
+@contextlib.contextmanager
+def held_still(process):
+    """Stop a process and all that it has started, and let them go on at the end."""
+    family = [process, *process.children(recursive=True)]
+    try:
+        for each in family:
+            each.suspend()
+        yield
+    finally:
+        for each in family:
+            each.resume()
+
+
+@pytest.mark.pipeline
+@pytest.mark.parametrize(("first", "second"), BUSY)
+def test_of_two_starts_one_works_and_the_other_names_it(tmp_path, first, second):
+    engines.lay_out(tmp_path, {}, train={"epochs": 25, "batch_size": 2})
+    process = engines.start(TARGETS[first], tmp_path)
+    while not list((tmp_path / ".vanishing").rglob("*.safetensors")) and process.poll() is None:
+        time.sleep(0.01)
+    assert process.poll() is None, process.communicate()[0]
+    with held_still(psutil.Process(process.pid)):  # at work for as long as the second takes to start
+        refused = subprocess.run(
+            TARGETS[second], cwd=tmp_path, env=engines.environment(), capture_output=True, text=True, check=False
+        )
+    assert refused.returncode not in (0, 2), refused.stdout
+    said = refused.stdout + refused.stderr
+    assert re.search(BUSY[first, second].format(pid=process.pid), said, re.M), said
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    assert engines.run(tmp_path, "vanishing", "verify").startswith("nothing is off; ")
+    engines.run(tmp_path, *TARGETS[second])  # who was refused is not locked out

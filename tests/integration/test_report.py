@@ -1,0 +1,121 @@
+import os
+import re
+import shutil
+from pathlib import Path
+
+import faked
+import pandas as pd
+import pytest
+import yaml
+
+from vanishing import config, paths
+from vanishing.engines import workspace
+from vanishing.errors import UserError
+from vanishing.report import figures, latex, macros, tables, typeset
+from vanishing.results import schedules
+
+DOCUMENT = "\\documentclass{article}\n\\begin{document}\n%s\n\\end{document}\n"
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_without_latexmk_the_error_names_the_packages(folder, monkeypatch):
+    monkeypatch.setenv("PATH", str(folder))
+    with pytest.raises(UserError, match=r"^latexmk: not installed; .*apt-get install latexmk texlive-latex-recomm"):
+        typeset.typeset()
+
+
+def test_the_packages_named_are_those_that_make_setup_installs():
+    packages = typeset.INSTALL.removeprefix("apt-get install ")
+    assert f'latex="{packages}"' in (faked.ROOT / "workflow" / "setup.sh").read_text()
+
+
+@pytest.mark.pipeline
+@pytest.mark.skipif(not shutil.which("latexmk"), reason="latexmk is not installed")
+@pytest.mark.parametrize(
+    ("body", "complaint"),
+    [("\\unknowncommand", "report.tex:3: Undefined control sequence"), ("\\input{absent}", "absent.tex' not found")],
+)
+def test_a_mistake_in_the_text_is_one_line_with_latexs_complaint(body, complaint):
+    Path("report").mkdir()
+    shutil.copy(faked.ROOT / "report" / ".latexmkrc", "report")
+    Path("report/report.tex").write_text(DOCUMENT % body)
+    Path("report/report.pdf").write_bytes(b"the one before")
+    with pytest.raises(UserError, match=r"^report/report.tex: LaTeX failed: ") as raised:
+        typeset.typeset()
+    assert complaint in str(raised.value)
+    assert "\n" not in str(raised.value)
+    assert Path("report/report.pdf").read_bytes() == b"the one before"
+
+
+@pytest.mark.pipeline
+@pytest.mark.skipif(not shutil.which("latexmk"), reason="latexmk is not installed")
+def test_every_letter_that_a_title_may_have_can_be_set():
+    allowed = [chr(code) for code in range(0x2100) if re.match(config.LATIN, chr(code))]
+    assert len(allowed) > 300
+    body = "\n".join(rf"\section{{{latex.escape(letter)}}}" for letter in allowed)
+    shutil.copytree(faked.ROOT / "report", "report", ignore=shutil.ignore_patterns("sections", "build"))
+    Path("report/numbers.tex").touch()
+    Path("report/report.tex").write_text(DOCUMENT.replace("}\n", "}\\input{preamble}\n", 1) % body)
+    assert typeset.typeset().exists()
+
+
+@pytest.mark.pipeline
+@pytest.mark.skipif(not shutil.which("latexmk"), reason="latexmk is not installed")
+def test_today_is_one_day_for_ever(monkeypatch):
+    Path("report").mkdir()
+    shutil.copy(faked.ROOT / "report" / ".latexmkrc", "report")
+    Path("report/report.tex").write_text(DOCUMENT % r"\today")
+    made = set()
+    for day in ("0", "864000000"):
+        monkeypatch.setenv("SOURCE_DATE_EPOCH", day)
+        made.add(typeset.typeset().read_bytes())
+    assert len(made) == 1
+
+
+def lay_out(folder, monkeypatch):
+    """Lay out the pipeline with two runs' results, tables and figures, as the stages before the report leave them."""
+    workspace.lay_out(faked.ROOT, folder, None)
+    monkeypatch.chdir(folder)
+    title = r"50 % & _more_ \input{x}"
+    overlay = {"studies": {"other": {"title": title, "runs": ["vgg38"], "draw": ["training"]}}}
+    Path("params.yaml").write_text(yaml.safe_dump(faked.content(overlay | {"seeds": [0, 1]})))
+    study = config.load()
+    for run, seed in study.jobs():
+        faked.result(study, run, seed, train=(1.0 + seed, 0.5), val=(2.0 + seed, 0.4))
+    tables.make(study)
+    macros.make(study)
+    schedules.make(study)
+    drawn = figures.agreement(pd.read_csv(paths.COMPARISON / "published.csv"))
+    figures.save({"agreement": drawn}, paths.REPORT / "comparison")
+    for key, block in study.studies.items():
+        data = figures.load(key, study)
+        for family in block.draw:
+            figures.save(figures.draw(family, data), paths.FIGURES / key)
+
+
+@pytest.mark.pipeline
+@pytest.mark.skipif(not shutil.which("latexmk"), reason="latexmk is not installed")
+def test_the_report_is_typeset_and_has_the_same_bytes_wherever_and_whenever(folder, monkeypatch):
+    lay_out(folder / "here", monkeypatch)
+    pdf = typeset.typeset().read_bytes()
+    assert pdf.startswith(b"%PDF")
+    assert len(pdf) > 100_000
+    log = Path("report/build/report.log").read_text(errors="replace")  # of the last of LaTeX's runs
+    assert "undefined" not in log
+    assert "Overfull" not in log
+    assert str(folder).encode() not in pdf
+    assert not re.search(rb"/CreationDate|/ModDate|/PTEX|/ID ?\[ ?<(?!>)", pdf)
+    elsewhere = folder / "elsewhere" / "deeper"
+    shutil.copytree(folder / "here", elsewhere)
+    monkeypatch.chdir(elsewhere)
+    Path("report/build/report.aux").write_text("\\relax what a killed one left")
+    monkeypatch.setenv("TZ", "Asia/Kathmandu")
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "86400")
+    monkeypatch.setenv("HOME", os.fspath(folder))
+    assert typeset.typeset().read_bytes() == pdf
+    assert (paths.REPORT / "report.pdf").exists()

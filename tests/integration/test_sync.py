@@ -1,0 +1,266 @@
+import json
+import re
+from pathlib import Path
+
+import faked
+import pytest
+
+from vanishing import files, paths
+from vanishing.engines import sync
+from vanishing.engines.sync import Plan, Stage
+from vanishing.errors import UserError
+
+
+def chain(*names):
+    """Make stages that each stand on all before them; the output of `a` is `a.out`."""
+    return [Stage(name, frozenset({f"{name}.out"}), frozenset(names[:at])) for at, name in enumerate(names)]
+
+
+def plan(stale="", pending="", stages="abc"):
+    """Compare records in which the stages named by letters are behind."""
+    return sync.compare(chain(*stages), set(stale), {f"{name}.out" for name in pending})
+
+
+def test_nothing_is_done_where_both_records_are_up_to_date():
+    assert plan() == Plan(commit=[], touch=[], build=[])
+
+
+def test_what_snakemake_alone_has_built_is_entered_in_dvcs_record():
+    assert plan(stale="abc") == Plan(commit=["a", "b", "c"], touch=[], build=[])
+
+
+def test_what_dvc_alone_has_built_is_entered_in_snakemakes_record():
+    assert plan(pending="abc") == Plan(commit=[], touch=["a", "b", "c"], build=[])
+
+
+def test_what_neither_has_built_is_left_for_an_engine():
+    assert plan(stale="abc", pending="abc") == Plan(commit=[], touch=[], build=["a", "b", "c"])
+
+
+def test_each_engine_may_have_built_another_stage():
+    assert plan(stale="a", pending="b") == Plan(commit=["a"], touch=["b"], build=[])
+
+
+def test_what_stands_on_a_stage_that_neither_has_built_waits():
+    assert plan(stale="bc", pending="b") == Plan(commit=[], touch=[], build=["b", "c"])
+    assert plan(stale="b", pending="bc") == Plan(commit=[], touch=[], build=["b", "c"])
+
+
+def test_what_stands_on_such_a_stage_and_is_up_to_date_in_both_is_not_named():
+    assert plan(stale="a", pending="a") == Plan(commit=[], touch=[], build=["a"])
+
+
+def test_what_is_certain_is_entered_in_each_record_that_lacks_it():
+    def entered(stale, pending):
+        return sync.compare(chain(*"ab"), set(stale), {f"{name}.out" for name in pending}, certain={"a"})
+
+    assert entered("ab", "ab") == Plan(commit=["a"], touch=["a"], build=["b"])
+    assert entered("a", "") == Plan(commit=["a"], touch=[], build=[])
+    assert entered("", "a") == Plan(commit=[], touch=["a"], build=[])
+    assert entered("", "") == Plan(commit=[], touch=[], build=[])
+
+
+def test_few_stages_are_named_and_many_counted():
+    assert sync.counted([]) == "0"
+    assert sync.counted(["train@b-0", "data"]) == "2 (data, train@b-0)"
+    many = ["data", *(f"train@a-{seed}" for seed in range(5)), *(f"gradients@a-{seed}" for seed in range(3))]
+    assert sync.counted(many) == "9 (1 data, 3 gradients, 5 train)"
+
+
+def test_what_stands_beside_such_a_stage_does_not_wait():
+    beside = Stage("d", frozenset({"d.out"}), frozenset())
+    assert sync.compare([*chain("a"), beside], {"a", "d"}, {"a.out"}) == Plan(commit=["d"], touch=[], build=["a"])
+
+
+def test_one_pending_output_of_several_makes_the_stage_pending():
+    stage = Stage("a", frozenset({"one", "two"}), frozenset())
+    assert sync.compare([stage], set(), {"two"}) == Plan(commit=[], touch=["a"], build=[])
+
+
+def test_outputs_that_belong_to_no_stage_are_ignored():
+    assert sync.compare(chain("a"), set(), {"elsewhere"}) == Plan(commit=[], touch=[], build=[])
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    """A study with one finished run, its trajectory included."""
+    monkeypatch.chdir(tmp_path)
+    configured = faked.study()
+    faked.result(configured, "vgg08")
+    summary = paths.results("vgg08", 0) / "summary.json"
+    content = json.loads(summary.read_text())
+    snapshot = paths.snapshot(paths.checkpoints("vgg08", 0), 0)
+    files.write(snapshot, "weights")
+    content["files"][snapshot.name] = files.sha256(snapshot)
+    files.write(summary, json.dumps(content))
+    return configured
+
+
+def test_results_that_are_what_their_summary_says_pass(study):
+    sync._check_results(study)
+
+
+def test_a_training_of_todays_configuration_is_certain_and_its_images_are(study):
+    assert sync._certain(study) == {"train@vgg08-0"}
+    files.write(study.data.path, "images")
+    assert sync._certain(study) == {"train@vgg08-0", "data"}
+    assert sync._certain(faked.study({"train": {"epochs": 3}})) == set()
+    another = faked.study({"data": {"seed": 5}, "runs": {"vgg08": {"data": {"seed": 0}}}})
+    assert sync._certain(another) == {"train@vgg08-0"}, (
+        "its own split says nothing of the one that the file should have"
+    )
+    paths.snapshot(paths.checkpoints("vgg08", 0), 0).unlink()
+    assert sync._certain(study) == set()
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        paths.results("vgg08", 0) / "history.csv",
+        paths.snapshot(paths.checkpoints("vgg08", 0), 0),
+    ],
+    ids=["history", "snapshot"],
+)
+@pytest.mark.parametrize("change", ["edited", "removed"])
+def test_an_edited_or_missing_result_is_refused_by_name_with_the_command_to_run(study, path, change):
+    if change == "edited":
+        with path.open("a") as handle:
+            handle.write("1")
+    else:
+        path.unlink()
+    with pytest.raises(UserError, match=rf"^{re.escape(str(path))}: not what results/.*summary.json says") as raised:
+        sync._check_results(study)
+    assert str(raised.value).endswith("`vanishing train vgg08 --seed 0` makes it again")
+
+
+@pytest.mark.parametrize("damage", ["{", "[]", "{}", '{"files": 3}'])
+def test_a_damaged_summary_is_refused_by_name(study, damage):
+    (paths.results("vgg08", 0) / "summary.json").write_text(damage)
+    with pytest.raises(UserError, match=r"^results/runs/vgg08/seed0/summary.json: "):
+        sync._check_results(study)
+
+
+def trained_on(digest):
+    summary = paths.results("vgg08", 0) / "summary.json"
+    summary.write_text(json.dumps(json.loads(summary.read_text()) | {"data": {"sha256": digest}}))
+
+
+@pytest.fixture
+def entered(monkeypatch):
+    """Have DVC lack `a`, and Snakemake `b`; return the commands that are called to enter them."""
+    called = []
+    monkeypatch.setattr(sync, "_stages", lambda: chain("a", "b"))
+    files.write(Path("dvc.lock"), "schema: '2.0'\nstages:\n  gone:\n    cmd: x\n")
+    monkeypatch.setattr(sync, "_set_aside", lambda: None)
+    monkeypatch.setattr(sync, "_stale", lambda: {"a"})
+    monkeypatch.setattr(sync, "_pending", lambda: {"b.out"})
+    monkeypatch.setattr(sync, "engine", lambda *arguments: called.append(" ".join(arguments)))
+    return called
+
+
+def test_what_is_there_is_entered_with_parameters_and_without_new_times(study, entered):
+    sync.bring_together(study)
+    assert entered == ["dvc commit --force --no-relink --quiet a", "snakemake --cores 1 --touch --force b.out"]
+    assert Path("dvc.lock").read_text() == "schema: '2.0'\nstages: {}\n"
+
+
+@pytest.mark.parametrize("damaged", ["results", "images"])
+def test_nothing_is_entered_before_results_and_images_are_checked(study, entered, damaged):
+    """DVC's commit would bless whatever is there."""
+    files.write(study.data.path, "images")
+    trained_on(files.sha256(study.data.path))
+    sync.bring_together(study)
+    assert len(entered) == 2
+    path = study.data.path if damaged == "images" else paths.results("vgg08", 0) / "history.csv"
+    files.write(path, "others")
+    with pytest.raises(UserError, match=rf"^{re.escape(str(path))}: not what "):
+        sync.bring_together(study)
+    assert len(entered) == 2
+
+
+def test_other_images_are_refused_by_name_with_the_command_to_run(study):
+    files.write(study.data.path, "other images")
+    trained_on(files.sha256(study.data.path))
+    sync._check_images(study)
+    trained_on("0" * 64)
+    told = (
+        f"data/generated.npz: not what vgg08/seed0 was trained on, SHA-256 {'0' * 64}; `vanishing data` makes it again"
+    )
+    with pytest.raises(UserError, match=f"^{re.escape(told)}$"):
+        sync._check_images(study)
+    study.data.path.unlink()
+    sync._check_images(study)
+
+
+def test_an_engine_that_fails_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"^snakemake --detailed-summary failed: .+") as raised:
+        sync._pending()
+    assert "\n" not in str(raised.value)
+
+
+def test_a_failed_job_of_an_engine_is_told_by_its_own_complaint(tmp_path):
+    """Snakemake's own last line names its log alone."""
+    complaint = "vanishing report: report/report.tex: LaTeX failed: ! Undefined control sequence."
+    (tmp_path / "Snakefile").write_text(f"rule:\n    shell: 'echo \"{complaint}\"; echo later >&2; exit 1'\n")
+    with pytest.raises(UserError) as raised:
+        sync.engine("snakemake", "--cores", "1", folder=tmp_path)
+    assert str(raised.value) == f"snakemake --cores failed: {complaint}"
+
+
+def test_a_folder_that_dvc_does_not_know_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"^dvc: ") as raised:
+        sync._stages()
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "left", ["", "schema: '", "schema: '2.0'\nstages:\n  data:\n    cmd: vani\n    outs:\n    - path"]
+)
+def test_a_record_that_a_killed_dvc_has_left_half_written_is_set_aside(tmp_path, monkeypatch, left, capsys):
+    monkeypatch.chdir(tmp_path)
+    files.write(Path(".dvc/config"), "[core]\n    no_scm = true\n")
+    files.write(Path("dvc.lock"), left)
+    sync.DAMAGED.parent.mkdir()
+    sync._set_aside()
+    assert sync.DAMAGED.read_text() == left
+    assert not Path("dvc.lock").exists()
+    assert capsys.readouterr().err.startswith("dvc.lock: cannot be read; is now .vanishing/dvc.lock.damaged, ")
+    sync._set_aside()
+
+
+def test_a_whole_record_stays(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    files.write(Path(".dvc/config"), "[core]\n    no_scm = true\n")
+    files.write(Path("dvc.lock"), "schema: '2.0'\nstages: {}\n")
+    sync._set_aside()
+    assert Path("dvc.lock").exists()
+
+
+def test_stages_that_are_no_more_are_dropped_from_dvcs_record(tmp_path, monkeypatch, capsys):
+    """DVC keeps them; nothing else changes, not a byte, and what is left is up to date for DVC."""
+    monkeypatch.chdir(tmp_path)
+    files.write(Path(".dvc/config"), "[core]\n    no_scm = true\n    analytics = false\n")
+    stage = "{}:\n    cmd: echo {} > {}\n    outs: [{}]\n"
+    both = [stage.format(*[name] * 4) for name in ("a", "b")]
+    files.write(Path("dvc.yaml"), f"stages:\n  {both[0]}")
+    sync.engine("dvc", "repro", "--quiet")
+    alone = Path("dvc.lock").read_bytes()
+    files.write(Path("dvc.yaml"), f"stages:\n  {both[0]}  {both[1]}")
+    sync.engine("dvc", "repro", "--quiet")
+    whole = Path("dvc.lock").read_bytes()
+    sync._forget({"a", "b"})
+    assert Path("dvc.lock").read_bytes() == whole
+    assert capsys.readouterr().err == ""
+    files.write(Path("dvc.yaml"), f"stages:\n  {both[0]}")
+    sync._forget({"a"})
+    assert Path("dvc.lock").read_bytes() == alone != whole
+    assert capsys.readouterr().err == "stages that are no more, dropped from DVC's record: 1 (b)\n"
+    assert json.loads(sync.engine("dvc", "status", "--json")) == {}
+
+
+def test_without_a_record_of_dvcs_there_is_nothing_to_drop(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sync._forget({"a"})
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,474 @@
+"""The two engines: the same commands, inputs and outputs, whoever calls them."""
+
+import ast
+import json
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import faked
+import pytest
+import yaml
+
+from vanishing import config, paths
+from vanishing import stages as stages_of
+from vanishing.engines import graph, workspace
+from vanishing.errors import UserError
+from vanishing.verify import manifest, rebuild
+
+EXPAND = """
+import json, sys
+from pathlib import Path
+from snakemake.api import SnakemakeApi
+from snakemake.settings.types import DAGSettings, OutputSettings, ResourceSettings
+
+with SnakemakeApi(OutputSettings(quiet=None)) as api:
+    opened = api.workflow(ResourceSettings(cores=4), snakefile=Path("Snakefile"))
+    opened.dag(DAGSettings(forceall=True)).summary()
+    jobs = opened._workflow.dag.jobs
+    found = [
+        {
+            "rule": job.rule.name, "doc": job.rule.docstring, "command": job.shellcmd, "threads": job.threads,
+            "gpu": job.resources.get("gpu", 0), "log": list(job.log), "benchmark": str(job.benchmark or ""),
+            "inputs": list(job.input), "outputs": list(job.output), "params": {**dict(job.params.items())},
+        }
+        for job in jobs
+    ]
+Path("graph.json").write_text(json.dumps(found, default=str))
+"""
+"""Expand Snakemake's graph and write its jobs to graph.json."""
+
+
+PROFILE_FOUND = "Using workflow specific profile profiles/default"
+"""What Snakemake says first wherever the project's profile is in force."""
+
+
+def snakemake(*arguments, folder=None):
+    return subprocess.run(
+        [sys.executable, "-m", "snakemake", *arguments],
+        cwd=folder, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+
+
+CORE = ["vgg08", "vgg38", "vgg38_bn", "vgg38_rc", "vgg38_bn_rc", "vgg38_bn_lr2", "vgg38_bn_rc_lr2"]
+
+
+def lay_out(folder, overlay, studies=None):
+    """Lay out the pipeline with the project's own parameters, and `overlay` over them."""
+    over = folder / "overlay.yaml"
+    over.write_text(yaml.safe_dump(overlay))
+    workspace.lay_out(faked.ROOT, folder / "project", over, studies)
+    return folder / "project"
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A folder with two studies of different seeds, and one run that is told to use the CPU."""
+    overlay = {
+        "seeds": [0, 7],
+        "runs": {"vgg08": {"train": {"device": "cpu", "threads": 3}}},
+        "studies": {
+            "core": {"runs": CORE, "compare": [["vgg08", "vgg38"]], "seeds": [0, 1]},
+            "pair": {"title": "Depth", "runs": ["vgg08", "vgg38"], "draw": ["training"]},
+        },
+    }
+    return lay_out(tmp_path_factory.mktemp("workflow"), overlay, ["core", "pair"])
+
+
+@pytest.fixture(scope="module")
+def jobs(project):
+    """Every job of Snakemake's graph but `all`."""
+    done = subprocess.run(
+        [sys.executable, "-c", EXPAND], cwd=project, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return [job for job in json.loads((project / "graph.json").read_text()) if job["rule"] != "all"]
+
+
+@pytest.fixture(scope="module")
+def stages(project):
+    """Every stage of DVC's graph: command, inputs but parameters, outputs."""
+    from dvc.repo import Repo
+
+    with Repo(str(project)) as repo:
+        return [
+            {
+                "command": stage.cmd,
+                "inputs": [path for path in inputs(project, stage) if not within(path, ["configuration"])],
+                "outputs": [relative(project, out.fs_path) for out in stage.outs],
+            }
+            for stage in repo.index.stages
+            if stage.name != "configure"  # its files hold what Snakemake records as parameters of its jobs
+        ]
+
+
+def inputs(folder, stage):
+    return [relative(folder, dep.fs_path) for dep in stage.deps if not hasattr(dep, "params")]
+
+
+def relative(folder, path):
+    return Path(path).relative_to(folder).as_posix()
+
+
+def command(job):
+    """Drop what only Snakemake does: a copy of the output into the job's log."""
+    return re.sub(r" 2>&1 \| tee \S+$", "", job["command"])
+
+
+def within(path, folders):
+    return any(path == folder or path.startswith(f"{folder}/") for folder in folders)
+
+
+def test_both_engines_call_the_same_commands(jobs, stages):
+    assert sorted(map(command, jobs)) == sorted(stage["command"] for stage in stages)
+
+
+def test_every_run_and_seed_is_trained_and_measured(jobs, project):
+    study = config.load(project / "params.yaml")
+    wanted = {f"vanishing {verb} {run} --seed {seed}" for verb in ("train", "gradients") for run, seed in study.jobs()}
+    assert len(wanted) == 2 * (5 * 2 + 2 * 3)  # seeds 0 and 1; for the two runs of `pair` also 7
+    assert wanted <= set(map(command, jobs))
+    # data; tables and figures of two studies; comparison, numbers, check, report
+    assert len(jobs) == 1 + len(wanted) + 2 + 2 + 4
+
+
+def test_both_engines_make_the_same_outputs(jobs, stages):
+    by_command = {stage["command"]: set(stage["outputs"]) for stage in stages}
+    assert {command(job): set(job["outputs"]) for job in jobs} == by_command
+
+
+COMPARED = ("data/*.npz", "checkpoints/*/seed*", "results/runs/*/seed*/*", paths.CHECKS.as_posix())
+"""Outputs that `vanishing verify` compares with records, where it does not build them again."""
+
+
+def test_every_output_is_compared_by_verify_in_the_manifest_ignored_or_committed_and_cleaned(jobs, project):
+    """Each of them lists the outputs by itself."""
+    built_again = [pattern for patterns in rebuild.GENERATED.values() for pattern in patterns]
+    makefile = (faked.ROOT / "Makefile").read_text().replace("\\\n", " ")
+    cleaned = re.search(r"^clean:.*\n\trm -rf (.*)$", makefile, re.MULTILINE)[1].split()
+    ignored = [line.strip("/") for line in (faked.ROOT / ".gitignore").read_text().splitlines()]
+    for output in (Path(output) for job in jobs for output in job["outputs"]):
+        # a directory stands for the files in it
+        inside = output if output.suffix else output / ("x.safetensors" if "checkpoints" in output.parts else "x.pdf")
+        assert any(inside.match(pattern) for pattern in built_again) != any(map(output.match, COMPARED)), output
+        assert output.parts[0] == "data" or any(inside.match(pattern) for pattern in manifest.OUTPUTS), output
+        assert within(f"{output}", ignored) == (output.parts[0] != "results"), output
+        assert within(f"{output}", cleaned) == (output.parts[0] == "report"), output
+
+
+def test_both_engines_read_the_same_inputs(jobs, stages):
+    """Equal up to a folder that stands for the files in it, on either side."""
+    by_command = {stage["command"]: stage["inputs"] for stage in stages}
+    for job in jobs:
+        dvc = by_command[command(job)]
+        assert [path for path in job["inputs"] if not within(path, dvc)] == [], command(job)
+        assert [path for path in dvc if not within(path, job["inputs"]) and not any(
+            within(mine, [path]) for mine in job["inputs"]
+        )] == [], command(job)  # fmt: skip
+
+
+PLUMBING = {"errors", "files", "parameters", "paths", "progress"}
+"""Modules that carry what the others write; what the parameters say is declared by itself."""
+
+
+def imported(source):
+    """Name the modules of this package that a text of Python imports when it runs."""
+    tree = ast.parse(source)
+    tree.body = [node for node in tree.body if not isinstance(node, ast.If)]  # what type checkers alone import
+    taken = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    return {alias.name for node in taken if node.module == "vanishing" for alias in node.names} | {
+        node.module.removeprefix("vanishing.") for node in taken if (node.module or "").startswith("vanishing.")
+    }
+
+
+def reached(modules):
+    """Name the files of the package that `modules` stand on, directly or not, themselves among them."""
+    found, left, folder = set(), set(modules), faked.ROOT / "src" / "vanishing"
+    while left:
+        name = left.pop()
+        text = (folder / f"{name}.py").read_text()
+        beside = re.findall(r"\"([a-z_]+\.(?:csv|mplstyle))\"", text) if "resources." in text else ()
+        found |= {f"{name}.py", *(file for file in beside if (folder / file).exists())}
+        left |= imported(text) - PLUMBING - {path.removesuffix(".py") for path in found}
+    return found
+
+
+def cells(notebook):
+    """Return the code of a notebook without IPython's own commands."""
+    content = json.loads((faked.ROOT / "notebooks" / notebook).read_text())
+    code = "\n".join("".join(cell["source"]) for cell in content["cells"] if cell["cell_type"] == "code")
+    return re.sub(r"^%.*$", "", code, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("rule", "modules", "notebooks"),
+    [
+        ("tables", {"tables"}, []),
+        ("figures", {"notebooks"}, ["training.ipynb", "gradient_flow.ipynb"]),
+        ("compare", {"comparison", "notebooks"}, ["agreement.ipynb"]),
+        ("numbers", {"numbers"}, []),
+        ("check", {"soundness"}, []),
+        ("report", {"report"}, []),
+    ],
+)
+def test_a_stage_without_a_recipe_is_stale_whenever_a_module_that_it_reaches_changes(jobs, rule, modules, notebooks):
+    """Neither engine follows imports."""
+    wanted = reached(modules.union(*map(imported, map(cells, notebooks))) - PLUMBING)
+    for job in jobs:
+        if job["rule"] == rule:
+            assert {Path(path).name for path in job["inputs"] if path.startswith("src/vanishing/")} == wanted
+
+
+def test_a_recipe_stands_for_the_code_of_the_stages_that_cost_hours(jobs):
+    for job in jobs:
+        if job["rule"] in ("data", "train", "gradients"):
+            configuration = json.loads(job["params"]["configuration"])
+            blocks = [configuration[key] for key in ("data", "train")] if job["rule"] == "train" else [configuration]
+            assert all("recipe" in block for block in blocks)
+            assert not [path for path in job["inputs"] if path.startswith("src/")]
+
+
+def test_what_a_killed_training_goes_on_from_is_no_output(jobs):
+    """Both engines delete a job's outputs before they run it."""
+    outputs = [output for job in jobs for output in job["outputs"]]
+    for run, seed in (("vgg08", 0), ("vgg38", 7)):
+        assert not within(paths.resume(run, seed).as_posix(), outputs)
+
+
+def test_dvcs_run_cache_holds_what_costs_hours(project):
+    """A persistent output switches it off, and so does one kept out of the cache that is neither metric nor plot."""
+    from dvc.repo import Repo
+
+    with Repo(str(project)) as repo:
+        outs = [(stage.name, out) for stage in repo.index.stages for out in stage.outs]
+    assert not [out.def_path for _, out in outs if out.persist]
+    costly = [out for name, out in outs if name.partition("@")[0] in ("data", "train", "gradients")]
+    assert len(costly) == 1 + 16 * (3 + 1)
+    assert not [out.def_path for out in costly if not (out.use_cache or out.metric or out.plot)]
+
+
+def test_no_input_is_left_that_nothing_makes(jobs, project):
+    made = [output for job in jobs for output in job["outputs"]]
+    for job in jobs:
+        for path in job["inputs"]:
+            assert within(path, made) or (project / path).exists(), f"{job['rule']}: {path}"
+
+
+def test_every_rule_is_documented_logged_and_timed(jobs):
+    for job in jobs:
+        assert job["doc"], job["rule"]
+        assert job["log"][0].startswith("logs/"), job["rule"]
+        assert job["benchmark"].startswith("logs/benchmarks/"), job["rule"]
+        assert job["command"].endswith(f" 2>&1 | tee {job['log'][0]}")
+
+
+def test_logs_and_benchmarks_are_no_jobs_in_common(jobs):
+    assert len({job["log"][0] for job in jobs}) == len({job["benchmark"] for job in jobs}) == len(jobs)
+
+
+def test_gpu_jobs_take_the_gpu_and_those_told_to_use_the_cpu_do_not(jobs):
+    for job in jobs:
+        trains = job["rule"] in ("train", "gradients")
+        assert job["gpu"] == int(trains and " vgg08 " not in job["command"]), command(job)
+
+
+def test_threads_are_those_of_the_configuration(jobs):
+    assert {job["threads"] for job in jobs if " vgg08 " in job["command"]} == {3}
+    assert {job["threads"] for job in jobs if " vgg38 " in job["command"]} == {2}
+
+
+def test_one_gpu_job_at_a_time_is_the_default():
+    profile = yaml.safe_load((faked.ROOT / "profiles/default/config.yaml").read_text())
+    assert "gpu=1" in profile["resources"]
+
+
+def test_snakemake_finds_nothing_to_complain_of_but_the_missing_conda_environment(project):
+    # Both engines run in the one environment of requirements.lock; a conda environment of Snakemake's alone
+    # would let the two give different numbers.
+    done = snakemake("--lint", folder=project)
+    found = re.findall(r"^ +\* (.*)$", done.stdout + done.stderr, re.MULTILINE)
+    assert set(found) == {"Specify a conda environment or container for each rule.:"}
+
+
+@pytest.mark.parametrize(
+    ("target", "runs"),
+    [("pair", {"vgg08", "vgg38"}), ("core", set(CORE)), ("report", set(CORE))],
+)
+def test_the_target_of_a_study_needs_its_runs_alone(project, target, runs):
+    done = snakemake("-n", target, "--forceall", "--printshellcmds", folder=project)
+    assert done.returncode == 0, done.stderr
+    assert set(re.findall(r"vanishing train (\w+) ", done.stdout + done.stderr)) == runs
+
+
+def test_dvc_is_told_of_a_changed_list_of_jobs_before_it_goes_on(project, monkeypatch):
+    monkeypatch.chdir(project)
+    settings = config.load()
+    assert json.loads(paths.JOBS.read_text())["jobs"]["vgg38-7"] == {"run": "vgg38", "seed": 7}
+    stages_of.configure(settings, same_jobs=True)
+    paths.JOBS.write_text('{"jobs": {}}')
+    with pytest.raises(UserError, match=r"^workflow/jobs\.json: runs, seeds or studies have changed; the same command"):
+        stages_of.configure(settings, same_jobs=True)
+    stages_of.configure(settings, same_jobs=True)
+
+
+def test_a_dry_run_is_quick(project):
+    start = time.monotonic()
+    done = snakemake("-n", folder=project)
+    print(f"dry run of the study: {time.monotonic() - start:.1f} s")
+    assert done.returncode == 0, done.stderr
+    assert PROFILE_FOUND in done.stderr + done.stdout  # without it, two runs would share one GPU
+
+
+def refused(folder, *arguments):
+    """Return the one line of a refused dry run, which creates nothing."""
+    before = set(folder.rglob("*"))
+    done = snakemake("-n", *arguments, folder=folder)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert set(folder.rglob("*")) == before
+    lines = [line for line in done.stderr.splitlines() if not line.startswith(PROFILE_FOUND)]
+    assert len(lines) == 1, done.stderr
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("mistake", "told"),
+    [
+        ("\nepocs: 3\n", "snakemake: params.yaml: epocs = 3: unknown key"),
+        ("\ndata: [\n", "snakemake: params.yaml, line "),
+    ],
+)
+def test_a_mistake_in_the_parameters_is_one_line_and_creates_nothing(tmp_path, mistake, told):
+    folder = lay_out(tmp_path, {})
+    with (folder / "params.yaml").open("a") as handle:
+        handle.write(mistake)
+    assert told in refused(folder)
+
+
+def test_no_parameters_are_one_line(tmp_path):
+    folder = lay_out(tmp_path, {})
+    (folder / "params.yaml").unlink()
+    assert refused(folder) == "snakemake: params.yaml: cannot be read: No such file or directory"
+
+
+def test_a_setting_on_the_command_line_is_refused(tmp_path):
+    folder = lay_out(tmp_path, {})
+    line = refused(folder, "--config", "seeds=[1]")
+    assert line == "snakemake: --config seeds: settings come from params.yaml alone; change them there"
+
+
+@pytest.mark.parametrize("key", ["train", "seeds", "epochs", "from_result"])
+def test_any_setting_but_from_results_is_refused(tmp_path, monkeypatch, key):
+    monkeypatch.chdir(lay_out(tmp_path, {}))
+    with pytest.raises(config.ParameterError, match=rf"^--config {key}: settings come from params.yaml alone"):
+        graph.load({key: {"epochs": 3}})
+    assert graph.load({"from_results": True}).seeds == [0]
+
+
+def test_the_report_alone_needs_neither_data_nor_training(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    study = faked.study({"seeds": [0, 1]}, runs=["vgg08", "vgg38", "vgg38_bn"])
+    faked.result(study, "vgg08", 1)
+    chosen = graph.jobs(study, {"from_results": True})
+    assert chosen == [("vgg08", 1)]
+    assert graph.drawn(study, chosen) == ["core"]
+    assert graph.drawn(study, []) == []
+    assert {path.name for path in graph.results_of(chosen)} == {"history.csv", "summary.json", "gradients.csv"}
+    assert len(graph.jobs(study, {})) == 6
+
+
+def test_the_report_alone_has_no_rule_that_could_train(project):
+    """Snakemake makes nothing again whose inputs are missing, but a changed parameter would have it train.
+
+    Nor is there the one that wants all results.
+    """
+    rules = {"data", "train", "gradients", "check"}
+    assert rules <= set(snakemake("--list", folder=project).stdout.split())
+    listed = snakemake("--list", "--config", "from_results=true", folder=project).stdout.split()
+    assert {"tables", "figures", "report"} <= set(listed)
+    assert not rules & set(listed)
+
+
+def configurations(study):
+    """Return what each stage's staleness is decided by."""
+    runs = {f"train {run}": graph.train_configuration(study, run) for run in study.runs}
+    figures = {f"figures {key}": graph.figures_configuration(study, key) for key in study.studies}
+    tables = {f"tables {key}": graph.tables_configuration(study, key) for key in study.studies}
+    return runs | figures | tables | {
+        "data": graph.data_configuration(study),
+        "gradients": graph.gradients_configuration(study),
+        "comparison": graph.comparison_configuration(study),
+        "numbers": graph.numbers_configuration(study),
+        "check": graph.check_configuration(study),
+    }  # fmt: skip
+
+
+ALL = {"train vgg08", "train vgg38", "tables core", "comparison", "numbers", "check"}
+
+
+@pytest.mark.parametrize(
+    ("change", "stale"),
+    [
+        ({"runs": {"vgg38": {"train": {"learning_rate": 2e-3}}}}, ALL - {"train vgg08"}),
+        ({"train": {"epochs": 3}}, ALL | {"figures core"}),  # which name the epochs above their panels
+        ({"gradients": {"batches": 3}}, {"gradients", "numbers"}),
+        ({"data": {"sources": ["elsewhere"]}}, set()),
+        ({"data": {"seed": 5}}, {"data"} | ALL),
+        ({"studies": {"core": {"title": "Other"}}}, {"figures core", "tables core", "numbers"}),
+        ({"studies": {"core": {"average": 2}}}, {"figures core", "tables core", "numbers", "check"}),
+        ({"seeds": [0, 1]}, {"numbers", "check"}),
+    ],
+)
+def test_a_change_makes_stale_what_stands_on_it_and_nothing_else(change, stale):
+    before, after = configurations(faked.study()), configurations(faked.study(change))
+    assert {stage for stage in before if before[stage] != after[stage]} == stale
+
+
+def scalars(content):
+    """Return every key and value of nested plain values."""
+    if isinstance(content, dict):
+        return set(content) | scalars(list(content.values()))
+    return set().union(*map(scalars, content)) if isinstance(content, list) else {content}
+
+
+def test_staleness_depends_on_the_parameters_and_on_no_place_time_version_or_revision():
+    study = config.load(faked.ROOT / "params.yaml")
+    blocks = {"data", "model", "train"}
+    runs = [study.run(run).configuration() for run in study.runs]
+    said = scalars([study.model_dump(mode="json"), *runs]) | blocks | {study.data.classes}
+    said |= set(config.looks(study).values())
+    assert scalars([json.loads(text) for text in configurations(study).values()]) <= said
+
+
+def test_rules_have_no_parameters_beside_their_configuration(jobs):
+    assert {(job["rule"], *job["params"]) for job in jobs} == {("report",)} | {
+        (rule, "configuration")
+        for rule in ("data", "train", "gradients", "tables", "figures", "compare", "numbers", "check")
+    }
+
+
+def test_dvc_compares_what_snakemake_records_as_parameters(project, jobs):
+    """The file that a stage of DVC depends on holds, to the letter, the parameter of the same job in Snakemake."""
+    from dvc.repo import Repo
+
+    study = config.load(project / "params.yaml")
+    texts = {path.as_posix(): text for path, text in graph.configurations(study).items()}
+    recorded = {command(job): job["params"].get("configuration") for job in jobs}
+    with Repo(str(project)) as repo:
+        for stage in repo.index.stages:
+            files = [path for path in inputs(project, stage) if within(path, ["configuration"])]
+            if stage.name in ("configure", "report"):
+                assert files == []
+            else:
+                assert [texts[path].strip() for path in files] == [recorded[stage.cmd]], stage.name
+
+
+def test_dvc_checks_the_parameters_before_anything_else(project):
+    """DVC removes a stage's outputs before it runs: what refuses a mistake must own none that cost anything."""
+    from dvc.repo import Repo
+
+    with Repo(str(project)) as repo:
+        reading = {stage.name for stage in repo.index.stages if any(hasattr(dep, "params") for dep in stage.deps)}
+    assert reading == {"configure"}

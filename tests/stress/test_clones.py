@@ -1,0 +1,187 @@
+"""A finished study committed and pushed, and what a clone of it does: its report alone, or nothing at all."""
+
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from engines import planned, run
+from faked import ROOT
+
+from vanishing import config
+
+pytestmark = pytest.mark.pipeline
+
+BESIDE = [".gitignore", ".dvc/.gitignore", ".dvc/config", "README.md"]
+"""Of the project, what a tiny study is laid out without; git belongs to it from here on."""
+
+OWN = {".git", ".dvc", ".snakemake", ".vanishing"}
+"""Folders that git and the engines keep for themselves."""
+
+
+def git(folder, *arguments):
+    """Run git as a user without settings of their own."""
+    variables = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
+    return run(folder, "git", "-c", "user.name=A", "-c", "user.email=a@example.org", *arguments, **variables)
+
+
+@pytest.fixture(scope="module")
+def shared(builds, tmp_path_factory):
+    """A study that Snakemake has built, shared as README says: results in git, the rest pushed."""
+    folder, remote = tmp_path_factory.mktemp("shared") / "study", tmp_path_factory.mktemp("remote")
+    shutil.copytree(builds["snakemake"], folder)
+    for name in BESIDE:
+        shutil.copy(ROOT / name, folder / name)
+    git(folder, "init", "--quiet")
+    run(folder, "dvc", "remote", "add", "--default", "storage", str(remote))
+    run(folder, "vanishing", "sync")
+    git(folder, "add", "--all")
+    git(folder, "commit", "--quiet", "--message", "A finished study")
+    run(folder, "dvc", "push")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pulled(shared, tmp_path_factory):
+    """A clone after `dvc pull` and `vanishing sync`."""
+    folder = tmp_path_factory.mktemp("pulled") / "clone"
+    git(folder.parent, "clone", "--quiet", str(shared), str(folder))
+    run(folder, "dvc", "pull")
+    run(folder, "vanishing", "sync")
+    return folder
+
+
+def nothing_to_do(folder, **variables):
+    """Assert that neither engine would run anything, nor does, nor changes what git knows."""
+    assert "Nothing to be done" in run(folder, "snakemake", "-n", **variables)
+    printed = run(folder, "dvc", "repro", **variables)
+    assert "Data and pipelines are up to date." in printed
+    assert "Running stage" not in printed
+    assert git(folder, "status", "--porcelain") == ""
+
+
+def both_see_a_changed_learning_rate(folder):
+    """Assert it, so that having nothing to do is no blindness."""
+    content = config.read(folder / "params.yaml")
+    content["runs"] = config.merge(content["runs"], {"vgg08": {"train": {"learning_rate": 0.002}}})
+    (folder / "params.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+
+    assert {name for rule, name in planned(folder) if rule == "train"} == {"vgg08"}
+    assert set(json.loads(run(folder, "dvc", "status", "--json"))) == {"configure"}
+
+
+def test_git_has_the_results_and_nothing_that_is_pushed(shared):
+    tracked = set(git(shared, "ls-files").split())
+    assert {"results/runs/vgg08/seed0/gradients.csv", "results/tables/core.csv", "dvc.lock"} <= tracked
+    made = ("data/", "checkpoints/", "configuration/", "report/figures/", "report/tables/", "report/comparison/")
+    assert not [name for name in tracked if name.startswith((*made, ".snakemake/", ".vanishing/", "logs/"))]
+    assert "report/report.pdf" not in tracked
+
+
+def test_a_clone_makes_the_report_alone_without_data_or_training(shared, tmp_path):
+    folder = tmp_path / "clone"
+    git(tmp_path, "clone", "--quiet", str(shared), str(folder))
+    start = time.monotonic()
+    printed = run(folder, "snakemake", "report", "--cores", "2", "--config", "from_results=true")
+    print(f"the report alone, from a clone: {time.monotonic() - start:.1f} s")
+    assert "vanishing report" in printed
+    assert not [verb for verb in ("data", "train", "gradients") if f"vanishing {verb}" in printed]
+    assert not [made for made in ("data", "checkpoints") if (folder / made).exists()]
+    assert (folder / "report/report.pdf").read_bytes() == (shared / "report/report.pdf").read_bytes()
+    assert git(folder, "status", "--porcelain") == ""
+    run(folder, "dvc", "pull")  # what was built here is what was pushed, and in nobody's way
+    run(folder, "vanishing", "sync")
+    nothing_to_do(folder)
+
+
+def test_before_a_sync_snakemake_goes_by_the_times_of_a_clone(shared, tmp_path):
+    """Else the sync would be for nothing, and so would the cases below."""
+    folder = tmp_path / "clone"
+    git(tmp_path, "clone", "--quiet", str(shared), str(folder))
+    run(folder, "dvc", "pull")
+    (folder / "results/runs/vgg08/seed0/summary.json").touch()
+    assert ("gradients", "vgg08") in planned(folder)
+
+
+def touch(folder, order, first, step):
+    """Give every file and folder of the working tree a time of its own, in an order of their names."""
+    found = [path for path in folder.rglob("*") if not OWN & set(path.relative_to(folder).parts)]
+    for place, path in enumerate(sorted(found, reverse=order == "backwards")):
+        os.utime(path, (first + step * place,) * 2)
+
+
+def touched_now(folder):
+    touch(folder, "forwards", time.time() - 1, 0.001)
+
+
+def touched_now_backwards(folder):
+    touch(folder, "backwards", time.time() - 1, 0.001)
+
+
+def touched_into_the_past(folder):
+    touch(folder, "forwards", 1e9, 1)
+
+
+def touched_into_the_past_backwards(folder):
+    touch(folder, "backwards", 1e9, 1)
+
+
+def with_an_empty_commit(folder):
+    git(folder, "commit", "--quiet", "--allow-empty", "--message", "Nothing")
+
+
+def with_an_edited_readme(folder):
+    with (folder / "README.md").open("a") as handle:
+        handle.write("\nEdited.\n")
+    git(folder, "commit", "--quiet", "--all", "--message", "Edit the README")
+
+
+def checked_out_again(folder):
+    """Have git take away what a commit has not, and write it anew, with new times."""
+    git(folder, "rm", "-r", "--quiet", "results", "src", "workflow", "notebooks")
+    git(folder, "commit", "--quiet", "--message", "Remove nearly all")
+    git(folder, "checkout", "--quiet", "HEAD~1")
+
+
+CASES = [
+    touched_now,
+    touched_now_backwards,
+    touched_into_the_past,
+    touched_into_the_past_backwards,
+    with_an_empty_commit,
+    with_an_edited_readme,
+    checked_out_again,
+]
+
+
+@pytest.fixture
+def elsewhere(pulled, tmp_path):
+    """The clone in another folder, of a longer name: each case has its own."""
+    return Path(shutil.copytree(pulled, tmp_path / "another folder" / "clone", symlinks=True))
+
+
+def test_a_clone_that_was_pulled_has_nothing_to_do(pulled):
+    nothing_to_do(pulled)
+    assert run(pulled, "dvc", "status").strip() == "Data and pipelines are up to date."
+
+
+@pytest.mark.parametrize("happens", CASES, ids=lambda case: case.__name__)
+def test_nothing_to_do_whatever_happens_to_the_clone(elsewhere, happens):
+    happens(elsewhere)
+    nothing_to_do(elsewhere)
+    both_see_a_changed_learning_rate(elsewhere)
+
+
+def test_nothing_to_do_in_another_folder_time_zone_locale_and_order_of_hashes(elsewhere):
+    nothing_to_do(elsewhere, TZ="Pacific/Kiritimati", LC_ALL="POSIX", PYTHONHASHSEED="7")
+    both_see_a_changed_learning_rate(elsewhere)
+
+
+def test_nothing_to_do_on_another_date(elsewhere, calendar):
+    if not shutil.which("cc"):
+        pytest.skip("no C compiler (cc) to move the date with")
+    nothing_to_do(elsewhere, **calendar(400))
+    both_see_a_changed_learning_rate(elsewhere)

@@ -1,0 +1,42 @@
+"""Notebooks of many builds at once."""
+
+import subprocess
+
+import engines
+import faked
+import pytest
+import yaml
+
+from vanishing import config, paths
+from vanishing.engines import workspace
+from vanishing.report.captions import CAPTIONS
+
+pytestmark = pytest.mark.pipeline
+
+BUILDS = 20
+
+
+def test_the_notebooks_of_twenty_builds_at_once_do_not_clash(tmp_path, monkeypatch):
+    """Kernels, fonts and folders are shared: all are of one checkout, in which no notebook has been run before."""
+    workspace.lay_out(faked.ROOT, tmp_path, None)
+    monkeypatch.chdir(tmp_path)
+    content = faked.content(runs=["vgg08"])
+    content["studies"] = {
+        f"study{at}": {"title": "The same", "runs": ["vgg08"], "draw": ["training"]} for at in range(BUILDS)
+    }
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(content))
+    faked.result(config.load(), "vgg08")
+    started = [
+        subprocess.Popen(
+            ["vanishing", "figures", f"study{at}"],
+            cwd=tmp_path, env=engines.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for at in range(BUILDS)
+    ]  # fmt: skip
+    for process in started:
+        _, complaint = process.communicate(timeout=600)
+        assert process.returncode == 0, complaint
+    made = [{path.name: path.read_bytes() for path in (paths.FIGURES / key).iterdir()} for key in content["studies"]]
+    assert set(made[0]) == {f"{name}.pdf" for name in CAPTIONS["training"]}
+    assert all(figures == made[0] for figures in made)
+    assert not list(tmp_path.glob("kernel*"))  # no socket is left

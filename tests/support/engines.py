@@ -1,0 +1,137 @@
+"""A tiny study, PDF included, in folders of its own, and how the two engines are run there."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import faked
+import yaml
+
+from vanishing import config
+from vanishing.engines import graph, workspace
+
+TINY = {
+    "data": {
+        "set": "generated",
+        "validation_per_class": 10,
+        # more than 1 MB, below which Snakemake compares content and a changed time would go unnoticed
+        "generated": {"classes": 4, "train_per_class": 30, "test_per_class": 80},
+    },
+    "model": {"filters": 4},
+    "train": {"epochs": 2, "batch_size": 20, "precision": "fp32", "device": "cpu", "threads": 1},
+    "gradients": {"batches": 2, "batch_size": 20},
+}
+RUNS = {"vgg08": {"model": {"blocks": 0}}, "vgg14_bn": {"model": {"blocks": 1, "norm": "batch"}}}
+STUDIES = {"core": {"title": "Depth & norm", "runs": list(RUNS), "draw": ["training", "gradient_flow"]}}
+COMMANDS = {"snakemake": ["snakemake", "--cores", "1"], "dvc": ["dvc", "repro"]}
+BYTES_OF = ["data", "checkpoints", "results", "report"]
+
+
+def lay_out(folder, differences, data=None, train=None):
+    """Lay out the tiny study, with `differences` laid over its runs, and others over its defaults."""
+    content = config.merge(config.read(faked.ROOT / "params.yaml"), TINY)
+    content |= {"runs": config.merge(RUNS, differences), "studies": STUDIES}
+    content["data"] |= data or {}
+    content["train"] |= train or {}
+    workspace.lay_out(faked.ROOT, folder, None)
+    (folder / "params.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    jobs = graph.job_list(config.check(content | {"runs": RUNS}))  # which no difference changes
+    (folder / "workflow" / "jobs.json").write_text(jobs)
+
+
+EAGER = """#!{python}
+import sys
+from vanishing import cli
+
+if sys.argv[1] == "train":
+    from vanishing.training import loop
+    loop.SAVE_EVERY = 0.0
+sys.exit(cli.main())
+"""
+"""A `vanishing` that saves the state of a training at every step, so that a kill finds one and it gets on."""
+
+
+@dataclass(frozen=True)
+class Build:
+    """How a clean build is made, and among what surroundings; none of it may change a byte."""
+
+    command: list[str]
+    folder: str
+    days: int
+    """By which the calendar is behind; were it ahead, latexmk would take what it has just made for an old file."""
+    umask: int
+    variables: Mapping[str, str]
+
+
+BUILDS = {
+    "snakemake": Build(
+        COMMANDS["snakemake"], "study", 0, 0o022,
+        {"TZ": "Asia/Tokyo", "LC_ALL": "C.UTF-8", "PYTHONHASHSEED": "1", "OMP_NUM_THREADS": "1"},
+    ),
+    "snakemake_on_four_cores": Build(
+        ["snakemake", "--cores", "4"], "a-folder/with-a-much-longer-name/study-of-its-own", 800, 0o077,
+        {"TZ": "Pacific/Kiritimati", "LC_ALL": "POSIX", "PYTHONHASHSEED": "random"},
+    ),
+    "dvc": Build(
+        COMMANDS["dvc"], "s", 400, 0o002,
+        {"TZ": "America/Lima", "LC_ALL": "C", "PYTHONHASHSEED": "2"},
+    ),
+}  # fmt: skip
+"""By name; `calendar` in conftest.py moves the date."""
+
+
+def start(command, folder, variables=None, umask=-1):
+    """Start a command among surroundings of its own; its two outputs are one."""
+    return subprocess.Popen(
+        command,
+        cwd=folder,
+        env=environment() | (variables or {}),
+        umask=umask,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def run(folder, *command, **variables):
+    """Run a command that must succeed; return what it printed."""
+    done = subprocess.run(
+        command, cwd=folder, env=environment() | variables, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout + done.stderr
+
+
+def environment():
+    """Return an environment in which the commands of this Python are found."""
+    return os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+
+
+def eager(folder):
+    """Write the eager `vanishing`, and return the environment in which it is the one that is found."""
+    script = folder / "bin" / "vanishing"
+    script.parent.mkdir()
+    script.write_text(EAGER.format(python=sys.executable))
+    script.chmod(0o755)
+    return {"PATH": f"{script.parent}:{environment()['PATH']}"}
+
+
+def planned(folder):
+    """Return what Snakemake would run: rules, with the run they are of."""
+    output = run(folder, "snakemake", "-n", "--printshellcmds")
+    found = re.findall(r"vanishing (\w+)(?: (vgg\w+) --seed)?", output)
+    return {(rule, name) for rule, name in found}
+
+
+def content(folder):
+    """Return the bytes of every file that the pipeline makes, by name; LaTeX's scratch and marks left out."""
+    found = (path for part in BYTES_OF for path in sorted((folder / part).rglob("*")))
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in found
+        if path.is_file() and path.name != ".snakemake_timestamp" and "report/build" not in path.as_posix()
+    }

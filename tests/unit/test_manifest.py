@@ -1,0 +1,151 @@
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import faked
+import pytest
+import torch
+import yaml
+
+from vanishing import cli, files, paths
+from vanishing.report import checklist
+from vanishing.verify import manifest
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """A folder with the parameters and the results of a small study of two seeds."""
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text(yaml.safe_dump(faked.content({"seeds": [0, 1]})))
+    for seed in (0, 1):
+        faked.result(study(), "vgg08", seed)
+        set_environment(seed, "AVX2")
+    faked.result(study(), "vgg38", 0, train=(float("nan"), 0.1))
+    return tmp_path
+
+
+def study():
+    return faked.study({"seeds": [0, 1]})
+
+
+def set_environment(seed, kind):
+    path = paths.results("vgg08", seed) / "summary.json"
+    environment = {"device": "cpu", "kind": kind, "torch": "9.9", "precision": "fp32", "threads": 1}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"environment": environment}))
+
+
+def test_the_part_that_repeats_names_what_bytes_hang_on(capsys):
+    files.write(Path("data/generated.npz"), "images")
+    assert cli.main(["manifest"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert set(content) == {"repeats", "varies"}
+    repeats = content["repeats"]
+    assert repeats["seeds"] == [0, 1]
+    assert repeats["data"] == {"data/generated.npz": files.sha256(Path("data/generated.npz"))}
+    assert repeats["configuration"]["train"]["epochs"] == 2
+    assert repeats["versions"]["torch"] == torch.__version__
+    assert {"python", "numpy", "pandas", "matplotlib", "snakemake", "dvc"} <= set(repeats["versions"])
+    assert repeats["numerics"]["vgg08"] == {
+        "precision": "fp32",
+        "threads": 1,
+        "deterministic_algorithms": True,
+        "cudnn_benchmark": False,
+        "cudnn_allow_tf32": False,
+        "matmul_allow_tf32": False,
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+    }
+    path = paths.results("vgg08", 1) / "history.csv"
+    assert repeats["outputs"][str(path)] == files.sha256(path)
+    assert repeats["trained"]["vgg08/seed0"]["kind"] == "AVX2"
+    assert repeats["trained"]["vgg38/seed0"]["torch"] == "2.13.0"
+
+
+def test_the_part_that_repeats_is_the_same_in_another_folder(folder, tmp_path_factory, monkeypatch):
+    first = manifest.as_text({"repeats": manifest.collect(study())["repeats"]})
+    elsewhere = shutil.copytree(folder, tmp_path_factory.mktemp("other") / "study")
+    monkeypatch.chdir(elsewhere)
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    assert manifest.as_text({"repeats": manifest.collect(study())["repeats"]}) == first
+    assert not re.search(r"20\d\d-\d\d-\d\d", first)
+    assert str(folder) not in first
+
+
+def test_the_part_that_varies_tells_the_revision_and_whether_the_tree_is_clean():
+    assert manifest.collect(study())["varies"]["git"] == {"revision": None, "clean": None}
+    for arguments in (["init", "-q"], ["add", "."], ["commit", "-qm", "x"]):
+        subprocess.run(["git", "-c", "user.name=x", "-c", "user.email=x@example.org", *arguments], check=True)
+    found = manifest.collect(study())["varies"]
+    assert re.fullmatch("[0-9a-f]{40}", found["git"]["revision"])
+    assert found["git"]["clean"] is True
+    assert found["hardware"]["cores"] >= 1
+    Path("new").touch()
+    assert manifest.collect(study())["varies"]["git"]["clean"] is False
+
+
+def test_the_part_that_varies_tells_the_hardware_and_the_driver(monkeypatch):
+    files = {"/proc/driver/nvidia/version": ["NVRM version: 580.65"], "/proc/cpuinfo": ["model name\t: EPYC"]}
+    monkeypatch.setattr(manifest, "_lines", lambda name: files[name])
+    varies = manifest.collect(study())["varies"]
+    assert varies["driver"] == "NVRM version: 580.65"
+    assert varies["hardware"]["processor"] == "EPYC"
+    assert set(varies["hardware"]) >= {"capability", "cores", "memory_bytes", "gpus", "cuda", "cudnn"}
+
+
+def test_a_manifest_can_be_a_file(capsys):
+    assert cli.main(["manifest", "--output", "logs/manifest.json"]) == 0
+    assert capsys.readouterr().out == ""
+    assert set(json.loads(Path("logs/manifest.json").read_text())) == {"repeats", "varies"}
+
+
+def test_the_checklist_answers_every_question_from_the_results():
+    text = checklist.latex(study())
+    items = re.findall(r"\\item \\emph\{(.*?)\} \\textbf\{(.*?)\.\} (\S.*)", text)
+    assert len(items) == text.count(r"\item \emph") == 17 + 6
+    assert {answer for _, answer, _ in items} == {"Yes", "Not applicable"}
+    answers = {question: reason for question, _, reason in items}
+    assert "3 of 4 trainings" in answers["Can the main results be reproduced from what is written?"]
+    assert answers["Are trainings that failed reported?"].startswith("1 diverged")
+    assert "2 seeds" in answers["Is there a measure of statistical uncertainty?"]
+    assert "6 epochs" in answers["Is the computing described?"]
+    assert "cpu AVX2" in answers["Is the computing described?"]
+    assert "PyTorch" in answers["Are dependencies given?"]
+    assert "9.9" in answers["Are dependencies given?"]
+    assert torch.__version__ not in text, "a clone with another version typesets the same bytes"
+
+
+def test_with_results_of_one_seed_the_checklist_admits_that_there_is_no_spread():
+    shutil.rmtree(paths.results("vgg08", 1))
+    question = "Is there a measure of statistical uncertainty?"
+    assert rf"\emph{{{question}}} \textbf{{No.}} No run has results of two seeds" in checklist.latex(study())
+
+
+def test_the_sections_that_the_checklist_names_are_there():
+    text = checklist.latex(study())
+    written = "".join(path.read_text() for path in (faked.ROOT / "report" / "sections").glob("*.tex"))
+    labels = set(re.findall(r"\\ref\{(.*?)\}", text))
+    assert labels >= {"sec:results", "sec:limits", "sec:theory", "sec:setup"}
+    assert [label for label in labels if rf"\label{{{label}}}" not in written] == []
+
+
+def test_the_commands_that_the_checklist_names_are_there(capsys):
+    named = set(re.findall(r"\\texttt\{vanishing (\w+)", checklist.latex(study())))
+    assert named >= {"verify", "manifest", "data", "models", "train", "show"}
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    text = capsys.readouterr().out
+    assert all(re.search(rf"^ +{name}\s", text, re.MULTILINE) for name in named)
+    makefile = (faked.ROOT / "Makefile").read_text()
+    for target in re.findall(r"\\texttt\{make (\w+)\}", checklist.latex(study())):
+        assert f"\n{target}:" in makefile
+
+
+def test_what_a_summary_says_is_escaped():
+    set_environment(0, r"A_B & \input{x}")
+    assert r"A\_B \& \textbackslash{}input\{x\}" in checklist.latex(study())
+
+
+def test_the_numbers_of_the_report_come_with_the_appendix():
+    assert cli.main(["numbers"]) == 0
+    assert Path("report/checklist.tex").read_text() == checklist.latex(study())

@@ -1,0 +1,257 @@
+"""What a study asks for before it runs: hand-worked amounts, and what is left of it."""
+
+from pathlib import Path
+
+import faked
+import pytest
+import yaml
+
+from vanishing import cli, config, files, paths, stages
+from vanishing.config import ParameterError
+from vanishing.training import checkpoints, cost, models, step
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path, monkeypatch):
+    """Stand in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+
+def study(overlay=None):
+    return faked.study({"seeds": [0, 1], **(overlay or {})})
+
+
+def never(run):
+    raise AssertionError(f"{run} is measured")
+
+
+def test_the_arithmetic_of_a_training_is_that_of_its_images():
+    """150 training, 50 validation and 1000 test images of 10 classes; 2 epochs, 3 passes for a training image."""
+    entry = cost.entries(study())[0]
+    data = entry.run.data
+    assert (data.train_per_class, data.validation_per_class, data.test_per_class) == (15, 5, 30)
+    assert entry.macs == entry.size.macs * (2 * (3 * 150 + 50) + 300)
+    assert entry.steps == pytest.approx(2 * (15 + 50 / 30) + 300 / 30)
+    assert entry.work == pytest.approx(entry.size.macs * 10 / 1e9)
+
+
+def test_a_training_step_costs_three_forward_passes():
+    """Counted by PyTorch over forward and backward pass; the entry convolution's inputs need no gradient."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    run = study().run("vgg38")
+    with FlopCounterMode(display=False) as counter:
+        models.build(run.model, 10, 0)(torch.zeros(1, 3, 32, 32)).sum().backward()
+    assert counter.get_total_flops() / 2 == pytest.approx(cost.STEP * models.measure(run.model, 10).macs, rel=0.01)
+
+
+def test_the_disk_is_that_of_the_files(tmp_path):
+    """Snapshots 0, 1 and 2, and the best weights."""
+    entry = cost.entries(study())[1]
+    checkpoints.write(tmp_path / "weights", models.build(entry.run.model, 10, 0).state_dict())
+    assert entry.run.train.snapshot_epochs == (0, 1, 2)
+    assert entry.kept == pytest.approx(4 * (tmp_path / "weights").stat().st_size, rel=0.05)
+    assert entry.scratch == entry.kept * 2, "as many copies again as there are in the state"
+
+
+def test_what_is_there_already_is_not_to_be_trained():
+    settings = study()
+    faked.result(settings, "vgg08", seed=1)
+    faked.result(settings, "vgg38", seed=0)
+    (paths.results("vgg38", 0) / "gradients.csv").unlink()
+    files.write(paths.snapshot(paths.checkpoints("vgg38", 0), 0), "weights")
+    shallow, deep = cost.entries(settings)
+    assert (shallow.done, shallow.to_measure, shallow.to_train) == ([1], [], [0])
+    assert (deep.done, deep.to_measure, deep.to_train) == ([], [0], [1])
+
+
+def test_without_its_trajectory_an_unmeasured_training_runs_again():
+    settings = study()
+    faked.result(settings, "vgg38", seed=0)
+    (paths.results("vgg38", 0) / "gradients.csv").unlink()
+    assert cost.entries(settings)[1].to_train == [0, 1]
+
+
+def test_a_changed_run_is_to_be_trained_again():
+    faked.result(study(), "vgg08", seed=0)
+    changed = study({"runs": {"vgg08": {"train": {"learning_rate": 0.002}}}})
+    assert cost.entries(study())[0].to_train == [1]
+    assert cost.entries(changed)[0].to_train == [0, 1]
+
+
+def test_only_the_studies_named_are_listed():
+    settings = study({"studies": {"deep": {"title": "Deep", "runs": ["vgg38"]}}})
+    assert [entry.name for entry in cost.entries(settings)] == ["vgg08", "vgg38"]
+    assert [entry.name for entry in cost.entries(settings, ["deep"])] == ["vgg38"]
+    assert [entry.name for entry in cost.entries(settings, ["deep", "core"])] == ["vgg08", "vgg38"]
+    with pytest.raises(ParameterError, match=r"^study 'wide' is not configured; allowed: core, deep$"):
+        cost.entries(settings, ["deep", "wide"])
+
+
+@pytest.mark.parametrize(
+    ("samples", "a", "b"),
+    [
+        ([(8, 1.0, 10.0), (38, 5.0, 48.0)], 1.0, 2.0),
+        ([(8, 1.0, 3.0), (38, 5.0, 15.0)], 0.0, 3.0),
+        ([(8, 2.0, 4.0), (38, 5.0, 19.0)], 0.5, 0.0),
+    ],
+)
+def test_the_fit_goes_through_two_measurements(samples, a, b):
+    assert cost.fit(samples) == pytest.approx((a, b), abs=1e-9)
+
+
+@pytest.mark.parametrize("samples", [[(8, 1.0, 1.0), (38, 5.0, 9.0)], [(8, 1.0, 1.0), (38, 5.0, 2.0)]])
+def test_no_cost_is_ever_negative(samples):
+    """More than the arithmetic grows, and less than the layers: the nearer of the two alone is taken."""
+    a, b = cost.fit(samples)
+    assert min(a, b) == 0
+    assert max(a, b) > 0
+
+
+def test_a_clamped_fit_errs_alike_on_both_sides():
+    """Work alone: ratios 1/1 and 5/9, whose best multiple is (1 + 5/9) / (1 + 25/81) = 126/106."""
+    assert cost.fit([(8, 1.0, 1.0), (38, 5.0, 9.0)]) == pytest.approx((0, 126 / 106))
+
+
+def test_every_run_is_estimated_from_the_shallowest_and_the_deepest():
+    settings = faked.study({}, runs=["vgg38_bn", "vgg38", "vgg08"])
+    listed, measured = cost.entries(settings), []
+
+    def step(run):
+        entry = next(entry for entry in listed if entry.run == run)
+        measured.append(entry.name)
+        return 0.001 * entry.size.layers + 0.5 * entry.work, "a chip"
+
+    made = cost.estimate(listed, step)
+    assert measured == ["vgg08", "vgg38_bn"], "of the two deepest that with more weights"
+    for entry in listed:
+        assert made.seconds[entry.name] == pytest.approx(
+            entry.steps * (0.001 * entry.size.layers + 0.5 * entry.work), rel=1e-6
+        )
+    assert made.measurements[0].startswith("vgg08: ")
+    assert made.measurements[0].endswith(" ms a step in fp32 on a chip")
+
+
+def test_precisions_are_measured_apart():
+    settings = study({"runs": {"vgg38": {"train": {"precision": "bf16"}}}})
+    made = cost.estimate(
+        cost.entries(settings), lambda run: ({"fp32": 1.0, "bf16": 2.0}[run.train.precision], "a chip")
+    )
+    shallow, deep = cost.entries(settings)
+    assert made.seconds == pytest.approx({"vgg08": shallow.steps, "vgg38": 2 * deep.steps})
+
+
+def test_where_nothing_is_left_nothing_is_measured():
+    settings = study()
+    for run, seed in settings.jobs():
+        faked.result(settings, run, seed=seed)
+    listed = cost.entries(settings)
+    made = cost.estimate(listed, never)
+    assert (made.seconds, made.measurements) == ({}, [])
+    assert cost.text(listed, made).endswith("\nleft to train: nothing")
+
+
+def test_a_finished_run_is_no_reference():
+    settings = study()
+    for seed in (0, 1):
+        faked.result(settings, "vgg08", seed=seed)
+    made = cost.estimate(cost.entries(settings), lambda run: (float(run.model.blocks), "a chip"))
+    assert list(made.seconds) == ["vgg38"]
+
+
+def test_the_text_says_amounts_totals_and_that_it_is_an_estimate():
+    settings = study()
+    faked.result(settings, "vgg08", seed=0)
+    faked.result(settings, "vgg38", seed=0)
+    (paths.results("vgg38", 0) / "gradients.csv").unlink()
+    files.write(paths.snapshot(paths.checkpoints("vgg38", 0), 0), "weights")
+    listed = cost.entries(settings)
+    made = cost.Estimate({"vgg08": 60.0, "vgg38": 5000.0}, ["vgg08: 1 ms a step in fp32 on a chip"])
+    head, shallow, deep, blank, *rest = cost.text(listed, made).splitlines()
+    assert head.split("  ")[0] == "run"
+    assert (shallow.split()[3:5], deep.split()[3:5]) == (["0", "1"], ["0", "1"])
+    assert (shallow.split()[-2:], deep.split()[-2:]) == (["60", "s"], ["83", "min"])
+    assert blank == ""
+    assert rest[0].startswith("in all: 4 trainings, ")
+    assert rest[1] == "left to measure: the gradient flow of 1 training"
+    assert rest[2].startswith("left to train: 2 trainings, ")
+    assert rest[3].startswith("  84 min one after another, and ")
+    assert "estimate" in rest[4]
+    assert rest[5:] == ["  vgg08: 1 ms a step in fp32 on a chip"]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(7, "7 B"), (999, "1 kB"), (1000, "1 kB"), (184e6, "180 MB"), (3.44e15, "3.4 PB"), (2e22, "20000 EB")],
+)
+def test_amounts_have_two_digits_and_a_prefix(value, text):
+    assert cost._si(value, "B") == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.1234, "0.12 s"),
+        (45, "45 s"),
+        (89, "89 s"),
+        (100, "1.7 min"),
+        (4321, "72 min"),
+        (5400, "1.5 h"),
+        (4e5, "110 h"),
+    ],
+)
+def test_durations_have_two_digits(seconds, text):
+    assert cost._time(seconds) == text
+
+
+def test_the_step_is_measured_and_leaves_nothing(monkeypatch):
+    monkeypatch.setattr(cost, "MEASURED_FOR", 0.05)
+    seconds, device = cost.time_step(study().run("vgg08"))
+    assert 1e-5 < seconds < 5
+    assert device.endswith(", 1 threads")
+    assert list(Path().iterdir()) == []
+
+
+def test_trainings_at_once_share_the_time(monkeypatch, capsys):
+    monkeypatch.setattr(cost, "MEASURED_FOR", 0.05)
+    settings, asked = study(), []
+    listed = cost.entries(settings)
+
+    def step(run, at_once):
+        asked.append(at_once)
+        return 0.1, "a chip"
+
+    monkeypatch.setattr(cost, "time_step", step)
+    made = cost.estimate(listed, at_once=4)
+    assert set(asked) == {4}
+    assert {line.split(": ")[1] for line in made.measurements} == {"100 ms a step beside 3 others in fp32 on a chip"}
+    alone = sum(len(entry.to_train) * made.seconds[entry.name] for entry in listed)
+    assert f"\n  {cost._time(alone / 4)} 4 at once, and " in cost.text(listed, made)
+
+
+def test_beside_others_each_takes_a_step(monkeypatch):
+    monkeypatch.setattr(cost, "MEASURED_FOR", 0.05)
+    stepped, original = [], step.Learner.step
+
+    def noted(self, *rest):
+        stepped.append(id(self))
+        original(self, *rest)
+
+    monkeypatch.setattr(step.Learner, "step", noted)
+    cost.time_step(study().run("vgg08"), at_once=3)
+    assert len(set(stepped)) == 3
+    assert stepped == stepped[:3] * (len(stepped) // 3)
+
+
+def test_the_command_plans_a_study_and_then_what_is_left_of_it(monkeypatch, capsys):
+    monkeypatch.setattr(cost, "MEASURED_FOR", 0.05)
+    Path("params.yaml").write_text(yaml.safe_dump(faked.content({"model": {"filters": 4}}, runs=["vgg08"])))
+    assert cli.main(["plan"]) == 0
+    assert "left to train: 1 training, " in capsys.readouterr().out
+    settings = config.load()
+    stages.data(settings)
+    stages.train(settings, [("vgg08", 0)])
+    stages.gradients(settings, "vgg08", 0)
+    assert cli.main(["plan", "core"]) == 0
+    assert capsys.readouterr().out.endswith("left to train: nothing\n")

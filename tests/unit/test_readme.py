@@ -1,0 +1,137 @@
+"""The results in README.md."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import faked
+import pytest
+
+from vanishing import cli, config
+from vanishing.errors import UserError
+from vanishing.report import readme
+
+TEXT = f"before\n{readme.BEGIN}\nold\n{readme.END}\nafter\n"
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("README.md").write_text(TEXT)
+
+
+def written(settings):
+    """Return the results that are written into README.md; what stands around them stays."""
+    readme.make(settings)
+    before, results, after = re.split(f"{readme.BEGIN}|{readme.END}", Path("README.md").read_text())
+    assert (before, after) == ("before\n", "\nafter\n")
+    return results
+
+
+def rows(text):
+    """Return the cells of every table row that is no head and no rule."""
+    lines = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    return [cells for cells in lines if cells[0] not in ("run", "---")]
+
+
+def test_a_row_has_settings_means_deviations_n_and_device():
+    study = faked.study({"seeds": [0, 1]})
+    for seed in (0, 1):
+        faked.result(
+            study, "vgg38", seed, train=(1.0 + seed, 0.5), val=(1.6, 0.3 + 0.2 * seed), test=(1.7, 0.25), epochs=2
+        )
+    text = written(study)
+    assert "\nDepth (`core`, 2 epochs):\n\n| run | schedule | epochs | precision | training loss |" in text
+    precision = study.run("vgg38").train.precision
+    assert rows(text) == [
+        ["vgg38", "per epoch", "2", precision, "1.500 ± 0.707", "50.00 ± 0.00 %", "1.600 ± 0.000", "40.00 ± 14.14 %",
+         "25.00 ± 0.00 %", "2", "cpu"],
+    ]  # fmt: skip
+    assert text.endswith("\n2 of the study's 4 trainings are here. Runs of `core` without results: `vgg08`.\n\n")
+
+
+def test_one_seed_has_no_deviation_and_all_runs_leave_none_missing():
+    study = faked.study(runs=["vgg08"])
+    faked.result(study, "vgg08", train=(1.5, 0.5), val=(1.6, 0.4), test=(1.7, 0.3))
+    text = written(study)
+    assert rows(text)[0][4:10] == ["1.500", "50.00 %", "1.600", "40.00 %", "30.00 %", "1"]
+    assert text.endswith("\n1 of the study's 1 trainings are here.\n\n")
+
+
+def test_diverged_seeds_are_counted_and_without_any_other_there_is_no_number():
+    study = faked.study({"seeds": [0, 1]})
+    for run, seed in study.jobs():
+        diverged = run == "vgg38" or seed == 1
+        faked.result(study, run, seed, train=(float("nan"), 0.1) if diverged else (1.5, 0.5), val=(1.6, 0.4))
+    some, none = rows(written(study))
+    assert (some[4], some[9]) == ("1.500", "1, 1 diverged (epoch 2)")
+    assert (none[4], none[8], none[9]) == ("-", "-", "0, 2 diverged (epoch 2, 2)")
+
+
+def test_the_core_study_is_first_and_a_run_stands_in_one_table_only():
+    short = {"title": "Cut short", "runs": ["vgg38", "vgg38_short"], "average": 2}
+    overlay = {"studies": {"short": short}, "runs": {"vgg38_short": {"train": {"epochs": 3}}}}
+    content = faked.content(overlay)
+    content["studies"] = dict(reversed(content["studies"].items()))
+    study = config.check(content)
+    for run in study.runs:
+        faked.result(study, run, epochs=3 if run == "vgg38_short" else 2)
+    text = written(study)
+    assert re.findall(r"^.*:$", text, re.MULTILINE) == [
+        "Depth (`core`, 2 epochs):", "Cut short (`short`, 3 epochs, mean of the final 2):",
+    ]  # fmt: skip
+    assert [cells[0] for cells in rows(text)] == ["vgg08", "vgg38", "vgg38_short"]
+
+
+def test_without_results_it_says_so():
+    missing = "0 of the study's 2 trainings are here. Runs of `core` without results: `vgg08`, `vgg38`."
+    assert written(faked.study()) == f"\n\n{missing}\n\n"
+
+
+def test_the_same_results_give_the_same_bytes():
+    study = faked.study()
+    faked.result(study, "vgg08")
+    assert written(study) == written(study)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", readme.BEGIN, f"{readme.END}\n{readme.BEGIN}\n", TEXT + TEXT, f"{TEXT}{readme.END}", f"{readme.END}\n{TEXT}"],
+)
+def test_a_readme_without_one_place_for_the_results_is_left_alone(text):
+    Path("README.md").write_text(text)
+    with pytest.raises(UserError, match=r"^README.md: needs the line <!-- .* -->, and below it <!-- .* -->, each once"):
+        readme.make(faked.study())
+    assert Path("README.md").read_text() == text
+
+
+def test_a_folder_without_readme_is_one_line(capsys):
+    Path("README.md").unlink()
+    Path("params.yaml").write_text((faked.ROOT / "params.yaml").read_text())
+    assert cli.main(["readme"]) == 1
+    assert capsys.readouterr().err.endswith(
+        "vanishing readme: README.md: missing; `vanishing readme` writes into the one of the project's folder\n"
+    )
+
+
+def test_help_says_that_no_engine_makes_it(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["readme", "--help"])
+    assert "no engine makes README.md" in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_projects_readme_has_the_committed_results(monkeypatch):
+    monkeypatch.chdir(faked.ROOT)
+    changed = subprocess.run(["git", "status", "--porcelain", "results"], capture_output=True, text=True, check=False)
+    if changed.returncode or changed.stdout:
+        pytest.skip("not a git repository, or results that are not committed")
+    text = Path("README.md").read_text()
+    assert readme.rewritten(text, readme.block(config.load())) == text, "`make readme` writes it again"
+
+
+def test_the_projects_readme_names_every_study_and_counts_the_trainings():
+    text, study = (faked.ROOT / "README.md").read_text(), config.load(faked.ROOT / "params.yaml")
+    rest = readme.rewritten(text, "")
+    for key in study.studies:
+        assert re.search(rf"^\|.*`{key}`.* \|$", rest, re.MULTILINE), key
+    assert re.findall(r"(\d+)\s+trainings", rest) == [str(len(list(study.jobs())))]

@@ -1,0 +1,237 @@
+"""What holds of the repository as a whole: nothing unsafe in the code, everything pinned, every parameter explained."""
+
+import ast
+import re
+import subprocess
+import tomllib
+
+import faked
+import pytest
+import yaml
+
+from vanishing import config
+from vanishing.config import strict_yaml
+from vanishing.engines import workspace
+
+PACKAGE = faked.ROOT / "src" / "vanishing"
+TREES = {
+    path.relative_to(PACKAGE).as_posix(): ast.parse(path.read_text(encoding="utf-8"))
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
+LONGEST_FUNCTION = 60
+"""Lines, docstring included."""
+
+
+def calls(tree):
+    """Yield (dotted name, call) of every call in a module."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func), node
+
+
+def nodes(kind):
+    return [(name, node) for name, tree in TREES.items() for node in ast.walk(tree) if isinstance(node, kind)]
+
+
+def committed():
+    """List the committed files; skips the test where this is no git repository."""
+    done = subprocess.run(["git", "ls-files", "-z"], cwd=faked.ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip("not a git repository")
+    return [faked.ROOT / name for name in done.stdout.split("\0") if name and (faked.ROOT / name).is_file()]
+
+
+def test_nothing_is_evaluated_or_run_by_a_shell():
+    forbidden = {"eval", "exec", "compile", "os.system", "os.popen", "__import__", "subprocess.getoutput"}
+    for module, tree in TREES.items():
+        for name, call in calls(tree):
+            assert name not in forbidden, f"{module}:{call.lineno}"
+            assert not any(word.arg == "shell" for word in call.keywords), f"{module}:{call.lineno}"
+
+
+def test_pickles_are_read_by_the_restricted_unpickler_alone():
+    for module, tree in TREES.items():
+        for name, call in calls(tree):
+            assert name not in {"pickle.load", "pickle.loads", "torch.load", "pd.read_pickle"}, (
+                f"{module}:{call.lineno}"
+            )
+            allowed = [ast.literal_eval(word.value) for word in call.keywords if word.arg == "allow_pickle"]
+            assert not any(allowed), f"{module}:{call.lineno}"
+    importers = {module for module, tree in TREES.items() if re.search(r"import pickle\b", ast.unparse(tree))}
+    assert importers <= {"data/pickles.py"}
+    uses = {ast.unparse(node) for node in ast.walk(TREES["data/pickles.py"]) if isinstance(node, ast.Attribute)}
+    operations = {f"pickle.{name}" for name in ("SETITEM", "SETITEMS", "DICT", "EMPTY_SET", "ADDITEMS", "FROZENSET")}
+    unpickler = {"pickle._Unpickler", "pickle._Unpickler.dispatch", "pickle._Unpickler.dispatch.items"}
+    assert {use for use in uses if use.startswith("pickle.")} <= unpickler | operations
+    classes = [node for node in ast.walk(TREES["data/pickles.py"]) if isinstance(node, ast.ClassDef)]
+    readers = [node for node in classes if "pickle._Unpickler" in map(ast.unparse, node.bases)]
+    assert len(readers) == 1
+    assert "find_class" in [item.name for item in readers[0].body if isinstance(item, ast.FunctionDef)]
+
+
+def test_no_call_turns_off_the_check_of_a_servers_identity():
+    for module, tree in TREES.items():
+        for _, call in calls(tree):
+            assert not any(word.arg == "verify" for word in call.keywords), f"{module}:{call.lineno}"
+
+
+def test_secrets_of_remotes_are_ignored_by_git():
+    done = subprocess.run(["git", "check-ignore", "-q", ".dvc/config.local"], cwd=faked.ROOT, check=False)
+    assert done.returncode in (0, 128), "128: not a git repository"
+
+
+def test_no_remote_and_no_secret_is_in_the_committed_settings_of_dvc():
+    text = (faked.ROOT / ".dvc" / "config").read_text()
+    assert not re.search(r"remote|url|user|password|key|token|secret|credential", text, re.IGNORECASE)
+
+
+def test_what_the_security_notes_name_is_there():
+    text = (faked.ROOT / "SECURITY.md").read_text()
+    modules = set(re.findall(r"\| `(\w+/\w*(?:\.py)?)` \|", text))
+    assert len(modules) == 10
+    for name in modules:
+        assert (PACKAGE / name).exists(), name
+    for name in re.findall(r"`((?:tests|\.ci)/[\w./]+)`", text):
+        assert (faked.ROOT / name).exists(), name
+
+
+def test_yaml_is_read_by_safe_loaders_alone():
+    for module, tree in TREES.items():
+        for name, call in calls(tree):
+            if name == "yaml.load":
+                assert "Loader=StrictLoader" in ast.unparse(call), f"{module}:{call.lineno}"
+            assert name not in {"yaml.unsafe_load", "yaml.full_load"}, f"{module}:{call.lineno}"
+    assert issubclass(strict_yaml.StrictLoader, yaml.SafeLoader)
+
+
+def test_no_function_is_long():
+    for module, node in nodes(ast.FunctionDef):
+        assert node.end_lineno - node.lineno < LONGEST_FUNCTION, f"{module}: {node.name}"
+
+
+def test_every_exception_is_handled():
+    for module, handler in nodes(ast.ExceptHandler):
+        assert handler.type is not None, f"{module}:{handler.lineno} catches everything"
+        assert not all(isinstance(item, ast.Pass) for item in handler.body), f"{module}:{handler.lineno} hides errors"
+
+
+def test_no_assert_guards_what_a_user_hands_in():
+    assert [f"{module}:{node.lineno}" for module, node in nodes(ast.Assert)] == []
+
+
+BRIDGES = ["engines/lock.py", "engines/sync.py"]
+
+
+def test_only_the_bridges_and_the_notebooks_know_the_engines():
+    for module, node in nodes((ast.Import, ast.ImportFrom)):
+        names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+        engines = {name.split(".")[0] for name in names} & {"snakemake", "dvc"}
+        assert not engines or module in BRIDGES, f"{module}:{node.lineno}"
+
+
+def test_every_package_is_pinned_by_version_and_hash():
+    text = (faked.ROOT / "requirements.lock").read_text()
+    packages = re.split(r"\n(?=\S)", re.sub(r"^#.*\n", "", text, flags=re.MULTILINE).strip())
+    assert len(packages) > 50
+    for package in packages:
+        assert re.match(r"[A-Za-z0-9._-]+==[^\s;]+", package), package.splitlines()[0]
+        assert re.search(r"--hash=sha256:[0-9a-f]{64}", package), package.splitlines()[0]
+    assert "://" not in text
+    assert "-index" not in text
+
+
+def test_every_dependency_is_locked():
+    project = tomllib.loads((faked.ROOT / "pyproject.toml").read_text())["project"]
+    locked = set(re.findall(r"^([A-Za-z0-9._-]+)==", (faked.ROOT / "requirements.lock").read_text(), re.MULTILINE))
+    wanted = project["dependencies"] + project["optional-dependencies"]["dev"]
+    names = {re.match(r"[A-Za-z0-9._-]+", requirement)[0].lower() for requirement in wanted}
+    assert names <= {name.lower() for name in locked}
+
+
+def test_no_committed_file_names_a_home_directory():
+    homes = re.compile(rb"/(?:home|Users)/(?!someone\b)[A-Za-z]\w*|/roo[t]/|[A-Z]:\\Users")
+    for path in committed():
+        if path.name not in ("test_repository.py", "requirements.lock"):
+            found = homes.search(path.read_bytes())
+            assert not found, f"{path.name}: {found[0]!r}"
+
+
+def test_generated_files_are_not_committed():
+    generated = ("data/", "checkpoints/", "report/tables/", "report/figures/", "report/build/", "logs/", ".snakemake/")
+    names = [path.relative_to(faked.ROOT).as_posix() for path in committed()]
+    assert [name for name in names if name.startswith(generated)] == []
+    assert "report/report.pdf" not in names
+
+
+MADE = ["data/x.npz", "checkpoints/x/seed0/best.safetensors", "configuration/data.json", "report/report.pdf", "build/x"]
+SCRATCH = [".snakemake/log/x", ".vanishing/resume/x", "logs/x", "checkpoints/x/seed0/.snakemake_timestamp"]
+
+
+@pytest.mark.parametrize("name", MADE + SCRATCH)
+def test_git_ignores_what_can_be_made_again(name):
+    done = subprocess.run(["git", "check-ignore", "-q", name], cwd=faked.ROOT, check=False)
+    assert done.returncode in (0, 128), "128: not a git repository"
+
+
+@pytest.mark.parametrize("name", SCRATCH)
+def test_dvc_ignores_the_scratch_of_both_engines(name, tmp_path):
+    """Snakemake's mark in a folder that it makes would make DVC's record of the folder another."""
+    from dvc.repo import Repo
+
+    workspace.lay_out(faked.ROOT, tmp_path, None)
+    path = tmp_path / name
+    path.parent.mkdir(parents=True)
+    path.touch()
+    with Repo(str(tmp_path)) as repo:
+        assert repo.dvcignore.is_ignored_file(str(path))
+
+
+def test_dvc_links_no_output_to_the_bytes_in_its_cache():
+    """Copies and reflinks, DVC's default, are safe from whoever writes in place; hard links are not."""
+    for text in ((faked.ROOT / ".dvc" / "config").read_text(), workspace.DVC_CONFIG):
+        assert "link" not in text
+
+
+def test_files_are_written_by_the_one_function_that_replaces_them():
+    """In place, a kill would leave half an output, and a write would go through a link into DVC's cache."""
+    opened = set()
+    for module, tree in TREES.items():
+        for name, call in calls(tree):
+            verb, arguments = name.rpartition(".")[2], list(map(ast.unparse, call.args))
+            assert verb not in {"write_text", "write_bytes", "hardlink_to", "copyfile"}, module
+            assert verb != "copytree" or module == "verify/rebuild.py", module  # into a folder that is thrown away
+            assert verb != "to_csv" or not arguments, f"{module}:{call.lineno} writes a table itself"
+            assert verb not in {"savez", "savefig"} or arguments[0] == "handle", f"{module}:{call.lineno}"
+            if verb in ("open", "fdopen") and re.search(r"'[rbt]*[wax+][bt+]*'", ast.unparse(call)):
+                opened.add(f"{module}: {name}")
+    assert opened == {"files.py: os.fdopen", "data/downloads.py: partial.open"}  # which goes on with half a download
+
+
+def test_every_parameter_is_explained_beside_it():
+    block = ""
+    for line in (faked.ROOT / "params.yaml").read_text().splitlines():
+        key = re.match(r"( {0,4})([a-z_0-9]+):", line)  # deeper are the entries of the list of sources
+        if key and not key[1]:
+            block = key[2]
+        if key and block in ("data", "model", "train", "gradients"):
+            assert " # " in line or line == f"{block}:", f"{block}: {key[2]} is not explained"
+
+
+def test_what_the_comments_of_choices_offer_is_what_is_allowed():
+    """`a | b | c` beside a key is the whole set of its values."""
+    text = (faked.ROOT / "params.yaml").read_text()
+    for block, model in (("data", config.Data), ("model", config.Model), ("train", config.Train)):
+        schema = model.model_json_schema()["properties"]
+        part = re.search(rf"^{block}:.*?(?=^\S|\Z)", text, re.MULTILINE | re.DOTALL)[0]
+        for key, entry in schema.items():
+            if "enum" in entry:
+                comment = re.search(rf"^  {key}: .*?# (.*)$", part, re.MULTILINE)[1]
+                offered = re.findall(r"\w+", re.sub(r"\(.*?\)|,.*", "", comment))
+                assert offered == [str(value) for value in entry["enum"]], f"{block}.{key}"
+
+
+def test_the_makefile_explains_every_target():
+    text = (faked.ROOT / "Makefile").read_text()
+    targets = re.search(r"^\.PHONY: (.*)$", text, re.MULTILINE)[1].split()
+    for target in targets:
+        assert re.search(rf"^{target}:.*## \S", text, re.MULTILINE), target

@@ -1,0 +1,644 @@
+from __future__ import annotations
+
+import functools
+import gzip
+import hashlib
+import io
+import os
+import pickle
+import struct
+import tarfile
+import threading
+import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import layouts
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from layouts import SMALL, SMALL_HASHES, member, tar, tar_of, tree
+from PIL import Image
+
+from vanishing.config import Address
+from vanishing.data import downloads, sources
+from vanishing.data.archives import MEMBER_BYTES, SourceError
+from vanishing.data.cifar100 import CLASSES
+from vanishing.data.dataset import DataError, Split, content_hash
+from vanishing.errors import UserError
+
+LAYOUTS: dict[str, Callable[[Path], Path]] = {
+    "python": layouts.python,
+    "python-new-numpy": lambda folder: layouts.python(folder, core=b"numpy._core"),
+    "python-protocol-0": lambda folder: layouts.python(folder, protocol=0),
+    "python-protocol-5": lambda folder: layouts.python(folder, protocol=5),
+    "binary": layouts.binary,
+    "folders": layouts.folders,
+    "superclass-folders": lambda folder: layouts.folders(folder, superclass=True),
+    "parquet": layouts.parquet,
+    "parquet-of-bytes-in-shards": lambda folder: layouts.parquet(folder, struct=False, shards=3),
+}
+
+
+def silent(_: str) -> None: ...
+
+
+def check_small(splits: tuple[Split, Split]) -> None:
+    assert tuple(map(content_hash, splits)) == (SMALL_HASHES.train, SMALL_HASHES.test)
+
+
+def check_refused(path: Path, *parts: str) -> None:
+    """Reading fails with one line that has `parts`, and leaves nothing behind."""
+    before = tree(path.parent)
+    with pytest.raises(SourceError) as caught:
+        sources.read(path, silent)
+    assert_line(caught.value, *parts)
+    assert tree(path.parent) == before
+
+
+def assert_line(error: UserError, *parts: str) -> None:
+    for part in parts:
+        assert part in str(error)
+    assert "\n" not in str(error)
+    assert error.exit_code == 1
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Give the directory of a layout, written once, to be read only: class folders are hundreds of files."""
+    root = tmp_path_factory.mktemp("layouts")
+    return functools.cache(lambda layout: LAYOUTS[layout](root / layout))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("container", ["", "set.tar", "set.tar.gz"])
+def test_every_layout_gives_the_same_images(
+    tmp_path: Path, written: Callable[[str], Path], layout: str, container: str
+) -> None:
+    path = written(layout)
+    check_small(sources.read(tar(tmp_path / container, path, "some/folder") if container else path, silent))
+
+
+def test_a_folder_around_the_layout_and_other_files_do_not_matter(tmp_path: Path) -> None:
+    layouts.python(tmp_path / "source" / "cifar-100-python")
+    (tmp_path / "source" / "README").write_text("mine")
+    (tmp_path / "source" / "link").symlink_to("/etc/hostname")
+    check_small(sources.read(tmp_path / "source", silent))
+
+
+def test_an_archive_without_suffix_is_known_by_its_bytes(tmp_path: Path) -> None:
+    path = tar(tmp_path / "set.tgz", layouts.binary(tmp_path / "raw")).rename(tmp_path / "download")
+    check_small(sources.read(path, silent))
+
+
+def test_a_broken_layout_beside_a_whole_one_is_passed_over(tmp_path: Path) -> None:
+    layouts.python(tmp_path / "source" / "python", {"train": SMALL["train"]})
+    layouts.binary(tmp_path / "source" / "binary")
+    check_small(sources.read(tmp_path / "source", silent))
+
+
+def test_a_class_named_train_is_no_split(written: Callable[[str], Path]) -> None:
+    assert "train" in CLASSES
+    folder = written("superclass-folders")
+    assert list((folder / "test").rglob("train/*.png"))
+    check_small(sources.read(folder, silent))
+
+
+def test_missing_empty_and_half_sources(tmp_path: Path) -> None:
+    check_refused(tmp_path / "nowhere", "not there")
+    (tmp_path / "empty").mkdir()
+    check_refused(tmp_path / "empty", "nothing of CIFAR-100 in it", "class folders", "Parquet")
+    check_refused(layouts.binary(tmp_path / "half", {"train": SMALL["train"]}), "nothing of the test split")
+    (tmp_path / "text").write_text("no archive")
+    check_refused(tmp_path / "text", "no whole tar archive")
+    os.mkfifo(tmp_path / "pipe")
+    check_refused(tmp_path / "pipe", "neither a file nor a directory")
+
+
+def test_a_file_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
+    folder = layouts.python(tmp_path / "raw")
+    (folder / "test").unlink()
+    (folder / "test").symlink_to("test")
+    check_refused(folder, "'test' ")
+
+
+# Archives
+
+
+@pytest.mark.parametrize(
+    ("info", "reason"),
+    [
+        (member("../train"), "'../train' leads out of the archive"),
+        (member("a/../../train"), "'a/../../train' leads out"),
+        (member("/etc/train"), "'/etc/train' leads out"),
+        (member("..\\train"), "leads out"),
+        (member("train", kind=tarfile.SYMTYPE, link="/etc/passwd"), "'train' is no plain file"),
+        (member("train", kind=tarfile.LNKTYPE, link="test"), "'train' is no plain file"),
+        (member("train", kind=tarfile.CHRTYPE), "'train' is no plain file"),
+        (member("train", kind=tarfile.BLKTYPE), "'train' is no plain file"),
+        (member("train", kind=tarfile.FIFOTYPE), "'train' is no plain file"),
+        (member("a\nb", kind=tarfile.FIFOTYPE), "'a\\nb' is no plain file"),
+    ],
+)
+def test_hostile_members_refuse_the_archive_by_name(tmp_path: Path, info: tarfile.TarInfo, reason: str) -> None:
+    whole = [(member(name, len(c)), c) for name, c in ((n, layouts.pickled(s)) for n, s in SMALL.items())]
+    check_refused(tar_of(tmp_path / "set.tar", *whole, (info, b"")), "refused: the member", reason)
+
+
+@pytest.mark.parametrize("name", ["train", "unwanted"])
+def test_a_member_that_declares_a_huge_size_is_refused_unread(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "set.tar"
+    path.write_bytes(member(name, MEMBER_BYTES + 1).tobuf() + bytes(1024))
+    check_refused(path, f"refused: {name!r} says it has 268,435,457 bytes; the limit is 268,435,456")
+
+
+def test_a_header_that_declares_a_huge_size_is_refused_unread(tmp_path: Path) -> None:
+    path = tmp_path / "set.tar"
+    path.write_bytes(member("long", 1 << 40, tarfile.GNUTYPE_LONGNAME).tobuf() + bytes(1024))
+    check_refused(path, "no whole tar archive")
+
+
+def test_an_archive_that_unpacks_to_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vanishing.data.archives.TOTAL_BYTES", 1 << 16)
+    content = bytes(1 << 17)
+    path = tar_of(tmp_path / "set.tar", (member("zeros", len(content)), content))
+    path.write_bytes(gzip.compress(path.read_bytes()))
+    check_refused(path, "refused: unpacks to more than the limit of 65,536 bytes")
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "tail"])
+def test_a_damaged_gzip_is_refused(tmp_path: Path, damage: str) -> None:
+    path = tar(tmp_path / "set.tar.gz", layouts.binary(tmp_path / "raw"))
+    content = bytearray(path.read_bytes())
+    if damage == "cut":
+        del content[len(content) // 2 :]
+    else:
+        content[len(content) // 2 if damage == "flip" else -6] ^= 255
+    path.write_bytes(content)
+    check_refused(path, "no whole tar archive")
+
+
+def test_a_tar_cut_between_members_is_no_whole_layout(tmp_path: Path) -> None:
+    content = layouts.pickled(SMALL["train"])
+    path = tar_of(tmp_path / "set.tar", (member("train", len(content)), content))
+    check_refused(path, "the python layout, but nothing of the test split")
+
+
+# Pickles
+
+
+class Calling:
+    def __init__(self, function: Callable[..., object], *arguments: object) -> None:
+        self.call = function, arguments
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+        return self.call
+
+
+def python_with(folder: Path, content: bytes) -> Path:
+    layouts.python(folder)
+    (folder / "test").write_bytes(content)
+    return folder
+
+
+def fields(**changes: object) -> bytes:
+    values = {"data": np.zeros((2, 3072), np.uint8), "fine_labels": [0, 99]}
+    return pickle.dumps(values | changes, 2)
+
+
+def test_a_pickle_that_calls_the_system_is_refused_and_calls_nothing(tmp_path: Path) -> None:
+    mark = tmp_path / "called"
+    content = fields(data=Calling(os.system, f"touch {mark}"))
+    check_refused(python_with(tmp_path / "raw", content), "'test': refused: the pickle wants 'posix.system'")
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (fields(data=Calling(eval, "1")), "refused: the pickle wants '__builtin__.eval'"),
+        (fields(data=Calling(np.load, "x")), "refused: the pickle wants 'numpy.load'"),
+        (fields(data=Calling(getattr, 1, "real")), "refused: the pickle wants '__builtin__.getattr'"),
+        (fields(data=np.array([{}, []], dtype=object)), "refused: the pickle has an array of type 'O8'"),
+        (fields(data=np.zeros((2, 3072), ">i4")), "refused: the pickle has an array that is not little-endian"),
+        (fields(data=np.zeros((2, 3072), "f4")), "array of type 'f4'"),
+        (fields(data=np.zeros((2, 3072), np.int8)), "'data' is no uint8 array of shape (N, 3072)"),
+        (fields(data=np.zeros((2, 3071), np.uint8)), "'data' is no uint8 array of shape (N, 3072)"),
+        (fields(data=None), "'data' is no uint8 array of shape (N, 3072)"),
+        (fields(fine_labels=[0]), "'fine_labels' is no list of 2 labels"),
+        (fields(fine_labels=None), "'fine_labels' is no list of 2 labels"),
+        (fields(fine_labels=[0, 100]), "found the label '100', expected 0 to 99"),
+        (fields(fine_labels=[0, -1]), "found the label '-1', expected 0 to 99"),
+        (fields(fine_labels=[0, True]), "found the label 'True', expected 0 to 99"),
+        (pickle.dumps([1, 2], 2), "'data' is no uint8 array"),
+        (b"\x80\x02Nr\xff\xff\xff\x7f.", "refused: the pickle puts value 2,147,483,647 at step 2"),
+        (b"Np4294967295\n.", "refused: the pickle puts value 4,294,967,295 at step 1"),
+        (b"", "no pickle of CIFAR-100"),
+        (b"no pickle at all", "no pickle of CIFAR-100"),
+        (layouts.pickled(SMALL["test"])[:-1000], "no pickle of CIFAR-100"),
+        (b"cnumpy\nndarray\n(I1\ntb.", "no pickle of CIFAR-100"),
+        (b"c_codecs\nencode\n(Va\nVutf-7\ntR.", "refused: the pickle wants the encoding 'utf-7'"),
+        (
+            b"cnumpy\nndarray\n)\x81(I1\n(I9\ntcnumpy\ndtype\n(Vu1\ntRI00\nVabc\ntb.",
+            "refused: the pickle has an array that is not plain bytes",
+        ),
+        (
+            b"cnumpy\nndarray\n)\x81(I1\n(I9\ntcnumpy\ndtype\n(Vu1\ntRI00\nU\x03abctb.",
+            "the pickle has 3 bytes for an array of shape 9",
+        ),
+    ],
+)
+def test_pickles_of_anything_else_are_refused(tmp_path: Path, content: bytes, reason: str) -> None:
+    check_refused(python_with(tmp_path / "raw", content), "'test': ", reason)
+
+
+def test_arrays_in_columns_are_read_in_their_order(tmp_path: Path) -> None:
+    folder = layouts.python(tmp_path / "raw")
+    for name, split in SMALL.items():
+        rows = np.asfortranarray(split.images.reshape(len(split), -1))
+        (folder / name).write_bytes(fields(data=rows, fine_labels=split.labels.tolist()))
+    check_small(sources.read(folder, silent))
+
+
+# Binary records, images, Parquet
+
+
+def test_binary_records_of_another_size_or_label_are_refused(tmp_path: Path) -> None:
+    folder = layouts.binary(tmp_path / "raw")
+    content = (folder / "test.bin").read_bytes()
+    (folder / "test.bin").write_bytes(content[:-1])
+    check_refused(folder, "'test.bin': 307,399 bytes are not a number of records of 3,074 bytes")
+    (folder / "test.bin").write_bytes(content[:1] + b"\x64" + content[2:])
+    check_refused(folder, "'test.bin': found the label '100', expected 0 to 99")
+
+
+def encoded(mode: str, size: tuple[int, int], kind: str = "PNG") -> bytes:
+    buffer = io.BytesIO()
+    Image.new(mode, size).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def bomb() -> bytes:
+    """A PNG that declares 50,000 x 50,000 pixels and has none."""
+    header = struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b""))
+    packed = (struct.pack(">I", len(c)) + n + c + struct.pack(">I", zlib.crc32(n + c)) for n, c in chunks)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (encoded("RGB", (33, 32)), "found 33 x 32 pixels of mode RGB, expected 32 x 32 of mode RGB"),
+        (encoded("RGB", (10_000, 10_000)), "found 10000 x 10000 pixels"),
+        (encoded("P", (32, 32)), "found 32 x 32 pixels of mode P, expected 32 x 32 of mode RGB"),
+        (encoded("L", (32, 32)), "mode L"),
+        (encoded("RGBA", (32, 32)), "mode RGBA"),
+        (encoded("RGB", (32, 32), "JPEG"), "no PNG image"),
+        (encoded("RGB", (32, 32))[:-30], "no PNG image"),
+        (bomb(), "no PNG image: Image size (2500000000 pixels) exceeds limit"),
+        (b"", "no PNG image"),
+    ],
+    ids=["size", "large", "palette", "grey", "alpha", "jpeg", "cut", "bomb", "empty"],
+)
+def test_images_of_another_kind_are_refused_by_name(tmp_path: Path, content: bytes, reason: str) -> None:
+    path = tar_of(tmp_path / "set.tar", (member("test/apple/odd.png", len(content)), content))
+    check_refused(path, "'test/apple/odd.png': ", reason)
+
+
+def test_class_folders_must_be_the_same_hundred_on_both_sides(tmp_path: Path) -> None:
+    folder = layouts.folders(tmp_path / "raw")
+    (folder / "test" / "worm").rename(folder / "test" / "snake_like")
+    check_refused(folder, "class folders: 'snake_like' is not in both train and test")
+    extra = folder / "train" / "zebra" / "1.png"
+    extra.parent.mkdir()
+    extra.write_bytes(encoded("RGB", (32, 32)))
+    check_refused(folder, "class folders: found 101 in train, expected 100")
+
+
+@pytest.mark.parametrize(
+    ("columns", "reason"),
+    [
+        ({"img": [b""], "fine": [0]}, "found the columns ['img', 'fine'], expected fine_label or label among them"),
+        ({"photo": [b""], "label": [0]}, "expected img or image among them"),
+        ({"img": ["text"], "label": [0]}, "the column 'img' is string, expected bytes of PNG images"),
+        ({"img": [{"path": "x"}], "label": [0]}, "the column 'img' has no field 'bytes'"),
+        ({"img": [None, b""], "label": [0, 1]}, "no image"),
+        ({"img": [encoded("RGB", (9, 9))], "label": [0]}, "'test.parquet, row 0': found 9 x 9 pixels"),
+        ({"img": [encoded("RGB", (32, 32))], "label": [100]}, "found the label '100', expected 0 to 99"),
+        ({"img": [encoded("RGB", (32, 32))], "label": [None]}, "found the label 'None', expected 0 to 99"),
+        ({"img": [encoded("RGB", (32, 32))], "label": ["apple"]}, "found the label 'apple', expected 0 to 99"),
+    ],
+)
+def test_parquet_files_of_another_kind_are_refused(
+    tmp_path: Path, columns: dict[str, list[object]], reason: str
+) -> None:
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    pq.write_table(pa.table(columns), folder / "test.parquet")
+    check_refused(folder, "test.parquet", reason)
+
+
+def test_a_damaged_parquet_file_is_refused(tmp_path: Path) -> None:
+    folder = layouts.parquet(tmp_path / "raw")
+    path = folder / "test-00000-of-00001.parquet"
+    path.write_bytes(path.read_bytes()[:-50])
+    check_refused(folder, "'test-00000-of-00001.parquet': no Parquet file of images")
+
+
+# The first that works
+
+
+def test_sources_are_tried_in_order_and_each_failure_is_told(tmp_path: Path) -> None:
+    other = {"train": layouts.random_split(2, 8), "test": SMALL["test"]}
+    (tmp_path / "text").write_text("no archive")
+    places = [tmp_path / "nowhere", tmp_path / "text", layouts.binary(tmp_path / "other", other)]
+    good, never = layouts.parquet(tmp_path / "good"), layouts.python(tmp_path / "never")
+    lines: list[str] = []
+    check_small(sources.read_first([*places, good, never], SMALL_HASHES, tmp_path / "cache", lines.append))
+    assert lines[0] == f"{places[0]}: not there"
+    assert lines[1].startswith(f"{places[1]}: no whole tar archive")
+    assert lines[2] == (
+        f"{places[2]}: other images: 200 training images of hash {content_hash(other['train'])}, "
+        f"expected {SMALL_HASHES.train}"
+    )
+    assert lines[3] == f"{good}: the images of CIFAR-100, by their content"
+    assert len(lines) == 4
+
+
+def test_an_archive_in_a_directory_is_read(tmp_path: Path) -> None:
+    folder = tmp_path / "source"
+    folder.mkdir()
+    path = tar(folder / "cifar.tar.gz", layouts.python(tmp_path / "raw"))
+    lines: list[str] = []
+    check_small(sources.read_first([str(folder)], SMALL_HASHES, tmp_path / "cache", lines.append))
+    assert lines == [f"{path}: the images of CIFAR-100, by their content"]
+
+
+def test_when_none_works_one_line_has_them_all(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("no archive")
+    places = [str(tmp_path / "nowhere"), str(tmp_path / "text")]
+    with pytest.raises(DataError) as caught:
+        sources.read_first(places, SMALL_HASHES, tmp_path / "cache", silent)
+    assert_line(
+        caught.value, f"{places[0]}: not there; {places[1]}: no whole tar", "next: put a copy", "`vanishing data`"
+    )
+    assert tree(tmp_path) == ["text"]
+
+
+def test_the_official_archive_is_told_by_its_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tar(tmp_path / "set.tar", layouts.python(tmp_path / "raw"))
+    monkeypatch.setattr(sources, "OFFICIAL_ARCHIVE", hashlib.sha256(path.read_bytes()).hexdigest())
+    lines: list[str] = []
+    sources.read(path, lines.append)
+    assert lines == [f"{path}: the official archive, byte for byte"]
+
+
+# Downloads
+
+
+class Server(ThreadingHTTPServer):
+    """Serves one file, in the ways that servers have."""
+
+    daemon_threads = True
+    content = b""
+    ranges = True
+    length = True
+    breaks: list[int]
+    """Bytes after which an answer breaks off, an entry for each answer."""
+    statuses: list[int]
+    """Errors to answer with first."""
+    asked: list[str | None]
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/pub/cifar.tar.gz"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        wanted = self.headers.get("Range")
+        self.server.asked.append(wanted)
+        if self.server.statuses:
+            self.send_error(self.server.statuses.pop(0))
+            return
+        content = self.server.content
+        start = int(wanted[6:-1]) if wanted and self.server.ranges else 0
+        if start >= len(content) > 0:
+            self.send_response(416)
+            self.send_header("Content-Range", f"bytes */{len(content)}")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        self.send_response(206 if start else 200)
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        if self.server.length:
+            self.send_header("Content-Length", str(len(content) - start))
+        self.end_headers()
+        end = start + self.server.breaks.pop(0) if self.server.breaks else len(content)
+        self.wfile.write(content[start:end])
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    made = Server(("127.0.0.1", 0), Handler)
+    made.content = np.random.default_rng(0).bytes(400_000)
+    made.breaks, made.statuses, made.asked = [], [], []
+    thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield made
+    made.shutdown()
+    thread.join()
+    made.server_close()
+
+
+def sha(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def fetch(server: Server, cache: Path, sha256: str | None = None, lines: list[str] | None = None) -> Path:
+    return downloads.fetch(server.url, sha256, cache, lines.append if lines is not None else silent, (0.0, 0.0))
+
+
+def kept(cache: Path) -> list[str]:
+    return [name for name in tree(cache) if not name.endswith(".lock")]
+
+
+def test_a_download_is_kept_and_not_repeated(server: Server, tmp_path: Path) -> None:
+    lines: list[str] = []
+    path = fetch(server, tmp_path, sha(server.content), lines)
+    assert path.read_bytes() == server.content
+    assert kept(tmp_path) == [path.name]
+    assert path.name.endswith("-cifar.tar.gz")
+    assert fetch(server, tmp_path, sha(server.content), lines) == path
+    assert lines == [f"{server.url}: downloading", f"{server.url}: downloaded before, {path}"]
+    assert server.asked == [None]
+
+
+def test_a_broken_connection_is_resumed_where_it_stopped(server: Server, tmp_path: Path) -> None:
+    server.breaks = [200_000]
+    lines: list[str] = []
+    assert fetch(server, tmp_path, sha(server.content), lines).read_bytes() == server.content
+    assert len(server.asked) == 2
+    resumed = int(str(server.asked[1]).removeprefix("bytes=").removesuffix("-"))
+    assert 0 < resumed <= 200_000
+    assert "broke off" in lines[1]
+    assert lines[2].endswith(f"downloading from {resumed / 1e6:.1f} MB on")
+
+
+def test_an_unfinished_download_is_kept_for_the_next_run(server: Server, tmp_path: Path) -> None:
+    server.breaks = [100_000, 0, 0]
+    with pytest.raises(SourceError) as caught:
+        fetch(server, tmp_path)
+    assert_line(caught.value, "the download broke off", "MB are kept for the next try")
+    (partial,) = kept(tmp_path)
+    assert partial.endswith(".partial")
+    size = (tmp_path / partial).stat().st_size
+    server.asked.clear()
+    assert fetch(server, tmp_path).read_bytes() == server.content
+    assert server.asked == [f"bytes={size}-"]
+
+
+def test_tries_that_bring_the_file_on_do_not_count(server: Server, tmp_path: Path) -> None:
+    server.breaks = [70_000] * 5
+    assert fetch(server, tmp_path).read_bytes() == server.content
+    assert len(server.asked) == 6
+
+
+def test_a_server_that_ignores_ranges_starts_again(server: Server, tmp_path: Path) -> None:
+    server.ranges, server.breaks = False, [200_000]
+    assert fetch(server, tmp_path, sha(server.content)).read_bytes() == server.content
+    assert len(server.asked) == 2
+
+
+def test_a_server_that_tells_no_length_is_believed(server: Server, tmp_path: Path) -> None:
+    server.length = False
+    assert fetch(server, tmp_path, sha(server.content)).read_bytes() == server.content
+
+
+def partial_of(server: Server, cache: Path, content: bytes) -> Path:
+    path = fetch(server, cache)
+    server.asked.clear()
+    return path.rename(path.with_name(path.name + ".partial")).write_bytes(content) and path
+
+
+def test_a_partial_that_is_whole_needs_no_more_bytes(server: Server, tmp_path: Path) -> None:
+    path = partial_of(server, tmp_path, server.content)
+    assert fetch(server, tmp_path, sha(server.content)) == path
+    assert path.read_bytes() == server.content
+    assert server.asked == ["bytes=400000-"]
+
+
+def test_a_partial_that_is_too_long_starts_again(server: Server, tmp_path: Path) -> None:
+    path = partial_of(server, tmp_path, server.content + b"more")
+    assert fetch(server, tmp_path, sha(server.content)) == path
+    assert path.read_bytes() == server.content
+    assert server.asked == ["bytes=400004-", None]
+
+
+def test_a_wrong_hash_deletes_the_file_and_names_both(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(SourceError) as caught:
+        fetch(server, tmp_path, "0" * 64)
+    assert_line(caught.value, f"found SHA-256 {sha(server.content)}, expected {'0' * 64}", "deleted")
+    assert kept(tmp_path) == []
+
+
+def test_a_damaged_file_in_the_cache_is_downloaded_again(server: Server, tmp_path: Path) -> None:
+    path = fetch(server, tmp_path)
+    path.write_bytes(b"damaged")
+    assert fetch(server, tmp_path, sha(server.content)).read_bytes() == server.content
+
+
+def test_a_missing_file_on_the_server_is_no_reason_to_try_again(server: Server, tmp_path: Path) -> None:
+    server.statuses = [404]
+    with pytest.raises(SourceError, match=r"^HTTP 404 Not Found$"):
+        fetch(server, tmp_path)
+    assert server.asked == [None]
+    assert kept(tmp_path) == []
+
+
+def test_a_busy_server_is_asked_again(server: Server, tmp_path: Path) -> None:
+    server.statuses = [503, 429]
+    assert fetch(server, tmp_path).read_bytes() == server.content
+
+
+def test_a_server_that_is_not_there_is_given_up(server: Server, tmp_path: Path) -> None:
+    server.server_close()
+    with pytest.raises(SourceError) as caught:
+        fetch(server, tmp_path)
+    assert_line(caught.value, "the download broke off")
+    assert kept(tmp_path) == []
+
+
+def test_a_cache_that_cannot_be_written_is_told(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(SourceError, match="cannot be kept in"):
+        fetch(server, tmp_path / "file")
+
+
+def test_many_at_once_download_once(server: Server, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        paths = list(pool.map(lambda _: fetch(server, tmp_path, sha(server.content)), range(4)))
+    assert len(set(paths)) == 1
+    assert server.asked == [None]
+    assert paths[0].read_bytes() == server.content
+
+
+@pytest.mark.parametrize("hashed", [True, False])
+def test_an_address_is_a_source(server: Server, tmp_path: Path, hashed: bool) -> None:
+    server.content = tar(tmp_path / "set.tar.gz", layouts.python(tmp_path / "raw")).read_bytes()
+    source = Address(url=server.url, sha256=sha(server.content)) if hashed else server.url
+    check_small(sources.read_first([source], SMALL_HASHES, tmp_path / "cache", silent))
+    assert len(kept(tmp_path / "cache")) == 1
+
+
+def test_a_download_that_is_no_data_set_is_not_kept(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        sources.read_first([Address(url=server.url)], SMALL_HASHES, tmp_path / "cache", silent)
+    assert_line(caught.value, f"{server.url}: no whole tar archive", "`vanishing data`")
+    assert kept(tmp_path / "cache") == []
+
+
+@pytest.mark.parametrize(
+    ("done", "total", "rate", "text"),
+    [
+        (12_300_000, 169_001_437, 85e3, "12.3 of 169.0 MB, 85 kB/s, 31 min left"),
+        (1_000_000, 2_000_000, 100e3, "1.0 of 2.0 MB, 100 kB/s, 10 s left"),
+        (1_500_000, None, 2e6, "1.5 MB, 2,000 kB/s"),
+        (0, 1_000, 0.0, "0.0 of 0.0 MB, 0 kB/s, 17 min left"),
+    ],
+)
+def test_progress_in_words(done: int, total: int | None, rate: float, text: str) -> None:
+    assert downloads.describe(done, total, rate) == text
+
+
+def test_progress_comes_in_throttled_lines(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(downloads, "INTERVAL", 0.0)
+    lines: list[str] = []
+    fetch(server, tmp_path, lines=lines)
+    assert lines[-1].startswith(f"{server.url}: 0.4 of 0.4 MB, ")
+    assert lines[-1].endswith(" 0 s left")
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_is_a_bar_on_a_terminal(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    lines: list[str] = []
+    fetch(server, tmp_path, lines=lines)
+    assert lines == []
+    assert "cifar.tar.gz: 100%" in terminal.getvalue()
+    assert "400k/400k" in terminal.getvalue()

@@ -1,0 +1,446 @@
+import math
+import re
+from pathlib import Path
+
+import faked
+import pandas as pd
+import pytest
+import yaml
+
+from vanishing import config, paths
+from vanishing.errors import UserError
+from vanishing.report import latex, macros, tables
+from vanishing.report.captions import CAPTIONS
+from vanishing.results import aggregate, differences
+
+SEEDS = {"seeds": [0, 1, 2]}
+FACTS = ("chance", "diverged")
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def table(key="core"):
+    return pd.read_csv(paths.TABLES / f"{key}.csv", index_col="run")
+
+
+def dynamics():
+    return Path("report/tables/core-dynamics.tex").read_text()
+
+
+def make(study):
+    """Make what the engines make of a study's results, figures and report aside."""
+    tables.make(study)
+    macros.make(study)
+
+
+def defined():
+    """Read numbers.tex as a mapping of key to (RAW, TEXT)."""
+    lines = Path("report/numbers.tex").read_text().splitlines()
+    found = [re.fullmatch(r"\\defineresult\{(.+?)\}\{(.*?)\}\{(.*)\}", line) for line in lines]
+    return {match[1]: (match[2], match[3]) for match in found if match}
+
+
+def facts():
+    return set(re.findall(r"\\definefact\{(.+)\}", Path("report/numbers.tex").read_text()))
+
+
+def test_mean_and_deviation_of_three_seeds_are_those_worked_out_by_hand():
+    study = faked.study(SEEDS, runs=["vgg08"])
+    for seed, accuracy in enumerate((0.1, 0.2, 0.6)):
+        faked.result(study, "vgg08", seed, val=(1.0 + seed, accuracy))
+    make(study)
+    row = table().loc["vgg08"]
+    assert row.n == 3
+    assert row.val_loss_mean == pytest.approx(2.0)
+    assert row.val_loss_std == pytest.approx(1.0)
+    assert row.val_accuracy_mean == pytest.approx(0.3)
+    assert row.val_accuracy_std == pytest.approx(math.sqrt((0.04 + 0.01 + 0.09) / 2))
+    assert defined()["core/vgg08/val_accuracy"] == ("30", r"30.00 $\pm$ 26.46")
+    assert defined()["core/vgg08/val_loss"] == ("2", r"2.000 $\pm$ 1.000")
+    assert r"2.000 $\pm$ 1.000 & 30.00 $\pm$ 26.46" in Path("report/tables/core.tex").read_text()
+
+
+def test_one_seed_has_no_spread():
+    study = faked.study(runs=["vgg08"])
+    faked.result(study, "vgg08", val=(1.5, 0.25))
+    make(study)
+    assert math.isnan(table().loc["vgg08"].val_loss_std)
+    assert r"\pm" not in Path("report/tables/core.tex").read_text()
+    assert "core/one" in facts()
+
+
+def test_a_diverged_seed_is_shown_and_left_out_of_the_means():
+    study = faked.study(SEEDS, runs=["vgg08"])
+    faked.result(study, "vgg08", 0, val=(1.0, 0.2))
+    faked.result(study, "vgg08", 1, val=(3.0, 0.4))
+    faked.result(study, "vgg08", 2, train=(math.nan, 0.1), val=(math.inf, 0.1), epochs=1)
+    make(study)
+    row = table().loc["vgg08"]
+    assert (row.n, row.diverged) == (3, 1)
+    assert row.val_loss_mean == pytest.approx(2.0)
+    assert row.val_accuracy_mean == pytest.approx(0.3)
+    assert "2 + 1 diverged (epoch 1)" in Path("report/tables/core.tex").read_text()
+    assert "core/vgg08/diverged" in facts()
+    assert "1 diverged" in tables.plain("Depth", aggregate.collect(study)["core"])
+
+
+def test_a_training_that_stopped_early_is_shown_with_its_epoch():
+    study = faked.study(SEEDS, runs=["vgg08"])
+    for seed in range(3):
+        faked.result(study, "vgg08", seed, epochs=7 + seed, status="stopped early" if seed else None)
+    make(study)
+    assert table().loc["vgg08"].n == 3
+    assert "3, 2 stopped early (epoch 8, 9) \\\\" in Path("report/tables/core.tex").read_text()
+    assert "2 stopped early (epoch 8, 9)" in tables.plain("Depth", aggregate.collect(study)["core"])
+
+
+def test_the_readmes_study_has_its_tables_and_its_section():
+    runs, studies = re.findall(r"```yaml\n(.*?)```", (faked.ROOT / "README.md").read_text(), re.DOTALL)
+    added = yaml.safe_load(f"runs:\n{runs}studies:\n{studies}")
+    study = config.check(config.merge(config.read(faked.ROOT / "params.yaml"), added))
+    for name, seed in study.jobs():
+        if name in added["runs"]:
+            faked.result(study, name, seed, val=(1.5, 0.3 + 0.1 * (name == "vgg20_bn_tanh") + 0.01 * seed))
+    make(study)
+    assert table("saturation").index.tolist() == ["vgg20_tanh", "vgg20_bn_tanh"]
+    assert table("saturation").n.tolist() == [3, 3]
+    pairs = pd.read_csv(paths.TABLES / "saturation-differences.csv").set_index("metric")
+    assert pairs.loc["val_accuracy", "verdict"] == "higher"
+    assert pairs.loc["val_accuracy", "mean"] == pytest.approx(0.1)
+    section = Path("report/studies.tex").read_text()
+    assert r"\begin{study}{saturation}{Batch normalisation and a saturating activation}" in section
+    assert section.count(r"\studyfigure{saturation}") == sum(map(len, CAPTIONS.values()))
+
+
+def test_a_run_whose_seeds_all_diverged_has_dashes_and_no_numbers():
+    study = faked.study(SEEDS, runs=["vgg08"])
+    for seed in range(3):
+        faked.result(study, "vgg08", seed, train=(math.nan, 0.1), val=(math.nan, 0.1), epochs=1 + seed)
+    make(study)
+    assert table().loc["vgg08"].filter(like="_mean").isna().all()
+    assert "-- & -- & -- & -- & -- & 0 + 3 diverged (epoch 1, 2, 3)" in Path("report/tables/core.tex").read_text()
+    assert "core/vgg08/val_loss" not in defined()
+    assert defined()["core/vgg08/n"] == ("3", "3")
+    assert "core/vgg08/chance" not in facts()
+
+
+def test_a_run_without_results_is_named_in_the_caption():
+    study = faked.study()
+    faked.result(study, "vgg08")
+    make(study)
+    assert list(table().index) == ["vgg08"]
+    assert r"Not run: vgg38." in Path("report/studies.tex").read_text()
+
+
+def test_seeds_without_results_are_not_counted():
+    study = faked.study(SEEDS, runs=["vgg08"])
+    faked.result(study, "vgg08", seed=1)
+    make(study)
+    assert table().loc["vgg08"].n == 1
+
+
+def test_results_of_another_configuration_are_not_used():
+    faked.result(faked.study({"train": {"epochs": 3}}), "vgg08")
+    faked.result(faked.study(), "vgg38")
+    make(faked.study())
+    assert list(table().index) == ["vgg38"]
+
+
+def test_a_study_without_results_leaves_its_section_out():
+    other = {"title": "Other", "runs": ["vgg38"], "draw": ["training"]}
+    study = faked.study({"studies": {"other": other}})
+    faked.result(study, "vgg08")
+    make(study)
+    assert re.findall(r"\\begin\{study\}\{(\w+)\}", Path("report/studies.tex").read_text()) == ["core"]
+    assert not (paths.TABLES / "other.csv").exists()
+    assert {"study/core"} == {fact for fact in facts() if fact.startswith("study/")}
+
+
+def test_without_any_results_there_are_numbers_and_no_study():
+    make(faked.study())
+    assert not paths.TABLES.exists()
+    assert Path("report/studies.tex").read_text() == ""
+    assert "chance/loss" in defined()
+
+
+def test_a_table_of_an_earlier_study_does_not_stay():
+    earlier = {"title": "Other", "runs": ["vgg38"], "draw": ["training"]}
+    study = faked.study({"studies": {"other": earlier}})
+    faked.result(study, "vgg38")
+    make(study)
+    assert (paths.TABLES / "other.csv").exists()
+    make(faked.study())
+    left = [*paths.TABLES.iterdir(), *Path("report/tables").iterdir()]
+    assert {path.stem.partition("-")[0] for path in left} == {"core"}
+
+
+def test_a_title_reaches_latex_as_text():
+    study = faked.study({"studies": {"core": {"title": r"50 % & _more_ \input{x}"}}})
+    faked.result(study, "vgg08")
+    make(study)
+    layout = Path("report/studies.tex").read_text()
+    assert r"\begin{study}{core}{50 \% \& \_more\_ \textbackslash{}input\{x\}}" in layout
+
+
+def test_every_character_special_to_latex_is_escaped():
+    assert latex.escape("~^#$") == r"\textasciitilde{}\textasciicircum{}\#\$"
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "text"),
+    [
+        (1e-20, None, "$10^{-20}$"),
+        (1.5e-20, None, r"$1.5 \times 10^{-20}$"),
+        (0.0, None, "0"),
+        (0.01, None, "0.01"),
+        (2e-5, None, r"$2 \times 10^{-5}$"),
+        (0.5, None, "0.5"),
+        (999.4, None, "999"),
+        (1234.0, None, r"$1.2 \times 10^{3}$"),
+        (9999.0, None, r"$1.0 \times 10^{4}$"),
+        (-0.5, None, "$-$0.5"),
+        (-1e-20, None, r"$-1 \times 10^{-20}$"),
+        (1234567, 0, r"1\,234\,567"),
+        (-1.234, 2, "$-$1.23"),
+        (0.005, 3, "0.005"),
+    ],
+)
+def test_numbers_are_written_as_people_write_them(value, digits, text):
+    assert latex.number(value, digits) == text
+
+
+@pytest.fixture
+def real_study():
+    """Give every run of the real study results, in the test's folder."""
+    study = config.load(faked.ROOT / "params.yaml")
+    for run in study.runs:
+        faked.result(study, run)
+    make(study)
+
+
+def test_every_fact_that_the_report_asks_for_can_be_defined():
+    text = "".join(path.read_text() for path in sorted((faked.ROOT / "report" / "sections").glob("*.tex")))
+    used = set(re.findall(r"\\(?:iffact|ifpaired|pairedverb)\{([^}#]+)\}", text))
+    studies = config.load(faked.ROOT / "params.yaml").studies
+    known = {f"{key}/{run}/{fact}" for key, study in studies.items() for run in study.runs for fact in FACTS}
+    pairs = {
+        f"{key}/{first}-{second}/{metric}{verdict}"
+        for key, study in studies.items()
+        for first, second in study.pairs
+        for metric in differences.METRICS
+        for verdict in ("", "/higher", "/lower")
+    }
+    assert len(used & pairs) > 8
+    assert used <= known | pairs | {f"{key}/one" for key in studies} | {
+        "demo",
+        "comparison",
+        "initialisation/vgg08/met",
+        "published/entry_scale/respects",
+        "published/gradients/r4/vgg08/1/min/plain",
+        "published/gradients/r4/vgg08/2-7/max/plain",
+    }
+
+
+def test_the_settings_are_those_of_the_configuration(real_study):
+    found = defined()
+    assert found["data/name"][1] == "CIFAR-100"
+    assert [found[f"data/{part}"] for part in ("train", "val", "test")] == [
+        ("47500", r"47\,500"), ("2500", r"2\,500"), ("10000", r"10\,000"),
+    ]  # fmt: skip
+    assert found["chance/loss"] == ("4.605170186", "4.605")
+    assert found["chance/accuracy"] == ("1", "1")
+    assert "demo" not in facts()
+
+
+def test_the_demonstration_is_named_one():
+    study = faked.study()
+    make(study)
+    assert "demo" in facts()
+    assert defined()["data/train"] == ("150", "150")
+
+
+def test_chance_means_both_the_loss_and_the_accuracy_of_a_guess():
+    study = faked.study(runs=["vgg08", "vgg38", "vgg38_bn", "vgg38_rc"])
+    chance = math.log(10)
+    faked.result(study, "vgg08", train=(1.009 * chance, 0.1), val=(chance, 0.119))
+    faked.result(study, "vgg38", train=(0.98 * chance, 0.1), val=(chance, 0.1))
+    faked.result(study, "vgg38_bn", train=(chance, 0.1), val=(chance, 0.13))
+    faked.result(study, "vgg38_rc", train=(math.nan, 0.1), val=(math.nan, 0.1))
+    make(study)
+    assert {fact for fact in facts() if fact.endswith("/chance")} == {"core/vgg08/chance"}
+
+
+def test_one_seed_that_learns_is_not_chance():
+    study = faked.study({"seeds": [0, 1]}, runs=["vgg08"])
+    faked.result(study, "vgg08", 0, train=(math.log(10), 0.1), val=(math.log(10), 0.1))
+    faked.result(study, "vgg08", 1)
+    make(study)
+    assert "core/vgg08/chance" not in facts()
+
+
+def test_gradient_numbers_are_of_first_and_last_layer_at_the_start_and_the_end():
+    study = faked.study(runs=["vgg08"])
+    faked.result(study, "vgg08", layers=4, snapshots=(0, 2), gradient=lambda epoch, layer: 10.0**-layer * (1 + epoch))
+    make(study)
+    found = defined()
+    assert found["core/vgg08/gradient_first"][0] == "0.1"
+    assert found["core/vgg08/gradient_last"][0] == "0.0001"
+    assert found["core/vgg08/gradient_first_end"][0] == "0.3"
+    assert found["core/vgg08/gradient_ratio"] == ("1000", "$10^{3}$")
+
+
+@pytest.mark.parametrize("last", [0.0, math.nan, math.inf])
+def test_a_ratio_of_gradients_that_is_no_number_is_not_defined(last):
+    study = faked.study(runs=["vgg08"])
+    faked.result(study, "vgg08", layers=2, gradient=lambda epoch, layer: last if layer == 2 else 0.5)
+    make(study)
+    assert "core/vgg08/gradient_first" in defined()
+    assert "core/vgg08/gradient_ratio" not in defined()
+
+
+def test_the_same_results_give_the_same_bytes():
+    def made():
+        make(study)
+        chosen = [*paths.TABLES.iterdir(), *Path("report").rglob("*.tex")]
+        return {path: path.read_bytes() for path in chosen}
+
+    study = faked.study({"seeds": [0, 1]})
+    for run, seed in study.jobs():
+        faked.result(study, run, seed, val=(1 / 3 + seed, 0.1))
+    first = made()
+    assert len(first) == 2 + 3 + 3
+    assert made() == first
+
+
+def test_results_of_another_configuration_are_named_and_left_out(capsys):
+    faked.result(faked.study({"train": {"epochs": 3}}), "vgg08")
+    assert aggregate.collect(faked.study()) == {}
+    told = capsys.readouterr().err
+    assert (
+        told == "results/runs/vgg08/seed0: incomplete, or made with another configuration; left out\nno results yet\n"
+    )
+
+
+def test_a_seed_that_is_left_out_beside_another_is_named(capsys):
+    settings = faked.study(SEEDS, runs=["vgg08"])
+    faked.result(settings, "vgg08", 0)
+    faked.result(faked.study({"train": {"epochs": 3}}), "vgg08", 1)
+    assert [len(row.results) for row in aggregate.collect(settings)["core"]] == [1]
+    told = capsys.readouterr().err
+    assert told == "results/runs/vgg08/seed1: incomplete, or made with another configuration; left out\n"
+
+
+def test_plain_shows_per_cent_and_nats():
+    study = faked.study()
+    faked.result(study, "vgg08", val=(1.23456, 0.4321))
+    lines = tables.plain("Depth", aggregate.collect(study)["core"]).splitlines()
+    assert lines[0] == "Depth"
+    assert "val_accuracy" in lines[1]
+    assert "1.235" in lines[2]
+    assert "43.21" in lines[2]
+
+
+def test_final_figures_are_means_over_the_final_epochs_with_their_standard_error_in_brackets():
+    study = faked.study({"studies": {"core": {"average": 2}}}, runs=["vgg08"])
+    faked.result(study, "vgg08", epochs=3)
+    faked.rewrite("vgg08", val_loss=[9.0, 1.812, 1.818], val_accuracy=[0.9, 0.30, 0.34])
+    make(study)
+    row = table().loc["vgg08"]
+    assert (row.averaged_epochs, row.val_loss_mean) == (2, pytest.approx(1.815))
+    assert defined()["core/vgg08/val_loss"] == ("1.815", "1.815(3)")  # 0.006 / 2, of two epochs
+    assert defined()["core/vgg08/val_accuracy"] == ("32", "32(2)")
+    assert "mean of the final 2 epochs" in Path("report/studies.tex").read_text()
+
+
+def test_how_a_training_went_is_worked_out_by_hand():
+    study = faked.study(SEEDS | {"train": {"epochs": 6}}, runs=["vgg08"])
+    for seed, losses in enumerate(([2.3, 2.25, 2.41, 3.0, 1.5, 1.2], [2.3] * 6, [2.2, 2.1, 2.0, 1.9, 1.8, 1.7])):
+        faked.result(study, "vgg08", seed, epochs=6)
+        faked.rewrite("vgg08", seed, train_loss=losses, val_accuracy=[0.9, 0.1, 0.2, 0.3, 0.4, 0.5])
+    make(study)
+    row = table().loc["vgg08"]  # ln 10 = 2.3026; seed 1 never leaves it by more than 0.1, the others in epochs 3 and 1
+    assert (row.onset_mean, row.onset_std) == (2, pytest.approx(math.sqrt(2)))
+    assert (row.peak_loss_mean, row.peak_loss_std) == (pytest.approx(2.6), pytest.approx(0.4 * math.sqrt(2)))
+    assert (row.val_final_std_mean, row.val_final_std_std) == (pytest.approx(math.sqrt(0.1 / 4)), pytest.approx(0))
+    assert r"2 $\pm$ 1 (2 of 3) & 2.600 $\pm$ 0.566 & 15.81 $\pm$ 0.00 & 3 \\" in dynamics()
+    assert defined()["core/vgg08/onset"] == ("2", r"2 $\pm$ 1")
+    assert defined()["core/vgg08/peak_loss"] == ("2.6", r"2.600 $\pm$ 0.566")
+    assert defined()["core/vgg08/val_final_std"] == ("15.8113883", r"15.81 $\pm$ 0.00")
+    assert r"\studydynamics{core}" in Path("report/studies.tex").read_text()
+
+
+def test_a_short_training_that_never_leaves_chance_has_no_onset_no_peak_and_no_deviation():
+    study = faked.study({"train": {"epochs": 4}}, runs=["vgg08"])
+    faked.result(study, "vgg08", train=(math.log(10), 0.1), epochs=4)
+    make(study)
+    assert table().loc["vgg08", ["onset_mean", "peak_loss_mean", "val_final_std_mean"]].isna().all()
+    assert r"\texttt{vgg08} & -- & -- & -- & 1 \\" in dynamics()
+    assert not {f"core/vgg08/{metric}" for metric in aggregate.DYNAMICS} & defined().keys()
+
+
+def test_a_diverged_seed_is_in_no_mean_of_how_trainings_went():
+    study = faked.study({"seeds": [0, 1]}, runs=["vgg08"])
+    faked.result(study, "vgg08", 0, train=(1.5, 0.5))
+    faked.result(study, "vgg08", 1, train=(math.inf, 0.1), val=(math.inf, 0.1), epochs=2)
+    faked.rewrite("vgg08", 1, train_loss=[9.0, math.inf], val_loss=[9.0, math.inf])
+    make(study)
+    assert table().loc["vgg08"].peak_loss_mean == 1.5
+
+
+def test_an_n_over_both_kinds_of_device_is_marked_and_explained():
+    study = faked.study({"seeds": [0, 1]})
+    for job in study.jobs():
+        faked.result(study, *job)
+    path = paths.results("vgg38", 1) / "summary.json"
+    path.write_text(path.read_text().replace('"device": "cpu", "kind"', '"device": "cuda", "kind"'))
+    make(study)
+    assert table().devices.to_dict() == {"vgg08": "cpu", "vgg38": "cpu cuda"}
+    for text in (Path("report/tables/core.tex").read_text(), dynamics()):
+        assert re.findall(r"& (2\S*) \\\\", text) == ["2", r"2\dag{}"]
+    explained = r"\dag{}: trained on CPU and on GPU."
+    assert explained in Path("report/studies.tex").read_text()
+    faked.result(study, "vgg38", 1)
+    make(study)
+    assert explained not in Path("report/studies.tex").read_text()
+
+
+def test_settings_that_differ_have_columns_and_the_others_stand_in_the_caption():
+    study = faked.study({"runs": {"vgg38": {"train": {"learning_rate": 0.01}}}})
+    for run in study.runs:
+        faked.result(study, run)
+    rows = aggregate.collect(study)["core"]
+    assert tables.differing(rows) == ["learning_rate"]
+    assert tables.common(rows) == "schedule per epoch, batch 10, weight decay 0, epochs 2"
+    assert "Parameters & Rate & Loss" in tables.tabular(rows)
+    assert tables.differing(rows[:1]) == []
+
+
+def test_a_named_study_without_results_is_an_error():
+    with pytest.raises(UserError, match=r"^study 'core' has no results yet; `snakemake core` makes them$"):
+        tables.make(faked.study(), ["core"])
+    with pytest.raises(config.ParameterError, match=r"^study 'cor' is not configured; allowed: core$"):
+        tables.make(faked.study(), ["cor"])
+
+
+@pytest.mark.parametrize(
+    ("value", "uncertainty", "text"),
+    [
+        (1.8153, 0.0031, "1.815(3)"),
+        (49.31, 0.23, "49.3(2)"),
+        (45.2, 0.96, "45(1)"),
+        (1.25, 0.0, "1.250"),
+        (1.25, math.nan, "1.250"),
+        (-0.512, 0.02, "$-$0.51(2)"),
+        (1222388.0, 3126027.0, r"$1.2 \times 10^{6}$ $\pm$ $3.1 \times 10^{6}$"),
+    ],
+)
+def test_a_bracket_is_the_uncertainty_of_the_last_digit(value, uncertainty, text):
+    assert latex.bracket(value, uncertainty, 3) == text
+
+
+@pytest.mark.parametrize(("value", "text"), [(1.234, "$+$1.23"), (-3.0, "$-$3.00"), (0.001, "0.00"), (-0.001, "0.00")])
+def test_a_difference_has_its_sign(value, text):
+    assert latex.signed(value, 2) == text
