@@ -9,7 +9,7 @@ import sys
 from snakemake.utils import min_version
 
 from vanishing import paths
-from vanishing.engines import graph as plan, lock
+from vanishing.engines import graph, lock
 from vanishing.errors import UserError
 
 min_version("9.14")
@@ -17,9 +17,9 @@ min_version("9.14")
 
 try:
     # before Snakemake reads the file: its own complaints name neither line nor key
-    settings = plan.load(config)
-    jobs = plan.jobs(settings, config)
-    studies = plan.drawn(settings, jobs)
+    settings = graph.load(config)
+    jobs = graph.jobs(settings, config)
+    studies = graph.drawn(settings, jobs)
     if workflow.is_main_process:
         lock.clear()
 except UserError as error:
@@ -56,24 +56,14 @@ rule all:
     default_target: True
     input:
         paths.REPORT / "report.pdf",
-        [] if plan.from_results(config) else paths.CHECKS,
+        [] if graph.from_results(config) else paths.CHECKS,
         # asked for by name: Snakemake leaves out what only up-to-date files stand on
-        plan.results_of(jobs),
+        graph.results_of(jobs),
 
 
-if not plan.from_results(config):
+for rules in graph.rules(config):
 
-    include: "workflow/rules/data.smk"
-    include: "workflow/rules/train.smk"
-    include: "workflow/rules/gradients.smk"
-    include: "workflow/rules/check.smk"
-
-
-include: "workflow/rules/tables.smk"
-include: "workflow/rules/figures.smk"
-include: "workflow/rules/compare.smk"
-include: "workflow/rules/numbers.smk"
-include: "workflow/rules/report.smk"
+    include: rules
 
 
 for study in studies:
@@ -84,4 +74,4 @@ for study in studies:
         input:
             f"results/tables/{study}.csv",
             f"report/figures/{study}",
-            plan.results_of(plan.study_jobs(settings, jobs, study)),
+            graph.results_of(graph.study_jobs(settings, jobs, study)),

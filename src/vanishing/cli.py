@@ -6,9 +6,11 @@ import argparse
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vanishing.engines import catalogue
 from vanishing.errors import UserError, line
 
 if TYPE_CHECKING:
@@ -52,28 +54,15 @@ def _parser() -> argparse.ArgumentParser:
         added.set_defaults(run=run)
         return added
 
-    configure = command(
-        "configure",
-        _stage("configure", "same_jobs"),
-        "check params.yaml, and write what each stage depends on, for DVC",
-    )
+    configure = command("configure", _configure, "check params.yaml, and write what each stage depends on, for DVC")
     configure.add_argument("--same-jobs", action="store_true", help="fail, once written, if the list of jobs changed")
-    data = command("data", _stage("data", "source"), "make data/SET.npz from any source of the images")
-    data.add_argument(
+    for stage in catalogue.STAGES:
+        _OPTIONS[stage.each](command(stage.name, _COMMANDS.get(stage.name, _run(stage)), stage.does))
+    commands.choices["data"].add_argument(
         "--source", action="append", metavar="PATH|URL", help="use this instead of params.yaml's; may be repeated"
     )
-    train = _select(command("train", _train, "train a run, or several at once on one device"))
-    train.add_argument("--at-once", type=int, default=1, metavar="N", help=AT_ONCE)
-    train.add_argument("--until", metavar="TIME", help=UNTIL)
-    _select(command("gradients", _gradients, "measure the gradient flow of trained runs"))
-    tables = command("tables", _stage("tables", "studies"), "write the tables of studies from results/")
-    tables.add_argument("studies", metavar="STUDY", nargs="*", help="studies of params.yaml; all with results if none")
-    figures = command("figures", _stage("figures", "study"), "run the figure notebooks of a study")
-    figures.add_argument("study", metavar="STUDY", help="a study of params.yaml")
-    command("compare", _stage("compare"), "hold the published numbers against results/")
-    command("numbers", _stage("numbers"), "write the numbers of the report's prose, its layout and its checklist")
-    command("check", _stage("check"), "test the results, and recompute the tables; what does not hold fails by name")
-    command("report", _report, "typeset report/report.pdf")
+    commands.choices["train"].add_argument("--at-once", type=int, default=1, metavar="N", help=AT_ONCE)
+    commands.choices["train"].add_argument("--until", metavar="TIME", help=UNTIL)
     command("models", _models, "list every configured run with layers, parameters and multiply-accumulates")
     for name, run, text in (
         ("plan", _plan, "say what is left to run, and what it asks for: arithmetic, disk, time on this machine"),
@@ -97,31 +86,69 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _select(stage: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    """Add the options by which a stage of runs and seeds is told which."""
-    stage.add_argument(
+def _select_jobs(parser: argparse.ArgumentParser) -> None:
+    """Add the options that choose runs and seeds."""
+    parser.add_argument(
         "runs", metavar="RUN[:SEED]", nargs="*", help="runs of params.yaml, all seeds if none is said, anew if done"
     )
-    stage.add_argument("--seed", type=int, help="a seed of a run that is named without one")
-    stage.add_argument("--missing", metavar="STUDY", nargs="?", const="", help=MISSING)
-    return stage
+    parser.add_argument("--seed", type=int, help="a seed of a run that is named without one")
+    parser.add_argument("--missing", metavar="STUDY", nargs="?", const="", help=MISSING)
+
+
+def _select_studies(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("studies", metavar="STUDY", nargs="*", help="studies of params.yaml; all with results if none")
+
+
+_OPTIONS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
+    "": lambda _: None, "job": _select_jobs, "study": _select_studies
+}  # fmt: skip
+"""What a stage is told, by what it runs for each of."""
 
 
 def _load() -> Parameters:
-    from vanishing import config
+    from vanishing.engines import graph
 
-    return config.load()
+    return graph.load()
 
 
-def _stage(name: str, *arguments: str) -> Command:
-    """Return the command of a stage, which takes the parameters and some of the options."""
+def _run(stage: catalogue.Stage) -> Command:
+    """Return the command of a stage: its function, on the runs and seeds or the studies that are chosen."""
 
     def run(options: argparse.Namespace) -> None:
         from vanishing import stages
 
-        getattr(stages, name)(_load(), *(getattr(options, argument) for argument in arguments))
+        function, settings = getattr(stages, stage.name), _load()
+        if stage.each == "job":
+            for job in _chosen(options, settings, partial(_unmeasured, stage)):
+                function(settings, *job)
+        else:
+            function(settings, *[options.studies] * (stage.each == "study"))
 
     return run
+
+
+def _unmeasured(stage: catalogue.Stage, settings: Parameters, studies: Sequence[str]) -> list[tuple[str, int]]:
+    """List the trainings of `studies`, of all where none is named, that have no output of this stage yet."""
+    from vanishing.results import store
+
+    runs = {run for key in studies for run in settings.study(key).runs}
+    return [
+        (run, seed)
+        for run, seed in store.trained(settings)
+        if (run in runs or not studies) and not all(path.exists() for path in stage.output_paths(run=run, seed=seed))
+    ]
+
+
+def _configure(options: argparse.Namespace) -> None:
+    from vanishing.engines import graph
+
+    graph.configure(_load(), options.same_jobs)
+
+
+def _data(options: argparse.Namespace) -> None:
+    from vanishing import stages
+
+    stages.data(_load(), options.source)
 
 
 def _train(options: argparse.Namespace) -> None:
@@ -137,15 +164,6 @@ def _train(options: argparse.Namespace) -> None:
 
         again = "" if options.missing is None else f"`vanishing {shlex.join(options.typed)}`"
         stages.train(settings, chosen, options.at_once, until, again)
-
-
-def _gradients(options: argparse.Namespace) -> None:
-    from vanishing import stages
-    from vanishing.training import cost
-
-    settings = _load()
-    for name, seed in _chosen(options, settings, cost.to_measure):
-        stages.gradients(settings, name, seed)
 
 
 def _chosen(options: argparse.Namespace, settings: Parameters, missing: Missing) -> list[tuple[str, int]]:
@@ -167,13 +185,6 @@ def _chosen(options: argparse.Namespace, settings: Parameters, missing: Missing)
         if not chosen:
             say("nothing is missing")
     return chosen
-
-
-def _report(_: argparse.Namespace) -> None:
-    from vanishing import stages
-
-    _load()
-    stages.report()
 
 
 def _sync(_: argparse.Namespace) -> None:
@@ -247,6 +258,10 @@ def _show(_: argparse.Namespace) -> None:
     found = aggregate.collect(settings)
     for key, rows in found.items():
         print(tables.plain(settings.studies[key].title, rows))
+
+
+_COMMANDS: dict[str, Command] = {"data": _data, "train": _train}
+"""Of the stages that take more options than what they run for."""
 
 
 if __name__ == "__main__":

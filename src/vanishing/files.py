@@ -73,6 +73,15 @@ def write(path: Path, content: bytes | str) -> None:
         handle.write(content.encode() if isinstance(content, str) else content)
 
 
+def write_if_changed(path: Path, content: bytes | str) -> bool:
+    """Write a file unless it has this content already, so that it keeps its time; return whether it was written."""
+    wanted = content.encode() if isinstance(content, str) else content
+    if path.exists() and path.read_bytes() == wanted:
+        return False
+    write(path, wanted)
+    return True
+
+
 def check_plain(path: Path, most: int) -> None:
     """Raise `UserError` unless `path` is a plain file, of at most `most` bytes: a pipe or device may have no end."""
     status = path.stat()

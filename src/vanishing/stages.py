@@ -6,34 +6,10 @@ Each function is a command of `vanishing` and a rule of the same name.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from vanishing import config, paths
 from vanishing.console import say
 from vanishing.errors import UserError
-
-
-def configure(settings: config.Parameters, same_jobs: bool = False) -> None:
-    """Write what each stage depends on, a file each, and the list of jobs that `dvc.yaml` expands.
-
-    Files that are there already and right are left alone.
-
-    Args:
-        settings: the parameters.
-        same_jobs: raise `UserError` if the list of jobs changed. DVC has read it by the time that it calls this.
-    """
-    from vanishing.engines import graph
-
-    texts = graph.configurations(settings)
-    for path in paths.CONFIGURATION.rglob("*.json"):
-        if path not in texts:
-            path.unlink()
-    for path, text in texts.items():
-        _write_if_new(path, text)
-    if _write_if_new(paths.JOBS, graph.job_list(settings)) and same_jobs:
-        raise UserError(
-            f"{paths.JOBS}: runs, seeds or studies have changed; the same command again goes on with the new ones"
-        )
 
 
 def data(settings: config.Parameters, sources: list[str] | None = None) -> None:
@@ -77,18 +53,21 @@ def gradients(settings: config.Parameters, name: str, seed: int) -> None:
     store.write_table(paths.results(name, seed) / "gradients.csv", table)
 
 
-def tables(settings: config.Parameters, keys: list[str] | None = None) -> None:
-    """Write the tables of studies, all that have results if none is named."""
+def tables(settings: config.Parameters, keys: Sequence[str] = ()) -> None:
+    """Write the tables of studies, of all that have results if none is named."""
     from vanishing.report import tables as made
 
     made.make(settings, keys or None)
 
 
-def figures(settings: config.Parameters, key: str) -> None:
-    """Run the figure notebooks of a study."""
+def figures(settings: config.Parameters, keys: Sequence[str] = ()) -> None:
+    """Run the figure notebooks of studies, of all that have results if none is named."""
+    from vanishing.engines import graph
     from vanishing.report import notebooks
+    from vanishing.results import store
 
-    notebooks.run(key, settings)
+    for key in keys or graph.drawn(settings, list(store.available(settings))):
+        notebooks.run(key, settings)
 
 
 def compare(settings: config.Parameters) -> None:
@@ -114,7 +93,7 @@ def check(settings: config.Parameters) -> None:
     checks.make(settings)
 
 
-def report() -> None:
+def report(_: config.Parameters) -> None:
     """Typeset the report."""
     from vanishing.report import typeset as paper
 
@@ -145,13 +124,3 @@ def _check_whole(name: str, seed: int) -> None:
     for path in (paths.trained(name, seed, file) for file in summary["files"]):
         if not path.exists():
             raise UserError(f"{path}: missing; `vanishing train {name} --seed {seed}` makes it")
-
-
-def _write_if_new(path: Path, text: str) -> bool:
-    """Write a file unless it is there with this content already; return whether it was written."""
-    from vanishing import files
-
-    if path.exists() and path.read_text(encoding="utf-8") == text:
-        return False
-    files.write(path, text)
-    return True

@@ -16,7 +16,7 @@ import torch
 import yaml
 
 from vanishing import cli, config, files, paths, stages
-from vanishing.engines import workspace
+from vanishing.engines import graph, workspace
 from vanishing.errors import UserError
 from vanishing.results import schedules
 from vanishing.training import checkpoints
@@ -47,7 +47,7 @@ def built(tmp_path_factory):
         patch.chdir(folder)
         Path("params.yaml").write_text(yaml.safe_dump(faked.content(SMALL), sort_keys=False))
         settings = faked.study(SMALL)
-        stages.configure(settings)
+        graph.configure(settings)
         stages.data(settings)
         for run in settings.runs:
             stages.train(settings, [(run, 0)])

@@ -13,10 +13,10 @@ import pytest
 import yaml
 
 from vanishing import config, paths
-from vanishing import stages as stages_of
-from vanishing.engines import graph, workspace
+from vanishing.engines import catalogue, graph, workspace
 from vanishing.errors import UserError
-from vanishing.verify import manifest, rebuild
+
+PACKAGE = faked.ROOT / "src" / "vanishing"
 
 EXPAND = """
 import json, sys
@@ -139,21 +139,34 @@ def test_both_engines_make_the_same_outputs(jobs, stages):
     assert {command(job): set(job["outputs"]) for job in jobs} == by_command
 
 
-COMPARED = ("data/*.npz", "checkpoints/*/seed*", "results/runs/*/seed*/*", paths.CHECKS.as_posix())
-"""Outputs that `vanishing verify` compares with records, where it does not build them again."""
+def filled(templates, job):
+    """Fill in what the command of a job says of run, seed and study."""
+    words = command(job).split()
+    fields = {"set": "cifar100", "run": words[2:3], "seed": words[4:5], "study": words[2:3]}
+    named = {key: value if isinstance(value, str) else "".join(value) for key, value in fields.items()}
+    return {template.format(**named).rstrip("/") for template in templates}
 
 
-def test_every_output_is_compared_by_verify_in_the_manifest_ignored_or_committed_and_cleaned(jobs, project):
-    """Each of them lists the outputs by itself."""
-    built_again = [pattern for patterns in rebuild.GENERATED.values() for pattern in patterns]
+def test_the_catalogue_says_what_the_rules_and_dvc_say(jobs, stages):
+    """A row's inputs may name a folder for the files in it; code and the report's hand-written text are told apart."""
+    from_dvc = {stage["command"]: stage for stage in stages}
+    assert {job["rule"] for job in jobs} == {stage.name for stage in catalogue.STAGES}
+    for job in jobs:
+        stage = catalogue.stage(job["rule"])
+        assert filled([stage.command], job) == {command(job)}
+        assert filled(stage.outputs, job) == set(job["outputs"])
+        wanted = filled(stage.inputs, job) | {f"src/vanishing/{package}" for package in stage.code}
+        if job["rule"] == "report":
+            wanted |= {path.as_posix() for path in graph.report_text() if path.parent == paths.REPORT}
+            wanted |= {"report/sections"}
+        assert set(from_dvc[command(job)]["inputs"]) == wanted, command(job)
+
+
+def test_every_output_is_ignored_or_committed_and_cleaned(jobs):
     makefile = (faked.ROOT / "Makefile").read_text().replace("\\\n", " ")
     cleaned = re.search(r"^clean:.*\n\trm -rf (.*)$", makefile, re.MULTILINE)[1].split()
     ignored = [line.strip("/") for line in (faked.ROOT / ".gitignore").read_text().splitlines()]
     for output in (Path(output) for job in jobs for output in job["outputs"]):
-        # a directory stands for the files in it
-        inside = output if output.suffix else output / ("x.safetensors" if "checkpoints" in output.parts else "x.pdf")
-        assert any(inside.match(pattern) for pattern in built_again) != any(map(output.match, COMPARED)), output
-        assert output.parts[0] == "data" or any(inside.match(pattern) for pattern in manifest.OUTPUTS), output
         assert within(f"{output}", ignored) == (output.parts[0] != "results"), output
         assert within(f"{output}", cleaned) == (output.parts[0] == "report"), output
 
@@ -169,56 +182,58 @@ def test_both_engines_read_the_same_inputs(jobs, stages):
         )] == [], command(job)  # fmt: skip
 
 
-PLUMBING = {"errors", "files", "parameters", "paths", "progress"}
-"""Modules that carry what the others write; what the parameters say is declared by itself."""
+PLUMBING = re.compile(r"(__init__|cli|console|errors|files|paths|stages|config/.*|data/cifar100)\.py")
+"""What carries what the others write, and facts that never change; the parameters are declared by themselves."""
 
 
 def imported(source):
-    """Name the modules of this package that a text of Python imports when it runs."""
+    """Name the files of this package that a text of Python imports when it runs."""
     tree = ast.parse(source)
     tree.body = [node for node in tree.body if not isinstance(node, ast.If)]  # what type checkers alone import
-    taken = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
-    return {alias.name for node in taken if node.module == "vanishing" for alias in node.names} | {
-        node.module.removeprefix("vanishing.") for node in taken if (node.module or "").startswith("vanishing.")
-    }
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "vanishing":
+            parts = Path(*node.module.split(".")[1:])
+            for each in (parts, *(parts / alias.name for alias in node.names)):
+                found |= {f"{each}.py", f"{each}/__init__.py"}
+    return {name for name in found if (PACKAGE / name).exists()}
 
 
-def reached(modules):
-    """Name the files of the package that `modules` stand on, directly or not, themselves among them."""
-    found, left, folder = set(), set(modules), faked.ROOT / "src" / "vanishing"
+def reached(source):
+    """Name the files of the package that a text of Python stands on, directly or not."""
+    found, left = set(), imported(source)
     while left:
         name = left.pop()
-        text = (folder / f"{name}.py").read_text()
-        beside = re.findall(r"\"([a-z_]+\.(?:csv|mplstyle))\"", text) if "resources." in text else ()
-        found |= {f"{name}.py", *(file for file in beside if (folder / file).exists())}
-        left |= imported(text) - PLUMBING - {path.removesuffix(".py") for path in found}
+        if name not in found and not PLUMBING.fullmatch(name):
+            found.add(name)
+            left |= imported((PACKAGE / name).read_text())
     return found
 
 
-def cells(notebook):
-    """Return the code of a notebook without IPython's own commands."""
-    content = json.loads((faked.ROOT / "notebooks" / notebook).read_text())
-    code = "\n".join("".join(cell["source"]) for cell in content["cells"] if cell["cell_type"] == "code")
-    return re.sub(r"^%.*$", "", code, flags=re.MULTILINE)
+def source_of(stage):
+    """Return the code that runs for a stage: its function, and the notebooks among its inputs."""
+    function = next(
+        node
+        for node in ast.parse((PACKAGE / "stages.py").read_text()).body
+        if isinstance(node, ast.FunctionDef) and node.name == stage.name
+    )
+    texts = [ast.unparse(node) for node in function.body]
+    for notebook in (name for name in stage.inputs if name.endswith(".ipynb")):
+        cells = json.loads((faked.ROOT / notebook).read_text())["cells"]
+        code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+        texts.append(re.sub(r"^%.*$", "", code, flags=re.MULTILINE))  # IPython's own commands
+    return "\n".join(texts)
 
 
-@pytest.mark.parametrize(
-    ("rule", "modules", "notebooks"),
-    [
-        ("tables", {"tables"}, []),
-        ("figures", {"notebooks"}, ["training.ipynb", "gradient_flow.ipynb"]),
-        ("compare", {"comparison", "notebooks"}, ["agreement.ipynb"]),
-        ("numbers", {"numbers"}, []),
-        ("check", {"soundness"}, []),
-        ("report", {"report"}, []),
-    ],
-)
-def test_a_stage_without_a_recipe_is_stale_whenever_a_module_that_it_reaches_changes(jobs, rule, modules, notebooks):
+@pytest.mark.parametrize("stage", [stage for stage in catalogue.STAGES if stage.code], ids=lambda stage: stage.name)
+def test_a_stage_without_a_recipe_is_stale_whenever_a_module_that_it_reaches_changes(jobs, stage):
     """Neither engine follows imports."""
-    wanted = reached(modules.union(*map(imported, map(cells, notebooks))) - PLUMBING)
-    for job in jobs:
-        if job["rule"] == rule:
-            assert {Path(path).name for path in job["inputs"] if path.startswith("src/vanishing/")} == wanted
+    modules = reached(source_of(stage))
+    assert modules
+    assert {name.partition("/")[0] for name in modules} <= set(stage.code) | {"engines"}, "beside its packages"
+    for job in (job for job in jobs if job["rule"] == stage.name):
+        code = {path.removeprefix("src/vanishing/") for path in job["inputs"] if path.startswith("src/")}
+        assert {name for name in modules if not name.startswith("engines/")} <= code
 
 
 def test_a_recipe_stands_for_the_code_of_the_stages_that_cost_hours(jobs):
@@ -306,11 +321,11 @@ def test_dvc_is_told_of_a_changed_list_of_jobs_before_it_goes_on(project, monkey
     monkeypatch.chdir(project)
     settings = config.load()
     assert json.loads(paths.JOBS.read_text())["jobs"]["vgg38-7"] == {"run": "vgg38", "seed": 7}
-    stages_of.configure(settings, same_jobs=True)
+    graph.configure(settings, same_jobs=True)
     paths.JOBS.write_text('{"jobs": {}}')
     with pytest.raises(UserError, match=r"^workflow/jobs\.json: runs, seeds or studies have changed; the same command"):
-        stages_of.configure(settings, same_jobs=True)
-    stages_of.configure(settings, same_jobs=True)
+        graph.configure(settings, same_jobs=True)
+    graph.configure(settings, same_jobs=True)
 
 
 def test_a_dry_run_is_quick(project):
@@ -393,31 +408,23 @@ def test_the_report_alone_has_no_rule_that_could_train(project):
 
 def configurations(study):
     """Return what each stage's staleness is decided by."""
-    runs = {f"train {run}": graph.train_configuration(study, run) for run in study.runs}
-    figures = {f"figures {key}": graph.figures_configuration(study, key) for key in study.studies}
-    tables = {f"tables {key}": graph.tables_configuration(study, key) for key in study.studies}
-    return runs | figures | tables | {
-        "data": graph.data_configuration(study),
-        "gradients": graph.gradients_configuration(study),
-        "comparison": graph.comparison_configuration(study),
-        "numbers": graph.numbers_configuration(study),
-        "check": graph.check_configuration(study),
-    }  # fmt: skip
+    texts = graph.configurations(study).items()
+    return {path.relative_to(paths.CONFIGURATION).with_suffix("").as_posix(): text for path, text in texts}
 
 
-ALL = {"train vgg08", "train vgg38", "tables core", "comparison", "numbers", "check"}
+ALL = {"train/vgg08", "train/vgg38", "tables/core", "compare", "numbers", "check"}
 
 
 @pytest.mark.parametrize(
     ("change", "stale"),
     [
-        ({"runs": {"vgg38": {"train": {"learning_rate": 2e-3}}}}, ALL - {"train vgg08"}),
-        ({"train": {"epochs": 3}}, ALL | {"figures core"}),  # which name the epochs above their panels
+        ({"runs": {"vgg38": {"train": {"learning_rate": 2e-3}}}}, ALL - {"train/vgg08"}),
+        ({"train": {"epochs": 3}}, ALL | {"figures/core"}),  # which name the epochs above their panels
         ({"gradients": {"batches": 3}}, {"gradients", "numbers"}),
         ({"data": {"sources": ["elsewhere"]}}, set()),
         ({"data": {"seed": 5}}, {"data"} | ALL),
-        ({"studies": {"core": {"title": "Other"}}}, {"figures core", "tables core", "numbers"}),
-        ({"studies": {"core": {"average": 2}}}, {"figures core", "tables core", "numbers", "check"}),
+        ({"studies": {"core": {"title": "Other"}}}, {"figures/core", "tables/core", "numbers"}),
+        ({"studies": {"core": {"average": 2}}}, {"figures/core", "tables/core", "numbers", "check"}),
         ({"seeds": [0, 1]}, {"numbers", "check"}),
     ],
 )

@@ -65,7 +65,7 @@ def test_the_package_runs_as_a_module_under_the_name_of_the_command():
         assert getattr(done, printed).startswith("usage: vanishing [-h] COMMAND")
 
 
-@pytest.mark.parametrize("arguments", [[], ["trian"], ["figures"], ["train", "vgg08", "--seed", "x"]])
+@pytest.mark.parametrize("arguments", [[], ["trian"], ["workspace"], ["train", "vgg08", "--seed", "x"]])
 def test_a_mistyped_call_ends_with_2_and_the_usage(arguments, capsys):
     with pytest.raises(SystemExit) as raised:
         cli.main(arguments)

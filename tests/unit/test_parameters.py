@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from vanishing import config
-from vanishing.config import ParameterError, parameters
+from vanishing.config import ParameterError
 
 PARAMS = (Path(__file__).parents[2] / "params.yaml").read_text()
 RUNS = ", ".join(yaml.safe_load(PARAMS)["runs"])
@@ -551,12 +551,6 @@ def test_training_images_of_a_class_are_those_that_validation_leaves(study, tiny
     assert (study.data.classes, study.data.train_per_class, str(study.data.path)) == (100, 475, "data/cifar100.npz")
     made = tiny().data
     assert (made.classes, made.train_per_class, str(made.path)) == (3, 10, "data/generated.npz")
-
-
-@pytest.mark.parametrize("name", parameters.STAGES)
-def test_a_study_cannot_be_called_after_a_stage(write, name):
-    path = write("  depth:\n", f"  {name}:\n")
-    assert refusal(path) == f"{path}: studies.{name}: allowed: another name; `snakemake {name}` is a stage"
 
 
 # seeds, pairs and looks

@@ -10,7 +10,7 @@ import torch
 from vanishing import config, files, paths, stages
 from vanishing.analysis import gradient_flow
 from vanishing.data import dataset, synthetic
-from vanishing.engines import trainer
+from vanishing.engines import graph, trainer
 from vanishing.errors import UserError
 from vanishing.results import checks, store
 from vanishing.training import devices, loop, step
@@ -156,9 +156,9 @@ def test_nothing_is_replaced_before_all_of_the_new_is_there(trained, monkeypatch
 
 
 def test_configure_writes_only_what_has_changed(tmp_path):
-    stages.configure(tiny())
+    graph.configure(tiny())
     before = {path: path.stat().st_mtime_ns for path in paths.CONFIGURATION.rglob("*.json")}
-    stages.configure(tiny(runs={"vgg08": {"train": {"learning_rate": 0.002}}}))
+    graph.configure(tiny(runs={"vgg08": {"train": {"learning_rate": 0.002}}}))
     changed = {
         str(path.relative_to(paths.CONFIGURATION)) for path, time in before.items() if path.stat().st_mtime_ns != time
     }
@@ -168,7 +168,7 @@ def test_configure_writes_only_what_has_changed(tmp_path):
 
 def test_configure_removes_what_is_no_longer_configured():
     files.write(paths.CONFIGURATION / "runs" / "gone.json", "{}")
-    stages.configure(tiny())
+    graph.configure(tiny())
     assert not (paths.CONFIGURATION / "runs" / "gone.json").exists()
 
 

@@ -6,16 +6,16 @@
 rule check:
     """Check the results: complete, possible, as theory has them, and the tables recomputed."""
     input:
-        results=plan.results_of(jobs),
+        results=graph.results_of(jobs),
         tables=expand(
             "results/tables/{study}{kind}.csv",
             study=studies,
             kind=["", "-differences"],
         ),
-        comparison=plan.COMPARISONS,
+        comparison=graph.outputs("compare", "results/"),
         # which removes the tables of studies that are no more
         numbers="report/numbers.tex",
-        code=plan.code(*plan.CHECK),
+        code=graph.code("check"),
     output:
         paths.CHECKS,
     log:
@@ -23,7 +23,7 @@ rule check:
     benchmark:
         "logs/benchmarks/check.tsv"
     params:
-        configuration=plan.check_configuration(settings),
+        configuration=graph.configuration("check", settings),
     message:
         "the results under test: {output}"
     shell:

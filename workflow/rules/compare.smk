@@ -7,19 +7,17 @@
 rule compare:
     """Hold what was published against what is reproduced."""
     input:
-        results=plan.results_of(jobs),
+        results=graph.results_of(jobs),
         notebook="notebooks/agreement.ipynb",
-        code=plan.code(*plan.COMPARISON),
+        code=graph.code("compare"),
     output:
-        tables=plan.COMPARISONS,
-        report=plan.COMPARED,
-        notebook="results/comparison/agreement.ipynb",
+        graph.outputs("compare"),
     log:
         "logs/compare.log",
     benchmark:
         "logs/benchmarks/compare.tsv"
     params:
-        configuration=plan.comparison_configuration(settings),
+        configuration=graph.configuration("compare", settings),
     message:
         "published against reproduced; progress in {log}"
     shell:

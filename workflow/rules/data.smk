@@ -12,7 +12,7 @@ rule data:
     benchmark:
         "logs/benchmarks/data.tsv"
     params:
-        configuration=plan.data_configuration(settings),
+        configuration=graph.configuration("data", settings),
     message:
         "images: {output}"
     shell:

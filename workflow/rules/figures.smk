@@ -6,11 +6,11 @@
 rule figures:
     """Draw the figures of one study in its notebooks."""
     input:
-        results=lambda wildcards: plan.results_of(
-            plan.study_jobs(settings, jobs, wildcards.study)
+        results=lambda wildcards: graph.results_of(
+            graph.study_jobs(settings, jobs, wildcards.study)
         ),
-        notebooks=plan.figure_notebooks(),
-        code=plan.code(*plan.FIGURES),
+        notebooks=["notebooks/training.ipynb", "notebooks/gradient_flow.ipynb"],
+        code=graph.code("figures"),
     output:
         figures=directory("report/figures/{study}"),
         hashes="report/figures/{study}.sha256",
@@ -20,8 +20,8 @@ rule figures:
     benchmark:
         "logs/benchmarks/figures/{study}.tsv"
     params:
-        configuration=lambda wildcards: plan.figures_configuration(
-            settings, wildcards.study
+        configuration=lambda wildcards: graph.configuration(
+            "figures", settings, wildcards.study
         ),
     message:
         "figures of {wildcards.study}; progress in {log}"

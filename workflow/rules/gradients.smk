@@ -16,11 +16,11 @@ rule gradients:
         "logs/gradients/{run}-seed{seed}.log",
     benchmark:
         "logs/benchmarks/gradients/{run}-seed{seed}.tsv"
-    threads: lambda wildcards: plan.threads(settings, wildcards.run)
+    threads: lambda wildcards: graph.threads(settings, wildcards.run)
     resources:
-        gpu=lambda wildcards: plan.gpus(settings, wildcards.run),
+        gpu=lambda wildcards: graph.gpus(settings, wildcards.run),
     params:
-        configuration=plan.gradients_configuration(settings),
+        configuration=graph.configuration("gradients", settings),
     message:
         "gradient flow of {wildcards.run}, seed {wildcards.seed}; progress in {log}"
     shell:

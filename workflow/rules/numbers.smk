@@ -7,18 +7,16 @@
 rule numbers:
     """Write every number that the report names."""
     input:
-        results=plan.results_of(jobs),
-        code=plan.code(*plan.NUMBERS),
+        results=graph.results_of(jobs),
+        code=graph.code("numbers"),
     output:
-        numbers="report/numbers.tex",
-        studies="report/studies.tex",
-        checklist="report/checklist.tex",
+        graph.outputs("numbers"),
     log:
         "logs/numbers.log",
     benchmark:
         "logs/benchmarks/numbers.tsv"
     params:
-        configuration=plan.numbers_configuration(settings),
+        configuration=graph.configuration("numbers", settings),
     message:
         "numbers of the report"
     shell:

@@ -6,16 +6,14 @@
 rule report:
     """Typeset the report."""
     input:
-        text=plan.report_text(),
-        code=plan.code("report/typeset.py"),
-        numbers="report/numbers.tex",
-        studies="report/studies.tex",
-        checklist="report/checklist.tex",
+        text=graph.report_text(),
+        code=graph.code("report"),
+        numbers=graph.outputs("numbers"),
         tables=expand("report/tables/{study}.tex", study=studies),
         # of a folder Snakemake compares the time alone, of a small file the content
         figures=ancient(expand("report/figures/{study}", study=studies)),
         hashes=expand("report/figures/{study}.sha256", study=studies),
-        comparison=plan.COMPARED if studies else [],
+        comparison=graph.outputs("compare", "report/") if studies else [],
     output:
         paths.REPORT / "report.pdf",
     log:

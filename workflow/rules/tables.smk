@@ -6,25 +6,19 @@
 rule tables:
     """Make the tables of one study."""
     input:
-        results=lambda wildcards: plan.results_of(
-            plan.study_jobs(settings, jobs, wildcards.study)
+        results=lambda wildcards: graph.results_of(
+            graph.study_jobs(settings, jobs, wildcards.study)
         ),
-        code=plan.code(*plan.TABLES),
+        code=graph.code("tables"),
     output:
-        expand(
-            "{folder}/{{study}}{kind}.{type}",
-            zip,
-            folder=["results/tables"] * 2 + ["report/tables"] * 3,
-            kind=["", "-differences"] * 2 + ["-dynamics"],
-            type=["csv"] * 2 + ["tex"] * 3,
-        ),
+        graph.outputs("tables"),
     log:
         "logs/tables/{study}.log",
     benchmark:
         "logs/benchmarks/tables/{study}.tsv"
     params:
-        configuration=lambda wildcards: plan.tables_configuration(
-            settings, wildcards.study
+        configuration=lambda wildcards: graph.configuration(
+            "tables", settings, wildcards.study
         ),
     message:
         "tables of {wildcards.study}"

@@ -16,12 +16,12 @@ rule train:
         "logs/train/{run}-seed{seed}.log",
     benchmark:
         "logs/benchmarks/train/{run}-seed{seed}.tsv"
-    threads: lambda wildcards: plan.threads(settings, wildcards.run)
+    threads: lambda wildcards: graph.threads(settings, wildcards.run)
     resources:
-        gpu=lambda wildcards: plan.gpus(settings, wildcards.run),
+        gpu=lambda wildcards: graph.gpus(settings, wildcards.run),
     params:
-        configuration=lambda wildcards: plan.train_configuration(
-            settings, wildcards.run
+        configuration=lambda wildcards: graph.configuration(
+            "train", settings, wildcards.run
         ),
     message:
         "training {wildcards.run}, seed {wildcards.seed}; progress in {log}"

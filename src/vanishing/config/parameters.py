@@ -26,11 +26,6 @@ from vanishing.config.train import Train
 MAX_FILE_BYTES = 1 << 20
 """A parameter file larger than this is refused unread."""
 
-STAGES = (
-    "all", "configure", "data", "train", "gradients", "tables", "figures", "compare", "numbers", "check", "report",
-)  # fmt: skip
-"""Targets of Snakemake that no study can be called after."""
-
 
 class Parameters(Block):
     """All of `params.yaml`."""
@@ -217,8 +212,6 @@ def _check_gradients(parameters: Parameters) -> None:
 
 def _check_studies(parameters: Parameters) -> None:
     for key, study in parameters.studies.items():
-        if key in STAGES:
-            raise ParameterError(f"studies.{key}: allowed: another name; `snakemake {key}` is a stage")
         for run in study.runs:
             if run not in parameters.runs:
                 allowed = ", ".join(parameters.runs)

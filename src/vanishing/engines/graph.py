@@ -1,40 +1,48 @@
 """What the Snakefile asks of the configuration: which jobs there are, and what each depends on.
 
-This module knows the files and parameters of each stage but nothing of Snakemake; `dvc.yaml` states
-the same for DVC, and a test holds the two graphs against each other. It imports nothing slow, since
-Snakemake loads it for every job.
+This module knows nothing of Snakemake; `dvc.yaml` states the same for DVC, and a test holds the two graphs against
+each other. It imports nothing slow, since Snakemake loads it for every job.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from vanishing import config, paths
+from vanishing import config, files, paths
 from vanishing.config import ParameterError, Parameters
-from vanishing.report.captions import CAPTIONS
+from vanishing.engines import catalogue
+from vanishing.errors import UserError
 
 FROM_RESULTS = "from_results"
 """Key of `--config` that leaves out every rule which could train, for `make report`."""
+
+SOURCE = Path("src") / "vanishing"
 
 Job = tuple[str, int]
 """A run and a seed."""
 
 
-def load(overrides: Mapping[str, Any], path: Path = Path("params.yaml")) -> Parameters:
-    """Load and check `params.yaml`; `ParameterError` also where `--config` would change what it says.
+def load(overrides: Mapping[str, Any] | None = None, path: Path = Path("params.yaml")) -> Parameters:
+    """Load and check `params.yaml`, and that no study is called after a target of Snakemake.
 
-    The commands of the pipeline read the file themselves, so that a change from elsewhere would be half a change.
+    Args:
+        overrides: Snakemake's configuration; `ParameterError` where `--config` would change what the file says. The
+            commands of the pipeline read the file themselves, so that a change from elsewhere would be half a change.
+        path: of the file.
     """
     settings = config.load(path)
-    written = yaml.safe_load(path.read_text(encoding="utf-8"))  # as Snakemake reads it
-    for key in overrides:
-        if key != FROM_RESULTS and overrides[key] != written.get(key):
-            raise ParameterError(f"--config {key}: settings come from {path} alone; change them there")
+    for key in settings.studies:
+        if key in catalogue.TARGETS:
+            raise ParameterError(f"{path}: studies.{key}: allowed: another name; `snakemake {key}` is a stage")
+    if overrides:
+        written = yaml.safe_load(path.read_text(encoding="utf-8"))  # as Snakemake reads it
+        for key in overrides:
+            if key != FROM_RESULTS and overrides[key] != written.get(key):
+                raise ParameterError(f"--config {key}: settings come from {path} alone; change them there")
     return settings
 
 
@@ -44,6 +52,12 @@ def from_results(overrides: Mapping[str, Any]) -> bool:
     if chosen not in ("true", "false"):
         raise ParameterError(f"--config {FROM_RESULTS} = {chosen!r}: allowed: true, false")
     return chosen == "true"
+
+
+def rules(overrides: Mapping[str, Any]) -> list[Path]:
+    """List the files of the rules to include."""
+    chosen = (stage.name for stage in catalogue.STAGES if stage.from_results or not from_results(overrides))
+    return [Path("workflow") / "rules" / f"{name}.smk" for name in chosen]
 
 
 def jobs(settings: Parameters, overrides: Mapping[str, Any]) -> list[Job]:
@@ -70,62 +84,23 @@ def drawn(settings: Parameters, chosen: list[Job]) -> list[str]:
     return settings.presented({run for run, _ in chosen})
 
 
-def figure_notebooks() -> list[Path]:
-    """List the notebooks that draw the figures of a study."""
-    return sorted(Path("notebooks") / f"{family}.ipynb" for family in CAPTIONS)
+def outputs(name: str, folder: str = "") -> list[str]:
+    """List the outputs of a stage as templates, those in `folder` where one is named."""
+    return [output.removesuffix("/") for output in catalogue.stage(name).outputs if output.startswith(folder)]
 
 
-def code(*modules: str) -> list[Path]:
-    """List files of the library: those of a cheap stage are inputs of it."""
-    return [Path("src/vanishing") / name for name in modules]
+def code(name: str) -> list[Path]:
+    """List the files of the library that a stage is stale after a change of."""
+    found = (SOURCE / package for package in catalogue.stage(name).code)
+    return sorted(path for package in found for path in package.iterdir() if path.is_file())
 
 
-RESULTS = ("results/aggregate.py", "report/latex.py", "results/store.py")
-PUBLISHED = (*RESULTS, "results/published.py", "results/published.csv", "results/statistics.py")
-GRADIENTS = ("results/initialisation.py", "results/published_gradients.py", "results/published_gradients.csv")
-TABLES = (*RESULTS, "results/differences.py", "results/statistics.py", "report/tables.py")
-FIGURES = (
-    "report/captions.py",
-    "report/figures.py",
-    "report/style.mplstyle",
-    "report/notebooks.py",
-    "results/store.py",
-)
-COMPARISON = (*PUBLISHED, *GRADIENTS, "results/schedules.py", *FIGURES)
-NUMBERS = (
-    *PUBLISHED,
-    *TABLES,
-    *GRADIENTS,
-    "report/captions.py",
-    "report/checklist.py",
-    "cifar100",
-    "results/schedules.py",
-    "report/macros.py",
-)
-CHECK = (
-    "verify/mismatch.py", "results/published.csv", "results/published_gradients.csv",
-    "verify/recomputed.py", "verify/recomputed_statistics.py", "results/store.py",
-    "results/checks.py",
-)  # fmt: skip
-"""Modules that the cheap stages stand on, `captions` and the like among them."""
+def configuration(name: str, settings: Parameters, key: str = "") -> str:
+    """Return what decides whether a stage is stale, beside its inputs: a parameter of its jobs in Snakemake.
 
-COMPARISONS = tuple(
-    f"results/comparison/{name}.csv"
-    for name in ("published", "schedules", "scatter", "brackets", "gradients", "initialisation")
-)
-"""Tables of the comparison."""
-
-COMPARED = (
-    "report/comparison/agreement.pdf",
-    *(f"report/comparison/{name}.tex" for name in ("published", "schedules", "scatter", "gradients", "initialisation")),
-)
-"""What the report shows of the comparison with published numbers."""
-
-
-def job_list(settings: Parameters) -> str:
-    """Return what `dvc.yaml` expands: every run with each of its seeds, by the name of its stage."""
-    lines = [f'  "{run}-{seed}": {{"run": "{run}", "seed": {seed}}}' for run, seed in settings.jobs()]
-    return '{"jobs": {\n' + ",\n".join(lines) + "\n}}\n"
+    DVC, whose parameters are keys of a file, compares files that hold these texts: those of `configure`.
+    """
+    return catalogue.stage(name).configuration_text(settings, key)
 
 
 def report_text() -> list[Path]:
@@ -144,72 +119,34 @@ def threads(settings: Parameters, run: str) -> int:
     return settings.run(run).train.threads
 
 
-# What decides whether a stage's outputs are stale, beside its input files. Snakemake records these texts as the
-# parameters of its jobs; DVC, whose parameters are keys of a file, records the hashes of files that hold them.
+def job_list(settings: Parameters) -> str:
+    """Return what `dvc.yaml` expands: every run with each of its seeds, by the name of its stage."""
+    lines = [f'  "{run}-{seed}": {{"run": "{run}", "seed": {seed}}}' for run, seed in settings.jobs()]
+    return '{"jobs": {\n' + ",\n".join(lines) + "\n}}\n"
 
 
 def configurations(settings: Parameters) -> dict[Path, str]:
     """Return the files of `vanishing configure`, by path, and what is in them."""
-    folder = paths.CONFIGURATION
-    texts = {
-        folder / "data.json": data_configuration(settings),
-        folder / "gradients.json": gradients_configuration(settings),
-        folder / "numbers.json": numbers_configuration(settings),
-        folder / "comparison.json": comparison_configuration(settings),
-        folder / "check.json": check_configuration(settings),
-    }
-    texts |= {folder / "runs" / f"{run}.json": train_configuration(settings, run) for run in settings.runs}
-    texts |= {folder / "studies" / f"{key}.json": figures_configuration(settings, key) for key in settings.studies}
-    texts |= {folder / "tables" / f"{key}.json": tables_configuration(settings, key) for key in settings.studies}
-    return {path: f"{text}\n" for path, text in texts.items()}
+    found = (pair for stage in catalogue.STAGES for pair in stage.configurations(settings))
+    return {path: f"{text}\n" for path, text in found}
 
 
-def data_configuration(settings: Parameters) -> str:
-    """Name what the arrays depend on."""
-    return _text(settings.data.configuration())
+def configure(settings: Parameters, same_jobs: bool = False) -> None:
+    """Write what each stage depends on, a file each, and the list of jobs that `dvc.yaml` expands.
 
+    Files that are there already and right are left alone.
 
-def train_configuration(settings: Parameters, run: str) -> str:
-    """Name what a run depends on: its effective configuration."""
-    return _text(settings.run(run).configuration())
-
-
-def gradients_configuration(settings: Parameters) -> str:
-    """Name what the measurement of gradient flow depends on, beside the trajectory."""
-    return _text(settings.gradients.model_dump(mode="json"))
-
-
-def tables_configuration(settings: Parameters, key: str) -> str:
-    """Name what the tables of a study depend on, beside the results: the study and its runs."""
-    study = settings.studies[key]
-    runs = {run: settings.run(run).configuration() for run in study.runs}
-    return _text([study.model_dump(mode="json"), runs])
-
-
-def figures_configuration(settings: Parameters, key: str) -> str:
-    """Name what the figures of a study depend on: the study, the looks of its runs, and by what they are grouped."""
-    study = settings.studies[key]
-    looks = config.looks(settings)
-    runs = {run: [looks[run], settings.run(run).train.schedule, settings.run(run).train.epochs] for run in study.runs}
-    return _text([study.model_dump(mode="json"), runs, settings.data.classes])
-
-
-def comparison_configuration(settings: Parameters) -> str:
-    """Name what the comparison with published numbers depends on, beside the results: every run."""
-    return _text({run: settings.run(run).configuration() for run in settings.runs})
-
-
-def numbers_configuration(settings: Parameters) -> str:
-    """Name what the report's numbers depend on, beside the results."""
-    return _text(settings.model_dump(mode="json", exclude={"data": {"sources"}}))
-
-
-def check_configuration(settings: Parameters) -> str:
-    """Name what the checks depend on, beside results and tables: the studies but for their looks, runs and seeds."""
-    studies = {key: block.model_dump(mode="json", exclude={"title", "draw"}) for key, block in settings.studies.items()}
-    runs = {run: [settings.run(run).configuration(), settings.seeds_of(run)] for run in settings.runs}
-    return _text([studies, runs])
-
-
-def _text(content: object) -> str:
-    return json.dumps(content, sort_keys=True)
+    Args:
+        settings: the parameters.
+        same_jobs: raise `UserError` if the list of jobs changed. DVC has read it by the time that it calls this.
+    """
+    texts = configurations(settings)
+    for path in paths.CONFIGURATION.rglob("*.json"):
+        if path not in texts:
+            path.unlink()
+    for path, text in texts.items():
+        files.write_if_changed(path, text)
+    if files.write_if_changed(paths.JOBS, job_list(settings)) and same_jobs:
+        raise UserError(
+            f"{paths.JOBS}: runs, seeds or studies have changed; the same command again goes on with the new ones"
+        )

@@ -20,19 +20,15 @@ from pathlib import Path
 
 from vanishing import config, files, paths
 from vanishing.console import say
-from vanishing.engines import lock
+from vanishing.engines import catalogue, graph, lock
 from vanishing.errors import UserError
 from vanishing.results import store
-from vanishing.stages import configure
 
 DAMAGED = paths.SCRATCH / "dvc.lock.damaged"
 """DVC's record as a kill has left it."""
 
 SHOWN = 8
 """Up to so many stages are named; more are counted by kind."""
-
-MADE = ("checkpoints", "configuration", "report", "results")
-"""Folders of what the engines make, beside the data."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +43,7 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Decision:
     """What to do with stages whose records differ, by stage name."""
 
     commit: list[str]
@@ -69,24 +65,24 @@ def bring_together(settings: config.Parameters) -> None:
     _check_results(settings)
     _check_images(settings)
     _set_aside()
-    configure(settings)  # DVC compares its files, and Snakemake does not make them
+    graph.configure(settings)  # DVC compares its files, and Snakemake does not make them
     stages = _stages()
     _forget({stage.name for stage in stages})
-    plan = compare(stages, stale=_stale(), pending=_pending(), certain=_certain(settings))
-    if plan.commit:
+    decision = compare(stages, stale=_stale(), pending=_pending(), certain=_certain(settings))
+    if decision.commit:
         # relinked files would have new times, by which Snakemake would want everything after them again
-        engine("dvc", "commit", "--force", "--no-relink", "--quiet", *plan.commit)
-    if plan.touch:
-        outputs = sorted(path for stage in stages if stage.name in plan.touch for path in stage.outputs)
+        engine("dvc", "commit", "--force", "--no-relink", "--quiet", *decision.commit)
+    if decision.touch:
+        outputs = sorted(path for stage in stages if stage.name in decision.touch for path in stage.outputs)
         engine("snakemake", "--cores", "1", "--touch", "--force", *outputs)
-    say(f"stages entered in DVC's record: {counted(plan.commit)}")
-    say(f"stages entered in Snakemake's record: {counted(plan.touch)}")
-    say(f"stages still to be built, by either engine: {counted(plan.build)}")
+    say(f"stages entered in DVC's record: {counted(decision.commit)}")
+    say(f"stages entered in Snakemake's record: {counted(decision.touch)}")
+    say(f"stages still to be built, by either engine: {counted(decision.build)}")
 
 
 def compare(
     stages: Iterable[Stage], stale: set[str], pending: set[str], certain: Collection[str] = frozenset()
-) -> Plan:
+) -> Decision:
     """Decide about every stage.
 
     Args:
@@ -99,7 +95,7 @@ def compare(
     behind = {stage.name for stage in stages if stage.outputs & pending}
     neither = (stale & behind).difference(certain)
     waiting = {stage.name for stage in stages if stage.upstream & neither}
-    return Plan(
+    return Decision(
         commit=sorted(stale - behind.difference(certain) - waiting),
         touch=sorted(behind - stale.difference(certain) - waiting),
         build=sorted(neither | (waiting & (stale | behind))),
@@ -156,14 +152,14 @@ def _stages() -> list[Stage]:
 
     try:
         with Repo() as repo:
-            graph = repo.index.graph  # edges lead from a stage to what it needs
+            dag = repo.index.graph  # edges lead from a stage to what it needs
             return [
                 Stage(
                     name=stage.addressing,
                     outputs=frozenset(Path(out.fs_path).relative_to(repo.root_dir).as_posix() for out in stage.outs),
-                    upstream=frozenset(below.addressing for below in networkx.descendants(graph, stage)),
+                    upstream=frozenset(below.addressing for below in networkx.descendants(dag, stage)),
                 )
-                for stage in graph
+                for stage in dag
             ]
     except DvcException as error:
         raise UserError(f"dvc: {error}") from None
@@ -212,7 +208,8 @@ def cache() -> Path | None:
 
 def _check_plain(settings: config.Parameters) -> None:
     """Check that no output is a pipe or a device: an engine would read it for ever."""
-    made = (path for top in MADE for path in Path(top).rglob("*") if not path.is_dir())
+    folders = [*map(Path, catalogue.FOLDERS), paths.CONFIGURATION]
+    made = (path for folder in folders for path in folder.rglob("*") if not path.is_dir())
     for path in (*filter(Path.exists, [settings.data.path]), *made):
         files.check_plain(path, files.FILE_BYTES)
 

@@ -5,6 +5,7 @@ The same Snakefile, `dvc.yaml`, notebooks and report work there as here; nothing
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -24,9 +25,6 @@ SOURCES = [
     "report/preamble.tex",
     "report/references.bib",
     "report/sections/*.tex",
-    "src/vanishing/**/*.py",
-    "src/vanishing/**/*.mplstyle",
-    "src/vanishing/**/*.csv",
 ]
 """What the pipeline reads and does not make, beside `params.yaml`."""
 
@@ -65,14 +63,15 @@ def lay_out(origin: Path, folder: Path, overlay: Path | None, studies: Sequence[
         content["runs"] = {run: differences for run, differences in content["runs"].items() if run in kept}
         settings = config.check(content)
     sources = set(_sources(origin))
-    _write(mark, b"laid out by `vanishing workspace`; its sources are replaced each time\n")
+    files.write_if_changed(mark, b"laid out by `vanishing workspace`; its sources are replaced each time\n")
     for stale in set(_sources(folder)) - sources:
         (folder / stale).unlink()
     for source in sources:
-        _write(folder / source, (origin / source).read_bytes())
-    _write(folder / "params.yaml", config.text(content).encode())
-    _write(folder / paths.JOBS, graph.job_list(settings).encode())
-    _write(folder / ".dvc" / "config", DVC_CONFIG.encode())
+        files.write_if_changed(folder / source, (origin / source).read_bytes())
+    files.write_if_changed(folder / "params.yaml", config.text(content))
+    files.write_if_changed(folder / paths.JOBS, graph.job_list(settings))
+    files.write_if_changed(folder / ".dvc" / "config", DVC_CONFIG)
+    _link(folder / "src", origin / "src")
 
 
 def _sources(folder: Path) -> Iterator[Path]:
@@ -81,6 +80,7 @@ def _sources(folder: Path) -> Iterator[Path]:
             yield path.relative_to(folder)
 
 
-def _write(path: Path, content: bytes) -> None:
-    if not path.exists() or path.read_bytes() != content:
-        files.write(path, content)
+def _link(link: Path, target: Path) -> None:
+    """Have the code, which stages are stale after a change of, found where it is in the project."""
+    if target.is_dir() and not link.exists():
+        link.symlink_to(os.path.relpath(target.resolve(), link.parent.resolve()), target_is_directory=True)

@@ -14,7 +14,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from vanishing import config, files, paths
-from vanishing.engines import graph, sync
+from vanishing.engines import catalogue, graph, sync
 from vanishing.errors import UserError
 from vanishing.verify.mismatch import Finding, Scope, guarded, problem, remove
 
@@ -82,18 +82,7 @@ class Stage:
     @property
     def command(self) -> str:
         """What makes its outputs again, by its name: a record may be anybody's, and its command is not for pasting."""
-        for pattern, command in COMMANDS.items():
-            if found := re.fullmatch(pattern, self.name):
-                return command.format(*found.groups())
-        return "dvc repro"
-
-
-COMMANDS = {
-    r"(configure|data|compare|numbers|check|report)": "vanishing {}",
-    r"(train|gradients)@([a-z][a-z0-9_]*)-([0-9]+)": "vanishing {} {} --seed {}",
-    r"(tables|figures)@([a-z][a-z0-9_]*)": "vanishing {} {}",
-}
-"""What the stages of `dvc.yaml` run, by what their names look like."""
+        return catalogue.command_of(self.name)
 
 
 def read(path: Path = LOCK) -> list[Stage]:

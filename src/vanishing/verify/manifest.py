@@ -13,22 +13,13 @@ from typing import Any
 import torch
 
 from vanishing import config, files, git
+from vanishing.engines import catalogue
 from vanishing.results import store
 from vanishing.training import devices
-from vanishing.verify import rebuild
 
 PACKAGES = (
     "torchvision", "numpy", "pandas", "matplotlib", "seaborn", "safetensors", "papermill", "snakemake", "dvc",
 )  # fmt: skip
-
-OUTPUTS = (
-    "checkpoints/*/seed*/*.safetensors",
-    "results/runs/*/seed*/*.csv",
-    "results/runs/*/seed*/*.json",
-    "results/checks.csv",
-    *(pattern for patterns in rebuild.GENERATED.values() for pattern in patterns),
-)
-"""What the pipeline makes, beside the data."""
 
 SOURCES = ("report/*.tex",)
 """What the report is made of beside them."""
@@ -45,7 +36,8 @@ def as_text(content: dict[str, Any]) -> str:
 
 
 def _repeats(settings: config.Parameters) -> dict[str, Any]:
-    data, made = settings.data.path, [path for pattern in (*OUTPUTS, *SOURCES) for path in Path().glob(pattern)]
+    data, patterns = settings.data.path, (*catalogue.patterns(), *SOURCES)
+    made = [path for pattern in patterns for path in Path().glob(pattern)]
     return {
         "configuration": settings.model_dump(mode="json", exclude={"data": {"sources"}}),
         "data": {str(data): files.sha256(data) if data.exists() else None},

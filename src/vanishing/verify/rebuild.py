@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -10,29 +9,23 @@ from pathlib import Path
 
 from vanishing import paths
 from vanishing.console import say
-from vanishing.engines import sync, workspace
+from vanishing.engines import catalogue, sync, workspace
 from vanishing.errors import UserError
 from vanishing.verify.mismatch import Finding, Scope, guarded, remove
 
-GENERATED = {
-    "vanishing tables": ("results/tables/*.csv", "report/tables/*.tex"),
-    "vanishing compare": ("results/comparison/*", "report/comparison/*"),
-    "vanishing figures {name}": ("report/figures/*/*.pdf", "report/figures/*.sha256", "results/notebooks/*.ipynb"),
-    "vanishing numbers": ("report/numbers.tex", "report/studies.tex", "report/checklist.tex"),
-    "vanishing report": ("report/report.pdf",),
-}
-"""What the stages after the results make, by the command that makes it."""
-
-COMMAND = ("snakemake", "--cores", "1", "report", "--config", "from_results=true")
+ARGUMENTS = ("snakemake", "--cores", "1", "report", "--config", "from_results=true")
 """What builds all of it."""
+
+BUILD = " ".join(ARGUMENTS)
 
 
 def reports(scope: Scope) -> Iterator[Finding]:
     """Compare what is made of the results with what they give: the same results give the same bytes."""
     made = {
-        path: command.format(name=shlex.quote(path.parent.name if path.suffix == ".pdf" else path.stem))
-        for command, patterns in GENERATED.items()
-        for pattern in patterns
+        path: catalogue.maker_of(path) or BUILD
+        for stage in catalogue.STAGES
+        if stage.from_results
+        for pattern in stage.patterns
         for path in sorted(Path().glob(pattern))
         if path not in scope.proven
     }
@@ -44,7 +37,7 @@ def reports(scope: Scope) -> Iterator[Finding]:
             folder = _build(Path(name) / "study")
         except (UserError, OSError) as error:
             expected = f"{len(made)} files of results/ and report/ (built again)"
-            yield Finding(paths.REPORT, expected, f"none to compare: {error}", " ".join(COMMAND))
+            yield Finding(paths.REPORT, expected, f"none to compare: {error}", BUILD)
             return
         for path, command in made.items():
             scope.proven.add(path)
@@ -63,5 +56,5 @@ def _build(folder: Path) -> Path:
     """Build the report from the results alone, in `folder`."""
     workspace.lay_out(Path(), folder, None)
     shutil.copytree(paths.RESULTS / "runs", folder / paths.RESULTS / "runs")
-    sync.engine(*COMMAND, folder=folder)
+    sync.engine(*ARGUMENTS, folder=folder)
     return folder

@@ -18,10 +18,11 @@ from vanishing.console import say
 from vanishing.data import dataset, synthetic
 from vanishing.data.cifar100 import CIFAR100, Expected
 from vanishing.data.records import Split, canonical, content_hash, hold_out, joined
+from vanishing.engines import catalogue
 from vanishing.errors import UserError
 from vanishing.results import checks, store
 from vanishing.training import checkpoints
-from vanishing.verify import dvc_lock, manifest, rebuild, recomputed, remeasure
+from vanishing.verify import dvc_lock, rebuild, recomputed, remeasure
 from vanishing.verify.mismatch import Finding, Record, Scope, guarded, printable, problem, remove
 
 Check = Callable[[Scope], Iterator[Finding]]
@@ -170,7 +171,7 @@ CHECKS: tuple[Check, ...] = (
 
 def _left(scope: Scope) -> set[Path]:
     """Return what the pipeline has made here and no check has compared."""
-    here = {path for pattern in manifest.OUTPUTS for path in Path().glob(pattern)}
+    here = {path for pattern in catalogue.patterns() for path in Path().glob(pattern)}
     return here - scope.proven - scope.off
 
 

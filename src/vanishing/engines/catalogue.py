@@ -1,0 +1,249 @@
+"""The stages of the pipeline, a row each.
+
+Whatever lists stages, their commands or their files takes it from here: the command line, the rules' parameters, what
+`vanishing configure` writes for DVC, `vanishing sync`, `verify` and `manifest`. The rules and `dvc.yaml` are written by
+hand, and a test holds them against these rows. This module imports nothing slow, since `vanishing --help` reads it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import string
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from vanishing import paths
+
+if TYPE_CHECKING:
+    from vanishing.config import Parameters
+
+FIELDS = {"run": r"[a-z][a-z0-9_]*", "seed": r"[0-9]+", "study": r"[a-z][a-z0-9_]*", "set": r"[a-z0-9]+"}
+"""What may stand in a path for each field of a template."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage; its command, rule, stage in `dvc.yaml`, log and function in `vanishing.stages` have its name.
+
+    Inputs and outputs are templates of paths with the fields `run`, `seed`, `study` and `set` (of images); one that
+    ends in a slash is a directory.
+    """
+
+    name: str
+    does: str
+    """A phrase for the command line's help."""
+    outputs: tuple[str, ...]
+    inputs: tuple[str, ...] = ()
+    """Beside its code, and the hand-written sources of the report."""
+    each: Literal["", "job", "study"] = ""
+    """Whether it runs once, for each run and seed, or for each study."""
+    code: tuple[str, ...] = ()
+    """Packages that it is stale after a change of; a stage that costs hours has a `recipe` in its configuration."""
+    configuration: Callable[..., object] | None = None
+    """Its slice of the configuration: of the parameters, and of the run or study that it is cut by."""
+    cut_by: Literal["", "run", "study"] = ""
+    from_results: bool = True
+    """Whether `make report` runs it, which has the results alone."""
+
+    @property
+    def command(self) -> str:
+        """The template of its command."""
+        return f"vanishing {self.name}" + {"": "", "job": " {run} --seed {seed}", "study": " {study}"}[self.each]
+
+    @property
+    def dvc_name(self) -> str:
+        """The template of its name in DVC."""
+        return self.name + {"": "", "job": "@{run}-{seed}", "study": "@{study}"}[self.each]
+
+    @property
+    def patterns(self) -> list[str]:
+        """Its outputs as patterns of files."""
+        return [_glob(output) for output in self.outputs]
+
+    def output_paths(self, **fields: object) -> list[Path]:
+        """Return its outputs for these fields."""
+        return [Path(output.format(**fields)) for output in self.outputs]
+
+    def configuration_path(self, key: str = "") -> Path:
+        """Return the file that `vanishing configure` writes its slice of the configuration to."""
+        return paths.CONFIGURATION / (f"{self.name}/{key}.json" if self.cut_by else f"{self.name}.json")
+
+    def configuration_text(self, settings: Parameters, key: str = "") -> str:
+        """Return its slice of the configuration as JSON, for the run or study `key` where it is cut by those."""
+        if self.configuration is None:
+            raise ValueError(f"{self.name}: has no configuration")
+        return json.dumps(self.configuration(settings, *[key] * bool(self.cut_by)), sort_keys=True)
+
+    def configurations(self, settings: Parameters) -> Iterator[tuple[Path, str]]:
+        """Yield every file of `configuration_path` with its text."""
+        if self.configuration:
+            keys = {"": [""], "run": settings.runs, "study": settings.studies}[self.cut_by]
+            yield from ((self.configuration_path(key), self.configuration_text(settings, key)) for key in keys)
+
+
+def _data(settings: Parameters) -> object:
+    return settings.data.configuration()
+
+
+def _train(settings: Parameters, run: str) -> object:
+    return settings.run(run).configuration()
+
+
+def _gradients(settings: Parameters) -> object:
+    return settings.gradients.model_dump(mode="json")
+
+
+def _tables(settings: Parameters, key: str) -> object:
+    study = settings.studies[key]
+    return [study.model_dump(mode="json"), {run: settings.run(run).configuration() for run in study.runs}]
+
+
+def _figures(settings: Parameters, key: str) -> object:
+    """The study, the looks of its runs, and by what its panels are grouped."""
+    from vanishing.config import looks
+
+    study, numbers = settings.studies[key], looks(settings)
+    runs = {run: [numbers[run], settings.run(run).train.schedule, settings.run(run).train.epochs] for run in study.runs}
+    return [study.model_dump(mode="json"), runs, settings.data.classes]
+
+
+def _compare(settings: Parameters) -> object:
+    return {run: settings.run(run).configuration() for run in settings.runs}
+
+
+def _numbers(settings: Parameters) -> object:
+    return settings.model_dump(mode="json", exclude={"data": {"sources"}})
+
+
+def _check(settings: Parameters) -> object:
+    """The studies but for their looks, runs and seeds."""
+    studies = {key: block.model_dump(mode="json", exclude={"title", "draw"}) for key, block in settings.studies.items()}
+    return [studies, {run: [settings.run(run).configuration(), settings.seeds_of(run)] for run in settings.runs}]
+
+
+SET = "data/{set}.npz"
+TRAJECTORY = "checkpoints/{run}/seed{seed}/"
+RESULT = "results/runs/{run}/seed{seed}/"
+
+STAGES = (
+    Stage(
+        "data", "make data/SET.npz from any source of the images",
+        outputs=(SET,),
+        configuration=_data, from_results=False,
+    ),
+    Stage(
+        "train", "train a run, or several at once on one device",
+        outputs=(TRAJECTORY, RESULT + "history.csv", RESULT + "summary.json"),
+        inputs=(SET,),
+        each="job", configuration=_train, cut_by="run", from_results=False,
+    ),
+    Stage(
+        "gradients", "measure the gradient flow of trained runs",
+        outputs=(RESULT + "gradients.csv",),
+        inputs=(SET, TRAJECTORY, RESULT + "summary.json"),
+        each="job", configuration=_gradients, from_results=False,
+    ),
+    Stage(
+        "tables", "write the tables of studies from results/",
+        outputs=(
+            "results/tables/{study}.csv", "results/tables/{study}-differences.csv",
+            "report/tables/{study}.tex", "report/tables/{study}-differences.tex", "report/tables/{study}-dynamics.tex",
+        ),
+        inputs=("results/runs/",),
+        each="study", configuration=_tables, cut_by="study", code=("results", "report"),
+    ),
+    Stage(
+        "figures", "run the figure notebooks of studies",
+        outputs=("report/figures/{study}/", "report/figures/{study}.sha256", "results/notebooks/{study}.ipynb"),
+        inputs=("results/runs/", "notebooks/training.ipynb", "notebooks/gradient_flow.ipynb"),
+        each="study", configuration=_figures, cut_by="study", code=("results", "report"),
+    ),
+    Stage(
+        "compare", "compare the published numbers with results/",
+        outputs=(
+            "results/comparison/published.csv", "results/comparison/schedules.csv", "results/comparison/scatter.csv",
+            "results/comparison/brackets.csv", "results/comparison/gradients.csv",
+            "results/comparison/initialisation.csv", "results/comparison/agreement.ipynb",
+            "report/comparison/published.tex", "report/comparison/schedules.tex", "report/comparison/scatter.tex",
+            "report/comparison/gradients.tex", "report/comparison/initialisation.tex",
+            "report/comparison/agreement.pdf",
+        ),
+        inputs=("results/runs/", "notebooks/agreement.ipynb"),
+        configuration=_compare, code=("results", "report"),
+    ),
+    Stage(
+        "numbers", "write the numbers of the report's prose, its layout and its checklist",
+        outputs=("report/numbers.tex", "report/studies.tex", "report/checklist.tex"),
+        inputs=("results/runs/",),
+        configuration=_numbers, code=("results", "report"),
+    ),
+    Stage(
+        "check", "test the results against what must hold of any",
+        outputs=("results/checks.csv",),
+        inputs=("results/runs/", "results/tables/", "results/comparison/", "report/numbers.tex"),
+        configuration=_check, code=("results",), from_results=False,
+    ),
+    Stage(
+        "report", "typeset report/report.pdf",
+        outputs=("report/report.pdf",),
+        inputs=(
+            "report/tables/", "report/figures/", "report/comparison/",
+            "report/numbers.tex", "report/studies.tex", "report/checklist.tex",
+        ),
+        code=("report",),
+    ),
+)  # fmt: skip
+"""In the order of the pipeline."""
+
+TARGETS = ("all", "configure", *(stage.name for stage in STAGES))
+"""Targets of Snakemake and stages of DVC that no study can be called after."""
+
+FOLDERS = sorted({Path(output).parts[0] for stage in STAGES for output in stage.outputs if output != SET})
+"""Folders of what the stages make, beside the data."""
+
+
+def stage(name: str) -> Stage:
+    """Return the stage `name`; `KeyError` if there is none."""
+    return {each.name: each for each in STAGES}[name]
+
+
+def patterns() -> list[str]:
+    """List the outputs of all stages as patterns of files, but for the data."""
+    return [pattern for each in STAGES if each.name != "data" for pattern in each.patterns]
+
+
+def command_of(dvc_name: str) -> str:
+    """Return the command of a stage of `dvc.yaml` by its name: a record's own may be anybody's, and not for pasting."""
+    for each in STAGES:
+        if found := _expression(each.dvc_name).fullmatch(dvc_name):
+            return each.command.format(**found.groupdict())
+    return "vanishing configure" if dvc_name == "configure" else "dvc repro"
+
+
+def maker_of(path: Path) -> str | None:
+    """Return the command that makes a file, None for one that no stage makes."""
+    for each in STAGES:
+        for output in each.outputs:
+            if found := _expression(output).match(path.as_posix()):
+                return each.command.format(**found.groupdict())
+    return None
+
+
+def _glob(template: str) -> str:
+    """Turn a template into a pattern: of the files in a directory, hidden ones left out."""
+    pattern = template.format(**dict.fromkeys(FIELDS, "*"))
+    return f"{pattern}[!.]*" if pattern.endswith("/") else pattern
+
+
+def _expression(template: str) -> re.Pattern[str]:
+    """Turn a template into an expression that finds its fields, each where it comes first."""
+    parts, seen = [], set()
+    for text, field, *_ in string.Formatter().parse(template):
+        parts.append(re.escape(text))
+        if field:
+            parts.append(f"(?P={field})" if field in seen else f"(?P<{field}>{FIELDS[field]})")
+            seen.add(field)
+    return re.compile("".join(parts) + ("" if template.endswith("/") else "$"))
