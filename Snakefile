@@ -8,7 +8,6 @@ import sys
 
 from snakemake.utils import min_version
 
-from vanishing import paths
 from vanishing.engines import graph, lock
 from vanishing.errors import UserError
 
@@ -18,6 +17,7 @@ min_version("9.14")
 try:
     # before Snakemake reads the file: its own complaints name neither line nor key
     settings = graph.load(config)
+    stages = graph.stages(config)
     jobs = graph.jobs(settings, config)
     studies = graph.drawn(settings, jobs)
     if workflow.is_main_process:
@@ -55,15 +55,12 @@ rule all:
     """Build everything."""
     default_target: True
     input:
-        paths.REPORT / "report.pdf",
-        [] if graph.from_results(config) else paths.CHECKS,
-        # asked for by name: Snakemake leaves out what only up-to-date files stand on
-        graph.results_of(jobs),
+        graph.wanted(stages, jobs, studies),
 
 
-for rules in graph.rules(config):
+for stage in stages:
 
-    include: rules
+    include: f"workflow/rules/{stage.name}.smk"
 
 
 for study in studies:
@@ -72,6 +69,8 @@ for study in studies:
         name:
             study
         input:
-            f"results/tables/{study}.csv",
-            f"report/figures/{study}",
-            graph.results_of(graph.study_jobs(settings, jobs, study)),
+            graph.wanted(
+                [stage for stage in stages if stage.each],
+                graph.study_jobs(settings, jobs, study),
+                [study],
+            ),

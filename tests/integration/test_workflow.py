@@ -195,7 +195,7 @@ def imported(source):
         if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "vanishing":
             parts = Path(*node.module.split(".")[1:])
             for each in (parts, *(parts / alias.name for alias in node.names)):
-                found |= {f"{each}.py", f"{each}/__init__.py"}
+                found |= {f"{each}.py", (each / "__init__.py").as_posix()}
     return {name for name in found if (PACKAGE / name).exists()}
 
 

@@ -17,7 +17,7 @@ rule check:
         numbers="report/numbers.tex",
         code=graph.code("check"),
     output:
-        paths.CHECKS,
+        "results/checks.csv",
     log:
         "logs/check.log",
     benchmark:

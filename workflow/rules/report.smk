@@ -15,7 +15,7 @@ rule report:
         hashes=expand("report/figures/{study}.sha256", study=studies),
         comparison=graph.outputs("compare", "report/") if studies else [],
     output:
-        paths.REPORT / "report.pdf",
+        "report/report.pdf",
     log:
         "logs/report.log",
     benchmark:

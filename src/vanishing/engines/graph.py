@@ -54,10 +54,9 @@ def from_results(overrides: Mapping[str, Any]) -> bool:
     return chosen == "true"
 
 
-def rules(overrides: Mapping[str, Any]) -> list[Path]:
-    """List the files of the rules to include."""
-    chosen = (stage.name for stage in catalogue.STAGES if stage.from_results or not from_results(overrides))
-    return [Path("workflow") / "rules" / f"{name}.smk" for name in chosen]
+def stages(overrides: Mapping[str, Any]) -> list[catalogue.Stage]:
+    """List the stages that there are rules for: without `from_results`, all."""
+    return [stage for stage in catalogue.STAGES if stage.from_results or not from_results(overrides)]
 
 
 def jobs(settings: Parameters, overrides: Mapping[str, Any]) -> list[Job]:
@@ -77,6 +76,26 @@ def results_of(chosen: Iterable[Job]) -> list[Path]:
 def study_jobs(settings: Parameters, chosen: Iterable[Job], key: str) -> list[Job]:
     """List the jobs of one study."""
     return [job for job in chosen if job[0] in settings.studies[key].runs]
+
+
+def wanted(chosen: Iterable[catalogue.Stage], of_jobs: Iterable[Job], keys: Iterable[str]) -> list[str]:
+    """List what stages leave in `results/` and `report/`, for these jobs and studies.
+
+    Each is asked for by name, since Snakemake leaves out what only up-to-date files stand on. Data and trajectories are
+    not: results can be there without them.
+    """
+    fields: dict[str, list[dict[str, object]]] = {
+        "": [{}],
+        "job": [{"run": run, "seed": seed} for run, seed in of_jobs],
+        "study": [{"study": key} for key in keys],
+    }
+    return [
+        output.format(**each).removesuffix("/")
+        for stage in chosen
+        for output in stage.outputs
+        if output.startswith(("results/", "report/"))
+        for each in fields[stage.each]
+    ]
 
 
 def drawn(settings: Parameters, chosen: list[Job]) -> list[str]:
