@@ -7,7 +7,7 @@ import pytest
 
 from vanishing import files, paths
 from vanishing.engines import sync
-from vanishing.engines.sync import Plan, Stage
+from vanishing.engines.sync import Decision, Stage
 from vanishing.errors import UserError
 
 
@@ -22,42 +22,42 @@ def plan(stale="", pending="", stages="abc"):
 
 
 def test_nothing_is_done_where_both_records_are_up_to_date():
-    assert plan() == Plan(commit=[], touch=[], build=[])
+    assert plan() == Decision(commit=[], touch=[], build=[])
 
 
 def test_what_snakemake_alone_has_built_is_entered_in_dvcs_record():
-    assert plan(stale="abc") == Plan(commit=["a", "b", "c"], touch=[], build=[])
+    assert plan(stale="abc") == Decision(commit=["a", "b", "c"], touch=[], build=[])
 
 
 def test_what_dvc_alone_has_built_is_entered_in_snakemakes_record():
-    assert plan(pending="abc") == Plan(commit=[], touch=["a", "b", "c"], build=[])
+    assert plan(pending="abc") == Decision(commit=[], touch=["a", "b", "c"], build=[])
 
 
 def test_what_neither_has_built_is_left_for_an_engine():
-    assert plan(stale="abc", pending="abc") == Plan(commit=[], touch=[], build=["a", "b", "c"])
+    assert plan(stale="abc", pending="abc") == Decision(commit=[], touch=[], build=["a", "b", "c"])
 
 
 def test_each_engine_may_have_built_another_stage():
-    assert plan(stale="a", pending="b") == Plan(commit=["a"], touch=["b"], build=[])
+    assert plan(stale="a", pending="b") == Decision(commit=["a"], touch=["b"], build=[])
 
 
 def test_what_stands_on_a_stage_that_neither_has_built_waits():
-    assert plan(stale="bc", pending="b") == Plan(commit=[], touch=[], build=["b", "c"])
-    assert plan(stale="b", pending="bc") == Plan(commit=[], touch=[], build=["b", "c"])
+    assert plan(stale="bc", pending="b") == Decision(commit=[], touch=[], build=["b", "c"])
+    assert plan(stale="b", pending="bc") == Decision(commit=[], touch=[], build=["b", "c"])
 
 
 def test_what_stands_on_such_a_stage_and_is_up_to_date_in_both_is_not_named():
-    assert plan(stale="a", pending="a") == Plan(commit=[], touch=[], build=["a"])
+    assert plan(stale="a", pending="a") == Decision(commit=[], touch=[], build=["a"])
 
 
 def test_what_is_certain_is_entered_in_each_record_that_lacks_it():
     def entered(stale, pending):
         return sync.compare(chain(*"ab"), set(stale), {f"{name}.out" for name in pending}, certain={"a"})
 
-    assert entered("ab", "ab") == Plan(commit=["a"], touch=["a"], build=["b"])
-    assert entered("a", "") == Plan(commit=["a"], touch=[], build=[])
-    assert entered("", "a") == Plan(commit=[], touch=["a"], build=[])
-    assert entered("", "") == Plan(commit=[], touch=[], build=[])
+    assert entered("ab", "ab") == Decision(commit=["a"], touch=["a"], build=["b"])
+    assert entered("a", "") == Decision(commit=["a"], touch=[], build=[])
+    assert entered("", "a") == Decision(commit=[], touch=["a"], build=[])
+    assert entered("", "") == Decision(commit=[], touch=[], build=[])
 
 
 def test_few_stages_are_named_and_many_counted():
@@ -69,16 +69,16 @@ def test_few_stages_are_named_and_many_counted():
 
 def test_what_stands_beside_such_a_stage_does_not_wait():
     beside = Stage("d", frozenset({"d.out"}), frozenset())
-    assert sync.compare([*chain("a"), beside], {"a", "d"}, {"a.out"}) == Plan(commit=["d"], touch=[], build=["a"])
+    assert sync.compare([*chain("a"), beside], {"a", "d"}, {"a.out"}) == Decision(commit=["d"], touch=[], build=["a"])
 
 
 def test_one_pending_output_of_several_makes_the_stage_pending():
     stage = Stage("a", frozenset({"one", "two"}), frozenset())
-    assert sync.compare([stage], set(), {"two"}) == Plan(commit=[], touch=["a"], build=[])
+    assert sync.compare([stage], set(), {"two"}) == Decision(commit=[], touch=["a"], build=[])
 
 
 def test_outputs_that_belong_to_no_stage_are_ignored():
-    assert sync.compare(chain("a"), set(), {"elsewhere"}) == Plan(commit=[], touch=[], build=[])
+    assert sync.compare(chain("a"), set(), {"elsewhere"}) == Decision(commit=[], touch=[], build=[])
 
 
 @pytest.fixture

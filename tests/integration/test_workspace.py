@@ -8,10 +8,8 @@ from vanishing import config
 from vanishing.engines import workspace
 from vanishing.errors import UserError
 
-READ = ("Snakefile", "dvc.yaml", ".dvcignore", "workflow/rules/", "notebooks/", "report/", "src/")
+READ = ("Snakefile", "dvc.yaml", ".dvcignore", "workflow/rules/", "notebooks/", "report/")
 """What of the repository the two engines and the commands read, beside params.yaml and .dvc/config."""
-
-NOT_READ = ("src/vanishing/py.typed",)
 
 
 def files_below(folder):
@@ -33,11 +31,18 @@ def test_every_committed_file_that_the_pipeline_reads_is_laid_out(tmp_path):
     listed = subprocess.run(["git", "ls-files"], cwd=faked.ROOT, capture_output=True, text=True, check=False)
     if listed.returncode:
         pytest.skip("not a git repository")
-    wanted = {path for path in listed.stdout.splitlines() if path.startswith(READ) and path not in NOT_READ}
+    wanted = {path for path in listed.stdout.splitlines() if path.startswith(READ)}
     assert len(wanted) > 40
     workspace.lay_out(faked.ROOT, tmp_path / "copy", None)
     wanted.add("profiles/default/config.yaml")  # in the project behind a link
     assert wanted <= files_below(tmp_path / "copy")
+
+
+def test_the_code_is_found_where_it_is_in_the_project_and_not_copied(tmp_path):
+    for _ in range(2):
+        workspace.lay_out(faked.ROOT, tmp_path / "copy", None)
+    assert (tmp_path / "copy" / "src").is_symlink()
+    assert (tmp_path / "copy" / "src" / "vanishing").samefile(faked.ROOT / "src" / "vanishing")
 
 
 def test_nothing_that_the_pipeline_makes_is_laid_out(origin, tmp_path):

@@ -162,8 +162,8 @@ def test_configure_writes_only_what_has_changed(tmp_path):
     changed = {
         str(path.relative_to(paths.CONFIGURATION)) for path, time in before.items() if path.stat().st_mtime_ns != time
     }
-    assert changed == {"runs/vgg08.json", "tables/core.json", "check.json", "comparison.json", "numbers.json"}
-    assert json.loads((paths.CONFIGURATION / "runs/vgg08.json").read_text())["train"]["learning_rate"] == 0.002
+    assert changed == {"train/vgg08.json", "tables/core.json", "check.json", "compare.json", "numbers.json"}
+    assert json.loads((paths.CONFIGURATION / "train/vgg08.json").read_text())["train"]["learning_rate"] == 0.002
 
 
 def test_configure_removes_what_is_no_longer_configured():
