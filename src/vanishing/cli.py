@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 Command = Callable[[argparse.Namespace], None]
 Missing = Callable[["Parameters", Sequence[str]], list[tuple[str, int]]]
 
-AT_ONCE = "trainings that share the device (1)"
-MISSING = "only what has no results yet: of a study, of the runs that are named before, or of all"
-UNTIL = "save everything before 540s, 9min or 1.5h have passed, or before 17:30"
+AT_ONCE = "number of trainings that share the device (default: 1)"
+MISSING = "only what has no results yet: of STUDY, of the runs named before it, or of all"
+UNTIL = "stop in time, with all state saved: after 540s, 9min or 1.5h, or at 17:30"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -54,49 +54,49 @@ def _parser() -> argparse.ArgumentParser:
         added.set_defaults(run=run)
         return added
 
-    configure = command("configure", _configure, "check params.yaml, and write what each stage depends on, for DVC")
-    configure.add_argument("--same-jobs", action="store_true", help="fail, once written, if the list of jobs changed")
+    configure = command("configure", _configure, "check params.yaml, and write the configuration that each stage depends on, for DVC")
+    configure.add_argument("--same-jobs", action="store_true", help="fail, after writing, if the list of jobs has changed")
     for stage in catalogue.STAGES:
         _OPTIONS[stage.each](command(stage.name, _COMMANDS.get(stage.name, _run(stage)), stage.does))
     commands.choices["data"].add_argument(
-        "--source", action="append", metavar="PATH|URL", help="use this instead of params.yaml's; may be repeated"
+        "--source", action="append", metavar="PATH|URL", help="read the images from here, not from the sources in params.yaml; may be repeated"
     )
     commands.choices["train"].add_argument("--at-once", type=int, default=1, metavar="N", help=AT_ONCE)
     commands.choices["train"].add_argument("--until", metavar="TIME", help=UNTIL)
     command("models", _models, "list every configured run with layers, parameters and multiply-accumulates")
     for name, run, text in (
-        ("plan", _plan, "say what is left to run, and what it asks for: arithmetic, disk, time on this machine"),
-        ("rates", _rates, "list the iterations per second of the trainings, beside published ones"),
+        ("plan", _plan, "estimate what is left to run: arithmetic, disk space, and time on this machine"),
+        ("rates", _rates, "list the throughput of the trainings beside published values"),
     ):
         costs = command(name, run, text)
         costs.add_argument("studies", nargs="*", metavar="STUDY", help="only the runs of these studies")
         if name == "plan":
             costs.add_argument("--at-once", type=int, default=1, metavar="N", help=AT_ONCE)
-    command("readme", _readme, "write the results into README.md, from results/: no engine makes README.md")
+    command("readme", _readme, "update the results in README.md from results/")
     command("show", _show, "print the tables of results/")
-    command("sync", _sync, "bring the records of Snakemake and DVC together")
-    verify = command("verify", _verify, "compare every file with every record of it; name those that are off")
-    verify.add_argument("--all", action="store_true", dest="every", help="test and measure every training again")
+    command("sync", _sync, "tell Snakemake and DVC what the other has built")
+    verify = command("verify", _verify, "compare every file with its records, and name each mismatch")
+    verify.add_argument("--all", action="store_true", dest="every", help="evaluate and measure every training again, not a sample")
     manifest = command("manifest", _manifest, "print versions, hardware, numerics and the hashes of all outputs")
     manifest.add_argument("--output", type=Path, metavar="FILE", help="write to this file instead")
-    workspace = command("workspace", _workspace, "lay out the pipeline in another folder")
+    workspace = command("workspace", _workspace, "set up the pipeline in another folder, with other parameters")
     workspace.add_argument("folder", type=Path, help="where")
-    workspace.add_argument("--overlay", type=Path, metavar="FILE", help="parameters to lay over params.yaml")
-    workspace.add_argument("--study", action="append", metavar="STUDY", help="keep this study alone; may be repeated")
+    workspace.add_argument("--overlay", type=Path, metavar="FILE", help="parameters that replace those in params.yaml")
+    workspace.add_argument("--study", action="append", metavar="STUDY", help="keep only this study; may be repeated")
     return parser
 
 
 def _select_jobs(parser: argparse.ArgumentParser) -> None:
     """Add the options that choose runs and seeds."""
     parser.add_argument(
-        "runs", metavar="RUN[:SEED]", nargs="*", help="runs of params.yaml, all seeds if none is said, anew if done"
+        "runs", metavar="RUN[:SEED]", nargs="*", help="runs in params.yaml, with all their seeds unless one is given; finished ones are repeated"
     )
-    parser.add_argument("--seed", type=int, help="a seed of a run that is named without one")
+    parser.add_argument("--seed", type=int, help="seed of the runs that are named without one")
     parser.add_argument("--missing", metavar="STUDY", nargs="?", const="", help=MISSING)
 
 
 def _select_studies(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("studies", metavar="STUDY", nargs="*", help="studies of params.yaml; all with results if none")
+    parser.add_argument("studies", metavar="STUDY", nargs="*", help="studies in params.yaml (default: all that have results)")
 
 
 _OPTIONS: dict[str, Callable[[argparse.ArgumentParser], None]] = {

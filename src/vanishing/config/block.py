@@ -42,3 +42,14 @@ class Block(BaseModel):
     """A block of `params.yaml`: unknown keys and values of another type are errors."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+def dotted(location: tuple[int | str, ...]) -> str:
+    """Write a key with its path, in one line whatever the user has named it."""
+    return ".".join(part if part.isprintable() and len(part) <= 60 else short(part) for part in map(str, location))
+
+
+def short(value: object) -> str:
+    """Write a value in at most 60 characters."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

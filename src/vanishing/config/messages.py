@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from vanishing.config.block import LATIN, KeyedError
+from vanishing.config.block import LATIN, KeyedError, dotted, short
 from vanishing.config.data import Address
 from vanishing.config.study import Study
 
@@ -57,14 +57,3 @@ def _siblings(root: type[BaseModel], location: tuple[int | str, ...]) -> str:
         is_block = isinstance(annotation, type) and issubclass(annotation, BaseModel)
         block = annotation if is_block else ITEMS.get(str(part), block)
     return ", ".join(block.model_fields)
-
-
-def dotted(location: tuple[int | str, ...]) -> str:
-    """Write a key with its path, in one line whatever the user has named it."""
-    return ".".join(part if part.isprintable() and len(part) <= 60 else short(part) for part in map(str, location))
-
-
-def short(value: object) -> str:
-    """Write a value in at most 60 characters."""
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

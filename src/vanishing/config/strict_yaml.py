@@ -9,8 +9,7 @@ from typing import Any
 
 import yaml
 
-from vanishing.config.block import ParameterError
-from vanishing.config.messages import short
+from vanishing.config.block import ParameterError, short
 
 
 class StrictLoader(yaml.SafeLoader):

@@ -175,13 +175,13 @@ STAGES = (
         configuration=_compare, code=("results", "report"),
     ),
     Stage(
-        "numbers", "write the numbers of the report's prose, its layout and its checklist",
+        "numbers", "write the values that the report's text quotes, and its layout",
         outputs=("report/numbers.tex", "report/studies.tex", "report/checklist.tex"),
         inputs=("results/runs/",),
         configuration=_numbers, code=("results", "report"),
     ),
     Stage(
-        "check", "test the results against what must hold of any",
+        "check", "check the results: complete, possible, as theory predicts",
         outputs=("results/checks.csv",),
         inputs=("results/runs/", "results/tables/", "results/comparison/", "report/numbers.tex"),
         configuration=_check, code=("results",), from_results=False,
