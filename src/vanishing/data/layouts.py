@@ -20,7 +20,7 @@ from PIL import Image
 
 from vanishing.config import IMAGE_SIZE
 from vanishing.data import pickles
-from vanishing.data.archives import MEMBERS, TOTAL_BYTES, SourceError, brief, one_line
+from vanishing.data.archives import MEMBERS, TOTAL_BYTES, SourceError, one_line
 from vanishing.data.records import IMAGE_BYTES, SHAPE, Bytes, Split
 
 CLASS_COUNT = 100
@@ -180,6 +180,9 @@ class Parquet(Layout):
         kind = kind.field("bytes").type if packed else kind
         if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
             raise SourceError(f"{name!r}: the column {image!r} is {kind}, expected bytes of PNG images")
+        kind = file.schema_arrow.field(label).type
+        if not pa.types.is_integer(kind):
+            raise SourceError(f"{name!r}: the column {label!r} is {kind}, expected integers")
         for batch in file.iter_batches(ROWS_AT_ONCE, columns=[image, label]):
             images = batch.column(image)
             values = (images.field("bytes") if packed else images).to_pylist()
@@ -243,6 +246,6 @@ def decode(name: str, content: Any) -> Bytes:
 
 def _numbers(name: str, labels: list[Any]) -> list[Any]:
     for label in labels:
-        if type(label) is not int or not 0 <= label < CLASS_COUNT:
-            raise SourceError(f"{name!r}: found the label {brief(label)!r}, expected 0 to {CLASS_COUNT - 1}")
+        if label is None or not 0 <= label < CLASS_COUNT:
+            raise SourceError(f"{name!r}: found the label {str(label)[:20]}, expected 0 to {CLASS_COUNT - 1}")
     return labels

@@ -14,8 +14,8 @@ import numpy as np
 from vanishing.data.archives import SourceError, one_line
 from vanishing.data.records import IMAGE_BYTES, SHAPE, Bytes
 
-INTEGERS = frozenset({"INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4"})
-"""Operations that push an integer; those of the memo have integers for arguments, too."""
+INTEGERS = frozenset({"INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1"})
+"""Operations whose argument is a value of at most 255 bytes, not a place in the memo."""
 
 
 def read(name: str, content: bytes) -> tuple[Bytes, list[int]]:
