@@ -54,12 +54,19 @@ def _parser() -> argparse.ArgumentParser:
         added.set_defaults(run=run)
         return added
 
-    configure = command("configure", _configure, "check params.yaml, and write the configuration that each stage depends on, for DVC")
-    configure.add_argument("--same-jobs", action="store_true", help="fail, after writing, if the list of jobs has changed")
+    configure = command(
+        "configure", _configure, "check params.yaml, and write the configuration that each stage depends on, for DVC"
+    )
+    configure.add_argument(
+        "--same-jobs", action="store_true", help="fail, after writing, if the list of jobs has changed"
+    )
     for stage in catalogue.STAGES:
         _OPTIONS[stage.each](command(stage.name, _COMMANDS.get(stage.name, _run(stage)), stage.does))
     commands.choices["data"].add_argument(
-        "--source", action="append", metavar="PATH|URL", help="read the images from here, not from the sources in params.yaml; may be repeated"
+        "--source",
+        action="append",
+        metavar="PATH|URL",
+        help="read the images from here, not from the sources in params.yaml; may be repeated",
     )
     commands.choices["train"].add_argument("--at-once", type=int, default=1, metavar="N", help=AT_ONCE)
     commands.choices["train"].add_argument("--until", metavar="TIME", help=UNTIL)
@@ -76,7 +83,9 @@ def _parser() -> argparse.ArgumentParser:
     command("show", _show, "print the tables of results/")
     command("sync", _sync, "tell Snakemake and DVC what the other has built")
     verify = command("verify", _verify, "compare every file with its records, and name each mismatch")
-    verify.add_argument("--all", action="store_true", dest="every", help="evaluate and measure every training again, not a sample")
+    verify.add_argument(
+        "--all", action="store_true", dest="every", help="evaluate and measure every training again, not a sample"
+    )
     manifest = command("manifest", _manifest, "print versions, hardware, numerics and the hashes of all outputs")
     manifest.add_argument("--output", type=Path, metavar="FILE", help="write to this file instead")
     workspace = command("workspace", _workspace, "set up the pipeline in another folder, with other parameters")
@@ -89,14 +98,19 @@ def _parser() -> argparse.ArgumentParser:
 def _select_jobs(parser: argparse.ArgumentParser) -> None:
     """Add the options that choose runs and seeds."""
     parser.add_argument(
-        "runs", metavar="RUN[:SEED]", nargs="*", help="runs in params.yaml, with all their seeds unless one is given; finished ones are repeated"
+        "runs",
+        metavar="RUN[:SEED]",
+        nargs="*",
+        help="runs in params.yaml, with all their seeds unless one is given; finished ones are repeated",
     )
     parser.add_argument("--seed", type=int, help="seed of the runs that are named without one")
     parser.add_argument("--missing", metavar="STUDY", nargs="?", const="", help=MISSING)
 
 
 def _select_studies(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("studies", metavar="STUDY", nargs="*", help="studies in params.yaml (default: all that have results)")
+    parser.add_argument(
+        "studies", metavar="STUDY", nargs="*", help="studies in params.yaml (default: all that have results)"
+    )
 
 
 _OPTIONS: dict[str, Callable[[argparse.ArgumentParser], None]] = {

@@ -19,6 +19,13 @@ def data(settings: config.Parameters, sources: list[str] | None = None) -> None:
     images.prepare(settings.data, settings.data.path, sources, say)
 
 
+def samples(settings: config.Parameters) -> None:
+    """Draw a page of the data set for the report."""
+    from vanishing.report import samples as page
+
+    page.write(settings)
+
+
 def train(
     settings: config.Parameters,
     chosen: Sequence[tuple[str, int]],

@@ -270,6 +270,16 @@ def test_prepare_makes_the_generated_set(tmp_path: Path) -> None:
 def test_names_of_cifar100_are_a_hundred_in_alphabetical_order() -> None:
     assert len(cifar100.CLASSES) == 100
     assert list(cifar100.CLASSES) == sorted(set(cifar100.CLASSES))
+    assert cifar100.CLASSES[:3] == ("apple", "aquarium_fish", "baby")
+    assert (cifar100.CLASSES[26], cifar100.CLASSES[99]) == ("crab", "worm")
+
+
+def test_twenty_superclasses_share_the_hundred_classes_evenly() -> None:
+    groups = cifar100.SUPERCLASSES
+    assert [len(group) for group in groups.values()] == [5] * 20
+    assert {name for group in groups.values() for name in group} == set(cifar100.CLASSES)
+    assert groups["trees"] == ("maple_tree", "oak_tree", "palm_tree", "pine_tree", "willow_tree")
+    assert list(groups) == sorted(groups)
 
 
 def real_images() -> dict[str, list[tuple[str, str, bytes]]]:

@@ -49,24 +49,13 @@ def test_nothing_is_evaluated_or_run_by_a_shell():
             assert not any(word.arg == "shell" for word in call.keywords), f"{module}:{call.lineno}"
 
 
-def test_pickles_are_read_by_the_restricted_unpickler_alone():
+def test_no_pickle_is_ever_loaded():
     for module, tree in TREES.items():
+        assert not re.search(r"import c?[Pp]ickle\b", ast.unparse(tree)), module
         for name, call in calls(tree):
-            assert name not in {"pickle.load", "pickle.loads", "torch.load", "pd.read_pickle"}, (
-                f"{module}:{call.lineno}"
-            )
+            assert name not in {"torch.load", "pd.read_pickle"}, f"{module}:{call.lineno}"
             allowed = [ast.literal_eval(word.value) for word in call.keywords if word.arg == "allow_pickle"]
             assert not any(allowed), f"{module}:{call.lineno}"
-    importers = {module for module, tree in TREES.items() if re.search(r"import pickle\b", ast.unparse(tree))}
-    assert importers <= {"data/pickles.py"}
-    uses = {ast.unparse(node) for node in ast.walk(TREES["data/pickles.py"]) if isinstance(node, ast.Attribute)}
-    operations = {f"pickle.{name}" for name in ("SETITEM", "SETITEMS", "DICT", "EMPTY_SET", "ADDITEMS", "FROZENSET")}
-    unpickler = {"pickle._Unpickler", "pickle._Unpickler.dispatch", "pickle._Unpickler.dispatch.items"}
-    assert {use for use in uses if use.startswith("pickle.")} <= unpickler | operations
-    classes = [node for node in ast.walk(TREES["data/pickles.py"]) if isinstance(node, ast.ClassDef)]
-    readers = [node for node in classes if "pickle._Unpickler" in map(ast.unparse, node.bases)]
-    assert len(readers) == 1
-    assert "find_class" in [item.name for item in readers[0].body if isinstance(item, ast.FunctionDef)]
 
 
 def test_no_call_turns_off_the_check_of_a_servers_identity():

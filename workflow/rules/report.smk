@@ -9,6 +9,8 @@ rule report:
         text=graph.report_text(),
         code=graph.code("report"),
         numbers=graph.outputs("numbers"),
+        # without data, the report has the page of the data set only if it is there
+        samples=graph.outputs("samples") if not graph.from_results(config) else [],
         tables=expand("report/tables/{study}.tex", study=studies),
         # of a folder Snakemake compares the time alone, of a small file the content
         figures=ancient(expand("report/figures/{study}", study=studies)),

@@ -1,7 +1,7 @@
-"""Files of a directory or of a tar archive, as names and bytes; nothing is ever unpacked to the disk.
+"""Files of a directory or tar archive, as names and bytes; nothing is unpacked to the disk.
 
-An archive may come from anywhere. A member that is no plain file, whose name leads out of the archive,
-or that is larger than any file of CIFAR-100, refuses the whole archive, by the member's name.
+An archive may come from anywhere. It is refused, with the name of the member, where a member is no plain file, has
+a name that leads out of the archive, or is larger than any file of CIFAR-100.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from typing import IO
 from vanishing.data.records import DataError
 
 MEMBER_BYTES = 256 << 20
-"""Limit of one file; the largest of CIFAR-100 in any layout has 155 MB."""
+"""Limit of one file; the largest of CIFAR-100 in any layout takes 155 MB."""
 
 TOTAL_BYTES = 1 << 30
-"""Limit of an unpacked archive, headers included; CIFAR-100 has about 0.2 GB."""
+"""Limit of an unpacked archive, headers included; CIFAR-100 takes about 0.2 GB."""
 
 MEMBERS = 200_000
-"""Limit of the number of files; CIFAR-100 as single images has 60,000."""
+"""Limit of the number of files; CIFAR-100 as single images takes 60,000."""
 
 DEPTH = 6
-"""Limit of a file's depth in a directory: folders around the data set, then split, superclass, class, file."""
+"""Levels of a directory that are searched: folders around the data set, then split, superclass, class, file."""
 
 GZIP_MAGIC = b"\x1f\x8b"
 
@@ -34,7 +34,7 @@ Wanted = Callable[[str], bool]
 
 
 class SourceError(DataError):
-    """A source does not give CIFAR-100; its text is one line that says why."""
+    """A source does not hold CIFAR-100; the text says why in one line."""
 
 
 def members(path: Path, wanted: Wanted) -> Iterator[tuple[str, bytes]]:
@@ -51,18 +51,9 @@ def members(path: Path, wanted: Wanted) -> Iterator[tuple[str, bytes]]:
         raise SourceError(f"{where}cannot be read: {error.strerror or one_line(error)}") from None
 
 
-def one_line(error: BaseException) -> str:
-    """Return an exception's text on one line, of at most 200 characters; its type where it has none."""
+def one_line(error: object) -> str:
+    """Return the text of an error in one line of at most 200 characters, or its type where it has no text."""
     return (" ".join(str(error).split()) or type(error).__name__)[:200]
-
-
-def brief(value: object) -> str:
-    """Return a value's text for a message, at most 20 characters; the type's name where that may have no end.
-
-    A list of lists may hold each of them often, and an integer more digits than can be written.
-    """
-    plain = value is None or isinstance(value, (str, bytes, float)) or (isinstance(value, int) and abs(value) < 2**64)
-    return (f"{value[:20]!s}" if isinstance(value, bytes) else f"{value}"[:20]) if plain else type(value).__name__
 
 
 def _directory(root: Path, wanted: Wanted) -> Iterator[tuple[str, bytes]]:
@@ -79,7 +70,7 @@ def _directory(root: Path, wanted: Wanted) -> Iterator[tuple[str, bytes]]:
 
 
 def _walk(folder: Path, depth: int) -> Iterator[Path]:
-    """Yield what is no folder, in the order of names; links are followed, for the tree is the user's own."""
+    """Yield what is no folder, ordered by name; links are followed, since the directory is the user's own."""
     with os.scandir(folder) as entries:
         ordered = sorted(entries, key=lambda entry: entry.name)
     for entry in ordered:
@@ -94,7 +85,7 @@ def _archive(path: Path, wanted: Wanted) -> Iterator[tuple[str, bytes]]:
         packed = raw.read(2) == GZIP_MAGIC
         raw.seek(0)
         stream = _Limited(gzip.GzipFile(fileobj=raw) if packed else raw)
-        # "r|" asks for `read` alone: forward, and headers too, whatever size they declare, go through the limit
+        # "r|" reads forward only, so that headers count towards the limit too, whatever size they declare
         with tarfile.open(fileobj=stream, mode="r|") as archive:  # type: ignore[call-overload]
             for count, member in enumerate(archive):
                 if count >= MEMBERS:
@@ -121,12 +112,12 @@ def _check_size(name: str, size: int) -> None:
 
 
 def _plain(name: str) -> str:
-    """Drop a leading `./`, as many programs write it."""
+    """Drop the leading `./` that many programs write."""
     return PurePosixPath(name).as_posix()
 
 
 class _Limited:
-    """A stream that gives at most `TOTAL_BYTES`: a small archive can unpack to a thousand times its size."""
+    """A stream of at most `TOTAL_BYTES`: a small archive can unpack to a thousand times its size."""
 
     def __init__(self, stream: IO[bytes] | gzip.GzipFile) -> None:
         self._stream = stream

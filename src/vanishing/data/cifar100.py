@@ -1,4 +1,4 @@
-"""What is known of CIFAR-100 before any of it is here: the hashes of its images, and the names of its classes."""
+"""Facts of CIFAR-100: the hashes of its images, its classes and its superclasses."""
 
 from __future__ import annotations
 
@@ -19,17 +19,35 @@ CIFAR100 = Expected(
 )
 """The published data set: 50,000 and 10,000 images (Krizhevsky, Learning multiple layers of features, 2009)."""
 
-# Fixed here and not read from the source: the label of each image is proven by the content hash, its name is
-# not, and a much-used Parquet mirror spells label 26 'cra'.
-CLASSES = tuple(
-    """
-    apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle
-    caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin elephant
-    flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree
-    motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree plain plate
-    poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail snake spider
-    squirrel streetcar sunflower sweet_pepper table tank telephone television tiger tractor train trout tulip turtle
-    wardrobe whale willow_tree wolf woman worm
-    """.split()  # noqa: SIM905 - a hundred quoted names read worse
-)
-"""Names of the labels 0 to 99, in the order of the official `meta` file, which is the alphabet's."""
+# Written here and not read from a source: the content hash covers labels, not names, and a widely used Parquet mirror
+# spells label 26 'cra'.
+_TABLE = """
+aquatic mammals: beaver dolphin otter seal whale
+fish: aquarium_fish flatfish ray shark trout
+flowers: orchid poppy rose sunflower tulip
+food containers: bottle bowl can cup plate
+fruit and vegetables: apple mushroom orange pear sweet_pepper
+household electrical devices: clock keyboard lamp telephone television
+household furniture: bed chair couch table wardrobe
+insects: bee beetle butterfly caterpillar cockroach
+large carnivores: bear leopard lion tiger wolf
+large man-made outdoor things: bridge castle house road skyscraper
+large natural outdoor scenes: cloud forest mountain plain sea
+large omnivores and herbivores: camel cattle chimpanzee elephant kangaroo
+medium-sized mammals: fox porcupine possum raccoon skunk
+non-insect invertebrates: crab lobster snail spider worm
+people: baby boy girl man woman
+reptiles: crocodile dinosaur lizard snake turtle
+small mammals: hamster mouse rabbit shrew squirrel
+trees: maple_tree oak_tree palm_tree pine_tree willow_tree
+vehicles 1: bicycle bus motorcycle pickup_truck train
+vehicles 2: lawn_mower rocket streetcar tank tractor
+"""
+
+SUPERCLASSES = {
+    name: tuple(classes.split()) for name, classes in (line.split(": ") for line in _TABLE.strip().splitlines())
+}
+"""The five classes of each superclass (Krizhevsky 2009; https://www.cs.toronto.edu/~kriz/cifar.html)."""
+
+CLASSES = tuple(sorted(name for classes in SUPERCLASSES.values() for name in classes))
+"""Names of the labels 0 to 99: the official `meta` file has them in alphabetical order."""

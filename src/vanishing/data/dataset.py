@@ -1,6 +1,6 @@
 """The data set: one file of arrays in canonical order, the same bytes from every source.
 
-`prepare` is the stage `vanishing data`; `load` gives its file to the stages that follow.
+`prepare` is the stage `vanishing data`; later stages `load` the file.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 
 from vanishing import config, files
 from vanishing.data import synthetic
+from vanishing.data.archives import one_line
 from vanishing.data.cifar100 import CIFAR100, CLASSES, Expected
 from vanishing.data.records import SHAPE, DataError, Split, canonical, content_hash, hold_out, joined
 from vanishing.data.sources import CACHE, Source, read_first
@@ -42,8 +43,8 @@ class Dataset:
 def save(path: Path, dataset: Dataset) -> None:
     """Write `dataset` to `path`: equal data sets give equal bytes.
 
-    The archive is not compressed (photographs hardly shrink) and holds no time, so neither a version of
-    zlib nor a clock enters it. `DataError` where the file cannot be written.
+    The archive is not compressed (photographs hardly shrink) and holds no time, so its bytes depend neither on the
+    version of zlib nor on the clock. Raises `DataError` if the file cannot be written.
     """
     arrays: dict[str, np.ndarray] = {}
     for part in PARTS:
@@ -58,14 +59,13 @@ def save(path: Path, dataset: Dataset) -> None:
 
 
 def load(path: Path) -> Dataset:
-    """Read what `save` wrote; everything that is wrong with the file is a `DataError` that names it."""
+    """Read a file that `save` wrote; `DataError` names the file and what is wrong with it."""
     if not path.exists():
         raise DataError(f"{path}: not there; {NEXT}")
     try:
         arrays = _read(path)
     except (OSError, EOFError, ValueError, KeyError, MemoryError, zipfile.BadZipFile, NotImplementedError) as error:
-        what = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"{path}: cannot be read as an archive of arrays ({what}); {NEXT}") from None
+        raise DataError(f"{path}: cannot be read as an archive of arrays ({one_line(error)}); {NEXT}") from None
     _check_keys(path, arrays)
     classes = arrays["classes"]
     if classes.dtype.kind != "U" or classes.ndim != 1:
@@ -75,12 +75,12 @@ def load(path: Path) -> Dataset:
 
 
 def load_split(data: config.Data, seed: int) -> Dataset:
-    """Read the images of a run, as `load` does, with the validation split of the run.
+    """Read the images of a run with the run's own validation split.
 
     Args:
-        data: of the run. Where its seed is another one, validation images are drawn anew from all that are not for
-            the test, as `prepare` holds them out of the same images with that seed.
-        seed: that the file was made with, `data.seed` of the parameters.
+        data: the run's block. If its seed is not `seed`, validation images are drawn again from training and
+            validation images, exactly as `prepare` would draw them with that seed.
+        seed: the seed that the file was made with, `data.seed` of the parameters.
     """
     dataset = load(data.path)
     if data.seed == seed:
@@ -101,10 +101,10 @@ def check(dataset: Dataset, data: config.Data) -> None:
 
 def _read(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file() or not zipfile.is_zipfile(path):
-        raise ValueError("no zip archive, or not a whole one")
+        raise ValueError("no zip archive, or an incomplete one")
     with zipfile.ZipFile(path) as packed:
         if any(member.compress_type != zipfile.ZIP_STORED for member in packed.infolist()):
-            raise ValueError("compressed, and `save` compresses nothing: it could unpack to any size")
+            raise ValueError("compressed, which `save` never does, so it could unpack to any size")
     with np.load(path, allow_pickle=False) as archive:
         return {key: archive[key] for key in archive.files}
 
@@ -145,8 +145,8 @@ def prepare(
 ) -> None:
     """Make the file `target` as `data` says: read or generate the images, hold validation out, save.
 
-    `sources`, where given, stand in for `data.sources`; `report` is given each line for the user. Only images of
-    the `expected` content pass. `DataError` if no source gives them; then `target` is as it was.
+    `sources`, where given, replace `data.sources`; `report` is called with each line for the user. Raises `DataError`
+    and leaves `target` as it was if no source holds images of the `expected` content.
     """
     if data.set == "generated":
         size = data.generated

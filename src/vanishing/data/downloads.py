@@ -1,4 +1,4 @@
-"""Downloads that survive a break: resumed where they stopped, done once however many ask, checked at the end."""
+"""Downloads: resumed after a break, made once however many processes ask, and checked at the end."""
 
 from __future__ import annotations
 
@@ -20,36 +20,35 @@ from vanishing import files
 from vanishing.data.archives import SourceError, one_line
 
 TIMEOUT = (15.0, 60.0)
-"""Seconds to connect, and between two pieces of the answer."""
+"""Seconds to wait for a connection, and for the next bytes of an answer."""
 
 PAUSES = (1.0, 2.0, 5.0)
-"""Seconds before another try; a try that brought the file on starts the row again."""
+"""Seconds before the next tries; after a try that received bytes, they are counted from the first again."""
 
 PIECE = 1 << 16
-"""Bytes read at once: a second's worth from the throttled official server, so that progress shows."""
+"""Bytes read at once: what the throttled official server sends in a second, so that progress shows."""
 
 INTERVAL = 10.0
-"""Seconds between two lines of progress where standard error is no terminal."""
+"""Seconds between lines of progress where standard error is no terminal."""
 
 LIMIT = 1 << 30
-"""Bytes of the largest archive; CIFAR-100 has 0.17 GB."""
+"""Bytes of the largest archive accepted; CIFAR-100 takes 0.17 GB."""
 
 TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
-"""HTTP statuses that a later request may not meet."""
+"""HTTP statuses of errors that pass."""
 
 Report = Callable[[str], None]
 
 
 class _BrokenError(Exception):
-    """An attempt ended early; the next may go on from there."""
+    """An attempt ended early; the next one may continue."""
 
 
 def fetch(url: str, sha256: str | None, cache: Path, report: Report, pauses: tuple[float, ...] = PAUSES) -> Path:
-    """Return the file of `url` in the folder `cache`, downloading what of it is not there yet.
+    """Return the file of `url` in the folder `cache`, after downloading what is missing of it.
 
-    The unfinished file has a fixed name under a lock: of many processes that ask at once one downloads, and
-    the next run goes on where this one stopped. Where `sha256` is given, a file with another hash is deleted.
-    Raises `SourceError`.
+    The unfinished file has a fixed name and a lock: one of many processes downloads, and a later run continues
+    where this one stopped. A file whose hash is not `sha256`, where that is given, is deleted. Raises `SourceError`.
     """
     target = cache / _file_name(url)
     partial = target.with_name(target.name + ".partial")
@@ -68,7 +67,7 @@ def fetch(url: str, sha256: str | None, cache: Path, report: Report, pauses: tup
 
 
 def _file_name(url: str) -> str:
-    """Name the file after its address, whose hash keeps two servers' files of one name apart."""
+    """Name the file after its address, with a hash that keeps two servers' files of one name apart."""
     base = re.sub(r"[^A-Za-z0-9._-]", "_", PurePosixPath(urlsplit(url).path).name)[-80:]
     return f"{hashlib.sha256(url.encode()).hexdigest()[:12]}-{base}"
 
@@ -124,17 +123,17 @@ def _download(url: str, partial: Path, report: Report, pauses: tuple[float, ...]
 
 
 def _reason(error: Exception) -> str:
-    """Tell a broken connection once: urllib3 repeats its text in the cause that it wraps."""
+    """Say why a connection broke, once: urllib3 repeats its text in the cause that it wraps."""
     if isinstance(error, requests.ConnectionError) and isinstance(error.args[0], urllib3.exceptions.MaxRetryError):
         return "the server cannot be reached"  # a page of nested causes, which names the address again and again
     inner = error.args[0] if isinstance(error, urllib3.exceptions.ProtocolError) and error.args else error
-    return one_line(inner) if isinstance(inner, Exception) else str(inner).partition("\n")[0]
+    return one_line(inner)
 
 
 def _attempt(url: str, partial: Path, report: Report) -> None:
-    """Bring `partial` to its end with one request, or raise."""
+    """Download the rest of `partial` by one request, or raise."""
     start = _size(partial)
-    # an encoding on the way would make the ranges count other bytes than those of the file
+    # with a content encoding, ranges would count other bytes than the file's
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
     with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
         first, total = _range(response)
@@ -151,7 +150,7 @@ def _attempt(url: str, partial: Path, report: Report) -> None:
 
 
 def _range(response: requests.Response) -> tuple[int | None, int | None]:
-    """Return the first byte of the answer and the size of the whole file, as far as the server tells them."""
+    """Return the offset of the answer's first byte and the size of the file, each None if the server omits it."""
     if response.status_code == 200:
         length = response.headers.get("Content-Length", "")
         return 0, int(length) if length.isdecimal() else None
@@ -166,7 +165,7 @@ def _refuse(response: requests.Response, partial: Path) -> None:
     status = f"HTTP {response.status_code} {response.reason}"
     if response.status_code == requests.codes.requested_range_not_satisfiable:
         partial.unlink(missing_ok=True)
-        raise _BrokenError(f"{status}: what was there is longer than the file, so it starts again")
+        raise _BrokenError(f"{status}: the unfinished file is longer than the server's, so it starts again")
     if response.status_code in TRY_AGAIN:
         raise _BrokenError(status)
     raise SourceError(status)
@@ -182,12 +181,12 @@ def _write(response: requests.Response, partial: Path, start: int, total: int | 
             if done > LIMIT:
                 raise SourceError(f"sends more than the limit of {LIMIT:,} bytes")
     if total is not None and done != total:
-        raise _BrokenError(f"{done:,} of {total:,} bytes came")
+        raise _BrokenError(f"received {done:,} of {total:,} bytes")
 
 
 @contextlib.contextmanager
 def _progress(url: str, start: int, total: int | None, report: Report) -> Iterator[Callable[[int], object]]:
-    """Give what tells the user of bytes received: a bar on a terminal, else a line now and then."""
+    """Yield the function that reports received bytes: by a bar on a terminal, else by a line every `INTERVAL`."""
     if sys.stderr.isatty():
         name = PurePosixPath(urlsplit(url).path).name
         with tqdm(desc=name, total=total, initial=start, unit="B", unit_scale=True, file=sys.stderr) as bar:
@@ -209,7 +208,7 @@ def _progress(url: str, start: int, total: int | None, report: Report) -> Iterat
 
 
 def describe(done: int, total: int | None, rate: float) -> str:
-    """Say in words how far a download is: bytes `done` of `total`, at `rate` bytes a second."""
+    """Say how far a download is: bytes `done` of `total`, at `rate` bytes a second."""
     speed = f"{rate / 1e3:,.0f} kB/s"
     if total is None:
         return f"{_megabytes(done)} MB, {speed}"

@@ -1,8 +1,8 @@
-"""The layouts in which CIFAR-100 is passed around, each read from names and bytes.
+"""The layouts in which copies of CIFAR-100 come, each read from the names and bytes of its files.
 
-A layout claims the files that are its own by their names, takes their bytes one at a time, and gives the
-two splits at the end. No layout's order, names or packing enters the result: what the images are is decided
-later, by their content.
+A layout claims files by their names, reads them one at a time, and returns training and test images at the end.
+Neither order nor names nor packing enters the result: the content hash decides later whether the images are the
+right ones.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from PIL import Image
 
 from vanishing.config import IMAGE_SIZE
 from vanishing.data import pickles
-from vanishing.data.archives import MEMBERS, TOTAL_BYTES, SourceError, brief, one_line
+from vanishing.data.archives import MEMBERS, TOTAL_BYTES, SourceError, one_line
 from vanishing.data.records import IMAGE_BYTES, SHAPE, Bytes, Split
 
 CLASS_COUNT = 100
@@ -33,7 +33,7 @@ KNOWN = "the python layout, the binary layout, class folders of PNG images, or P
 
 
 class Layout:
-    """What the layouts share: parts of the two splits, gathered under `train` and `test`."""
+    """What the layouts share: the images and labels read so far of each split."""
 
     title: str
 
@@ -50,7 +50,7 @@ class Layout:
         raise NotImplementedError
 
     def index(self) -> Callable[[list[Any]], Bytes]:
-        """Return what turns labels as the layout has them into numbers."""
+        """Return the function from the layout's labels to their numbers, uint8."""
         return lambda labels: np.array(labels, dtype=np.uint8)
 
     def splits(self) -> tuple[Split, Split]:
@@ -74,19 +74,14 @@ class Python(Layout):
 
     @staticmethod
     def split_of(name: str) -> str | None:
-        """Claim files of exactly these names, in whatever folder."""
+        """Claim files named `train` and `test`, in any folder."""
         base = PurePosixPath(name).name
         return base if base in SPLITS else None
 
     def read(self, name: str, content: bytes) -> tuple[Bytes, list[Any]]:
-        """Read one pickle."""
-        values = pickles.loads(name, content)
-        rows, labels = (values.get(key) for key in ("data", "fine_labels")) if isinstance(values, dict) else (None,) * 2
-        if not isinstance(rows, np.ndarray) or rows.dtype != np.uint8 or rows.shape[1:] != (IMAGE_BYTES,):
-            raise SourceError(f"{name!r}: 'data' is no uint8 array of shape (N, {IMAGE_BYTES})")
-        if not isinstance(labels, list) or len(labels) != len(rows):
-            raise SourceError(f"{name!r}: 'fine_labels' is no list of {len(rows):,} labels")
-        return rows.reshape(-1, *SHAPE), _numbers(name, labels)
+        """Read one pickle, without executing it."""
+        images, labels = pickles.read(name, content)
+        return images, _numbers(name, labels)
 
 
 class Binary(Layout):
@@ -96,7 +91,7 @@ class Binary(Layout):
 
     @staticmethod
     def split_of(name: str) -> str | None:
-        """Claim files of exactly these names, in whatever folder."""
+        """Claim files named `train.bin` and `test.bin`, in any folder."""
         path = PurePosixPath(name)
         return path.stem if path.suffix == ".bin" and path.stem in SPLITS else None
 
@@ -104,22 +99,22 @@ class Binary(Layout):
         """Read one file of records."""
         size = 2 + IMAGE_BYTES
         if not content or len(content) % size:
-            raise SourceError(f"{name!r}: {len(content):,} bytes are not a number of records of {size:,} bytes")
+            raise SourceError(f"{name!r}: found {len(content):,} bytes, expected records of {size:,} bytes each")
         records = np.frombuffer(content, np.uint8).reshape(-1, size)
         return records[:, 2:].reshape(-1, *SHAPE), _numbers(name, records[:, 1].tolist())
 
 
 class Folders(Layout):
-    """PNG images under `train/CLASS/` and `test/CLASS/`, or with a superclass's folder around the class's.
+    """PNG images in `train/CLASS/` and `test/CLASS/`, or in `train/SUPERCLASS/CLASS/` and `test/SUPERCLASS/CLASS/`.
 
-    The number of a class is its place in the alphabet, as in the official files.
+    Classes are numbered in alphabetical order, as in the official files.
     """
 
     title = "class folders"
 
     @staticmethod
     def split_of(name: str) -> str | None:
-        """Claim PNG images two or three levels below the first folder `train` or `test` (a class is a train, too)."""
+        """Claim PNG images two or three levels below the first folder `train` or `test`: a class is named train."""
         path = PurePosixPath(name)
         if path.suffix.lower() != ".png" or path.name.startswith("."):
             return None
@@ -131,7 +126,7 @@ class Folders(Layout):
         return decode(name, content)[None], [PurePosixPath(name).parent.name]
 
     def index(self) -> Callable[[list[Any]], Bytes]:
-        """Return the number of a folder's name; training and test images must have the same hundred."""
+        """Number the folders; training and test images must have the same hundred."""
         names = {split: sorted({labels[0] for _, labels in self.parts[split]}) for split in SPLITS}
         for split in SPLITS:
             if len(names[split]) != CLASS_COUNT:
@@ -152,11 +147,10 @@ class Parquet(Layout):
 
     @staticmethod
     def split_of(name: str) -> str | None:
-        """Claim Parquet files by the beginning of their names."""
+        """Claim Parquet files whose names begin with `train` or `test`."""
         path = PurePosixPath(name)
-        if path.suffix.lower() != ".parquet":
-            return None
-        return next((split for split in SPLITS if path.name.startswith(split)), None)
+        found = (split for split in SPLITS if path.name.startswith(split))
+        return next(found, None) if path.suffix.lower() == ".parquet" else None
 
     def read(self, name: str, content: bytes) -> tuple[Bytes, list[Any]]:
         """Read one file."""
@@ -171,7 +165,7 @@ class Parquet(Layout):
         return np.stack(decoded) if decoded else np.empty((0, *SHAPE), np.uint8), _numbers(name, labels)
 
     def _rows(self, name: str, content: bytes) -> Iterator[tuple[Any, Any]]:
-        """Yield images and labels, some rows at a time: one value can stand for a million rows."""
+        """Yield images and labels, a few rows at a time: one stored value can stand for a million rows."""
         file = pq.ParquetFile(pa.BufferReader(content))
         unpacked = sum(file.metadata.row_group(group).total_byte_size for group in range(file.metadata.num_row_groups))
         if unpacked > TOTAL_BYTES:
@@ -186,6 +180,9 @@ class Parquet(Layout):
         kind = kind.field("bytes").type if packed else kind
         if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
             raise SourceError(f"{name!r}: the column {image!r} is {kind}, expected bytes of PNG images")
+        kind = file.schema_arrow.field(label).type
+        if not pa.types.is_integer(kind):
+            raise SourceError(f"{name!r}: the column {label!r} is {kind}, expected integers")
         for batch in file.iter_batches(ROWS_AT_ONCE, columns=[image, label]):
             images = batch.column(image)
             values = (images.field("bytes") if packed else images).to_pylist()
@@ -209,9 +206,9 @@ def claimed(name: str) -> bool:
 
 
 def read(files: Iterable[tuple[str, bytes]]) -> tuple[Split, Split]:
-    """Return the training and test images, in no particular order, of the first layout that `files` are in.
+    """Return training and test images, in no particular order, of the first layout that is complete in `files`.
 
-    Raises `SourceError` where a file is not what its name says, or no layout is whole.
+    Raises `SourceError` where a file is not what its name says, or no layout is complete.
     """
     found = [layout() for layout in LAYOUTS]
     for name, content in files:
@@ -228,29 +225,27 @@ def read(files: Iterable[tuple[str, bytes]]) -> tuple[Split, Split]:
 
 
 def decode(name: str, content: Any) -> Bytes:
-    """Return the pixels of a PNG image, (3, 32, 32); `SourceError` if it is anything but 32 x 32 RGB."""
+    """Return the pixels of a PNG image, (3, 32, 32); `SourceError` if it is not 32 x 32 RGB.
+
+    Pillow decodes: torchvision's decoder, deprecated since 0.29, ends the process on damaged pixels.
+    """
     if not isinstance(content, bytes):
         raise SourceError(f"{name!r}: no image")
     try:
         with warnings.catch_warnings():
-            # of a very large image only the header is read, so Pillow's warning is no help here
+            # size and mode are refused below before any pixel is decoded, so Pillow need not warn of a large size
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = Image.open(io.BytesIO(content), formats=["PNG"])
-        if image.size != (IMAGE_SIZE, IMAGE_SIZE) or image.mode != "RGB":
-            width, height = image.size
-            raise SourceError(
-                f"{name!r}: found {width} x {height} pixels of mode {image.mode}, "
-                f"expected {IMAGE_SIZE} x {IMAGE_SIZE} of mode RGB"
-            )
-        return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
-    except SourceError:
-        raise
+        if (*image.size, image.mode) == (IMAGE_SIZE, IMAGE_SIZE, "RGB"):
+            return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
     except Exception as error:  # a damaged image makes Pillow raise errors of many types
         raise SourceError(f"{name!r}: no PNG image: {one_line(error)}") from None
+    found = f"{image.width} x {image.height} pixels of mode {image.mode}"
+    raise SourceError(f"{name!r}: found {found}, expected {IMAGE_SIZE} x {IMAGE_SIZE} of mode RGB")
 
 
 def _numbers(name: str, labels: list[Any]) -> list[Any]:
     for label in labels:
-        if type(label) is not int or not 0 <= label < CLASS_COUNT:
-            raise SourceError(f"{name!r}: found the label {brief(label)!r}, expected 0 to {CLASS_COUNT - 1}")
+        if label is None or not 0 <= label < CLASS_COUNT:
+            raise SourceError(f"{name!r}: found the label {str(label)[:20]}, expected 0 to {CLASS_COUNT - 1}")
     return labels

@@ -1,7 +1,7 @@
 """Labelled images as a set: their canonical order, the hash of their content, and a validation share.
 
-An image and its label are one record: the label in a byte, then the 3,072 bytes of the image, channels
-first. A set is known by its sorted records, whatever archive or order they came in.
+An image and its label are one record: a byte for the label, then the 3,072 bytes of the image, channels first.
+The sorted records identify a set, whatever archive or order they came in.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Bytes = NDArray[np.uint8]
 
 
 class DataError(UserError):
-    """The data cannot be used; its text is one line for the user."""
+    """The data cannot be used; the text is one line for the user."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,9 +51,9 @@ def content_hash(split: Split) -> str:
 def hold_out(split: Split, per_class: int, seed: int) -> tuple[Split, Split]:
     """Set `per_class` images of each class aside: return what stays for training, and those for validation.
 
-    A class gives the images of the smallest SHA-256(seed in 8 bytes, big endian, then the record), so that
-    the choice hangs on the content and the seed alone, on no generator's version and on no order. Both
-    results are in canonical order. `DataError` if a class has no image left for training.
+    Of each class, the images with the smallest SHA-256(seed in 8 bytes, big endian, then the record) are held out, so
+    that the choice depends on content and seed alone, not on a generator's version or on the order. Both results are
+    in canonical order. Raises `DataError` if a class would have no image left for training.
     """
     records = _sorted(_records(split))
     salt = seed.to_bytes(8, "big")
@@ -71,14 +71,14 @@ def hold_out(split: Split, per_class: int, seed: int) -> tuple[Split, Split]:
 
 
 def joined(one: Split, other: Split) -> Split:
-    """Put two splits into one, the images of `other` behind those of `one`."""
+    """Concatenate two splits, `one` first."""
     return Split(np.concatenate([one.images, other.images]), np.concatenate([one.labels, other.labels]))
 
 
 def _records(split: Split) -> Bytes:
     """Lay labels and images side by side: (N, 3073)."""
     records = np.concatenate([split.labels[:, None], split.images.reshape(len(split), IMAGE_BYTES)], axis=1)
-    return np.ascontiguousarray(records)  # images that lie in columns would give records that do
+    return np.ascontiguousarray(records)  # images stored by columns would give records stored by columns
 
 
 def _sorted(records: Bytes) -> Bytes:

@@ -1,7 +1,6 @@
-"""CIFAR-100 from wherever it can be had: the first source that gives the right images.
+"""CIFAR-100 from the first source that holds it: an address, a local archive or a directory.
 
-A source is an address, a local archive, or a directory. Its content decides: the images are compared by
-hash with those of the published data set, so that a mirror needs no trust.
+The hash of the images is compared with that of the published data set, so a mirror needs no trust.
 """
 
 from __future__ import annotations
@@ -17,10 +16,10 @@ from vanishing.data.cifar100 import Expected
 from vanishing.data.records import DataError, Split, content_hash
 
 CACHE = Path(".vanishing") / "downloads"
-"""Where downloads are kept, finished or not."""
+"""Folder of downloads, finished and unfinished."""
 
 OFFICIAL_ARCHIVE = "85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7"
-"""SHA-256 of cifar-100-python.tar.gz (169,001,437 bytes) as https://www.cs.toronto.edu/~kriz/cifar.html has it."""
+"""SHA-256 of cifar-100-python.tar.gz (169,001,437 bytes) of https://www.cs.toronto.edu/~kriz/cifar.html."""
 
 ARCHIVE_SUFFIXES = (".tar.gz", ".tgz", ".tar")
 
@@ -31,8 +30,7 @@ Report = Callable[[str], None]
 def read_first(sources: Sequence[Source], expected: Expected, cache: Path, report: Report) -> tuple[Split, Split]:
     """Return the training and test images of the first source whose content is `expected`.
 
-    `report` is given a line for each source that fails. Raises `DataError`, in one line that has them all,
-    if none is left.
+    `report` is called with a line for each source that fails. If all do, `DataError` names them in one line.
     """
     reasons = []
     for source in _expanded(sources):
@@ -53,10 +51,7 @@ def read_first(sources: Sequence[Source], expected: Expected, cache: Path, repor
 
 
 def read(path: Path, report: Report) -> tuple[Split, Split]:
-    """Return the training and test images of a local archive or directory, whatever they are.
-
-    Raises `SourceError`.
-    """
+    """Return the training and test images of a local archive or directory, unchecked; raises `SourceError`."""
     try:
         path.stat()
         if not (path.is_file() or path.is_dir()):
@@ -74,7 +69,7 @@ def read(path: Path, report: Report) -> tuple[Split, Split]:
 
 
 def _expanded(sources: Sequence[Source]) -> Iterator[Path | Address]:
-    """Yield the sources with text read as path or address, and archives that lie in a directory before it."""
+    """Yield each source as a path or address, with the archives in a directory before the directory."""
     for source in sources:
         if isinstance(source, Address):
             yield source
@@ -86,14 +81,14 @@ def _expanded(sources: Sequence[Source]) -> Iterator[Path | Address]:
 
 
 def _printable(name: str) -> str:
-    """Write a name in one line, whatever the user has called it."""
+    """Return a user's name of a file in one printable line."""
     return name if name.isprintable() and len(name) <= 200 else f"{name[:200]!r}"
 
 
 def _archives_in(path: Path) -> list[Path]:
     try:
         return sorted(each for each in path.iterdir() if each.name.endswith(ARCHIVE_SUFFIXES))
-    except (OSError, ValueError):  # no directory; whatever else is wrong with it shows when it is read
+    except (OSError, ValueError):  # no directory; `read` says what else is wrong with it
         return []
 
 
@@ -104,7 +99,7 @@ def _read(source: Path | Address, expected: Expected, cache: Path, report: Repor
     try:
         return _checked(read(path, report), expected)
     except SourceError:
-        # kept, it would be found again by every later run
+        # later runs would read it again
         path.unlink(missing_ok=True)
         raise
 

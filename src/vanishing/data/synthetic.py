@@ -1,8 +1,8 @@
-"""Images made from a seed: coloured patterns that a small network learns in a minute, for the demonstration.
+"""Generated images for the demonstration: coloured patterns that a small network learns in a minute.
 
 A class is a pattern in a colour. Classes share patterns and share colours, so that neither alone tells them
 apart; place, size, phase, contrast, background and noise vary from image to image. No class is another's
-mirror image, for training flips its images.
+mirror image, since training flips images.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ COLOURS = {
 """Red, green and blue of the patterns, 0 to 1."""
 
 DRAWS = 16
-"""Numbers that an image's appearance hangs on, noise apart."""
+"""Random numbers that define an image, apart from its noise."""
 
 _Y, _X = np.mgrid[0.0:IMAGE_SIZE, 0.0:IMAGE_SIZE]
 
@@ -45,8 +45,8 @@ def generate(
 ) -> tuple[Split, Split, tuple[str, ...]]:
     """Make training images, test images and the names of the 2 to 100 classes.
 
-    The bytes hang on the arguments alone: every number is drawn from SHAKE-256, and the arithmetic is what
-    IEEE 754 rounds alike everywhere (no sine, no square root of a library).
+    The bytes depend on the arguments alone: every number is drawn from SHAKE-256, and only operations that IEEE 754
+    rounds exactly are used (no sine, no square root of a library).
     """
     looks = [_class(label) for label in range(classes)]
     names = tuple(name for name, _, _ in looks)
@@ -63,7 +63,7 @@ def generate(
 
 
 def _class(label: int) -> tuple[str, Pattern, Colour]:
-    """Return a class's name, pattern and colour: each ten labels are two patterns in five colours."""
+    """Return a class's name, pattern and colour: ten consecutive labels are two patterns in five colours."""
     tens, ones = divmod(label, 10)
     pattern = list(PATTERNS)[ones % 2 + 2 * (tens % 5)]
     colour = list(COLOURS)[ones // 2 + 5 * (tens // 5)]
@@ -172,4 +172,4 @@ PATTERNS: dict[str, Pattern] = {
     "columns": _columns,
     "diagonals": _diagonals,
 }
-"""What paints a pattern: an image's draws, (16,) from 0 to 1, to its strength, (32, 32) from 0 to 1."""
+"""Functions from an image's draws, (16,) in [0, 1), to the strength of its pattern, (32, 32) in [0, 1]."""

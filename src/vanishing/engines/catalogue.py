@@ -88,6 +88,10 @@ def _data(settings: Parameters) -> object:
     return settings.data.configuration()
 
 
+def _samples(settings: Parameters) -> object:
+    return [settings.data.configuration(), settings.seeds[0]]
+
+
 def _train(settings: Parameters, run: str) -> object:
     return settings.run(run).configuration()
 
@@ -133,6 +137,12 @@ STAGES = (
         "data", "make data/SET.npz from any source of the images",
         outputs=(SET,),
         configuration=_data, from_results=False,
+    ),
+    Stage(
+        "samples", "draw a page of the data set for the report",
+        outputs=("report/samples/classes.png", "report/samples/augmented.png", "report/samples/samples.tex"),
+        inputs=(SET,),
+        configuration=_samples, code=("data", "training", "report"), from_results=False,
     ),
     Stage(
         "train", "train a run, or several at once on one device",
@@ -190,7 +200,7 @@ STAGES = (
         "report", "typeset report/report.pdf",
         outputs=("report/report.pdf",),
         inputs=(
-            "report/tables/", "report/figures/", "report/comparison/",
+            "report/samples/", "report/tables/", "report/figures/", "report/comparison/",
             "report/numbers.tex", "report/studies.tex", "report/checklist.tex",
         ),
         code=("report",),

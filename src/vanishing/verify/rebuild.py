@@ -19,12 +19,15 @@ ARGUMENTS = ("snakemake", "--cores", "1", "report", "--config", "from_results=tr
 BUILD = " ".join(ARGUMENTS)
 
 
+SAMPLES = paths.REPORT / "samples"
+
+
 def reports(scope: Scope) -> Iterator[Finding]:
     """Compare what is made of the results with what they give: the same results give the same bytes."""
     made = {
         path: catalogue.maker_of(path) or BUILD
         for stage in catalogue.STAGES
-        if stage.from_results
+        if stage.from_results or stage.name == "samples"
         for pattern in stage.patterns
         for path in sorted(Path().glob(pattern))
         if path not in scope.proven
@@ -34,7 +37,7 @@ def reports(scope: Scope) -> Iterator[Finding]:
     say(f"building {len(made)} files of results/ and report/ again")
     with tempfile.TemporaryDirectory() as name:
         try:
-            folder = _build(Path(name) / "study")
+            folder = _build(Path(name) / "study", scope.settings.data.path)
         except (UserError, OSError) as error:
             expected = f"{len(made)} files of results/ and report/ (built again)"
             yield Finding(paths.REPORT, expected, f"none to compare: {error}", BUILD)
@@ -52,9 +55,16 @@ def _compare(path: Path, again: Path, command: str) -> Iterator[Finding]:
         yield Finding(path, "what results/ give (built again)", "other bytes", command)
 
 
-def _build(folder: Path) -> Path:
-    """Build the report from the results alone, in `folder`."""
+def _build(folder: Path, data: Path) -> Path:
+    """Build the report from the results in `folder`, with the page of the data set where the report here has it."""
     workspace.lay_out(Path(), folder, None)
+    if SAMPLES.exists():
+        if data.exists():
+            (folder / data).parent.mkdir(parents=True)
+            (folder / data).symlink_to(data.resolve())
+            sync.engine("vanishing", "samples", folder=folder)
+        else:
+            shutil.copytree(SAMPLES, folder / SAMPLES)
     shutil.copytree(paths.RESULTS / "runs", folder / paths.RESULTS / "runs")
     sync.engine(*ARGUMENTS, folder=folder)
     return folder
