@@ -136,7 +136,7 @@ def _run(stage: catalogue.Stage) -> Command:
             for job in _chosen(options, settings, partial(_unmeasured, stage)):
                 function(settings, *job)
         else:
-            function(settings, *[options.studies] * (stage.each == "study"))
+            function(settings, *([options.studies] if stage.each == "study" else []))
 
     return run
 

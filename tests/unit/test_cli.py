@@ -11,11 +11,12 @@ import pytest
 import yaml
 
 from vanishing import cli, files, paths, stages
+from vanishing.engines import catalogue
 from vanishing.errors import UserError
 
 COMMANDS = [
-    "configure", "data", "train", "gradients", "tables", "figures", "compare", "numbers", "check", "report", "models",
-    "plan", "rates", "readme", "show", "sync", "verify", "manifest", "workspace",
+    "configure", *(stage.name for stage in catalogue.STAGES),
+    "models", "plan", "rates", "readme", "show", "sync", "verify", "manifest", "workspace",
 ]  # fmt: skip
 
 ROOM = "; make room, and the same command goes on"
@@ -47,6 +48,18 @@ def test_help_is_quick_and_names_every_command():
     assert not {"torch", "pandas", "numpy", "matplotlib", "pydantic", "snakemake", "dvc"} & set(json.loads(modules))
     for command in COMMANDS:
         assert re.search(rf"^ +{command}\s+\w+ \w+", text, re.MULTILINE), f"{command} is not explained"
+
+
+@pytest.mark.parametrize("stage", catalogue.STAGES, ids=lambda stage: stage.name)
+def test_every_stage_calls_its_function_with_what_is_chosen(stage, capsys, monkeypatch):
+    called = []
+    monkeypatch.setattr(stages, stage.name, lambda *arguments: called.append(arguments))
+    words = {"": [], "job": ["vgg08:0"], "study": ["core"]}[stage.each]
+    assert call(capsys, stage.name, *words) == (0, [])
+    settings, *rest = called[0]
+    assert list(settings.studies) == ["core"]
+    wanted = {"data": [None], "train": [[("vgg08", 0)], 1, None, ""]}
+    assert rest == wanted.get(stage.name, {"": [], "job": ["vgg08", 0], "study": [["core"]]}[stage.each])
 
 
 @pytest.mark.parametrize("command", COMMANDS)
