@@ -1,4 +1,4 @@
-"""What git knows of the project; everything here does without git, and without a repository."""
+"""What git knows of the project; all of it also works without git or a repository."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def ask(*arguments: str, text: str = "") -> str | None:
-    """Return what a git command prints when it is given `text`; None without git, a repository or a commit."""
+    """Return the output of a git command that reads `text`; None without git, a repository or a commit."""
     if not shutil.which("git"):
         return None
     done = subprocess.run(["git", *arguments], input=text, capture_output=True, text=True, check=False)
@@ -23,7 +23,7 @@ def committed(folder: Path) -> dict[Path, str]:
 
 
 def blobs(paths: Sequence[Path]) -> dict[Path, str]:
-    """Return the name of the blob that git would make of each file; of a pipe or device it would make none for ever."""
+    """Return the blob name that git would give each regular file; reading a pipe or device might never end."""
     plain = [path for path in paths if path.is_file()]
     names = (ask("hash-object", "--stdin-paths", text="".join(f"{path}\n" for path in plain)) or "").split()
     return dict(zip(plain, names, strict=False))

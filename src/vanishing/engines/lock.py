@@ -1,9 +1,9 @@
 """One engine at a time in a checkout.
 
-Snakemake's lock and DVC's know nothing of each other, and Snakemake's outlives a process that was killed.
-Snakemake therefore takes two more for as long as it runs jobs: a file lock, which the system releases with the
-process, and an entry in the list in which DVC notes who writes what, by which `dvc repro` is refused and names
-the holder. The other way round, that list shows Snakemake a DVC at work.
+Snakemake and DVC do not see each other's locks, and Snakemake's own lock outlives a killed process. While it runs jobs,
+Snakemake therefore holds two more: a file lock, which the operating system releases with the process, and an entry in
+DVC's list of writers, so that `dvc repro` refuses to start and names the holder. The same list tells Snakemake when
+DVC is running.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from vanishing.errors import UserError
 
 LOCK = paths.SCRATCH / "locks" / "snakemake.lock"
 HOLDER = LOCK.with_suffix(".holder")
-"""Who has it: a command and a process, for the message to others."""
+"""Names the command and process that hold the lock, for the message to others."""
 
 STALE = Path(".snakemake") / "locks"
-"""Snakemake's own locks: plain files, which stay where the process was killed."""
+"""Snakemake's own locks: plain files, which a killed process leaves behind."""
 
 DVC = Path(".dvc") / "tmp"
 
 DYING = 1.0
-"""Seconds in which a process that was killed lets go of the lock: its threads end one after another."""
+"""Seconds that a killed process may take to release the lock, while its threads end."""
 
 _held = contextlib.ExitStack()
 
 
 def clear() -> None:
-    """Remove the locks of a Snakemake that was killed; leave those of one at work, and name it."""
+    """Remove the locks that a killed Snakemake has left; keep those of a running one, and name it."""
     left = list(STALE.glob("*.lock"))
     if not left:
         return
@@ -53,13 +53,13 @@ def clear() -> None:
 
 
 def take(arguments: list[str]) -> None:
-    """Take the checkout for this process until it ends.
+    """Reserve the checkout for this process until it ends.
 
     Args:
         arguments: the command line, for the message to others.
 
     Raises:
-        UserError: another engine is at work here; names it.
+        UserError: another engine is running here; the message names it.
     """
     command = shlex.join([Path(arguments[0]).name, *arguments[1:]])
     with contextlib.ExitStack() as taken:
@@ -73,7 +73,7 @@ atexit.register(_held.close)
 
 
 def check(command: str) -> None:
-    """Raise `UserError` if an engine is at work here; `command` is what DVC would name meanwhile."""
+    """Raise `UserError` if an engine is running here; meanwhile DVC names `command` as the holder."""
     with contextlib.ExitStack() as taken:
         _enter(taken, command)
 
@@ -90,7 +90,7 @@ def _holder() -> str:
 
 
 def _enter(taken: contextlib.ExitStack, command: str) -> None:
-    """Hold, until `taken` is closed, the lock and a place in DVC's list as the writer of everything here."""
+    """Hold the lock, and a place in DVC's list as the writer of everything here, until `taken` is closed."""
     try:
         taken.enter_context(_lock())
     except Timeout:
@@ -113,10 +113,9 @@ def _enter(taken: contextlib.ExitStack, command: str) -> None:
 
 
 def _mend() -> None:
-    """Take processes that are no more out of DVC's list, or remove it where a kill cut it short.
+    """Drop dead processes from DVC's list, or remove a list that a kill has cut short, with which DVC would not start.
 
-    DVC itself would start no more in the second case. It takes a process for alive that nobody has waited for, or
-    that has the number of one that is gone: a younger one than the list.
+    DVC itself takes a zombie for alive, and also a later process that has been given a dead one's number.
     """
     from dvc.lock import make_lock
     from dvc.rwlock import RWLOCK_FILE, RWLOCK_LOCK

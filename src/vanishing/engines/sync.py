@@ -1,9 +1,8 @@
 """The bridge between the engines: what one has built, the other need not build again.
 
-Snakemake and DVC each keep a record of what every output was made from. `bring_together` compares them
-stage by stage: what is up to date in one record alone is entered in the other, and what is up to date in
-neither is left for an engine to build. Trainings say themselves what they were made from, so that those of
-`vanishing train`, called by neither engine, are entered in both.
+Snakemake and DVC each record what every output was made from. `bring_together` compares the two records stage by stage:
+it enters what is up to date in one in the other, and leaves what is up to date in neither for an engine to build. The
+summary of a training names its own inputs, so trainings that `vanishing train` made without an engine enter both.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ DAMAGED = paths.SCRATCH / "dvc.lock.damaged"
 """DVC's record as a kill has left it."""
 
 SHOWN = 8
-"""Up to so many stages are named; more are counted by kind."""
+"""Name up to this many stages; count more of them by kind."""
 
 
 @dataclass(frozen=True)
@@ -39,26 +38,26 @@ class Stage:
     outputs: frozenset[str]
     """Paths relative to the project's folder."""
     upstream: frozenset[str]
-    """Names of all stages that it stands on, directly or not."""
+    """Names of all stages that it depends on, directly or not."""
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What to do with stages whose records differ, by stage name."""
+    """What to do with the stages whose records differ, by name."""
 
     commit: list[str]
-    """Up to date in Snakemake's record alone, or by themselves: to be entered in DVC's."""
+    """Up to date in Snakemake's record, or by their own account: to be entered in DVC's."""
     touch: list[str]
-    """Up to date in DVC's record alone, or by themselves: to be entered in Snakemake's."""
+    """Up to date in DVC's record, or by their own account: to be entered in Snakemake's."""
     build: list[str]
-    """Up to date in neither, or standing on such a stage."""
+    """Up to date in neither, or downstream of such a stage."""
 
 
 def bring_together(settings: config.Parameters) -> None:
     """Enter what one engine has built in the record of the other.
 
     Raises:
-        UserError: an engine is at work, a result is not what its summary says, or an engine cannot be asked.
+        UserError: an engine is running, a result does not match its summary, or an engine fails.
     """
     lock.check("vanishing sync")
     _check_plain(settings)
@@ -103,7 +102,7 @@ def compare(
 
 
 def counted(names: Collection[str]) -> str:
-    """Count stages and name them, or where they are many, say how many there are of each kind."""
+    """Count stages and name them; where they are many, count each kind."""
     if not names:
         return "0"
     kinds = sorted(Counter(name.partition("@")[0] for name in names).items())
@@ -112,7 +111,7 @@ def counted(names: Collection[str]) -> str:
 
 
 def _set_aside() -> None:
-    """Set DVC's record aside where a killed DVC has left it half-written: no DVC would start any more."""
+    """Set DVC's record aside if a killed DVC has left it half-written, with which no DVC would start."""
     from dvc.dvcfile import LOCK_FILE, Lockfile
     from dvc.repo import Repo
     from dvc.utils.strictyaml import YAMLSyntaxError, YAMLValidationError
@@ -128,7 +127,7 @@ def _set_aside() -> None:
 
 
 def _forget(known: set[str]) -> None:
-    """Drop the entries of stages that `dvc.yaml` no longer has, which DVC keeps for ever (treeverse/dvc#5293)."""
+    """Drop entries of stages that `dvc.yaml` no longer has; DVC itself keeps them (treeverse/dvc#5293)."""
     from dvc.dvcfile import LOCK_FILE
     from dvc.utils.serialize import dumps_yaml, parse_yaml_for_update
 
@@ -145,7 +144,7 @@ def _forget(known: set[str]) -> None:
 
 
 def _stages() -> list[Stage]:
-    """Ask DVC for the stages of `dvc.yaml`, their outputs and how they stand on one another."""
+    """Ask DVC for the stages of `dvc.yaml`, their outputs and their dependencies."""
     import networkx
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
@@ -166,10 +165,10 @@ def _stages() -> list[Stage]:
 
 
 def _certain(settings: config.Parameters) -> set[str]:
-    """Name the trainings whose summary has today's configuration, and the images if one of them was made of those.
+    """Name the trainings whose summary has the current configuration, and `data` if one of them used its split.
 
-    That files are what summaries say has been checked by then. A run with a validation split of its own says nothing of
-    the split that the file should have.
+    The files have been checked against the summaries before. A run with a validation split of its own cannot vouch for
+    the split in the file.
     """
     trained = list(store.trained(settings))
     made = settings.data.configuration()
@@ -185,7 +184,7 @@ def _stale() -> set[str]:
 def _pending() -> set[str]:
     """Ask Snakemake which outputs it would make, or has no record of.
 
-    What it has no record of it would leave alone until the configuration changes, and then not notice.
+    Without a record it would keep an output, even when the configuration changes later.
     """
     lines = engine("snakemake", "--detailed-summary").splitlines()
     start = next((at for at, line in enumerate(lines) if line.startswith("output_file\t")), None)
@@ -207,7 +206,7 @@ def cache() -> Path | None:
 
 
 def _check_plain(settings: config.Parameters) -> None:
-    """Check that no output is a pipe or a device: an engine would read it for ever."""
+    """Check that no output is a pipe or a device, which an engine might never finish reading."""
     folders = [*map(Path, catalogue.FOLDERS), paths.CONFIGURATION]
     made = (path for folder in folders for path in folder.rglob("*") if not path.is_dir())
     for path in (*filter(Path.exists, [settings.data.path]), *made):
@@ -215,7 +214,7 @@ def _check_plain(settings: config.Parameters) -> None:
 
 
 def _check_results(settings: config.Parameters) -> None:
-    """Check that every trained run is what its summary says: DVC's commit would bless whatever is there."""
+    """Check that the files of every training match its summary: `dvc commit` would record them whatever they are."""
     for run, seed in settings.jobs():
         summary = paths.results(run, seed) / "summary.json"
         if not summary.exists() or not paths.checkpoints(run, seed).exists():
@@ -230,7 +229,7 @@ def _check_results(settings: config.Parameters) -> None:
 
 
 def _check_images(settings: config.Parameters) -> None:
-    """Check that the data file is the one that the runs of today's configuration were trained on."""
+    """Check that the data file is the one that the runs of the current configuration were trained on."""
     path = settings.data.path
     found = files.sha256(path) if path.exists() else None
     for name, summary in store.trainings(settings):
@@ -245,7 +244,7 @@ def engine(name: str, *arguments: str, folder: Path | None = None) -> str:
     """Run an engine, in `folder` or here, and return what it printed.
 
     Raises:
-        UserError: it failed; with the first complaint of a command of ours in what it printed, else its last line.
+        UserError: it failed; the text is the first error of a `vanishing` command in its output, else its last line.
     """
     command = [sys.executable, "-m", name, *arguments]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)

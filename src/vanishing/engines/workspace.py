@@ -26,10 +26,10 @@ SOURCES = [
     "report/references.bib",
     "report/sections/*.tex",
 ]
-"""What the pipeline reads and does not make, beside `params.yaml`."""
+"""What the pipeline reads but does not make, besides `params.yaml`."""
 
 MARK = Path(".vanishing") / "workspace"
-"""File by which a folder is known to be one of these, whose sources may be replaced."""
+"""Marks a folder as a workspace, whose sources may be replaced."""
 
 DVC_CONFIG = "[core]\n    no_scm = true\n    analytics = false\n    check_update = false\n"
 
@@ -37,14 +37,14 @@ DVC_CONFIG = "[core]\n    no_scm = true\n    analytics = false\n    check_update
 def lay_out(origin: Path, folder: Path, overlay: Path | None, studies: Sequence[str] | None = None) -> None:
     """Copy the pipeline from `origin` into `folder`, with the parameters of `overlay` laid over its own.
 
-    Where `studies` are named, the others stay behind, and with them the runs that are theirs alone.
+    If `studies` are named, the other studies are left out, and with them the runs that only they have.
 
-    Files that are there already with the right content keep their times, so that neither engine builds
-    again what has not changed; sources that `origin` no longer has are removed.
+    Unchanged files keep their times, so that neither engine rebuilds what depends on them; sources that `origin` no
+    longer has are removed.
 
     Raises:
-        UserError: `origin` is no project, or `folder` is `origin` or holds files of somebody else's.
-        ParameterError: the parameters, once overlaid, are not allowed.
+        UserError: `origin` is not the project, or `folder` is `origin` or holds files that are not a workspace's.
+        ParameterError: the resulting parameters are not allowed.
     """
     if not (origin / "Snakefile").exists():
         raise UserError(f"{origin}: no Snakefile here; run this in the project's folder")
