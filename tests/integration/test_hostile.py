@@ -326,7 +326,7 @@ def header(shape: str, kind: str = "'|u1'") -> bytes:
 
 BAD_DATA: Cases = {
     "an array of objects": (arrays(classes=np.array([Calling()])), "Object arrays cannot be loaded"),
-    "more bytes than were packed": (packed("classes.npy", bytes(1 << 20), zipfile.ZIP_DEFLATED), "compressed, and"),
+    "more bytes than were packed": (packed("classes.npy", bytes(1 << 20), zipfile.ZIP_DEFLATED), "compressed, which"),
     "an array of a petabyte": (packed("classes.npy", header("(1000000000000000,)")), "cannot be read as an archive"),
     "an array of a negative size": (packed("classes.npy", header("(-1,)")), "data/generated.npz: "),
     "a header that is a program": (packed("classes.npy", header("__import__('os')")), "cannot be read as an archive"),

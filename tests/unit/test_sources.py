@@ -216,7 +216,9 @@ def test_a_pickle_that_calls_the_system_is_read_for_its_images_and_calls_nothing
     test = SMALL["test"]
     rows, labels = test.images.reshape(len(test), -1), test.labels.tolist()
     call = Calling(os.system, f"touch {mark}")
-    content = pickle.dumps({"first": call, "data": rows, "fine_labels": labels, "last": call}, protocol)
+    coarse = np.array(labels) // 5
+    values = {"first": call, "coarse": coarse, "data": rows, "fine_labels": labels, "coarse_labels": [0] * len(rows)}
+    content = pickle.dumps(values | {"last": call}, protocol)
     (folder / "test").write_bytes(content)
     check_small(sources.read(folder, silent))
     assert not mark.exists()

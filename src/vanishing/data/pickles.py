@@ -42,6 +42,7 @@ def _listed(content: bytes) -> tuple[bytes, bool, list[int]]:
             inside = value in ("fine_labels", b"fine_labels") or (inside and not labels)
             if len(value) > len(pixels):
                 pixels, by_columns = value, truth
+            truth = truth and operation.name == "GLOBAL"  # which can stand between order and pixels
         elif isinstance(value, bool) or operation.name in ("NEWTRUE", "NEWFALSE"):
             truth = value is True or operation.name == "NEWTRUE"
         elif inside and isinstance(value, int) and operation.name in INTEGERS:

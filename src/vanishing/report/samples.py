@@ -37,6 +37,8 @@ GAP = 2
 """White pixels around each image."""
 
 PAGE = r"""
+Figure~\ref{figure:samples} shows images of every class, and Figure~\ref{figure:augmented} one of them as training sees
+it.
 \begin{figure}[!htbp]
   \centering
   \setlength{\unitlength}{0.22mm}%% a pixel
