@@ -83,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
         costs.add_argument("studies", nargs="*", metavar="STUDY", help="only the runs of these studies")
         if name == "plan":
             costs.add_argument("--at-once", type=int, default=1, metavar="N", help=AT_ONCE)
-    command("readme", _readme, "write the results into README.md, from results/: no engine makes README.md")
+    command("readme", _readme, "write the results into README.md and docs/, from results/: no engine makes them")
     command("show", _show, "print the tables of results/")
     command("sync", _sync, "bring the records of Snakemake and DVC together")
     verify = command("verify", _verify, "compare every file with every record of it; name those that are off")
