@@ -100,7 +100,7 @@ def train(run: Run, images: Dataset, folder: Path | str, seed: int = 0) -> Outco
     if folder.exists() and any(folder.iterdir()):
         raise UserError(f"{folder}: not empty; a training writes into a folder of its own")
     outcome = loop.train(run, seed, images, folder, str(folder))
-    loop.forget(folder)
+    (folder / loop.STATE).unlink(missing_ok=True)  # what an interrupted training goes on from
     return outcome
 
 
