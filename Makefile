@@ -1,4 +1,4 @@
-# Two commands do everything on a fresh machine: `make demo` and `make test`. `make help` lists the others.
+# `make demo` and `make test` need nothing but a fresh machine. `make help` lists all targets.
 
 PYTHON ?= python3
 CORES ?= $(shell nproc)
@@ -12,18 +12,18 @@ READY := .venv/.ready
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(READY)  ## make .venv from requirements.lock and find LaTeX (done by the others as needed)
+setup: $(READY)  ## make .venv from requirements.lock and install LaTeX; the other targets do it as needed
 
 $(READY): requirements.lock pyproject.toml workflow/setup.sh
 	@sh workflow/setup.sh "$(PYTHON)"
 	@touch $@
 
-demo: $(READY)  ## the whole study on generated images, without a GPU: build/demo/report/report.pdf
+demo: $(READY)  ## the core study on generated images, without a GPU: build/demo/report/report.pdf
 	@vanishing workspace build/demo --overlay workflow/demo.yaml --study core
 	cd build/demo && snakemake --cores $(CORES)
 	@cd build/demo && vanishing show && echo && echo build/demo/report/report.pdf
 
-demo-dvc: $(READY)  ## the same by DVC, in build/demo-dvc
+demo-dvc: $(READY)  ## the same with DVC, in build/demo-dvc
 	@vanishing workspace build/demo-dvc --overlay workflow/demo.yaml --study core
 	cd build/demo-dvc && dvc repro
 	@cd build/demo-dvc && vanishing show && echo && echo build/demo-dvc/report/report.pdf
@@ -33,19 +33,19 @@ catalogue: $(READY)  ## every run of every study, tiny and on generated images: 
 	cd build/catalogue && snakemake --cores $(CORES)
 	@echo build/catalogue/report/report.pdf
 
-study: $(READY)  ## the real study on CIFAR-100 (hours on a CPU; one GPU is used if there is one)
+study: $(READY)  ## the full study on CIFAR-100, on a GPU if there is one
 	snakemake --cores $(CORES)
 
 report: $(READY)  ## tables, figures and report/report.pdf from results/, without data or training
 	snakemake report --cores $(CORES) --config from_results=true
 
-readme: $(READY)  ## the results in README.md, from results/: before results are committed
+readme: $(READY)  ## the results in README.md and docs/, from results/; run it before you commit results
 	vanishing readme
 
-test: lint  ## formatting, lint, types, unit tests, and a tiny study through both engines
+test: lint  ## formatting, lint, types, unit tests, and a tiny study with both engines
 	pytest
 
-test-fast: $(READY)  ## unit tests alone
+test-fast: $(READY)  ## unit tests only
 	pytest -m "not pipeline and not real"
 
 lint: $(READY)  ## formatting, lint and types
@@ -54,7 +54,7 @@ lint: $(READY)  ## formatting, lint and types
 	snakefmt --check Snakefile workflow
 	mypy
 
-bench: demo  ## speed, what it depends on and does to accuracy, scaling, and the pipeline, into build/benchmarks/ (long on a CPU)
+bench: demo  ## all benchmarks, into build/benchmarks/ (long on a CPU)
 	python benchmarks/training.py
 	python benchmarks/choices.py
 	python benchmarks/sharing.py
@@ -63,15 +63,15 @@ bench: demo  ## speed, what it depends on and does to accuracy, scaling, and the
 	python benchmarks/pipeline.py
 	python benchmarks/graph.py
 
-gpu: $(READY)  ## a first look at a GPU, in minutes: tests, throughput and accuracy by precision and kernels, trainings at once
-	pytest -q -n 4 -k cuda tests/test_cuda.py tests/test_augmentation.py tests/test_training.py
+gpu: $(READY)  ## a first look at a GPU, in minutes: tests, throughput, accuracy, several trainings at once
+	pytest -q -n 4 -k cuda tests/unit/test_cuda.py tests/unit/test_augmentation.py tests/unit/test_training.py
 	python benchmarks/training.py --models vgg38_bn_rc --repeats 3
 	python benchmarks/sharing.py --repeats 2 --window 1 --output build/benchmarks/pytorch
 	python benchmarks/sharing.py --repeats 2 --window 1 --kernels fused --output build/benchmarks/fused
 	python benchmarks/accuracy.py --model vgg38_bn_rc --ways bf16 fused --seeds 1 --epochs 10 --images 40000
 	vanishing plan core --at-once 8
 
-study-gpu: $(READY)  ## the real study on one GPU, AT_ONCE trainings at a time, in one process; then what is left, by Snakemake
+study-gpu: $(READY)  ## the full study on one GPU, AT_ONCE trainings at a time; Snakemake then builds the rest
 	vanishing data
 	vanishing train --missing --at-once $(AT_ONCE)
 	vanishing sync

@@ -79,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
         costs.add_argument("studies", nargs="*", metavar="STUDY", help="only the runs of these studies")
         if name == "plan":
             costs.add_argument("--at-once", type=int, default=1, metavar="N", help=AT_ONCE)
-    command("readme", _readme, "update the results in README.md from results/")
+    command("readme", _readme, "write the results into README.md and docs/, from results/: no engine makes them")
     command("show", _show, "print the tables of results/")
     command("sync", _sync, "tell Snakemake and DVC what the other has built")
     verify = command("verify", _verify, "compare every file with its records, and name each mismatch")

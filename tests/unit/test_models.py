@@ -1,5 +1,6 @@
 import itertools
 import math
+import typing
 
 import pytest
 import torch
@@ -7,6 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 from vanishing import config
+from vanishing.analysis import gradient_flow as flow
 from vanishing.data import synthetic
 from vanishing.training import augmentation, models
 from vanishing.training.step import Learner
@@ -650,3 +652,35 @@ def test_every_run_takes_two_steps(study, eight, name):
         vanished = weight.grad.abs().max() < 1e-8  # Adam's epsilon: too small to move a weight
         assert vanished or not torch.equal(weight, before[key]), key
     assert learner.model.eval()(augmentation.normalise(eight[0])).shape == (8, 100)
+
+
+def test_the_choices_of_the_parameters_are_those_of_the_tables():
+    fields = config.Model.model_fields
+    assert typing.get_args(fields["activation"].annotation) == tuple(models.ACTIVATIONS)
+    assert typing.get_args(fields["norm"].annotation) == tuple(models.NORMS)
+
+
+class Extended(config.Model):
+    """The block `model` as somebody has it who adds a norm and an activation."""
+
+    activation: typing.Literal["gelu"]
+    norm: typing.Literal["instance"]
+
+
+def test_a_new_norm_and_activation_take_a_choice_and_an_entry_each(tiny, dataset, monkeypatch):
+    """As CONTRIBUTING.md has it, and the measurement of gradient flow knows the norm."""
+    monkeypatch.setitem(models.ACTIVATIONS, "gelu", nn.GELU)
+    monkeypatch.setitem(models.NORMS, "instance", lambda model, channels: nn.InstanceNorm2d(channels, affine=True))
+    run = tiny(model={"blocks": 1})
+    model = Extended.model_validate(run.model.model_dump() | {"activation": "gelu", "norm": "instance"})
+    learner = Learner(run.model_copy(update={"model": model}), 0, torch.device("cpu"))
+    kinds = [type(module) for module in learner.model.modules()]
+    # the entry's norm, and two in each of the two blocks of two stages; an activation for the entry and each block
+    assert (kinds.count(nn.InstanceNorm2d), kinds.count(nn.GELU)) == (9, 5)
+    assert not {models.BatchNorm, nn.GroupNorm, nn.LeakyReLU} & set(kinds)
+    images, labels = torch.from_numpy(dataset.train.images), torch.from_numpy(dataset.train.labels).long()
+    before = learner.model.entry.conv.weight.clone()
+    learner.step(images, labels, augmentation.draw(len(images), seed=0, epoch=1).batch(0, 8))
+    assert not torch.equal(learner.model.entry.conv.weight, before)
+    table = flow.gradient_flow(learner.model, [(augmentation.normalise(images), labels)])
+    assert (table.kind == "normalisation").sum() == 9

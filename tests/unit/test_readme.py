@@ -1,4 +1,4 @@
-"""The results in README.md."""
+"""The results in README.md, and the page and the figure beside it."""
 
 import re
 import subprocess
@@ -9,7 +9,8 @@ import pytest
 
 from vanishing import cli, config
 from vanishing.errors import UserError
-from vanishing.report import readme
+from vanishing.report import figures, readme
+from vanishing.results import aggregate
 
 TEXT = f"before\n{readme.BEGIN}\nold\n{readme.END}\nafter\n"
 
@@ -26,6 +27,11 @@ def written(settings):
     before, results, after = re.split(f"{readme.BEGIN}|{readme.END}", Path("README.md").read_text())
     assert (before, after) == ("before\n", "\nafter\n")
     return results
+
+
+def page():
+    """Return the page that the last call of `written` made."""
+    return Path("docs/results.md").read_text()
 
 
 def rows(text):
@@ -47,7 +53,8 @@ def test_a_row_has_settings_means_deviations_n_and_device():
         ["vgg38", "per epoch", "2", precision, "1.500 ± 0.707", "50.00 ± 0.00 %", "1.600 ± 0.000", "40.00 ± 14.14 %",
          "25.00 ± 0.00 %", "2", "cpu"],
     ]  # fmt: skip
-    assert text.endswith("\n2 of the study's 4 trainings are here. Runs of `core` without results: `vgg08`.\n\n")
+    missing = "2 of the study's 4 trainings are complete. `core` has no results yet for `vgg08`."
+    assert text.endswith(f"\n{missing} [All results](docs/results.md).\n\n")
 
 
 def test_one_seed_has_no_deviation_and_all_runs_leave_none_missing():
@@ -55,7 +62,7 @@ def test_one_seed_has_no_deviation_and_all_runs_leave_none_missing():
     faked.result(study, "vgg08", train=(1.5, 0.5), val=(1.6, 0.4), test=(1.7, 0.3))
     text = written(study)
     assert rows(text)[0][4:10] == ["1.500", "50.00 %", "1.600", "40.00 %", "30.00 %", "1"]
-    assert text.endswith("\n1 of the study's 1 trainings are here.\n\n")
+    assert text.endswith("\n1 of the study's 1 trainings are complete. [All results](docs/results.md).\n\n")
 
 
 def test_diverged_seeds_are_counted_and_without_any_other_there_is_no_number():
@@ -68,7 +75,7 @@ def test_diverged_seeds_are_counted_and_without_any_other_there_is_no_number():
     assert (none[4], none[8], none[9]) == ("-", "-", "0, 2 diverged (epoch 2, 2)")
 
 
-def test_the_core_study_is_first_and_a_run_stands_in_one_table_only():
+def test_the_core_study_is_in_the_readme_and_first_on_the_page_with_each_run_once():
     short = {"title": "Cut short", "runs": ["vgg38", "vgg38_short"], "average": 2}
     overlay = {"studies": {"short": short}, "runs": {"vgg38_short": {"train": {"epochs": 3}}}}
     content = faked.content(overlay)
@@ -76,16 +83,44 @@ def test_the_core_study_is_first_and_a_run_stands_in_one_table_only():
     study = config.check(content)
     for run in study.runs:
         faked.result(study, run, epochs=3 if run == "vgg38_short" else 2)
+    titles = ["Depth (`core`, 2 epochs):", "Cut short (`short`, 3 epochs, mean of the final 2):"]
     text = written(study)
-    assert re.findall(r"^.*:$", text, re.MULTILINE) == [
-        "Depth (`core`, 2 epochs):", "Cut short (`short`, 3 epochs, mean of the final 2):",
-    ]  # fmt: skip
-    assert [cells[0] for cells in rows(text)] == ["vgg08", "vgg38", "vgg38_short"]
+    assert re.findall(r"^.*:$", text, re.MULTILINE) == titles[:1]
+    assert [cells[0] for cells in rows(text)] == ["vgg08", "vgg38"]
+    assert re.findall(r"^.*:$", page(), re.MULTILINE) == titles
+    assert [cells[0] for cells in rows(page())] == ["vgg08", "vgg38", "vgg38_short"]
+    assert page().endswith("\n3 of the study's 3 trainings are complete.\n")
 
 
-def test_without_results_it_says_so():
-    missing = "0 of the study's 2 trainings are here. Runs of `core` without results: `vgg08`, `vgg38`."
+def test_without_results_they_say_so():
+    count = "0 of the study's 2 trainings are complete."
+    missing = f"{count} `core` has no results yet for `vgg08`, `vgg38`. [All results](docs/results.md)."
     assert written(faked.study()) == f"\n\n{missing}\n\n"
+    assert page() == f"{readme.INTRODUCTION}\n{count}\n"
+
+
+def test_the_figure_has_the_gradients_at_initialisation_of_its_study_and_the_same_bytes_each_time():
+    cured = {"model": {"norm": "batch", "shortcut": "identity"}}
+    start = {"studies": {"initialisation": {"title": "Start", "runs": ["vgg38", "cured"]}}, "runs": {"cured": cured}}
+    study = faked.study(start)
+    written(study)
+    assert not Path("docs/result.svg").exists()
+    for run in ("vgg38", "cured"):
+        faked.result(study, run)
+    written(study)
+    first = Path("docs/result.svg").read_bytes()
+    written(study)
+    assert Path("docs/result.svg").read_bytes() == first
+    assert b"<svg" in first
+    assert not re.search(rb"<dc:date>|Matplotlib v", first)
+    labels = {row.run: readme._label(row) for row in aggregate.collect(study)["initialisation"]}
+    assert labels == {"vgg38": "4 layers", "cured": "4 layers, BN and RC"}
+    axes = figures.initial_gradient_flow(figures.load("initialisation", study), labels).axes[0]
+    assert axes.get_yscale() == "log"
+    # 1e-3 times the layer at epoch 0, of plain images and without the normalisation
+    assert axes.lines[0].get_xdata().tolist() == [1, 2, 3, 4]
+    assert axes.lines[0].get_ydata().tolist() == pytest.approx([1e-3, 2e-3, 3e-3, 4e-3])
+    assert [line.get_label() for line in axes.lines] == ["4 layers", "4 layers, BN and RC"]
 
 
 def test_the_same_results_give_the_same_bytes():
@@ -117,7 +152,7 @@ def test_a_folder_without_readme_is_one_line(capsys):
 def test_help_says_that_no_engine_makes_it(capsys):
     with pytest.raises(SystemExit):
         cli.main(["readme", "--help"])
-    assert "no engine makes README.md" in " ".join(capsys.readouterr().out.split())
+    assert "no engine makes them" in " ".join(capsys.readouterr().out.split())
 
 
 def test_the_projects_readme_has_the_committed_results(monkeypatch):
@@ -125,13 +160,16 @@ def test_the_projects_readme_has_the_committed_results(monkeypatch):
     changed = subprocess.run(["git", "status", "--porcelain", "results"], capture_output=True, text=True, check=False)
     if changed.returncode or changed.stdout:
         pytest.skip("not a git repository, or results that are not committed")
+    settings = config.load()
+    found = aggregate.collect(settings)
     text = Path("README.md").read_text()
-    assert readme.rewritten(text, readme.block(config.load())) == text, "`make readme` writes it again"
+    assert readme.rewritten(text, readme.block(settings, found)) == text, "`make readme` writes it again"
+    assert Path("docs/results.md").read_text() == readme.page(settings, found), "`make readme` writes it again"
 
 
-def test_the_projects_readme_names_every_study_and_counts_the_trainings():
+def test_the_projects_pages_name_every_study_and_count_the_trainings():
     text, study = (faked.ROOT / "README.md").read_text(), config.load(faked.ROOT / "params.yaml")
-    rest = readme.rewritten(text, "")
     for key in study.studies:
-        assert re.search(rf"^\|.*`{key}`.* \|$", rest, re.MULTILINE), key
+        assert re.search(rf"^\|.*`{key}`.* \|$", (faked.ROOT / "docs/studies.md").read_text(), re.MULTILINE), key
+    rest = readme.rewritten(text, "")
     assert re.findall(r"(\d+)\s+trainings", rest) == [str(len(list(study.jobs())))]

@@ -97,8 +97,8 @@ def test_a_training_that_stopped_early_is_shown_with_its_epoch():
     assert "2 stopped early (epoch 8, 9)" in tables.plain("Depth", aggregate.collect(study)["core"])
 
 
-def test_the_readmes_study_has_its_tables_and_its_section():
-    runs, studies = re.findall(r"```yaml\n(.*?)```", (faked.ROOT / "README.md").read_text(), re.DOTALL)
+def test_the_documented_study_has_its_tables_and_its_section():
+    runs, studies = re.findall(r"```yaml\n(.*?)```", (faked.ROOT / "docs/configuration.md").read_text(), re.DOTALL)
     added = yaml.safe_load(f"runs:\n{runs}studies:\n{studies}")
     study = config.check(config.merge(config.read(faked.ROOT / "params.yaml"), added))
     for name, seed in study.jobs():

@@ -48,6 +48,10 @@ MARKERS = {"train": "o", "val": "s", "test": "^"}
 """Of the parts of the data, where they share a panel."""
 
 
+UNDATED: dict[str, dict[str, str | None]] = {"pdf": {"CreationDate": None}, "svg": {"Date": None, "Creator": None}}
+"""Metadata that would change the bytes of a figure, left out, by its format."""
+
+
 @dataclass(frozen=True)
 class StudyResults:
     """What the figures of a study are drawn from."""
@@ -102,11 +106,11 @@ def draw(family: str, data: StudyResults) -> dict[str, Figure]:
         }
 
 
-def save(figures: Mapping[str, Figure], folder: Path) -> None:
-    """Save figures as PDF in a folder; the same figure gives the same bytes."""
+def save(figures: Mapping[str, Figure], folder: Path, kind: Literal["pdf", "svg"] = "pdf") -> None:
+    """Save figures in a folder; the same figure gives the same bytes."""
     for name, figure in figures.items():
-        with _style(), files.replacing(folder / f"{name}.pdf") as handle:
-            figure.savefig(handle, format="pdf", metadata={"CreationDate": None})
+        with _style(), files.replacing(folder / f"{name}.{kind}") as handle:
+            figure.savefig(handle, format=kind, metadata=UNDATED[kind])
         figure.set_layout_engine("none")  # what was laid out once need not be again to be shown
 
 
@@ -185,6 +189,20 @@ def gradient_flow(data: StudyResults, log: bool) -> Figure:
             axis.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
     figure.supylabel("mean absolute gradient", fontsize=8)
     _legend(figure, axes, [f"epoch {epoch}" for epoch in epochs])
+    return figure
+
+
+def initial_gradient_flow(data: StudyResults, labels: Mapping[str, str]) -> Figure:
+    """Draw mean |dL/dW| over the layers at initialisation, a line for each run that `labels` names."""
+    with _style():
+        figure, axes = _panels(1, 1, height=2.6)
+        for run, label in labels.items():
+            start = mean_gradients(data, run)[0]
+            colour, dashes = data.looks[run]
+            axes[0].plot(start.index, start.where(start > 0), color=colour, linestyle=dashes, label=label)
+        axes[0].set(xlabel="layer, from input to output", ylabel="mean absolute gradient", yscale="log")
+        axes[0].yaxis.set_minor_locator(NullLocator())
+        _legend(figure, axes, list(labels.values()))
     return figure
 
 
@@ -294,6 +312,7 @@ def _style() -> Iterator[None]:
     """Apply the project's style; savefig reads it as well as drawing."""
     with mpl.rc_context():
         mpl.rc_file(str(resources.files("vanishing.report") / "style.mplstyle"))  # forgets a user's own settings
+        mpl.rcParams["svg.hashsalt"] = "vanishing"  # identifiers within an SVG are drawn at random otherwise
         yield
 
 

@@ -1,26 +1,30 @@
-"""The results in README.md, written from `results/` alone.
+"""The results in README.md and `docs/`, written from `results/` alone.
 
-No engine makes README.md: whoever commits results writes it again with `vanishing readme`.
+No engine makes these: whoever commits results writes them again with `vanishing readme`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from vanishing import config, files
 from vanishing.errors import UserError
-from vanishing.report import tables
+from vanishing.report import figures, tables
 from vanishing.results import aggregate, store
 from vanishing.results.aggregate import Row
 
-README = Path("README.md")
+README, DOCS = Path("README.md"), Path("docs")
+PAGE = DOCS / "results.md"
 BEGIN, END = "<!-- results: made by vanishing readme -->", "<!-- end of results -->"
-"""Lines that the results stand between."""
+"""Lines that the results in README.md stand between."""
 
 CORE = "core"
-"""The study that comes first, and of which every run without results is named."""
+"""The study whose table is in README.md, and of which every run without results is named."""
+
+START = "initialisation"
+"""The study that README.md has a figure of, `docs/result.svg`."""
 
 HEAD = (
     "run", "schedule", "epochs", "precision", "training loss", "training accuracy", "validation loss",
@@ -28,12 +32,27 @@ HEAD = (
 )  # fmt: skip
 """Of each table; the five metrics are `tables.SHOWN`."""
 
+INTRODUCTION = """# Results
+
+`vanishing readme` makes this page from `results/`. Training and validation metrics are those of the last epoch; the
+test set is used once, with the weights of the epoch of best validation accuracy. Losses are in nats. A value is the
+mean over n seeds, with the sample standard deviation (n - 1) where n > 1. Each run stands in the first study that has
+it. In the names of runs, `bn` means batch normalisation, `rc` residual connections, `lr2` a learning rate of 1e-2, and
+`it` a schedule stepped at every iteration.
+"""
+
 
 def make(settings: config.Parameters) -> None:
-    """Write the results into README.md; `UserError` if it is missing or has no place for them."""
+    """Write the results into README.md and `docs/`; `UserError` if README.md is missing or has no place for them."""
     if not README.exists():
         raise UserError(f"{README}: missing; `vanishing readme` writes into the one of the project's folder")
-    files.write(README, rewritten(README.read_text(encoding="utf-8"), block(settings)))
+    found = aggregate.collect(settings)
+    files.write(README, rewritten(README.read_text(encoding="utf-8"), block(settings, found)))
+    files.write(PAGE, page(settings, found))
+    if START in found:
+        labels = {row.run: _label(row) for row in found[START]}
+        drawn = figures.initial_gradient_flow(figures.load(START, settings), labels)
+        figures.save({"result": drawn}, DOCS, "svg")
 
 
 def rewritten(text: str, made: str) -> str:
@@ -45,17 +64,23 @@ def rewritten(text: str, made: str) -> str:
     return f"{before}{begin}{made}{end}{after}"
 
 
-def block(settings: config.Parameters) -> str:
-    """Return the results in Markdown: a table a study, each run in the first that it is in, then what is missing."""
-    found = aggregate.collect(settings)
+def block(settings: config.Parameters, found: Mapping[str, list[Row]]) -> str:
+    """Return the results for README.md: the table of the core study, and what is missing."""
+    core = found.get(CORE, [])
+    table = [*_table(CORE, settings, core), ""] if core else []
+    return "\n".join(["", *table, _missing(settings, core), "", ""])
+
+
+def page(settings: config.Parameters, found: Mapping[str, list[Row]]) -> str:
+    """Return `docs/results.md`: a table a study, each run in the first that it is in."""
     shown: set[str] = set()
-    lines = []
+    lines = [INTRODUCTION]
     for key in sorted(found, key=lambda key: key != CORE):
         rows = [row for row in found[key] if row.run not in shown]
         if rows:
             lines += [*_table(key, settings, rows), ""]
         shown |= {row.run for row in rows}
-    return "\n".join(["", *lines, _missing(settings, found.get(CORE, [])), "", ""])
+    return "\n".join([*lines, _count(settings), ""])
 
 
 def _table(key: str, settings: config.Parameters, rows: list[Row]) -> Iterator[str]:
@@ -88,11 +113,22 @@ def _text(row: Row, metric: str) -> str:
 
 def _missing(settings: config.Parameters, core: list[Row]) -> str:
     """Say how many of the study's trainings are there, and which runs of the core study have none."""
-    here, planned = len(list(store.available(settings))), len(list(settings.jobs()))
     present = {row.run for row in core}
     missing = [f"`{run}`" for run in settings.study(CORE).runs if run not in present]
-    text = f"{here} of the study's {planned} trainings are here."
-    return f"{text} Runs of `{CORE}` without results: {', '.join(missing)}." if missing else text
+    lacking = f" `{CORE}` has no results yet for {', '.join(missing)}." if missing else ""
+    return f"{_count(settings)}{lacking} [All results]({PAGE})."
+
+
+def _count(settings: config.Parameters) -> str:
+    return f"{len(list(store.available(settings)))} of the study's {len(list(settings.jobs()))} trainings are complete."
+
+
+def _label(row: Row) -> str:
+    """Name a network by its depth and its cures."""
+    model = row.configuration.model
+    cures = [{"batch": "BN"}.get(model.norm, model.norm)] * (model.norm != "none")
+    cures += ["RC"] * (model.shortcut == "identity")
+    return ", ".join([f"{row.results[0].summary['layers']} layers", *filter(None, [" and ".join(cures)])])
 
 
 def _line(cells: list[str] | tuple[str, ...]) -> str:

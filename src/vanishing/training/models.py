@@ -55,6 +55,14 @@ class BatchNorm(nn.BatchNorm2d):
         )
 
 
+NORMS: dict[str, Callable[[config.Model, int], nn.Module]] = {
+    "none": lambda model, channels: nn.Identity(),
+    "batch": lambda model, channels: BatchNorm(channels),
+    "group": lambda model, channels: nn.GroupNorm(model.groups, channels),
+}
+"""Normalisations of that many channels, by `model.norm`."""
+
+
 class Epilogue(nn.Module):
     """What follows a convolution: its norm, an added shortcut, the activation, an amplified gradient.
 
@@ -103,7 +111,7 @@ class Block(nn.Module):
         kinds = self.kinds(model)
         for at, (outputs, size) in enumerate(kinds, start=1):
             self.add_module(f"conv{at}", _convolution(inputs, outputs, size, bias=self.bias))
-            self.add_module(f"norm{at}", _norm(model, model.norm, outputs))
+            self.add_module(f"norm{at}", NORMS[model.norm](model, outputs))
             inputs = outputs
         self.convolutions = len(kinds)
         self.epilogue = Epilogue(model.activation, model.gradient_amplification)
@@ -223,14 +231,14 @@ class Pool(nn.Module):
 class Entry(nn.Module):
     """The first convolution.
 
-    It is normalised in every variant, with batch normalisation unless `norm` is `group`; a model meant to do without
-    batch statistics then has none at all.
+    It is normalised in every variant: by the model's own norm, so that a model meant to do without batch statistics has
+    none at all, and by batch normalisation where the model has no norm.
     """
 
     def __init__(self, model: config.Model) -> None:
         super().__init__()
         self.conv = _convolution(3, model.filters, model.kernel_size, bias=False)
-        self.norm = _norm(model, "group" if model.norm == "group" else "batch", model.filters)
+        self.norm = NORMS["batch" if model.norm == "none" else model.norm](model, model.filters)
         self.epilogue = Epilogue(model.activation)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -350,7 +358,7 @@ def _reduction_shortcut(model: config.Model) -> nn.Module | None:
             return nn.AvgPool2d(kernel_size=2)
         case "convolution":
             convolution = nn.Conv2d(model.filters, model.filters, kernel_size=1, stride=2, bias=False)
-            return nn.Sequential(OrderedDict(conv=convolution, norm=_norm(model, model.norm, model.filters)))
+            return nn.Sequential(OrderedDict(conv=convolution, norm=NORMS[model.norm](model, model.filters)))
         case "subsample":
             return Subsample()
         case _:
@@ -360,9 +368,3 @@ def _reduction_shortcut(model: config.Model) -> nn.Module | None:
 def _convolution(inputs: int, outputs: int, size: int, *, bias: bool) -> nn.Conv2d:
     """Return a convolution that keeps height and width."""
     return nn.Conv2d(inputs, outputs, kernel_size=size, padding=size // 2, bias=bias)
-
-
-def _norm(model: config.Model, kind: str, channels: int) -> nn.Module:
-    if kind == "batch":
-        return BatchNorm(channels)
-    return nn.GroupNorm(model.groups, channels) if kind == "group" else nn.Identity()

@@ -1,0 +1,130 @@
+"""What README, docs and the other documents say of the repository is so."""
+
+import re
+import shlex
+import tomllib
+
+import faked
+import pytest
+import yaml
+
+from vanishing import cli, config
+
+DOCUMENTS = [
+    *(faked.ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")),
+    *sorted((faked.ROOT / "docs").glob("*.md")),
+]
+PROJECT = tomllib.loads((faked.ROOT / "pyproject.toml").read_text())["project"]
+MAKEFILE = (faked.ROOT / "Makefile").read_text()
+WORDS_OF_README = 1200
+BASES = faked.ROOT, faked.ROOT / "src" / "vanishing"
+"""Where the names of files begin; SECURITY.md has them within the package."""
+MADE = {"report/report.pdf"}
+"""Files that documents name and git ignores."""
+
+every = pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+
+
+def code(path):
+    """Return the lines of code blocks, without comments, and the code within sentences."""
+    text = path.read_text()
+    blocks = re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    lines = [line.partition("#")[0].strip() for block in blocks for line in block.splitlines()]
+    sentences = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    return lines + [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", sentences)]
+
+
+def test_the_readme_is_short_and_begins_with_figure_and_commands():
+    text = (faked.ROOT / "README.md").read_text()
+    assert len(text.split()) < WORDS_OF_README
+    first = text.splitlines()[:20]
+    assert any(line.startswith("![") for line in first)
+    assert [line.split("#")[0].strip() for line in first if line.startswith("make ")] == ["make demo", "make test"]
+
+
+@every
+def test_every_relative_link_leads_somewhere(path):
+    for link in re.findall(r"\]\(([^)#\s]+)\)", path.read_text()):
+        assert "://" in link or (path.parent / link).exists(), link
+
+
+@every
+def test_every_file_named_in_code_exists(path):
+    folders = "src|tests|workflow|report|docs|examples|notebooks|benchmarks|results/comparison|[.]ci"
+    for span in code(path):
+        if re.fullmatch(rf"(?:{folders})/[\w./-]+", span) and not re.search(r"[A-Z]{4,}|saturation", span):
+            assert span in MADE or any((base / span).exists() for base in BASES), span
+
+
+@every
+def test_every_make_target_exists(path):
+    for span in code(path):
+        if target := re.match(r"make ([a-z][a-z-]*)", span):
+            assert re.search(rf"^{target[1]}:", MAKEFILE, re.MULTILINE), span
+
+
+@every
+def test_every_command_of_vanishing_can_be_parsed(path, capsys):
+    """With its options; words in capitals stand for a value."""
+    for span in code(path):
+        if span.startswith("vanishing ") and not span.startswith("vanishing COMMAND"):
+            try:
+                cli._parser().parse_args(shlex.split(span)[1:])
+            except SystemExit as ended:
+                assert ended.code == 0, f"{span}: {capsys.readouterr().err}"
+
+
+@every
+def test_every_target_of_snakemake_exists(path):
+    targets = {"report", "STUDY", "saturation", *config.load(faked.ROOT / "params.yaml").studies}
+    for span in code(path):
+        if target := re.match(r"snakemake --cores \d+ (\w+)", span):
+            assert target[1] in targets, span
+
+
+def test_every_test_that_the_makefile_runs_exists():
+    named = re.findall(r"(?:tests|benchmarks)/[\w/]+\.py", MAKEFILE)
+    assert len(named) > 5
+    assert [name for name in named if not (faked.ROOT / name).exists()] == []
+
+
+def test_the_citation_is_of_this_version_and_license():
+    citation = yaml.safe_load((faked.ROOT / "CITATION.cff").read_text())
+    assert citation["cff-version"] == "1.2.0"
+    assert citation["version"] == PROJECT["version"]
+    assert citation["license"] == PROJECT["license"] == "MIT"
+    assert citation["authors"] == PROJECT["authors"] == [{"name": "The vanishing authors"}]
+    assert {"message", "title", "abstract", "type"} <= citation.keys()
+
+
+def test_the_license_is_the_one_named_and_of_the_authors():
+    text = (faked.ROOT / "LICENSE").read_text()
+    assert PROJECT["license-files"] == ["LICENSE"]
+    assert text.startswith("MIT License\n\nCopyright (c) 2026 The vanishing authors\n")
+    assert text.endswith("SOFTWARE.\n")
+
+
+def test_the_changelog_has_this_version_below_what_is_unreleased():
+    versions = re.findall(r"^## \[(.+?)\]", (faked.ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert versions[:2] == ["Unreleased", PROJECT["version"]]
+
+
+def test_ci_runs_what_the_repository_says_it_does():
+    workflow = yaml.safe_load((faked.ROOT / ".github/workflows/ci.yml").read_text())
+    job = workflow["jobs"]["test"]
+    assert job["strategy"]["matrix"]["python"] == ["3.11", "3.13"]
+    assert PROJECT["requires-python"] == ">=3.11,<3.14"
+    commands = [step["run"] for step in job["steps"] if "run" in step]
+    assert commands[-1] == ".ci/run"
+    latex = re.search(r'^latex="(.+)"$', (faked.ROOT / "workflow/setup.sh").read_text(), re.MULTILINE)[1]
+    assert commands[0].endswith(latex)
+    assert f"--no-install-recommends {latex}\n" in (faked.ROOT / "README.md").read_text()
+
+
+def test_the_hooks_before_a_commit_call_the_locked_tools():
+    content = yaml.safe_load((faked.ROOT / ".pre-commit-config.yaml").read_text())
+    assert [repository["repo"] for repository in content["repos"]] == ["local"]
+    development = {re.match(r"[\w-]+", name)[0] for name in PROJECT["optional-dependencies"]["dev"]}
+    hooks = content["repos"][0]["hooks"]
+    assert {hook["entry"].split()[0] for hook in hooks} == {"ruff", "snakefmt", "mypy"} <= development
+    assert {hook["language"] for hook in hooks} == {"system"}
