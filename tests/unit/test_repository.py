@@ -118,6 +118,44 @@ def test_only_the_bridges_and_the_notebooks_know_the_engines():
         assert not engines or module in BRIDGES, f"{module}:{node.lineno}"
 
 
+LAYERS = (
+    "errors", "paths", "files", "git", "console", "config", "data", "training", "results", "analysis", "report", "engines",
+    "verify", "stages", "cli",
+)  # fmt: skip
+"""Of the package, each above those before it; `__init__`, the public API, imports from any of them when it is called."""
+
+
+def imports():
+    """Yield every import of this package in itself as a pair of files; what type checkers alone read is left out."""
+    for module, tree in TREES.items():
+        typing = {id(node) for item in ast.walk(tree) if isinstance(item, ast.If) for node in ast.walk(item)}
+        for node in ast.walk(tree):
+            if (
+                isinstance(node, ast.ImportFrom)
+                and (node.module or "").startswith("vanishing")
+                and id(node) not in typing
+            ):
+                base = "/".join(node.module.split(".")[1:])
+                for alias in node.names:
+                    inside = f"{base}/{alias.name}.py".lstrip("/")
+                    yield module, next(name for name in (inside, f"{base}.py", f"{base}/__init__.py") if name in TREES)
+
+
+def test_nothing_imports_upwards():
+    ranks = {name: at for at, name in enumerate(LAYERS)}
+    for module, imported in imports():
+        if not module.startswith("__"):
+            own, other = (name.partition("/")[0].removesuffix(".py") for name in (module, imported))
+            assert ranks[other] <= ranks[own], f"{module} imports {imported}"
+
+
+def test_no_imports_go_in_a_circle():
+    needed = {name: {other for module, other in imports() if module == name != other} for name in TREES}
+    while free := {name for name, others in needed.items() if not others & set(needed)}:
+        needed = {name: others for name, others in needed.items() if name not in free}
+    assert needed == {}
+
+
 def test_every_package_is_pinned_by_version_and_hash():
     text = (faked.ROOT / "requirements.lock").read_text()
     packages = re.split(r"\n(?=\S)", re.sub(r"^#.*\n", "", text, flags=re.MULTILINE).strip())
