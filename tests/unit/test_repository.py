@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import tomllib
+from pathlib import Path
 
 import faked
 import pytest
@@ -119,10 +120,10 @@ def test_only_the_bridges_and_the_notebooks_know_the_engines():
 
 
 LAYERS = (
-    "errors", "paths", "files", "git", "console", "config", "data", "training", "results", "analysis", "report", "engines",
-    "verify", "stages", "cli",
+    "errors", "paths", "files", "git", "console", "config", "data", "training", "results", "analysis", "report",
+    "engines", "verify", "stages", "cli",
 )  # fmt: skip
-"""Of the package, each above those before it; `__init__`, the public API, imports from any of them when it is called."""
+"""Of the package, each above those before it; `__init__`, the public API, imports from any when it is called."""
 
 
 def imports():
@@ -130,15 +131,12 @@ def imports():
     for module, tree in TREES.items():
         typing = {id(node) for item in ast.walk(tree) if isinstance(item, ast.If) for node in ast.walk(item)}
         for node in ast.walk(tree):
-            if (
-                isinstance(node, ast.ImportFrom)
-                and (node.module or "").startswith("vanishing")
-                and id(node) not in typing
-            ):
-                base = "/".join(node.module.split(".")[1:])
-                for alias in node.names:
-                    inside = f"{base}/{alias.name}.py".lstrip("/")
-                    yield module, next(name for name in (inside, f"{base}.py", f"{base}/__init__.py") if name in TREES)
+            taken = isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "vanishing"
+            if taken and id(node) not in typing:
+                base = Path(*node.module.split(".")[1:])
+                for name in (base / alias.name for alias in node.names):
+                    files = (f"{name}.py", f"{name}/__init__.py", f"{base}.py", f"{base / '__init__.py'}")
+                    yield module, next(file for file in files if file in TREES)
 
 
 def test_nothing_imports_upwards():
