@@ -72,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     figures.add_argument("study", metavar="STUDY", help="a study of params.yaml")
     command("compare", _stage("compare"), "hold the published numbers against results/")
     command("numbers", _stage("numbers"), "write the numbers of the report's prose, its layout and its checklist")
-    command("check", _stage("check"), "test the results, and recompute the tables; what does not hold fails by name")
+    command("check", _stage("check"), "test that results are complete, possible, and as theory predicts")
     command("report", _report, "typeset report/report.pdf")
     command("models", _models, "list every configured run with layers, parameters and multiply-accumulates")
     for name, run, text in (

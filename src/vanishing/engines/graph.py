@@ -102,11 +102,7 @@ NUMBERS = (
     "results/schedules.py",
     "report/macros.py",
 )
-CHECK = (
-    "verify/mismatch.py", "results/published.csv", "results/published_gradients.csv",
-    "verify/recomputed.py", "verify/recomputed_statistics.py", "results/store.py",
-    "results/checks.py",
-)  # fmt: skip
+CHECK = ("results/checks.py", "results/initialisation.py", "report/latex.py", "results/store.py")
 """Modules that the cheap stages stand on, `captions` and the like among them."""
 
 COMPARISONS = tuple(
@@ -205,8 +201,8 @@ def numbers_configuration(settings: Parameters) -> str:
 
 
 def check_configuration(settings: Parameters) -> str:
-    """Name what the checks depend on, beside results and tables: the studies but for their looks, runs and seeds."""
-    studies = {key: block.model_dump(mode="json", exclude={"title", "draw"}) for key, block in settings.studies.items()}
+    """Name what the checks depend on, beside the results: the runs of the studies, and each run with its seeds."""
+    studies = {key: study.runs for key, study in settings.studies.items()}
     runs = {run: [settings.run(run).configuration(), settings.seeds_of(run)] for run in settings.runs}
     return _text([studies, runs])
 
