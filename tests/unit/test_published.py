@@ -26,13 +26,13 @@ def real():
 def source(**changes):
     """Return a row of print: VGG38 with BN, 100 epochs at 1e-3 in minibatches of 100."""
     found = next(row for row in published.load() if (row.report, row.model) == ("r1", "vgg38_bn"))
-    return replace(found, **({"figures": {"val_accuracy": "47.04"}} | changes))
+    return replace(found, **({"metrics": {"val_accuracy": "47.04"}} | changes))
 
 
 def claim(printed, values, *, sampling=0.0, lent=None, metric="val_accuracy", **changes):
     """Return a printed figure beside ours, a value each seed."""
     fields = {
-        "source": source(figures={metric: printed}), "run": "vgg38_bn", "schedule": "cosine_per_epoch",
+        "source": source(metrics={metric: printed}), "run": "vgg38_bn", "schedule": "cosine_per_epoch",
         "metric": metric, "values": tuple(values), "diverged": 0, "comparable": True,
         "prediction": statistics.predict(values, lent, sampling),
     }  # fmt: skip
@@ -223,11 +223,11 @@ def test_the_least_probable_of_several_figures_is_corrected_for_their_number():
 
 def attributed(**by_schedule):
     """Attribute r1's 81.39 and 59.68 %: ours are (training, validation) accuracies of one seed each, by schedule."""
-    of = source(figures={"train_accuracy": "81.39", "val_accuracy": "59.68"})
+    of = source(metrics={"train_accuracy": "81.39", "val_accuracy": "59.68"})
     claims = [
         claim("", [value], lent=Spread(1.0, 30), metric=metric, schedule=schedule, source=of)
         for schedule, values in by_schedule.items()
-        for metric, value in zip(of.figures, values, strict=True)
+        for metric, value in zip(of.metrics, values, strict=True)
     ]
     (found,) = schedules.attribute(claims)
     return found
@@ -373,16 +373,16 @@ def numbers_of(claims):
 
 def test_values_and_comparisons_are_counted_each_once():
     """Two handout's values, under two schedules; an author's, printed twice; one not run, one of other settings."""
-    handout = source(origin="handout", figures={"val_accuracy": "47.0", "train_accuracy": "50.0"})
-    twice = [source(table=name, figures={"val_accuracy": "60.0"}) for name in ("Table 1", "Table 2")]
+    handout = source(origin="handout", metrics={"val_accuracy": "47.0", "train_accuracy": "50.0"})
+    twice = [source(table=name, metrics={"val_accuracy": "60.0"}) for name in ("Table 1", "Table 2")]
     claims = [
         claim("", [47.1], lent=LENT, source=handout),
         claim("", [57.1], lent=LENT, source=handout, run="vgg38_bn_it"),
         claim("", [57.1], lent=LENT, source=handout, metric="train_accuracy"),
         claim("", [], diverged=1, source=handout, metric="train_accuracy", run="vgg38_bn_it"),
         *(claim("", [60.1, 60.2, 60.3], source=each) for each in twice),
-        claim("", [], source=source(figures={"test_accuracy": "1.0"}), metric="test_accuracy"),
-        claim("", [5.0], source=source(figures={"test_loss": "2.0"}), metric="test_loss", comparable=False),
+        claim("", [], source=source(metrics={"test_accuracy": "1.0"}), metric="test_accuracy"),
+        claim("", [5.0], source=source(metrics={"test_loss": "2.0"}), metric="test_loss", comparable=False),
     ]
     assert numbers_of(claims) == {
         "figures": 5, "judged": 5, "fail": 3, "borrowed": 3, "compared": 3, "holds": 2,
@@ -394,7 +394,7 @@ def test_what_is_not_run_is_listed_as_such(tmp_path, monkeypatch, real):
     monkeypatch.chdir(tmp_path)
     faked.result(real, "vgg08", val=(1.95, 0.4684))
     table = published.table(published.everything(real))
-    figures = {(row.report, row.table, metric) for row in published.load() for metric in row.figures}
+    figures = {(row.report, row.table, metric) for row in published.load() for metric in row.metrics}
     assert {(row.report, row.table, row.metric) for row in table.itertuples()} == figures
     assert set(table.run[table.verdict != "not run"]) == {"vgg08"}
     r1 = table[(table.report == "r1") & (table.run == "vgg08")].set_index("metric")

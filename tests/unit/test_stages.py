@@ -4,6 +4,7 @@ import json
 from types import SimpleNamespace
 
 import faked
+import oracle
 import pytest
 import torch
 
@@ -14,7 +15,7 @@ from vanishing.engines import graph, trainer
 from vanishing.errors import UserError
 from vanishing.results import checks, store
 from vanishing.training import devices, loop, step
-from vanishing.verify import recomputed, remeasure
+from vanishing.verify import remeasure
 from vanishing.verify.mismatch import Scope
 
 
@@ -100,7 +101,7 @@ def test_a_trajectory_from_before_a_key_was_added_is_measured(trained):
     assert store.is_available(trained, "vgg08", 0)
     assert [name for name, _ in store.trainings(trained)] == ["vgg08/seed0"]
     assert [record.seed for record in Scope(trained).current] == [0]
-    assert [raw.seed for raw in recomputed.of_run(trained, "vgg08")] == [0]
+    assert [raw.seed for raw in oracle.of_run(trained, "vgg08")] == [0]
     assert next(checks.verdicts(trained)).sound
 
 

@@ -1,20 +1,12 @@
-# In:   results/runs/, results/tables/, results/comparison/
+# In:   results/runs/
 # Out:  results/checks.csv
-# Steps: what must hold of any results, and the tables against a recomputation; without a file if anything does not
+# Steps: what must hold of any results; without a file if anything does not
 
 
 rule check:
-    """Check the results: complete, possible, as theory has them, and the tables recomputed."""
+    """Check that the results are complete, possible, and as theory predicts."""
     input:
         results=graph.results_of(jobs),
-        tables=expand(
-            "results/tables/{study}{kind}.csv",
-            study=studies,
-            kind=["", "-differences"],
-        ),
-        comparison=graph.outputs("compare", "results/"),
-        # which removes the tables of studies that are no more
-        numbers="report/numbers.tex",
         code=graph.code("check"),
     output:
         "results/checks.csv",

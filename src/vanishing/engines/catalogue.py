@@ -123,8 +123,8 @@ def _numbers(settings: Parameters) -> object:
 
 
 def _check(settings: Parameters) -> object:
-    """The studies but for their looks, runs and seeds."""
-    studies = {key: block.model_dump(mode="json", exclude={"title", "draw"}) for key, block in settings.studies.items()}
+    """The runs of the studies, and each run with its seeds."""
+    studies = {key: study.runs for key, study in settings.studies.items()}
     return [studies, {run: [settings.run(run).configuration(), settings.seeds_of(run)] for run in settings.runs}]
 
 
@@ -193,7 +193,7 @@ STAGES = (
     Stage(
         "check", "check the results: complete, possible, as theory predicts",
         outputs=("results/checks.csv",),
-        inputs=("results/runs/", "results/tables/", "results/comparison/", "report/numbers.tex"),
+        inputs=("results/runs/",),
         configuration=_check, code=("results",), from_results=False,
     ),
     Stage(

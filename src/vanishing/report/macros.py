@@ -79,7 +79,7 @@ def _published() -> Iterator[str]:
     """Define what the reports give: published/REPORT/RUN/METRIC, the first row of several."""
     seen = set()
     for source in published.load():
-        for metric, text in source.figures.items():
+        for metric, text in source.metrics.items():
             key = f"published/{source.report}/{source.runs[0]}/{metric}"
             if key not in seen:
                 yield _result(key, published.value(text), text)

@@ -1,25 +1,22 @@
-"""The results under test: what must hold of any, whoever made them.
+"""Checks of the results: they are complete, possible, and as theory predicts, whoever made them.
 
-`results/checks.csv` has a row for each check and what it is about: a run of a study, a run and seed, the tables of
-a study, or the comparison with published numbers. It is there only if all of them hold.
+`results/checks.csv` has a row for each check and its subject: a run and seed, a study, or a network. It is there only
+if all checks hold. What a file must be to be read at all is up to `store`.
 """
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import astuple, dataclass
 
 import pandas as pd
 
-from vanishing import config, files, paths
-from vanishing.results import store
-from vanishing.verify import recomputed
-from vanishing.errors import UserError
-from vanishing.verify.mismatch import Finding, Scope
+from vanishing import config, paths
 from vanishing.console import say
-from vanishing.verify.recomputed import Raw
+from vanishing.errors import UserError
+from vanishing.results import initialisation, store
+from vanishing.results.store import Result
 
 COLUMNS = ["check", "study", "run", "seed", "expected", "found"]
 
@@ -45,7 +42,7 @@ that alone costs up to 3.5 of them in the mean.
 ROUNDING = 1e-9
 """Of an accuracy: histories have ten significant digits."""
 
-COMPLETE, RECOMPUTED = "complete and of today's configuration", "as recomputed from results/runs"
+COMPLETE = "complete and of today's configuration"
 
 
 @dataclass(frozen=True)
@@ -81,32 +78,18 @@ def make(settings: config.Parameters) -> None:
         say(f"{verdict}")
     if unsound:
         paths.CHECKS.unlink(missing_ok=True)
-        raise UserError(f"{len(unsound)} of {len(found)} checks fail; `vanishing verify` names the files that are off")
+        raise UserError(f"{len(unsound)} of {len(found)} checks fail; `vanishing verify` names mismatched files")
     store.write_table(paths.CHECKS, table(found))
 
 
-def recorded(scope: Scope) -> Iterator[Finding]:
-    """Compare `results/checks.csv`, if it is here, with what the checks say now; not where results are off."""
-    if not paths.CHECKS.exists():
-        return
-    if any(paths.RESULTS in path.parents for path in scope.off):
-        scope.notes.append(f"{paths.CHECKS}: not compared, since results are off")
-        return
-    scope.proven.add(paths.CHECKS)
-    expected = store.as_text(table(list(verdicts(scope.settings))))
-    files.check_plain(paths.CHECKS, files.RESULT_BYTES)
-    if paths.CHECKS.read_bytes() != expected.encode():
-        yield Finding(paths.CHECKS, "what the checks give (done again)", "other bytes", "vanishing check")
-
-
-def table(found: list[Verdict]) -> pd.DataFrame:
+def table(found: Iterable[Verdict]) -> pd.DataFrame:
     """Return a row for each verdict."""
     return pd.DataFrame([astuple(verdict)[: len(COLUMNS)] for verdict in found], columns=COLUMNS)
 
 
 def verdicts(settings: config.Parameters) -> Iterator[Verdict]:
-    """Check each run and seed, whether the studies are complete and their tables right, then the comparison."""
-    read: dict[tuple[str, int], Raw] = {}
+    """Check each run and seed, whether the studies are complete, then gradients at initialisation."""
+    read: dict[tuple[str, int], Result] = {}
     for run, seed in settings.jobs():
         found = COMPLETE
         try:
@@ -114,98 +97,82 @@ def verdicts(settings: config.Parameters) -> Iterator[Verdict]:
         except UserError as error:
             found = f"{error}"
         yield Verdict("results", "", run, f"{seed}", COMPLETE, found, (run, seed) in read)
-    measured = True
-    for (run, seed), raw in read.items():
+    for (run, seed), result in read.items():
         for check in CHECKS:
-            if answer := check(raw, settings.run(run)):
-                measured &= answer[2] or check is not gradients
+            if answer := check(result, settings.run(run)):
                 yield Verdict(check.__name__, "", run, f"{seed}", *answer)
     for key, study in settings.studies.items():
         wanted = [(run, seed) for run in study.runs for seed in settings.seeds_of(run)]
         there = [job for job in wanted if job in read]
         yield Verdict("rows", key, "", "", _counts(wanted), _counts(there), there == wanted)
-        if there == wanted:
-            yield from _tables("tables", key, recomputed.compare(settings, key))
-    if measured and len(read) == len(list(settings.jobs())):  # the comparison is made of gradients too
-        yield from _tables("comparison", "", recomputed.compare_published(settings))
+    if len(read) == len(list(settings.jobs())):
         yield from _initialisation(settings)
 
 
-def epochs(raw: Raw, run: config.Run) -> Answer:
-    """From 1 without gaps, to the last of the configuration unless the training ended before."""
-    listed, without_gaps = [row["epoch"] for row in raw.history], range(1, len(raw.history) + 1)
-    last = run.train.epochs if raw.summary["status"] == "completed" else raw.summary["epochs"]
-    sound = listed == list(without_gaps) and len(listed) == last == raw.summary["epochs"] <= run.train.epochs
-    found = f"1 to {len(listed)}" if listed == list(without_gaps) else _join(listed)
-    return f"1 to {last}", found, sound
+def epochs(result: Result, run: config.Run) -> Answer:
+    """As many as configured, unless the training ended before."""
+    found, last = len(result.history), run.train.epochs
+    if result.summary["status"] != "completed":
+        last = min(found, last)
+    return f"1 to {last}", f"1 to {found}", found == last
 
 
-def losses(raw: Raw, _: config.Run) -> Answer:
-    """Numbers, but those of the last epoch where the summary says that the training diverged."""
-    odd = [row["epoch"] for row in raw.history if not all(map(math.isfinite, (row["train_loss"], row["val_loss"])))]
-    parts = [] if raw.diverged else [part for part in PARTS if raw.summary[part]["loss"] is None]
-    found = f"none in epoch {_join(odd)}" if odd else f"none in {', '.join(parts)}" if parts else "numbers"
-    last = [raw.history[-1]["epoch"]] if raw.diverged else []
-    return f"none in epoch {_join(last)}" if last else "numbers", found, odd == last and not parts
+def losses(result: Result, _: config.Run) -> Answer | None:
+    """Finite in the summary of a training that did not diverge."""
+    if result.diverged:
+        return None
+    odd = [part for part in PARTS if result.summary[part]["loss"] is None]
+    return "finite", f"non-finite in {', '.join(odd)}" if odd else "finite", not odd
 
 
-def accuracies(raw: Raw, run: config.Run) -> Answer:
-    """Between 0 and 1, and of a whole number of images; in training so where minibatches are of one size."""
+def accuracies(result: Result, run: config.Run) -> Answer:
+    """Of a whole number of images; in training so where minibatches are of one size."""
     train, val, test = _images(run)
-    known = None if train % run.train.batch_size else train
+    parts = {"val": val} if train % run.train.batch_size else {"train": train, "val": val}
     named = [
-        (f"{part} {row['epoch']:g}", row[f"{part}_accuracy"], images)
-        for row in raw.history
-        for part, images in (("train", known), ("val", val))
+        (f"{part} {epoch}", accuracy, images)
+        for part, images in parts.items()
+        for epoch, accuracy in enumerate(result.history[f"{part}_accuracy"], start=1)
     ]
-    if raw.summary["test"]:
-        named.append(("test", raw.summary["test"]["accuracy"], test))
-    odd = [f"{name}: {accuracy:.10g}" for name, accuracy, images in named if not _possible(accuracy, images)]
+    if result.summary["test"]:
+        named.append(("test", result.summary["test"]["accuracy"], test))
+    odd = [f"{name}: {accuracy:.10g}" for name, accuracy, images in named if not _whole(accuracy, images)]
     expected = f"shares of {train} training, {val} validation and {test} test images"
     return expected, ", ".join(odd) or "such shares", not odd
 
 
-def gradients(raw: Raw, run: config.Run) -> Answer:
-    """The same layers in forward order, all weight layers among them, for each snapshot and kind of images."""
-    completed, layers = raw.summary["status"] == "completed", raw.summary["layers"]
-    snapshots = list(run.train.snapshot_epochs) if completed else raw.summary["snapshots"]
-    expected = _rows(snapshots, store.IMAGES, layers)
-    try:
-        rows = recomputed.table(paths.result_files(raw.run, raw.seed)[-1])
-        found = [(int(row["epoch"]), row["images"], int(row["layer"]), row["kind"], row["name"]) for row in rows]
-    except (UserError, OSError, ValueError, KeyError, TypeError, csv.Error) as error:
-        return expected, f"{error!r:.200}", False
-    block = [row[2:] for row in found if row[:2] == found[0][:2]]
-    numbers = [layer for layer, kind, _ in block if kind != "normalisation"]
-    each = [(epoch, images, *row) for epoch in snapshots for images in store.IMAGES for row in block]
-    sound = numbers == list(range(1, layers + 1)) and found == each
-    there = _rows(
-        list(dict.fromkeys(row[0] for row in found)), dict.fromkeys(row[1] for row in found), len(set(numbers))
-    )
-    return expected, there if sound else f"{there}, not each once and in order", sound
+def gradients(result: Result, run: config.Run) -> Answer:
+    """Of all weight layers, for each snapshot and kind of images."""
+    completed = result.summary["status"] == "completed"
+    snapshots = run.train.snapshot_epochs if completed else result.summary["snapshots"]
+    table = result.gradients
+    weights = table[table.kind != "normalisation"]
+    expected = _rows(snapshots, store.IMAGES, result.summary["layers"])
+    found = _rows(table.epoch.unique(), table["images"].unique(), weights.layer.nunique())
+    return expected, found, found == expected
 
 
-def chance(raw: Raw, run: config.Run) -> Answer | None:
+def chance(result: Result, run: config.Run) -> Answer | None:
     """A deep network without any cure ends at the validation accuracy of a guess."""
-    if raw.diverged or not _plain(raw, run):
+    if result.diverged or not _plain(result, run):
         return None
     guess, deviation = _guess(run, 1 / _images(run)[1])
-    most, found = guess + ABOVE * deviation, raw.history[-1]["val_accuracy"]
-    return f"validation accuracy of at most {most:.4g}", f"{found:.4g}", found <= most
+    most, found = guess + ABOVE * deviation, result.history.val_accuracy.iloc[-1]
+    return f"validation accuracy of at most {most:.4g}", f"{found:.4g}", bool(found <= most)
 
 
-def learning(raw: Raw, run: config.Run) -> Answer | None:
+def learning(result: Result, run: config.Run) -> Answer | None:
     """Any other ends at the training accuracy of a guess at least, as a mean over minibatches, the short one too."""
-    if raw.diverged or _plain(raw, run):
+    if result.diverged or _plain(result, run):
         return None
     images, size = _images(run)[0], run.train.batch_size
     sizes = [min(size, images - start) for start in range(0, images, size)]
     guess, deviation = _guess(run, sum(1 / images for images in sizes) / len(sizes) ** 2)
-    least, found = max(0.0, guess - BELOW * deviation), raw.history[-1]["train_accuracy"]
-    return f"training accuracy of at least {least:.4g}", f"{found:.4g}", found >= least
+    least, found = max(0.0, guess - BELOW * deviation), result.history.train_accuracy.iloc[-1]
+    return f"training accuracy of at least {least:.4g}", f"{found:.4g}", bool(found >= least)
 
 
-CHECKS: tuple[Callable[[Raw, config.Run], Answer | None], ...] = (
+CHECKS: tuple[Callable[[Result, config.Run], Answer | None], ...] = (
     epochs,
     losses,
     accuracies,
@@ -219,42 +186,28 @@ PARTS = ("train", "validation", "best", "test")
 """Of a summary, those with a loss."""
 
 
-def _read(settings: config.Parameters, run: str, seed: int) -> Raw:
+def _read(settings: config.Parameters, run: str, seed: int) -> Result:
     """Read complete results of today's configuration; `UserError` otherwise."""
-    folder = paths.results(run, seed)
     missing = [path.name for path in paths.result_files(run, seed) if not path.exists()]
     if missing:
-        raise UserError(f"no {', '.join(missing)} in {folder}")
-    summary = store.read_summary(folder / "summary.json")
-    if config.completed(summary["configuration"]) != settings.run(run).configuration():
-        raise UserError(f"another configuration in {folder}")
-    raw = recomputed.read(run, seed)
-    store.check_history(run, seed, summary)
-    return raw
+        raise UserError(f"no {', '.join(missing)} in {paths.results(run, seed)}")
+    if not store.is_available(settings, run, seed):
+        raise UserError(f"another configuration in {paths.results(run, seed)}")
+    return store.read(run, seed)
 
 
 def _initialisation(settings: config.Parameters) -> Iterator[Verdict]:
     """Yield whether gradients at initialisation are what theory predicts, on the images that it is meant for."""
-    for row in recomputed.published(settings)["initialisation"]:
-        if row["verdict"] != "other data":
-            expected = f"{row['quantity']} {row['predicted']:.4g}, within a factor of {row['tolerance']:.4g}"
-            sound = row["verdict"] == "as predicted"
-            yield Verdict("initialisation", "", f"{row['network']}", "", expected, f"{row['measured']:.4g}", sound)
+    for factor in initialisation.everything(settings):
+        if factor.comparable:
+            expected = f"{factor.quantity} {factor.predicted:.4g}, within a factor of {factor.tolerance:.4g}"
+            sound = factor.verdict == initialisation.MET
+            yield Verdict("initialisation", "", factor.network, "", expected, f"{factor.measured:.4g}", sound)
 
 
-def _tables(check: str, study: str, off: Iterable[Finding]) -> Iterator[Verdict]:
-    """Yield what is off in tables, or that nothing is."""
-    sound = True
-    for item in off:
-        sound = False
-        yield Verdict(check, study, "", "", item.expected, f"{item.found} in {item.path}", False)
-    if sound:
-        yield Verdict(check, study, "", "", RECOMPUTED, RECOMPUTED, True)
-
-
-def _plain(raw: Raw, run: config.Run) -> bool:
+def _plain(result: Result, run: config.Run) -> bool:
     """Whether this is a deep network without any cure."""
-    return bool(raw.summary["layers"] >= DEEP) and all(getattr(run.model, key) == PLAIN[key] for key in PLAIN)
+    return bool(result.summary["layers"] >= DEEP) and all(getattr(run.model, key) == PLAIN[key] for key in PLAIN)
 
 
 def _images(run: config.Run) -> tuple[int, int, int]:
@@ -270,20 +223,14 @@ def _guess(run: config.Run, inverse: float) -> tuple[float, float]:
     return guess, math.sqrt(guess * (1 - guess) * inverse)
 
 
-def _possible(accuracy: float, images: int | None) -> bool:
-    """Whether an accuracy is a share, and of whole images where their number is known."""
-    return 0 <= accuracy <= 1 and (
-        images is None or abs(accuracy * images - round(accuracy * images)) <= ROUNDING * images
-    )
+def _whole(accuracy: float, images: int) -> bool:
+    """Whether an accuracy is that of a whole number of images."""
+    return abs(accuracy * images - round(accuracy * images)) <= ROUNDING * images
 
 
-def _rows(snapshots: list[int], images: Iterable[str], layers: int) -> str:
-    return f"snapshots {_join(snapshots)}, {' and '.join(images)} images, {layers} weight layers"
+def _rows(snapshots: Iterable[int], images: Iterable[str], layers: int) -> str:
+    return f"snapshots {' '.join(map(str, snapshots))}, {' and '.join(images)} images, {layers} weight layers"
 
 
 def _counts(jobs: list[tuple[str, int]]) -> str:
     return f"{len({run for run, _ in jobs})} runs, {len(jobs)} trainings"
-
-
-def _join(numbers: Iterable[float]) -> str:
-    return " ".join(f"{number:g}" for number in numbers)

@@ -1,12 +1,13 @@
 """What the five student reports published, held against what is reproduced.
 
-`published.csv` has a row for every row of their tables, and for figures that stand in their text: losses in
+`published.csv` has a row for every row of their tables, and for metrics that stand in their text: losses in
 nats, accuracies in per cent, as printed. 1.815(3) means 1.815 +- 0.003, and an empty cell was not published.
 `origin` says who trained: the course, whose template has the row filled in (`handout`), or the author (`report`).
 `settings` is how the network differs from plain VGG38, `runs` names those of ours that repeat the row, a run a
-schedule, and `average` is the number of final epochs that the printed figures are a mean of.
+schedule, `average` is the number of final epochs that the printed metrics are a mean of, and `throughput` is in
+iterations per second.
 
-A printed figure is taken for that of one training, validated on other images. It **holds** where it lies in the 95 %
+A printed value is taken for that of one training, validated on other images. It **holds** where it lies in the 95 %
 prediction interval of one more such training (`statistics.predict`), its own rounding or uncertainty allowed for. The
 spread over seeds is the run's own from three seeds on; with fewer it is borrowed from the core study, pooled over its
 runs under the same schedule, those that learn or, for a network at chance, those that stay there. To it comes, in
@@ -40,7 +41,7 @@ HOLDS, FAILS, DIVERGED, OTHER, NOT_RUN, NO_SPREAD = (
 )  # fmt: skip
 
 JUDGED = (HOLDS, FAILS)
-"""Verdicts on figures that have one of ours beside them, of the same settings."""
+"""Verdicts on values that have one of ours beside them, of the same settings."""
 
 ORIGINS = ("handout", "report")
 """Who trained a row: the course, before any report, or the report's author."""
@@ -97,9 +98,10 @@ class Published:
     train: dict[str, float]
     """Its training settings, as far as a row fixes them."""
     average: int
-    figures: dict[str, str]
+    metrics: dict[str, str]
     """What was printed, by metric; those that were not are left out."""
-    note: str
+    throughput: float | None
+    """Iterations per second; None where none was printed."""
 
     @property
     def name(self) -> str:
@@ -117,7 +119,7 @@ class Published:
 
 @dataclass(frozen=True)
 class Claim:
-    """A printed figure beside ours, in per cent or nats."""
+    """A printed value beside ours, in per cent or nats."""
 
     source: Published
     run: str
@@ -126,15 +128,15 @@ class Claim:
     values: tuple[float, ...]
     """Ours, a seed each."""
     diverged: int
-    """Seeds that diverged, which have no figure."""
+    """Seeds that diverged, which have no value."""
     comparable: bool
     prediction: Prediction | None
     """Of one more training; None where there is none of ours, or nothing to take the spread from."""
 
     @property
     def printed(self) -> str:
-        """The figure as it was printed."""
-        return self.source.figures[self.metric]
+        """The value as it was printed."""
+        return self.source.metrics[self.metric]
 
     @property
     def cell(self) -> Cell:
@@ -148,7 +150,7 @@ class Claim:
 
     @property
     def tolerance(self) -> float:
-        """How large a difference may be for the printed figure to hold."""
+        """How large a difference may be for the printed value to hold."""
         return self.prediction.half_width + uncertainty(self.printed) if self.prediction else math.nan
 
     @property
@@ -210,8 +212,8 @@ def load() -> tuple[Published, ...]:
             runs=tuple(record["runs"].split()),
             train={"recipe": 1, "l1": 0.0, "patience": 0} | {key: float(record[key]) for key in TRAIN},
             average=int(record["average"]),
-            note=record["note"],
-            figures={metric: record[metric] for metric in METRICS if record[metric]},
+            metrics={metric: record[metric] for metric in METRICS if record[metric]},
+            throughput=float(record["throughput"]) if record["throughput"] else None,
         )
         for record in records
     )
@@ -234,12 +236,12 @@ def unit(text: str) -> float:
 
 
 def repeats(run: str) -> bool:
-    """Return whether a run repeats a published row that has figures, and not a curve alone."""
-    return any(run in source.runs and source.figures for source in load())
+    """Return whether a run repeats a published row that has metrics, and not a curve alone."""
+    return any(run in source.runs and source.metrics for source in load())
 
 
 def everything(settings: config.Parameters) -> list[Claim]:
-    """List every published figure, with ours where the run has results; otherwise it counts as not run."""
+    """List every published value, with ours where the run has results; otherwise it counts as not run."""
     collected = aggregate.collect(settings)
     lent = Pool(tuple(collected.get(CORE, [])))
     rows = {row.run: row for of_study in collected.values() for row in of_study}
@@ -250,12 +252,12 @@ def everything(settings: config.Parameters) -> list[Claim]:
                 found += list(_claims(source, rows[run], lent))
             else:
                 schedule = settings.run(run).train.schedule if run in settings.runs else ""
-                found += [Claim(source, run, schedule, metric, (), 0, False, None) for metric in source.figures]
+                found += [Claim(source, run, schedule, metric, (), 0, False, None) for metric in source.metrics]
     return found
 
 
 def table(claims: list[Claim]) -> pd.DataFrame:
-    """Return a row for each printed figure: per cent and nats."""
+    """Return a row for each printed value: per cent and nats."""
     records = [
         (
             claim.source.report, claim.source.table, claim.source.origin, claim.run, claim.schedule, claim.metric,
@@ -356,7 +358,7 @@ def _lender(claim: Claim) -> str:
 def _claims(source: Published, row: Row, lent: Pool) -> Iterator[Claim]:
     row = replace(row, average=source.average)
     comparable, schedule = source.describes(row.configuration), row.configuration.train.schedule
-    for metric in source.figures:
+    for metric in source.metrics:
         values = _scaled(row, metric)
         sampling = _sampling(row, metric, math.fsum(values) / len(values), lent) if values else None
         borrowed = lent.spread(row, metric)

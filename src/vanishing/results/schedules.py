@@ -1,11 +1,11 @@
 """Every published number against ours, and which learning-rate schedule a published row may have been trained with.
 
-`results/comparison/published.csv` has a row for every published figure and run that repeats it, those not run
+`results/comparison/published.csv` has a row for every published value and run that repeats it, those not run
 among them; `schedules.csv` has a row for every published row that a run of ours predicts, `scatter.csv` one for every
 training, and `brackets.csv` one for every uncertainty that r2 prints.
 
 **Which schedule.** A schedule is rejected for a row where the row would be improbable as one more training of the run
-with that schedule: where the smallest of the probabilities of its k figures is below 5 % / k (Bonferroni). What is not
+with that schedule: where the smallest of the probabilities of its k metrics is below 5 % / k (Bonferroni). What is not
 rejected is possible, and so is one without a prediction (not run, or without a spread); a row that rejects all of them
 came from none of these.
 
@@ -49,7 +49,7 @@ class Attribution:
 
     source: Published
     probabilities: dict[str, float | None]
-    """By schedule: the smallest of the figures' probabilities times their number, at most 1; None for no prediction."""
+    """By schedule: the smallest of the metrics' probabilities times their number, at most 1; None for no prediction."""
     comparable: bool
 
     @property
@@ -116,7 +116,7 @@ def judge(probabilities: Mapping[str, float | None]) -> str:
 
 
 def bonferroni(probabilities: Sequence[float]) -> float | None:
-    """Return how probable the least probable of several figures is, given that it is the least; None for no figure."""
+    """Return how probable the least probable of several metrics is, given that it is the least; None for no metric."""
     return min(1.0, len(probabilities) * min(probabilities)) if probabilities else None
 
 
@@ -189,7 +189,7 @@ def read_brackets(scattered: Iterable[Scatter]) -> Iterator[Bracket]:
     """Yield every bracket of a mean over final epochs, in each reading, with its probability under each schedule."""
     ours = _pooled(scattered)
     for source in published.load():
-        printed = source.figures.get("val_accuracy", "")
+        printed = source.metrics.get("val_accuracy", "")
         if source.average == SETTLED and "(" in printed:
             for reading, factor in READINGS.items():
                 std = factor * published.uncertainty(printed)
@@ -215,7 +215,7 @@ def bracket_table(brackets: Iterable[Bracket]) -> pd.DataFrame:
     """Return a row for each bracket and reading: the standard deviation that it stands for, in points; how likely."""
     records = [
         (
-            item.source.report, item.source.table, item.source.runs[0], item.source.figures["val_accuracy"],
+            item.source.report, item.source.table, item.source.runs[0], item.source.metrics["val_accuracy"],
             item.reading, item.low, item.high,
             *(math.nan if each is None else each for each in item.probabilities.values()),
         )

@@ -1,7 +1,7 @@
 """Spreads over seeds, prediction intervals, and the distributions that they stand on.
 
-All functions are pure. Probabilities are two-sided; Student's and Fisher's distributions come from the incomplete beta
-function (Abramowitz & Stegun 1964, 26.5 to 26.7), with degrees of freedom that need not be whole.
+All functions are pure. Probabilities are two-sided, and degrees of freedom need not be whole. Student's and Fisher's
+distributions are those of `scipy.special`, which imports in a fifth of the time of `scipy.stats`.
 """
 
 from __future__ import annotations
@@ -10,18 +10,15 @@ import functools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist, fmean, variance
+from statistics import fmean, variance
 
-import mpmath
+from scipy import special
 
 CONFIDENCE = 0.95
 """Of every interval."""
 
 PRECISE = 1e-12
 """Relative, of a quantile."""
-
-SMALLEST = 1e-300
-"""Probability below which the normal distribution's quantile is not asked for."""
 
 OWN = 3
 """Values from which on their own spread is used."""
@@ -72,7 +69,8 @@ class Prediction:
         low, high = 0.0, distance / self.std  # of Student's quantile; by bisection
         while images and high - low > PRECISE * high:
             middle = (low + high) / 2
-            beyond = math.hypot(middle * self.std, images * _normal_quantile(student(middle, self.freedom))) > distance
+            normal = special.ndtri(student(middle, self.freedom) / 2)
+            beyond = math.hypot(middle * self.std, images * normal) > distance
             low, high = (low, middle) if beyond else (middle, high)
         return student(high, self.freedom)
 
@@ -110,27 +108,14 @@ def pool(groups: Iterable[Sequence[float]]) -> Spread | None:
 @functools.cache
 def quantile(freedom: float) -> float:
     """Return what Student's |t| stays below with the probability `CONFIDENCE`."""
-    return float(mpmath.findroot(lambda t: _student(t, freedom) - (1 - CONFIDENCE), 2))
+    return float(special.stdtrit(freedom, (1 + CONFIDENCE) / 2))
 
 
 def student(t: float, freedom: float) -> float:
     """Return the probability that Student's |t| is at least `t`; infinite degrees of freedom are a normal."""
-    return float(_student(mpmath.mpf(t), freedom))
+    return float(2 * special.stdtr(freedom, -abs(t)))
 
 
 def fisher(ratio: float, first: float, second: float) -> float:
     """Return the two-sided probability of a ratio of two variances, with `first` and `second` degrees of freedom."""
-    x = mpmath.mpf(first) * ratio / (first * ratio + second)
-    below = mpmath.betainc(first / 2, second / 2, 0, x, regularized=True)
-    return float(min(1, 2 * min(below, 1 - below)))
-
-
-def _normal_quantile(probability: float) -> float:
-    """Return what a standard normal is beyond, on either side, with this probability."""
-    return -NormalDist().inv_cdf(max(probability, SMALLEST) / 2)
-
-
-def _student(t: mpmath.mpf, freedom: float) -> mpmath.mpf:
-    if math.isinf(freedom):
-        return mpmath.erfc(abs(t) / mpmath.sqrt(2))
-    return mpmath.betainc(freedom / 2, 0.5, 0, freedom / (freedom + t**2), regularized=True)
+    return float(min(1, 2 * special.fdtr(first, second, ratio), 2 * special.fdtrc(first, second, ratio)))

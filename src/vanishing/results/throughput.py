@@ -1,4 +1,4 @@
-"""Iterations per second of the trainings, beside those that were published.
+"""The throughput of trainings in iterations per second, beside what was published.
 
 Times are no results: they lie in `logs/rates/`, where no hash is taken and nothing is built from them.
 """
@@ -6,7 +6,7 @@ Times are no results: they lie in `logs/rates/`, where no hash is taken and noth
 from __future__ import annotations
 
 import json
-import re
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -23,10 +23,10 @@ if TYPE_CHECKING:  # PyTorch takes seconds to import
     from vanishing.training.loop import Outcome
 
 SETTING = ["run", "hardware", "torch", "precision", "threads", "at_once"]
-"""What trainings have in common whose rates are one row: seeds of a run, on equal machines."""
+"""What trainings have in common whose throughput is one row: seeds of a run, on equal machines."""
 
-COLUMNS = [*SETTING, "layers", "batch_size", "rate", "n", "published"]
-"""Columns of `logs/rates.csv`; rates are iterations per second."""
+COLUMNS = [*SETTING, "layers", "batch_size", "throughput", "n", "published"]
+"""Columns of `logs/rates.csv`; throughput and what was published of it are in iterations per second."""
 
 
 def record(run: config.Run, name: str, seed: int, outcome: Outcome, device: torch.device, at_once: int = 1) -> None:
@@ -46,36 +46,35 @@ def record(run: config.Run, name: str, seed: int, outcome: Outcome, device: torc
 
 
 def make(settings: config.Parameters, studies: Sequence[str] = ()) -> None:
-    """Print the rates of the runs of `studies`, of all where none is named, and write them to `logs/rates.csv`."""
+    """Print the throughput of the runs of `studies`, all if none is named, and write it to `logs/rates.csv`."""
     rows = table(settings, studies)
     if rows.empty:
-        return say(f"no rates in {paths.RATES}; a training leaves its own when it ends")
+        return say(f"no throughput in {paths.RATES}; a training leaves its own when it ends")
     files.write(paths.RATES.with_suffix(".csv"), rows.to_csv(index=False, float_format="%.4g", lineterminator="\n"))
-    shown = rows.rename(columns={"rate": "median it/s", "published": "r4's it/s"})
+    shown = rows.rename(columns={"throughput": "median it/s", "published": "r4's it/s"})
     print(shown.to_string(index=False, float_format=lambda value: f"{value:.3g}", na_rep="-"))
 
 
 def table(settings: config.Parameters, studies: Sequence[str] = ()) -> pd.DataFrame:
-    """Return the median over seeds of each run's rate, by hardware, with the published rate of the same model.
+    """Return the median throughput over seeds of each run, by hardware, with that published of the same model.
 
     Trainings under another configuration than the run has now are left out.
     """
     from vanishing.training import models
 
-    records = pd.DataFrame(_read(settings, cost.chosen_runs(settings, studies)), columns=[*SETTING, "rate"])
-    grouped = records.groupby(SETTING, sort=False).rate.agg(rate="median", n="size").reset_index()
+    records = pd.DataFrame(_read(settings, cost.chosen_runs(settings, studies)), columns=[*SETTING, "throughput"])
+    grouped = records.groupby(SETTING, sort=False).throughput.agg(throughput="median", n="size").reset_index()
     runs = [settings.run(name) for name in grouped.run]
     grouped["layers"] = [models.measure(run.model, run.data.classes).layers for run in runs]
     grouped["batch_size"] = [run.train.batch_size for run in runs]
-    grouped["published"] = [published_rate(name) for name in grouped.run]
+    grouped["published"] = [published_throughput(name) for name in grouped.run]
     return grouped[COLUMNS]
 
 
-def published_rate(name: str) -> float:
+def published_throughput(name: str) -> float:
     """Return the iterations per second that r4 printed for the run `name`; NaN for others."""
-    notes = (source.note for source in published.load() if name in source.runs)
-    found = (re.search(r"([\d.]+) it/s", note) for note in notes)
-    return next((float(match[1]) for match in found if match), float("nan"))
+    found = (source.throughput for source in published.load() if name in source.runs)
+    return next(filter(None, found), math.nan)
 
 
 def _read(settings: config.Parameters, runs: Sequence[str]) -> list[dict[str, Any]]:
@@ -85,5 +84,5 @@ def _read(settings: config.Parameters, runs: Sequence[str]) -> list[dict[str, An
         if name in runs and path.exists():
             content = json.loads(path.read_text(encoding="utf-8"))
             if config.completed(content["configuration"]) == settings.run(name).configuration():
-                rows.append({"at_once": 1} | content | {"rate": content["iterations"] / content["seconds"]})
+                rows.append({"at_once": 1} | content | {"throughput": content["iterations"] / content["seconds"]})
     return rows

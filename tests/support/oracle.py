@@ -1,8 +1,7 @@
-"""The tables of the studies and the comparison, worked out a second time: from raw results, by the standard library.
+"""An independent implementation of the tables: from the files of the results, by the standard library alone.
 
-Nothing here is shared with `aggregate`, `tables`, `differences`, `published` and `comparison`, nor with the libraries
-that they stand on, so that a mistake of theirs is not repeated. What a table must hold is text, compared to the letter,
-or a number, compared to a relative `TOLERANCE`.
+Nothing here is shared with `vanishing.results`, nor with the libraries that it stands on, so that a mistake there is
+not repeated. A cell must be equal to the letter, or to a relative `TOLERANCE` where it is a number.
 """
 
 from __future__ import annotations
@@ -18,10 +17,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from vanishing import config, files, paths
-from vanishing.errors import UserError
-from vanishing.verify.mismatch import Finding, Scope, guarded, remove
-from vanishing.verify.recomputed_statistics import (
+from oracle_statistics import (
     PROBABILITY,
     fisher,
     half_width,
@@ -31,6 +27,8 @@ from vanishing.verify.recomputed_statistics import (
     quantile,
     spread,
 )
+
+from vanishing import config, paths
 
 TOLERANCE = 1e-8
 """Relative; tables have ten significant digits."""
@@ -80,13 +78,10 @@ DEEP = {
 }  # fmt: skip
 """Networks whose gradients at initialisation are predicted, the shallow one of each, and the factor that is allowed."""
 
-KINDS = ("", "differences")
-"""Tables of a study."""
-
 COLUMNS = {
     "": [
         "run", "layers", "parameters", *SETTINGS, "averaged_epochs", "n", "diverged", "devices",
-        *(f"{metric}_{figure}" for metric in (*HISTORY, *SUMMARY, *DYNAMICS) for figure in ("mean", "std")),
+        *(f"{metric}_{statistic}" for metric in (*HISTORY, *SUMMARY, *DYNAMICS) for statistic in ("mean", "std")),
     ],
     "differences": ["first", "second", "metric", "n", "mean", "margin", "verdict"],
     "published": [
@@ -177,46 +172,29 @@ class Lent:
         return [list(_values(raws, metric, average).values()) for raws in chosen.values()]
 
 
-def check(scope: Scope) -> Iterator[Finding]:
-    """Compare the tables that are here with a recomputation, but for studies whose results are damaged."""
-    for key, study in scope.settings.studies.items():
-        raw = {path for run in study.runs for seed in scope.settings.seeds_of(run) for path in _files(run, seed)[:2]}
-        if raw & scope.off:
-            scope.notes.append(f"{path_of(key)}: not recomputed, since results that it is made of are off")
-        else:
-            found = (finding for finding in compare(scope.settings, key) if finding.path.exists())
-            yield from guarded(path_of(key), f"vanishing tables {key}", found)
-
-    raw = {path for run, seed in scope.settings.jobs() for path in _files(run, seed)}
-    if raw & scope.off:
-        scope.notes.append(f"{paths.COMPARISON}: not recomputed, since results that it is made of are off")
-    else:
-        found = (finding for finding in compare_published(scope.settings) if finding.path.exists())
-        yield from guarded(paths.COMPARISON, "vanishing compare", found)
+def compare(settings: config.Parameters, key: str) -> list[str]:
+    """List what differs in the tables of a study that has results, a line each."""
+    return [
+        f"{path}: {line}"
+        for kind, rows in records(settings, key).items()
+        for path in [path_of(key, kind)]
+        for line in differing(path.read_text(encoding="utf-8"), kind, rows)
+    ]
 
 
-def compare(settings: config.Parameters, key: str) -> Iterator[Finding]:
-    """Compare the tables of a study with a recomputation; `UserError` if a result cannot be read."""
-    for kind, rows in records(settings, key).items():
-        path, command = path_of(key, kind), f"vanishing tables {key}"
-        if rows is None:
-            if path.exists():
-                yield Finding(path, f"no such file (no results of {key})", "one", remove(path))
-        else:
-            yield from _compare(path, kind, rows, command)
+def compare_published(settings: config.Parameters) -> list[str]:
+    """List what differs in the tables of the comparison, a line each."""
+    return [
+        f"{path}: {line}"
+        for kind, rows in published(settings).items()
+        for path in [paths.COMPARISON / f"{kind}.csv"]
+        for line in differing(path.read_text(encoding="utf-8"), kind, rows)
+    ]
 
 
-def compare_published(settings: config.Parameters) -> Iterator[Finding]:
-    """Compare the tables of every published figure with a recomputation; `UserError` if a result cannot be read."""
-    for kind, rows in published(settings).items():
-        yield from _compare(paths.COMPARISON / f"{kind}.csv", kind, rows, "vanishing compare")
-
-
-def records(settings: config.Parameters, key: str) -> dict[str, list[Record]] | dict[str, None]:
-    """Return the rows of each table of a study, by kind; None where the study has no results."""
+def records(settings: config.Parameters, key: str) -> dict[str, list[Record]]:
+    """Return the rows of each table of a study, by kind; those of one without results have none."""
     found = {run: raws for run in settings.study(key).runs if (raws := of_run(settings, run))}
-    if not found:
-        return dict.fromkeys(KINDS)
     return {
         "": [_row(settings, key, run, raws) for run, raws in found.items()],
         "differences": list(_differences(settings.study(key), found)),
@@ -224,7 +202,7 @@ def records(settings: config.Parameters, key: str) -> dict[str, list[Record]] | 
 
 
 def published(settings: config.Parameters) -> dict[str, list[Record]]:
-    """Return the rows of the comparison, by table: every printed figure, and the rows under both schedules."""
+    """Return the rows of the comparison, by table: every printed value, and the rows under both schedules."""
     studied = {run for study in settings.studies.values() for run in study.runs}
     found, lent = {run: of_run(settings, run) for run in studied}, _lent(settings)
     of_source = [
@@ -265,22 +243,14 @@ def of_run(settings: config.Parameters, run: str) -> list[Raw]:
 
 
 def read(run: str, seed: int) -> Raw:
-    """Read the history and summary of a run and seed; `UserError` if they are not such."""
+    """Read the history and summary of a run and seed."""
     history, summary, _ = _files(run, seed)
-    try:
-        files.check_plain(summary, files.RESULT_BYTES)
-        content = json.loads(summary.read_text(encoding="utf-8"))
-        rows = [{name: float(row[name]) for name in ("epoch", *HISTORY)} for row in table(history)]
-        if not rows or not isinstance(content, dict) or not isinstance(content.get("configuration"), dict):
-            raise ValueError("no epochs, or no summary")
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, csv.Error) as error:
-        raise UserError(f"{history.parent}: cannot be read ({error!r:.200}); build it again") from None
-    return Raw(run, seed, content, rows)
+    rows = [{name: float(row[name]) for name in ("epoch", *HISTORY)} for row in table(history)]
+    return Raw(run, seed, json.loads(summary.read_text(encoding="utf-8")), rows)
 
 
 def table(path: Path) -> list[dict[str, str]]:
-    """Read a CSV file that has a header; `UserError` if it is no plain file."""
-    files.check_plain(path, files.RESULT_BYTES)
+    """Read a CSV file that has a header."""
     with path.open(encoding="utf-8", newline="") as handle:
         return list(csv.DictReader(handle))
 
@@ -328,7 +298,7 @@ def _printed(name: str = "published.csv") -> list[dict[str, str]]:
 def _claims(
     settings: config.Parameters, source: dict[str, str], run: str, raws: list[Raw] | None, lent: Lent
 ) -> Iterator[Record]:
-    """Yield each printed figure of a row beside ours, in per cent and nats; without results a run is not run."""
+    """Yield each printed value of a row beside ours, in per cent and nats; without results a run is not run."""
     for metric in (*HISTORY, "test_loss", "test_accuracy"):
         if source[metric]:
             yield _claim(settings, source, run, raws or [], metric, lent)
@@ -362,7 +332,7 @@ def _possible(probabilities: dict[str, float]) -> str:
 def _claim(
     settings: config.Parameters, source: dict[str, str], name: str, raws: list[Raw], metric: str, lent: Lent
 ) -> Record:
-    """Return a printed figure beside ours, and whether it holds as one more training on other images would."""
+    """Return a printed value beside ours, and whether it holds as one more training on other images would."""
     run = settings.run(name) if raws else None
     schedule = settings.run(name).train.schedule if name in settings.runs else ""
     chance = run is not None and _at_chance(run, raws)
@@ -485,15 +455,11 @@ def _at_chance(run: config.Run, raws: list[Raw]) -> bool:
 
 
 def _flow(raw: Raw, images: str) -> dict[int, list[dict[str, str]]]:
-    """Read the gradients of a training by epoch, in forward order; `UserError` if they are not such."""
-    path = _files(raw.run, raw.seed)[2]
+    """Read the gradients of a training by epoch, in forward order."""
     by_epoch: dict[int, list[dict[str, str]]] = {}
-    try:
-        for row in table(path):
-            if row["images"] == images:
-                by_epoch.setdefault(int(row["epoch"]), []).append(row)
-    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
-        raise UserError(f"{path}: cannot be read ({error!r:.200}); build it again") from None
+    for row in table(_files(raw.run, raw.seed)[2]):
+        if row["images"] == images:
+            by_epoch.setdefault(int(row["epoch"]), []).append(row)
     return by_epoch
 
 
@@ -577,7 +543,7 @@ def _ratios(found: dict[str, list[Raw]], name: str) -> tuple[str, list[float]]:
 
 
 def _measured(settings: config.Parameters, predicted: float, tolerance: float, values: list[float]) -> Record:
-    """Return the numbers of a prediction, and whether it is met."""
+    """Return the columns of a prediction, and whether it is met."""
     measured = statistics.geometric_mean(values)
     verdict = "as predicted" if 1 / tolerance <= measured / predicted <= tolerance else "not as predicted"
     return {
@@ -627,52 +593,29 @@ def _shallow(model: config.Model, classes: int) -> tuple[float, float]:
 
 
 def _values(raws: Iterable[Raw], metric: str, average: int) -> dict[int, float]:
-    """Return a metric of each seed that did not diverge, as far as it is a number."""
+    """Return a metric of each seed that did not diverge, as far as it is finite."""
     found = {raw.seed: raw.value(metric, average) for raw in raws if not raw.diverged}
     return {seed: value for seed, value in found.items() if value is not None and math.isfinite(value)}
 
 
-def _compare(path: Path, kind: str, rows: list[Record], command: str) -> Iterator[Finding]:
-    """Compare a table with the rows that it must have."""
-    if not path.exists():
-        yield Finding(path, f"{len(rows)} rows (recomputed)", "nothing", command)
+def differing(text: str, kind: str, records: list[Record]) -> Iterator[str]:
+    """Yield each column, row, and cell in which a table is not what it must be."""
+    header, *lines = csv.reader(text.splitlines())
+    if header != COLUMNS[kind]:
+        yield f"columns {header}, not {COLUMNS[kind]}"
         return
-    for expected, there in _differing(path, kind, rows):
-        yield Finding(path, f"{expected} (recomputed)", there, command)
-
-
-def _differing(path: Path, kind: str, records: list[Record]) -> Iterator[tuple[str, str]]:
-    """Yield what should be in a table and what is there, for every cell, row and column that is not right."""
-    columns = COLUMNS[kind]
-    try:
-        files.check_plain(path, files.RESULT_BYTES)
-        with path.open(encoding="utf-8", errors="replace", newline="") as handle:
-            header, *lines = csv.reader(handle)
-    except (UserError, OSError, ValueError, csv.Error):
-        yield "a table", "none"
-        return
-    if header != columns:
-        yield f"the columns {', '.join(columns)}", ", ".join(header)
-    elif odd := [at for at, line in enumerate(lines, start=1) if len(line) != len(columns)]:
-        yield f"{len(columns)} cells in row {odd[0]}", f"{len(lines[odd[0] - 1])}"
-    else:
-        there = _keyed(kind, [dict(zip(columns, line, strict=True)) for line in lines])
-        yield from _differing_rows(there, _keyed(kind, records))
-
-
-def _differing_rows(there: dict[str, Any], wanted: dict[str, Record]) -> Iterator[tuple[str, str]]:
-    yield from ((f"a row {key}", "none") for key in wanted if key not in there)
-    yield from (("no such row", f"a row {key}") for key in there if key not in wanted)
-    if list(there) != list(wanted) and there.keys() == wanted.keys():
-        yield f"the rows {', '.join(wanted)}", "another order"
+    there = _keyed(kind, [dict(zip(header, line, strict=True)) for line in lines])
+    wanted = _keyed(kind, records)
+    if list(there) != list(wanted):
+        yield f"rows {list(there)}, not {list(wanted)}"
     for key, record in wanted.items():
         for column, right in record.items():
             if key in there and not _equal(there[key][column], right):
-                yield f"{_text(right)} for {column} of {key}", there[key][column]
+                yield f"{column} of {key} is {there[key][column]}, not {_text(right)}"
 
 
 def _keyed(kind: str, records: Iterable[Any]) -> dict[str, Any]:
-    """Name each row by its key; one that is there again has a number."""
+    """Name each row by its key; one that is there again is numbered."""
     seen: Counter[str] = Counter()
     found = {}
     for record in records:

@@ -33,7 +33,7 @@ def record(settings, run, seed, iterations, **changes):
     files.write(paths.rate(run, seed), json.dumps(content))
 
 
-def test_a_training_leaves_its_rate_outside_the_results():
+def test_a_training_leaves_its_throughput_outside_the_results():
     settings = study()
     stages.data(settings)
     stages.train(settings, [("vgg08", 1)])
@@ -71,10 +71,10 @@ def test_a_row_is_the_median_over_the_seeds_of_one_machine():
     for seed, iterations in enumerate([10, 90, 30]):
         record(settings, "vgg08", seed, iterations)
     row = throughput.table(settings).iloc[0]
-    assert (row.run, row.hardware, row.rate, row.n, row.layers) == ("vgg08", "a chip", 3.0, 3, 8)
+    assert (row.run, row.hardware, row.throughput, row.n, row.layers) == ("vgg08", "a chip", 3.0, 3, 8)
     assert math.isnan(row.published)
     record(settings, "vgg08", 2, 30, hardware="another chip")
-    assert throughput.table(settings)[["hardware", "rate", "n"]].values.tolist() == [
+    assert throughput.table(settings)[["hardware", "throughput", "n"]].values.tolist() == [
         ["a chip", 5.0, 2],
         ["another chip", 3.0, 1],
     ]
@@ -96,21 +96,21 @@ def test_only_the_runs_of_the_studies_named_are_listed():
 
 
 @pytest.mark.parametrize(
-    ("run", "rate"),
+    ("run", "printed"),
     [("vgg68_resnet_wd3", 8.6), ("vgg72_resnet_wd3", 2.34), ("vgg132_resnet_wd3", 1.2), ("vgg38_resnet_wd3", 6.45)],
 )
-def test_the_published_rate_is_r4s(run, rate):
-    assert throughput.published_rate(run) == rate
-    assert math.isnan(throughput.published_rate("vgg38_resnet"))
+def test_the_published_throughput_is_r4s(run, printed):
+    assert throughput.published_throughput(run) == printed
+    assert math.isnan(throughput.published_throughput("vgg38_resnet"))
 
 
 def test_the_command_prints_and_writes_the_table(tmp_path, capsys):
     (tmp_path / "params.yaml").write_text(json.dumps(faked.content()))
     assert cli.main(["rates"]) == 0
-    assert capsys.readouterr().err == "no rates in logs/rates; a training leaves its own when it ends\n"
+    assert capsys.readouterr().err == "no throughput in logs/rates; a training leaves its own when it ends\n"
     record(config.load(), "vgg08", 0, 123)
     assert cli.main(["rates"]) == 0
     head, row = capsys.readouterr().out.splitlines()
     assert head.split("  ")[-1].strip() == "r4's it/s"
     assert row.split()[-3:] == ["12.3", "1", "-"]
-    assert pd.read_csv("logs/rates.csv").rate.tolist() == [12.3]
+    assert pd.read_csv("logs/rates.csv").throughput.tolist() == [12.3]

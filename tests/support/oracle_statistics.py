@@ -1,6 +1,7 @@
-"""Spreads, prediction intervals and their distributions a second time, by the standard library alone.
+"""An independent implementation of spreads, prediction intervals and their distributions, by the standard library.
 
-Nothing is shared with `statistics`: the incomplete beta function is a continued fraction here (DLMF 8.17.22).
+Nothing is shared with `vanishing.results.statistics`: the incomplete beta function is a continued fraction here
+(DLMF 8.17.22).
 """
 
 from __future__ import annotations
