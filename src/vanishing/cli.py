@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     figures = command("figures", _stage("figures", "study"), "run the figure notebooks of a study")
     figures.add_argument("study", metavar="STUDY", help="a study of params.yaml")
     command("compare", _stage("compare"), "hold the published numbers against results/")
-    command("numbers", _stage("numbers"), "write the numbers of the report's prose, its layout and its checklist")
+    command("numbers", _stage("numbers"), "write the numbers of the report's prose, and its layout")
     command("check", _stage("check"), "test the results, and recompute the tables; what does not hold fails by name")
     command("report", _report, "typeset report/report.pdf")
     command("models", _models, "list every configured run with layers, parameters and multiply-accumulates")
@@ -236,7 +236,7 @@ def _rates(options: argparse.Namespace) -> None:
 def _readme(_: argparse.Namespace) -> None:
     from vanishing.report import readme
 
-    readme.make(_load())
+    readme.write_readme(_load())
 
 
 def _show(_: argparse.Namespace) -> None:
@@ -246,7 +246,7 @@ def _show(_: argparse.Namespace) -> None:
     settings = _load()
     found = aggregate.collect(settings)
     for key, rows in found.items():
-        print(tables.plain(settings.studies[key].title, rows))
+        print(tables.study_text(settings.studies[key].title, rows))
 
 
 if __name__ == "__main__":

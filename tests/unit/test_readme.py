@@ -22,7 +22,7 @@ def folder(tmp_path, monkeypatch):
 
 def written(settings):
     """Return the results that are written into README.md; what stands around them stays."""
-    readme.make(settings)
+    readme.write_readme(settings)
     before, results, after = re.split(f"{readme.BEGIN}|{readme.END}", Path("README.md").read_text())
     assert (before, after) == ("before\n", "\nafter\n")
     return results
@@ -101,7 +101,7 @@ def test_the_same_results_give_the_same_bytes():
 def test_a_readme_without_one_place_for_the_results_is_left_alone(text):
     Path("README.md").write_text(text)
     with pytest.raises(UserError, match=r"^README.md: needs the line <!-- .* -->, and below it <!-- .* -->, each once"):
-        readme.make(faked.study())
+        readme.write_readme(faked.study())
     assert Path("README.md").read_text() == text
 
 

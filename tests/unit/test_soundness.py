@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from vanishing import cli, config, paths
-from vanishing.report import tables
-from vanishing.results import checks, schedules
+from vanishing.report import comparison_tables, tables
+from vanishing.results import checks
 from vanishing.verify import recomputed
 from vanishing.verify.mismatch import Scope
 
@@ -39,8 +39,8 @@ def study(tmp_path, monkeypatch):
 
 
 def make_tables(settings):
-    tables.make(settings)
-    schedules.make(settings)
+    tables.write_tables(settings)
+    comparison_tables.write_comparison(settings)
 
 
 def check(capsys):

@@ -13,8 +13,6 @@ rule check:
             kind=["", "-differences"],
         ),
         comparison=plan.COMPARISONS,
-        # which removes the tables of studies that are no more
-        numbers="report/numbers.tex",
         code=plan.code(*plan.CHECK),
     output:
         paths.CHECKS,

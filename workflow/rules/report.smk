@@ -10,7 +10,6 @@ rule report:
         code=plan.code("report/typeset.py"),
         numbers="report/numbers.tex",
         studies="report/studies.tex",
-        checklist="report/checklist.tex",
         tables=expand("report/tables/{study}.tex", study=studies),
         # of a folder Snakemake compares the time alone, of a small file the content
         figures=ancient(expand("report/figures/{study}", study=studies)),

@@ -80,7 +80,7 @@ def code(*modules: str) -> list[Path]:
     return [Path("src/vanishing") / name for name in modules]
 
 
-RESULTS = ("results/aggregate.py", "report/latex.py", "results/store.py")
+RESULTS = ("results/aggregate.py", "results/columns.py", "results/store.py", "report/cells.py", "report/latex.py")
 PUBLISHED = (*RESULTS, "results/published.py", "results/published.csv", "results/statistics.py")
 GRADIENTS = ("results/initialisation.py", "results/published_gradients.py", "results/published_gradients.csv")
 TABLES = (*RESULTS, "results/differences.py", "results/statistics.py", "report/tables.py")
@@ -89,16 +89,16 @@ FIGURES = (
     "report/figures.py",
     "report/style.mplstyle",
     "report/notebooks.py",
+    "results/columns.py",
     "results/store.py",
 )
-COMPARISON = (*PUBLISHED, *GRADIENTS, "results/schedules.py", *FIGURES)
+COMPARISON = (*PUBLISHED, *GRADIENTS, "results/schedules.py", "report/comparison_tables.py", *FIGURES)
 NUMBERS = (
     *PUBLISHED,
     *TABLES,
     *GRADIENTS,
     "report/captions.py",
-    "report/checklist.py",
-    "cifar100",
+    "data/cifar100.py",
     "results/schedules.py",
     "report/macros.py",
 )

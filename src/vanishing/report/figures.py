@@ -25,6 +25,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter
 from vanishing import config, files
 from vanishing.errors import UserError
 from vanishing.results import store
+from vanishing.results.columns import SCHEDULES
 
 LOSS_LIMIT = 1.5
 """Top of the loss axis, in units of the loss of a uniform guess."""
@@ -65,7 +66,7 @@ class StudyResults:
     """`gradients.csv` of every run and seed, with the columns run and seed."""
 
 
-def load(key: str, settings: config.Parameters) -> StudyResults:
+def read_study(key: str, settings: config.Parameters) -> StudyResults:
     """Read the results of a study; runs without results are left out, and `UserError` if none has any."""
     found = [job for job in store.available(settings) if job[0] in settings.studies[key].runs]
     if not found:
@@ -249,9 +250,7 @@ def agreement(table: pd.DataFrame) -> Figure:
     rows = table[table.metric.str.endswith("accuracy") & table.reproduced.notna()]
     rows = rows.assign(value=rows.published.astype(str).str.split("(").str[0].astype(float))
     rows["source"] = rows.report.where(rows.origin == "report", "handout")
-    schedules = [
-        name for name in ("cosine_per_epoch", "cosine_per_iteration", "constant") if name in set(rows.schedule)
-    ]
+    schedules = [name for name in SCHEDULES if name in set(rows.schedule)]
     with _style():
         figure = Figure(figsize=(6.3, 3.7))
         panels = figure.subplots(1, max(1, len(schedules)), squeeze=False, sharey=True)[0]
@@ -259,7 +258,7 @@ def agreement(table: pd.DataFrame) -> Figure:
         colours = {"handout": (0.45, 0.45, 0.45)} | reports
         for axis, schedule in zip(panels, schedules, strict=False):
             _agreement(axis, rows[rows.schedule == schedule], colours)
-            axis.set_title(f"rate {schedule.removeprefix('cosine_').replace('_', ' ')}")
+            axis.set_title(f"rate {SCHEDULES[schedule]}")
         for axis in panels:
             axis.axline((0, 0), slope=1, color="0.4", linestyle=":", linewidth=0.8)
             axis.set(xlim=(0, 100), ylim=(0, 100), xlabel="published accuracy (%)", aspect="equal")
@@ -334,7 +333,7 @@ def _groups(runs: Iterable[str], settings: config.Parameters) -> dict[str, list[
     groups: dict[str, list[str]] = {}
     for run in runs:
         train = settings.run(run).train
-        name = f"rate {train.schedule.removeprefix('cosine_').replace('_', ' ')}, {train.epochs} epochs"
+        name = f"rate {SCHEDULES[train.schedule]}, {train.epochs} epochs"
         groups.setdefault(name, []).append(run)
     return groups
 
