@@ -157,8 +157,8 @@ def factors_table(found: Iterable[Factor]) -> str:
             latex.code(item.network),
             latex.code(item.against) if item.against else "",
             item.quantity,
-            *map(latex.number, (item.predicted, item.tolerance, item.measured, min(item.values), max(item.values))),
-            f"{len(item.values)}",
+            *map(latex.number, (item.predicted, item.tolerance, item.measured, item.smallest, item.largest)),
+            str(item.n),
             item.verdict,
         ]
         for item in found

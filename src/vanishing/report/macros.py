@@ -70,11 +70,11 @@ def _settings(settings: config.Parameters) -> Iterator[str]:
         "train/snapshots": len(train.snapshot_epochs),
     }
     for key, count in counts.items():
-        yield _result(key, count, number(count, 0))
+        yield _result(key, count)
     yield _result("chance/loss", math.log(data.classes), number(math.log(data.classes), 3))
-    yield _result("chance/accuracy", 100 / data.classes, number(100 / data.classes))
+    yield _result("chance/accuracy", 100 / data.classes)
     for key in ("learning_rate", "final_learning_rate"):
-        yield _result(f"train/{key}", getattr(train, key), number(getattr(train, key)))
+        yield _result(f"train/{key}", getattr(train, key))
     if data.set == "generated":
         yield _fact("demo")
 
@@ -94,7 +94,7 @@ def _trainings(settings: config.Parameters) -> Iterator[str]:
         "epochs": sum(summary["epochs"] for summary in summaries),
     }
     for key, count in counts.items():
-        yield _result(f"trainings/{key}", count, number(count, 0))
+        yield _result(f"trainings/{key}", count)
     if seeds > 1:
         yield _fact("trainings/spread")
     for name, keys in (("hardware", ("device", "kind")), *((key, (key,)) for key in ("torch", "threads", "precision"))):
@@ -126,7 +126,7 @@ def _comparison(settings: config.Parameters, studies: Studies) -> Iterator[str]:
     }
     counts |= {f"published/{key}": attributed.count(name) for key, name in published.SCHEDULES.items()}
     for name, count in counts.items():
-        yield _result(name, count, number(count, 0))
+        yield _result(name, count)
     expected = schedules.LEVEL * counts["published/judged"]
     yield _result("published/expected", expected, number(expected, 1))
     covered = 100 * (1 - statistics.student(statistics.quantile(math.inf) / 2, math.inf))
@@ -177,10 +177,8 @@ def _gradients(settings: config.Parameters, results: Mapping[str, list[Result]])
         stem = f"initialisation/{item.network}"
         for ending in initialisation.SIMILAR:
             stem = stem.removesuffix(ending)
-        values = {"predicted": item.predicted, "measured": item.measured, "tolerance": item.tolerance}
-        for name, value in values.items():
-            yield _result(f"{stem}/{name}", value, number(value))
-        yield _result(f"{stem}/n", len(item.values), number(len(item.values), 0))
+        for name in ("predicted", "measured", "tolerance", "n"):
+            yield _result(f"{stem}/{name}", getattr(item, name))
         if item.verdict == initialisation.MET:
             yield _fact(f"{stem}/met")
     awaited = [
@@ -188,11 +186,10 @@ def _gradients(settings: config.Parameters, results: Mapping[str, list[Result]])
         for network, runs in initialisation.awaited(settings, results)
     ]
     yield _result("initialisation/awaited", len(awaited), "; ".join(awaited))
-    explosion = initialisation.explosion()
-    yield _result("initialisation/explosion", explosion, number(explosion))
+    yield _result("initialisation/explosion", initialisation.explosion())
     if scales := published_gradients.entry_scales(results.get("vgg08", [])):
         median = published_gradients.median(scales)
-        yield _result("published/entry_scale", median, number(median))
+        yield _result("published/entry_scale", median)
         if all(bound.admits(median) for bound in published_gradients.published_bounds() if bound.layers == "1"):
             yield _fact("published/entry_scale/respects")
     claims = [claim for claim in published_gradients.bound_claims(settings, results) if claim.values]
@@ -200,12 +197,12 @@ def _gradients(settings: config.Parameters, results: Mapping[str, list[Result]])
         stem = f"published/gradients/{claim.bound.report}/{claim.run}/{claim.bound.layers}/{claim.bound.statistic}"
         for images, median in (("augmented", claim.quantiles[1]), ("plain", claim.plain_median)):
             if math.isfinite(median):
-                yield _result(f"{stem}/{images}", median, number(median))
+                yield _result(f"{stem}/{images}", median)
                 if claim.bound.admits(median):
                     yield _fact(f"{stem}/{images}")
     judged = [claim.verdict for claim in claims]
-    yield _result("published/gradients", len(judged), number(len(judged), 0))
-    yield _result("published/gradients_hold", judged.count(published.HOLDS), number(judged.count(published.HOLDS), 0))
+    yield _result("published/gradients", len(judged))
+    yield _result("published/gradients_hold", judged.count(published.HOLDS))
 
 
 def _numbers(key: str, study: config.Study, rows: list[Row]) -> Iterator[str]:
@@ -224,16 +221,10 @@ def _numbers(key: str, study: config.Study, rows: list[Row]) -> Iterator[str]:
 
 def _run_numbers(stem: str, row: Row) -> Iterator[str]:
     summary, train = row.results[0].summary, row.configuration.train
-    for name, value in (
-        ("layers", summary["layers"]),
-        ("parameters", summary["parameters"]),
-        ("n", len(row.results)),
-        ("epochs", train.epochs),
-        ("batch_size", train.batch_size),
-    ):
-        yield _result(f"{stem}/{name}", value, number(value, 0))
-    for name in ("learning_rate", "weight_decay"):
-        yield _result(f"{stem}/{name}", getattr(train, name), number(getattr(train, name)))
+    counts = {"layers": summary["layers"], "parameters": summary["parameters"], "n": len(row.results)}
+    settings = ("epochs", "batch_size", "learning_rate", "weight_decay")
+    for name, value in (counts | {name: getattr(train, name) for name in settings}).items():
+        yield _result(f"{stem}/{name}", value)
     for key, metric in METRICS.items():
         mean = row.cell(key).mean
         if not math.isnan(mean):
@@ -252,11 +243,13 @@ def _gradient_numbers(stem: str, row: Row) -> Iterator[str]:
         values["gradient_ratio"] = first / last
     for name, value in values.items():
         if math.isfinite(value):
-            yield _result(f"{stem}/{name}", value, number(value))
+            yield _result(f"{stem}/{name}", value)
 
 
-def _result(key: str, raw: float, text: str) -> str:
-    return f"\\defineresult{{{key}}}{{{raw:.10g}}}{{{text}}}"
+def _result(key: str, raw: float, text: str | None = None) -> str:
+    """Define a result, printed as a number, a whole one where `raw` is an `int`, unless `text` says it otherwise."""
+    printed = number(raw, 0 if isinstance(raw, int) else None) if text is None else text
+    return f"\\defineresult{{{key}}}{{{raw:.10g}}}{{{printed}}}"
 
 
 def _fact(key: str) -> str:

@@ -93,7 +93,7 @@ def differences_table(found: list[Difference]) -> str:
         [
             latex.code(first),
             latex.code(second),
-            str(len(items[0].values)),
+            str(items[0].n),
             *(cell for it in items for cell in (difference_text(it), it.verdict if it.values else "--")),
         ]
         for (first, second), items in pairs.items()

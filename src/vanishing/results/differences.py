@@ -26,6 +26,11 @@ class Difference:
     values: list[float]
 
     @property
+    def n(self) -> int:
+        """The number of seeds."""
+        return len(self.values)
+
+    @property
     def mean(self) -> float:
         """Mean over the seeds; NaN for none."""
         return aggregate.spread(self.values).mean
@@ -33,10 +38,9 @@ class Difference:
     @property
     def margin(self) -> float:
         """Half the width of Student's confidence interval of the mean; NaN for fewer than two seeds."""
-        n = len(self.values)
-        if n < 2:
+        if self.n < 2:
             return math.nan
-        return statistics.quantile(n - 1) * aggregate.spread(self.values).std / math.sqrt(n)
+        return statistics.quantile(self.n - 1) * aggregate.spread(self.values).std / math.sqrt(self.n)
 
     @property
     def verdict(self) -> str:
@@ -64,7 +68,4 @@ def between(first: Row, second: Row, metric: str) -> Difference:
 def differences_frame(found: list[Difference]) -> pd.DataFrame:
     """Return a row for each difference, in fractions; the interval is mean - margin to mean + margin."""
     columns = ["first", "second", "metric", "n", "mean", "margin", "verdict"]
-    records = [
-        (item.first, item.second, item.metric, len(item.values), item.mean, item.margin, item.verdict) for item in found
-    ]
-    return pd.DataFrame(records, columns=columns)
+    return pd.DataFrame([[getattr(item, column) for column in columns] for item in found], columns=columns)

@@ -26,7 +26,7 @@ from vanishing.results.store import Result
 COLUMNS = [
     "network", "against", "quantity", "predicted", "tolerance", "measured", "smallest", "largest", "n", "verdict",
 ]  # fmt: skip
-"""Of the table for machines."""
+"""Of the table for machines, and attributes of a `Factor`."""
 
 SLOPE = 0.01
 """Of the leaky rectifier."""
@@ -136,6 +136,21 @@ class Factor:
         return float(np.exp(np.mean(np.log(self.values))))
 
     @property
+    def smallest(self) -> float:
+        """The smallest of the values."""
+        return min(self.values)
+
+    @property
+    def largest(self) -> float:
+        """The largest of the values."""
+        return max(self.values)
+
+    @property
+    def n(self) -> int:
+        """The number of seeds."""
+        return len(self.values)
+
+    @property
     def verdict(self) -> str:
         """By the rule of this module."""
         if not self.comparable:
@@ -197,11 +212,4 @@ def _trainings(network: str) -> list[str]:
 
 def factors_frame(found: list[Factor]) -> pd.DataFrame:
     """Return a row for each prediction."""
-    records = [
-        (
-            item.network, item.against, item.quantity, item.predicted, item.tolerance, item.measured, min(item.values),
-            max(item.values), len(item.values), item.verdict,
-        )
-        for item in found
-    ]  # fmt: skip
-    return pd.DataFrame(records, columns=COLUMNS)
+    return pd.DataFrame([[getattr(item, column) for column in COLUMNS] for item in found], columns=COLUMNS)
