@@ -156,3 +156,11 @@ def test_gradients_of_generated_images_are_not_judged():
     study = faked.study()
     faked.result(study, "vgg08", layers=8)
     assert row("vgg08", "1", study).verdict == "other settings"
+
+
+def test_a_gradient_that_overflowed_is_written_as_infinite():
+    faked.result(REAL, "vgg08", layers=8, gradient=lambda _, layer: math.inf if layer == 1 else 0.01)
+    found = row("vgg08", "1")
+    assert (found.smallest, found.verdict) == (math.inf, "does not hold")
+    text = (paths.REPORT / "comparison" / "gradients.tex").read_text()
+    assert r"& 1 &  & 0.05 & 0.15 & $\infty$ & $\infty$ & $\infty$ & $\infty$ & does not hold \\" in text
