@@ -88,7 +88,7 @@ lock: $(READY)  ## pin the newest allowed versions of everything in requirements
 
 clean:  ## remove what can be made again in minutes: build/, logs/, the typeset report, caches
 	rm -rf build logs dvc_plots report/build report/report.pdf report/samples report/tables report/figures report/comparison report/numbers.tex \
-	  report/studies.tex report/checklist.tex .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	  report/studies.tex .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean  ## remove .venv too

@@ -154,13 +154,14 @@ def load_results(parameters: Parameters, study: str) -> pd.DataFrame:
 
     from vanishing.errors import UserError
     from vanishing.results import aggregate
+    from vanishing.results.columns import METRICS
 
     rows = aggregate.collect(parameters, [study]).get(study)
     if not rows:
         raise UserError(f"study {study!r} has no results yet; `snakemake {study}` makes them")
     records = []
     for row in rows:
-        values = {metric: row.values(metric) for metric in (*aggregate.METRICS, *aggregate.DYNAMICS)}
+        values = {metric: row.values(metric) for metric in METRICS}
         for result in row.results:
             said = {key: result.summary[key] for key in ("status", "layers", "parameters", "epochs")}
             metrics = {metric: by_seed.get(result.seed, float("nan")) for metric, by_seed in values.items()}

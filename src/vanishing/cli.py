@@ -261,7 +261,7 @@ def _rates(options: argparse.Namespace) -> None:
 def _readme(_: argparse.Namespace) -> None:
     from vanishing.report import readme
 
-    readme.make(_load())
+    readme.write_readme(_load())
 
 
 def _show(_: argparse.Namespace) -> None:
@@ -271,7 +271,7 @@ def _show(_: argparse.Namespace) -> None:
     settings = _load()
     found = aggregate.collect(settings)
     for key, rows in found.items():
-        print(tables.plain(settings.studies[key].title, rows))
+        print(tables.study_text(settings.studies[key].title, rows))
 
 
 _COMMANDS: dict[str, Command] = {"data": _data, "train": _train}

@@ -62,9 +62,9 @@ def gradients(settings: config.Parameters, name: str, seed: int) -> None:
 
 def tables(settings: config.Parameters, keys: Sequence[str] = ()) -> None:
     """Write the tables of studies, of all that have results if none is named."""
-    from vanishing.report import tables as made
+    from vanishing.report.tables import write_tables
 
-    made.make(settings, keys or None)
+    write_tables(settings, keys or None)
 
 
 def figures(settings: config.Parameters, keys: Sequence[str] = ()) -> None:
@@ -74,23 +74,23 @@ def figures(settings: config.Parameters, keys: Sequence[str] = ()) -> None:
     from vanishing.results import store
 
     for key in keys or graph.drawn(settings, list(store.available(settings))):
-        notebooks.run(key, settings)
+        notebooks.draw_study(key, settings)
 
 
 def compare(settings: config.Parameters) -> None:
     """Hold what was published against what is reproduced: tables and a figure."""
     from vanishing.report import notebooks
-    from vanishing.results import schedules
+    from vanishing.report.comparison_tables import write_comparison
 
-    schedules.make(settings)
-    notebooks.compare()
+    write_comparison(settings)
+    notebooks.draw_comparison()
 
 
 def numbers(settings: config.Parameters) -> None:
     """Write every number that the report's prose names, and the order of its studies."""
-    from vanishing.report import macros as made
+    from vanishing.report.macros import write_numbers
 
-    made.make(settings)
+    write_numbers(settings)
 
 
 def check(settings: config.Parameters) -> None:

@@ -121,7 +121,7 @@ def test_the_fonts_are_listed_once_and_anew_after_a_kill(folder, monkeypatch):
 
 def test_an_unknown_study_is_named_with_those_there_are():
     with pytest.raises(UserError, match=r"^study 'cor' is not configured; allowed: core$"):
-        notebooks.run("cor", faked.study())
+        notebooks.draw_study("cor", faked.study())
 
 
 @pytest.mark.pipeline
@@ -133,7 +133,7 @@ def test_a_notebook_gives_the_same_text_and_figures_each_time(folder):
         faked.result(config.load(), run)
 
     def run():
-        notebooks.run("core", config.load())
+        notebooks.draw_study("core", config.load())
         made = [paths.NOTEBOOKS / "core.ipynb", *(paths.FIGURES / "core").iterdir()]
         return {path: path.read_bytes() for path in made}
 
@@ -181,5 +181,5 @@ def test_the_comparison_gives_its_tables_and_its_figure_the_same_each_time(folde
 def test_a_study_without_results_is_told_in_one_line(folder):
     workspace.lay_out(faked.ROOT, folder, None)
     with pytest.raises(UserError, match=r"^notebooks/training.ipynb: cell \d failed: UserError: study 'core' has no"):
-        notebooks.run("core", config.load())
+        notebooks.draw_study("core", config.load())
     assert not paths.NOTEBOOKS.exists()

@@ -11,8 +11,7 @@ import yaml
 from vanishing import config, paths
 from vanishing.engines import workspace
 from vanishing.errors import UserError
-from vanishing.report import figures, latex, macros, tables, typeset
-from vanishing.results import schedules
+from vanishing.report import comparison_tables, figures, latex, macros, tables, typeset
 
 DOCUMENT = "\\documentclass{article}\n\\begin{document}\n%s\n\\end{document}\n"
 
@@ -87,13 +86,13 @@ def lay_out(folder, monkeypatch):
     study = config.load()
     for run, seed in study.jobs():
         faked.result(study, run, seed, train=(1.0 + seed, 0.5), val=(2.0 + seed, 0.4))
-    tables.make(study)
-    macros.make(study)
-    schedules.make(study)
+    tables.write_tables(study)
+    macros.write_numbers(study)
+    comparison_tables.write_comparison(study)
     drawn = figures.agreement(pd.read_csv(paths.COMPARISON / "published.csv"))
     figures.save({"agreement": drawn}, paths.REPORT / "comparison")
     for key, block in study.studies.items():
-        data = figures.load(key, study)
+        data = figures.read_study(key, study)
         for family in block.draw:
             figures.save(figures.draw(family, data), paths.FIGURES / key)
 

@@ -18,7 +18,7 @@ import yaml
 from vanishing import cli, config, files, paths, stages
 from vanishing.engines import graph, workspace
 from vanishing.errors import UserError
-from vanishing.results import schedules
+from vanishing.report import comparison_tables
 from vanishing.training import checkpoints
 from vanishing.verify import dvc_lock, rebuild
 from vanishing.verify import run as verification
@@ -54,7 +54,7 @@ def built(tmp_path_factory):
             stages.gradients(settings, run, 0)
         stages.tables(settings)
         stages.numbers(settings)
-        schedules.make(settings)
+        comparison_tables.write_comparison(settings)
         stages.check(settings)
         for made in (
             "report/figures/core/loss.pdf", "report/figures/core.sha256", "results/notebooks/core.ipynb",
@@ -212,7 +212,7 @@ def without_dvc():
         shutil.rmtree(folder)
     for folder in ("tables", "figures", "comparison"):
         shutil.rmtree(paths.REPORT / folder)
-    for made in ("numbers.tex", "studies.tex", "checklist.tex", "report.pdf"):
+    for made in ("numbers.tex", "studies.tex", "report.pdf"):
         (paths.REPORT / made).unlink()
 
 

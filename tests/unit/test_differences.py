@@ -6,6 +6,7 @@ import faked
 import pytest
 
 from vanishing import config
+from vanishing.report import tables
 from vanishing.results import aggregate, differences, statistics
 
 
@@ -23,7 +24,7 @@ def found(first, second):
             train = (1.0, 0.5) if accuracy is not None else (math.nan, 0.1)
             faked.result(study, run, seed, train=train, val=(1.0, accuracy or 0.1))
     rows = aggregate.collect(study)["core"]
-    return next(differences.of_study(study.studies["core"], rows))
+    return next(differences.paired_differences(study.studies["core"], rows))
 
 
 def test_three_seeds_have_the_interval_worked_out_by_hand():
@@ -47,7 +48,7 @@ def test_one_seed_cannot_tell_however_large_the_difference():
     item = found({0: 0.9}, {0: 0.1})
     assert math.isnan(item.margin)
     assert item.verdict == "cannot tell"
-    assert "1 & $+$80.00 & cannot tell" in differences.tabular([item])
+    assert "1 & $+$80.00 & cannot tell" in tables.differences_table([item])
 
 
 def test_only_seeds_that_both_completed_are_paired():
@@ -58,7 +59,7 @@ def test_only_seeds_that_both_completed_are_paired():
 def test_no_common_seed_is_a_dash():
     item = found({0: 0.5}, {1: 0.4})
     assert (item.values, item.verdict) == ([], "cannot tell")
-    assert "0 & -- & --" in differences.tabular([item])
+    assert "0 & -- & --" in tables.differences_table([item])
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def drawn(study, families=FAMILIES):
-    data = figures.load("core", study)
+    data = figures.read_study("core", study)
     return {name: figure for family in families for name, figure in figures.draw(family, data).items()}
 
 
@@ -128,7 +128,7 @@ def test_training_and_validation_of_a_run_share_a_panel_in_its_colour():
         epochs = 5 if run == "vgg38" else 2
         faked.result(study, run, seed, train=(1.0 + seed, 0.2), val=(2.0 + seed, 0.1 + 0.2 * seed), epochs=epochs)
     made = drawn(study, ["training"])
-    looks = figures.load("core", study).looks
+    looks = figures.read_study("core", study).looks
     for name, train, val, chance in (("loss", 1.5, 2.5, math.log(10)), ("accuracy", 0.2, 0.2, 0.1)):
         panels = made[f"{name}_by_run"].axes
         assert [panel.get_title() for panel in panels] == ["vgg08", "vgg38"]
@@ -172,7 +172,7 @@ def test_a_run_keeps_its_colour_when_others_have_no_results():
     every = [(line.get_color(), line.get_linestyle()) for line in drawn(study)["loss"].axes[0].lines[:3]]
     assert len(set(every)) == 3
     (paths.results("vgg38", 0) / "summary.json").unlink()
-    data = figures.load("core", study)
+    data = figures.read_study("core", study)
     assert data.runs == ["vgg08", "vgg38_bn"]
     some = [(line.get_color(), line.get_linestyle()) for line in drawn(study)["loss"].axes[0].lines[:2]]
     assert some == [every[0], every[2]]
@@ -267,14 +267,14 @@ def test_the_same_results_give_the_same_bytes_whatever_the_users_settings(folder
 
 def test_a_study_without_results_is_one_line_with_the_next_step():
     with pytest.raises(UserError, match="study 'core' has no results"):
-        figures.load("core", faked.study())
+        figures.read_study("core", faked.study())
 
 
 def test_runs_of_another_schedule_or_length_have_a_line_of_panels_of_their_own():
     study = faked.study({"runs": {"vgg38": {"train": {"schedule": "cosine_per_iteration"}}}})
     for run in study.runs:
         faked.result(study, run)
-    assert figures.load("core", study).groups == {
+    assert figures.read_study("core", study).groups == {
         "rate per epoch, 2 epochs": ["vgg08"],
         "rate per iteration, 2 epochs": ["vgg38"],
     }
@@ -290,7 +290,7 @@ def test_a_run_looks_the_same_in_two_studies_and_unlike_its_fellows():
     study = faked.study({"studies": {"other": other}}, runs=["vgg08", "vgg38", "vgg38_bn"])
     for run in study.runs:
         faked.result(study, run)
-    core, again = figures.load("core", study).looks, figures.load("other", study).looks
+    core, again = figures.read_study("core", study).looks, figures.read_study("other", study).looks
     assert core["vgg38"] == again["vgg38"]
     assert len({core[run] for run in study.runs}) == 3
 

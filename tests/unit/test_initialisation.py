@@ -12,8 +12,8 @@ import torch
 from torch.nn import functional
 
 from vanishing import config, paths
-from vanishing.report import macros
-from vanishing.results import checks, initialisation, schedules
+from vanishing.report import comparison_tables, macros
+from vanishing.results import aggregate, checks, initialisation
 
 REAL = config.load(faked.ROOT / "params.yaml")
 TABLE = paths.COMPARISON / "initialisation.csv"
@@ -26,6 +26,10 @@ def folder(tmp_path, monkeypatch):
 
 def model(run):
     return REAL.run(run).model
+
+
+def read(settings):
+    return aggregate.read_results(settings, settings.runs)
 
 
 def test_the_error_kept_at_the_borders_is_the_leading_eigenvalue():
@@ -109,7 +113,7 @@ def results(run, first, seed=0, layers=8):
 
 
 def found():
-    schedules.make(REAL)
+    comparison_tables.write_comparison(REAL)
     assert oracle.compare_published(REAL) == []
     return pd.read_csv(TABLE).set_index("network")
 
@@ -162,24 +166,24 @@ def test_a_training_of_one_epoch_comes_first():
         faked.result(
             settings, f"vgg08{ending}", layers=8, gradient=lambda _, layer, ratio=ratio: {1: ratio}.get(layer, 1)
         )
-    (row,) = initialisation.everything(settings)
+    (row,) = initialisation.factors(settings, read(settings))
     assert (row.network, row.measured) == ("vgg08_start", pytest.approx(0.02))
-    schedules.make(settings)
+    comparison_tables.write_comparison(settings)
     assert oracle.compare_published(settings) == []
-    macros.make(settings)
+    macros.write_numbers(settings)
     assert r"\defineresult{initialisation/vgg08/measured}{0.02}" in (paths.REPORT / "numbers.tex").read_text()
 
 
 def test_what_is_missing_waits_for_the_shortest_training_that_gives_it():
     settings = started()
-    assert dict(initialisation.awaited(settings)) == {"vgg38": ["vgg08_start", "vgg38"]}
+    assert dict(initialisation.awaited(settings, read(settings))) == {"vgg38": ["vgg08_start", "vgg38"]}
     faked.result(settings, "vgg08", layers=8)
-    assert dict(initialisation.awaited(settings)) == {"vgg38": ["vgg38"]}
-    macros.make(settings)
+    assert dict(initialisation.awaited(settings, read(settings))) == {"vgg38": ["vgg38"]}
+    macros.write_numbers(settings)
     text = (paths.REPORT / "numbers.tex").read_text()
     assert r"\defineresult{initialisation/awaited}{1}{\texttt{vgg38} for \texttt{vgg38}}" in text
     faked.result(settings, "vgg38", layers=38)
-    assert not dict(initialisation.awaited(settings))
+    assert not dict(initialisation.awaited(settings, read(settings)))
 
 
 def test_a_gradient_of_exactly_zero_is_no_ratio():
@@ -192,7 +196,7 @@ def test_other_images_are_measured_and_not_judged():
     study = faked.study()
     for run in ("vgg08", "vgg38"):
         faked.result(study, run)
-    schedules.make(study)
+    comparison_tables.write_comparison(study)
     assert set(pd.read_csv(TABLE).verdict) == {"other data"}
     assert not list(checks._initialisation(study))
 
@@ -205,6 +209,6 @@ def test_the_check_names_the_network_that_is_not_as_predicted():
 
 
 def test_both_tables_are_there_without_results():
-    schedules.make(REAL)
+    comparison_tables.write_comparison(REAL)
     assert oracle.compare_published(REAL) == []
     assert Path("report/comparison/initialisation.tex").exists()

@@ -10,7 +10,6 @@ import torch
 import yaml
 
 from vanishing import cli, files, paths
-from vanishing.report import checklist
 from vanishing.verify import manifest
 
 
@@ -97,55 +96,3 @@ def test_a_manifest_can_be_a_file(capsys):
     assert cli.main(["manifest", "--output", "logs/manifest.json"]) == 0
     assert capsys.readouterr().out == ""
     assert set(json.loads(Path("logs/manifest.json").read_text())) == {"repeats", "varies"}
-
-
-def test_the_checklist_answers_every_question_from_the_results():
-    text = checklist.latex(study())
-    items = re.findall(r"\\item \\emph\{(.*?)\} \\textbf\{(.*?)\.\} (\S.*)", text)
-    assert len(items) == text.count(r"\item \emph") == 17 + 6
-    assert {answer for _, answer, _ in items} == {"Yes", "Not applicable"}
-    answers = {question: reason for question, _, reason in items}
-    assert "3 of 4 trainings" in answers["Can the main results be reproduced from what is written?"]
-    assert answers["Are trainings that failed reported?"].startswith("1 diverged")
-    assert "2 seeds" in answers["Is there a measure of statistical uncertainty?"]
-    assert "6 epochs" in answers["Is the computing described?"]
-    assert "cpu AVX2" in answers["Is the computing described?"]
-    assert "PyTorch" in answers["Are dependencies given?"]
-    assert "9.9" in answers["Are dependencies given?"]
-    assert torch.__version__ not in text, "a clone with another version typesets the same bytes"
-
-
-def test_with_results_of_one_seed_the_checklist_admits_that_there_is_no_spread():
-    shutil.rmtree(paths.results("vgg08", 1))
-    question = "Is there a measure of statistical uncertainty?"
-    assert rf"\emph{{{question}}} \textbf{{No.}} No run has results of two seeds" in checklist.latex(study())
-
-
-def test_the_sections_that_the_checklist_names_are_there():
-    text = checklist.latex(study())
-    written = "".join(path.read_text() for path in (faked.ROOT / "report" / "sections").glob("*.tex"))
-    labels = set(re.findall(r"\\ref\{(.*?)\}", text))
-    assert labels >= {"sec:results", "sec:limits", "sec:theory", "sec:setup"}
-    assert [label for label in labels if rf"\label{{{label}}}" not in written] == []
-
-
-def test_the_commands_that_the_checklist_names_are_there(capsys):
-    named = set(re.findall(r"\\texttt\{vanishing (\w+)", checklist.latex(study())))
-    assert named >= {"verify", "manifest", "data", "models", "train", "show"}
-    with pytest.raises(SystemExit):
-        cli.main(["--help"])
-    text = capsys.readouterr().out
-    assert all(re.search(rf"^ +{name}\s", text, re.MULTILINE) for name in named)
-    makefile = (faked.ROOT / "Makefile").read_text()
-    for target in re.findall(r"\\texttt\{make (\w+)\}", checklist.latex(study())):
-        assert f"\n{target}:" in makefile
-
-
-def test_what_a_summary_says_is_escaped():
-    set_environment(0, r"A_B & \input{x}")
-    assert r"A\_B \& \textbackslash{}input\{x\}" in checklist.latex(study())
-
-
-def test_the_numbers_of_the_report_come_with_the_appendix():
-    assert cli.main(["numbers"]) == 0
-    assert Path("report/checklist.tex").read_text() == checklist.latex(study())

@@ -11,8 +11,8 @@ import oracle
 import pytest
 
 from vanishing import config, paths
-from vanishing.report import tables
-from vanishing.results import aggregate, schedules
+from vanishing.report import comparison_tables, tables
+from vanishing.results import columns
 
 REAL = config.load(faked.ROOT / "params.yaml")
 CORE, DIFFERENCES = (oracle.path_of("core", kind) for kind in ("", "differences"))
@@ -41,8 +41,8 @@ def made(tmp_path_factory):
                 risen = [4.6, 4.6, 4.8 + at / 70, *[4.5] * seed, train[0]]
                 wandering = [0.1, *(val[1] + 0.01 * epoch * at / 3 for epoch in reversed(range(3 + seed)))]
                 faked.rewrite(run, seed, train_loss=risen if at % 4 else [4.6] * len(risen), val_accuracy=wandering)
-        tables.make(study)
-        schedules.make(study)
+        tables.write_tables(study)
+        comparison_tables.write_comparison(study)
         return study, Path.cwd()
 
 
@@ -77,7 +77,7 @@ def test_one_seed_and_averaged_epochs_agree():
         lines = [f"{epoch},0.001,{1 / epoch},{epoch / 9},{2 / epoch},{epoch / 13}" for epoch in range(1, 8)]
         path.write_text("\n".join([path.read_text().splitlines()[0], *lines, ""]))
         faked.sign(run)
-    tables.make(REAL, ["learning_rate"])
+    tables.write_tables(REAL, ["learning_rate"])
     assert oracle.compare(REAL, "learning_rate") == []
     row = oracle.table(oracle.path_of("learning_rate"))[0]
     assert (row["averaged_epochs"], row["n"], row["val_loss_std"]) == ("5", "1", "nan")
@@ -90,9 +90,9 @@ def test_what_stopped_early_other_settings_and_missing_runs_agree():
         faked.result(study, "vgg08", seed, epochs=3 + seed, status="stopped early", test=(1.7, 0.3 + seed / 10))
     faked.result(study, "vgg38_bn", 1, val=(1.2, 1 / 3))
     faked.result(faked.study(), "vgg38", 0)  # of another configuration
-    tables.make(study)
+    tables.write_tables(study)
     assert oracle.compare(study, "core") == []
-    schedules.make(study)
+    comparison_tables.write_comparison(study)
     assert oracle.compare_published(study) == []
     assert {row["verdict"] for row in oracle.table(EVERY)} == {"other settings", "not run"}
     assert [row["run"] for row in oracle.table(CORE)] == ["vgg08", "vgg38_bn"]
@@ -103,7 +103,7 @@ def test_two_seeds_have_the_interval_worked_out_by_hand():
     for seed, accuracy in ((0, 0.4), (1, 0.5)):
         faked.result(study, "vgg08", seed, val=(1.6, 0.2))
         faked.result(study, "vgg38", seed, val=(1.6, accuracy))
-    tables.make(study)
+    tables.write_tables(study)
     assert oracle.compare(study, "core") == []
     text = DIFFERENCES.read_text()
     margin = 12.7062047362 * 0.05  # t s / sqrt(n), s = 0.1 / sqrt(2)
@@ -118,7 +118,7 @@ def test_the_comparison_of_the_real_study_agrees(core):
 
 
 def test_a_comparison_of_nothing_agrees():
-    schedules.make(REAL)
+    comparison_tables.write_comparison(REAL)
     assert oracle.compare_published(REAL) == []
     assert {row["verdict"] for row in oracle.table(EVERY)} == {"not run"}
     assert oracle.table(SCHEDULES) == []
@@ -129,7 +129,7 @@ def attributed(**accuracies):
     for run, pair in accuracies.items():
         for seed, accuracy in enumerate(pair):
             faked.result(REAL, run, seed, train=(1.59, accuracy), val=(1.95, 0.4704))
-    schedules.make(REAL)
+    comparison_tables.write_comparison(REAL)
     assert oracle.compare_published(REAL) == []
     return next(row for row in oracle.table(SCHEDULES) if (row["report"], row["run"]) == ("r1", "vgg38_bn"))
 
@@ -166,7 +166,7 @@ def test_other_settings_name_no_schedule():
     study = config.check(config.merge(content, {"train": {"epochs": 7}}))
     for run in ("vgg38_bn", "vgg38_bn_it"):
         faked.result(study, run, 0)
-    schedules.make(study)
+    comparison_tables.write_comparison(study)
     assert oracle.compare_published(study) == []
     assert {row["verdict"] for row in oracle.table(SCHEDULES)} == {"other settings"}
 
@@ -233,5 +233,4 @@ def test_the_committed_tables_are_what_the_committed_results_give(monkeypatch):
 def test_no_code_of_the_tables_is_shared():
     text = Path(oracle.__file__).read_text()
     assert re.findall(r"^(?:from|import) vanishing(.*)$", text, re.MULTILINE) == [" import config, paths"]
-    assert {*aggregate.METRICS} == {*oracle.HISTORY, *oracle.SUMMARY}
-    assert {*aggregate.DYNAMICS} == {*oracle.DYNAMICS}
+    assert {*columns.METRICS} == {*oracle.HISTORY, *oracle.SUMMARY, *oracle.DYNAMICS}

@@ -1,4 +1,4 @@
-"""What the reports printed: every row has its run, and the rule by which a figure holds."""
+"""What the reports printed: every row has its run, and the rule by which a value holds."""
 
 import csv
 import json
@@ -10,8 +10,8 @@ import faked
 import pytest
 
 from vanishing import config
-from vanishing.report import macros
-from vanishing.results import published, schedules, statistics
+from vanishing.report import comparison_tables, macros
+from vanishing.results import aggregate, published, schedules, statistics
 from vanishing.results.published import Claim
 from vanishing.results.schedules import Scatter
 from vanishing.results.statistics import Spread
@@ -26,17 +26,21 @@ def real():
 def source(**changes):
     """Return a row of print: VGG38 with BN, 100 epochs at 1e-3 in minibatches of 100."""
     found = next(row for row in published.load() if (row.report, row.model) == ("r1", "vgg38_bn"))
-    return replace(found, **({"metrics": {"val_accuracy": "47.04"}} | changes))
+    return replace(found, **({"printed": {"val_accuracy": "47.04"}} | changes))
 
 
 def claim(printed, values, *, sampling=0.0, lent=None, metric="val_accuracy", **changes):
-    """Return a printed figure beside ours, a value each seed."""
+    """Return a printed value beside ours, a value each seed."""
     fields = {
-        "source": source(metrics={metric: printed}), "run": "vgg38_bn", "schedule": "cosine_per_epoch",
+        "source": source(printed={metric: printed}), "run": "vgg38_bn", "schedule": "cosine_per_epoch",
         "metric": metric, "values": tuple(values), "diverged": 0, "comparable": True,
         "prediction": statistics.predict(values, lent, sampling),
     }  # fmt: skip
     return Claim(**(fields | changes))
+
+
+def claims_of(settings):
+    return published.value_claims(settings, aggregate.collect(settings))
 
 
 def test_every_published_row_is_there():
@@ -186,13 +190,13 @@ LENT = Spread(0.5, 30)
         (claim("47.0", [47.0], diverged=1, lent=LENT), "holds"),
     ],
 )
-def test_a_figure_holds_by_the_rule(item, verdict):
+def test_a_value_holds_by_the_rule(item, verdict):
     assert item.verdict == verdict
 
 
 @pytest.mark.parametrize("comparable", [True, False])
 def test_a_diverged_training_is_told_in_the_table_whatever_its_settings(comparable):
-    text = published.tabular([claim("3.16", [], diverged=1, metric="train_loss", comparable=comparable)])
+    text = comparison_tables.values_table([claim("3.16", [], diverged=1, metric="train_loss", comparable=comparable)])
     assert r"3.16\,n & diverged &  &" in text
     assert "nan" not in text
 
@@ -215,7 +219,7 @@ def test_a_schedule_is_possible_unless_the_row_rejects_it(probabilities, verdict
     assert schedules.judge(dict(zip(published.SCHEDULES, probabilities, strict=True))) == verdict
 
 
-def test_the_least_probable_of_several_figures_is_corrected_for_their_number():
+def test_the_least_probable_of_several_values_is_corrected_for_their_number():
     assert schedules.bonferroni([0.02, 0.5, 0.9]) == pytest.approx(0.06)
     assert schedules.bonferroni([0.5, 0.9]) == 1
     assert schedules.bonferroni([]) is None
@@ -223,18 +227,18 @@ def test_the_least_probable_of_several_figures_is_corrected_for_their_number():
 
 def attributed(**by_schedule):
     """Attribute r1's 81.39 and 59.68 %: ours are (training, validation) accuracies of one seed each, by schedule."""
-    of = source(metrics={"train_accuracy": "81.39", "val_accuracy": "59.68"})
+    of = source(printed={"train_accuracy": "81.39", "val_accuracy": "59.68"})
     claims = [
         claim("", [value], lent=Spread(1.0, 30), metric=metric, schedule=schedule, source=of)
         for schedule, values in by_schedule.items()
-        for metric, value in zip(of.metrics, values, strict=True)
+        for metric, value in zip(of.printed, values, strict=True)
     ]
     (found,) = schedules.attribute(claims)
     return found
 
 
 def test_a_row_has_a_probability_under_each_schedule():
-    # each figure has a deviation of sqrt(2) = 1.41421 points: training is 1.4 off, 0.005 of it rounding, or 0.986 of
+    # each value has a deviation of sqrt(2) = 1.41421 points: training is 1.4 off, 0.005 of it rounding, or 0.986 of
     # them, which |t| with 30 degrees of freedom exceeds with a probability of 0.332; validation is nearer
     found = attributed(cosine_per_epoch=(82.79, 60.0), cosine_per_iteration=(71.39, 60.0))
     assert found.probabilities["cosine_per_epoch"] == pytest.approx(2 * 0.3318, abs=1e-3)
@@ -249,7 +253,7 @@ def test_a_row_six_points_from_everything_is_none_of_these():
     assert attributed(cosine_per_epoch=far, cosine_per_iteration=far).verdict == "not tested"
 
 
-def test_a_row_that_one_of_its_figures_rejects_is_rejected():
+def test_a_row_that_one_of_its_values_rejects_is_rejected():
     assert attributed(cosine_per_epoch=(81.39, 65.68)).verdict == "not tested"
 
 
@@ -291,7 +295,7 @@ def test_scatter_is_of_the_final_five_epochs_of_trainings_that_learn(tmp_path, m
     path.write_text("\n".join([path.read_text().splitlines()[0], *lines]) + "\n")
     faked.sign("vgg08")
     # about 50 the final five are 0, 1, -1, 2 and -2 points off: squares of 10, over 4
-    assert list(schedules.scatter(real)) == [
+    assert list(schedules.final_scatter(aggregate.collect(real))) == [
         Scatter("vgg08", 0, "cosine_per_epoch", 100, 100, pytest.approx(math.sqrt(2.5)))
     ]
 
@@ -308,7 +312,7 @@ def test_the_spread_is_borrowed_from_the_core_study_by_schedule(tmp_path, monkey
     lend(real, "vgg38_bn", 0.50, 0.54)  # 8
     lend(real, "vgg38_bn_rc_it", 0.50, 0.60)  # 50, under the other schedule
     faked.result(real, "vgg38_rc", train=(1.5, 0.6))
-    found = {(claim.run, claim.metric): claim for claim in published.everything(real) if claim.prediction}
+    found = {(claim.run, claim.metric): claim for claim in claims_of(real) if claim.prediction}
     prediction = found["vgg38_rc", "train_accuracy"].prediction
     assert (prediction.std, prediction.freedom) == (pytest.approx(math.sqrt(5 * 2)), 2)
     other = found["vgg38_bn_rc_it", "train_accuracy"].prediction
@@ -318,7 +322,7 @@ def test_the_spread_is_borrowed_from_the_core_study_by_schedule(tmp_path, monkey
 def test_validation_adds_the_variance_of_two_sets_of_images(tmp_path, monkeypatch, real):
     monkeypatch.chdir(tmp_path)
     lend(real, "vgg08", 0.50, 0.52, val=(1.6, 0.4))
-    found = {claim.metric: claim.prediction for claim in published.everything(real) if claim.values}
+    found = {claim.metric: claim.prediction for claim in claims_of(real) if claim.values}
     assert found["val_accuracy"].sampling == pytest.approx(2 * 40 * 60 / 2500)
     assert found["val_loss"].sampling == pytest.approx(2 * 4 / 2500)
 
@@ -328,7 +332,7 @@ def test_a_short_last_minibatch_of_theirs_makes_their_validation_less_sure(tmp_p
     monkeypatch.chdir(tmp_path)
     lend(real, "vgg08", 0.50, 0.52, val=(1.6, 0.4))
     faked.result(real, "vgg38_bn_lr0_05_b800", epochs=5, val=(1.6, 0.4))
-    (found,) = [each for each in published.everything(real) if each.run == "vgg38_bn_lr0_05_b800"]
+    (found,) = [each for each in claims_of(real) if each.run == "vgg38_bn_lr0_05_b800"]
     assert found.prediction.sampling == pytest.approx(40 * 60 * (1 / 2500 + (3 / 800 + 1 / 100) / 16))
 
 
@@ -339,10 +343,10 @@ def test_without_a_spread_over_images_no_validation_loss_is_judged_and_one_train
     lend(real, "vgg08", 0.50, 0.52, val=(1.6, 0.4))
     for seed in (0, 1):
         _say_spread(tmp_path / f"results/runs/vgg08/seed{seed}/summary.json", None)
-    found = {claim.metric: claim for claim in published.everything(real) if claim.values}
+    found = {claim.metric: claim for claim in claims_of(real) if claim.values}
     assert found["val_loss"].verdict == "no spread"
     _say_spread(tmp_path / "results/runs/vgg08/seed0/summary.json", 3.0)
-    found = {claim.metric: claim for claim in published.everything(real) if claim.values}
+    found = {claim.metric: claim for claim in claims_of(real) if claim.values}
     assert found["val_loss"].prediction.sampling == pytest.approx(2 * 9 / 2500)
 
 
@@ -359,10 +363,10 @@ def test_a_network_at_chance_borrows_from_those_at_chance_alone_and_lends_to_no_
     monkeypatch.chdir(tmp_path)
     faked.result(real, "vgg38", train=(math.log(100), 0.010), **CHANCE)
     lend(real, "vgg08", 0.50, 0.54)
-    found = {(claim.run, claim.metric): claim for claim in published.everything(real)}
+    found = {(claim.run, claim.metric): claim for claim in claims_of(real)}
     assert found["vgg38", "train_accuracy"].verdict == "no spread", "that of the learners would let anything hold"
     faked.result(real, "vgg38", seed=1, train=(math.log(100), 0.012), **CHANCE)
-    found = {(claim.run, claim.metric): claim for claim in published.everything(real)}
+    found = {(claim.run, claim.metric): claim for claim in claims_of(real)}
     assert found["vgg38", "train_accuracy"].prediction.std == pytest.approx(math.sqrt(0.02 * 1.5))
     assert found["vgg08", "train_accuracy"].prediction.std == pytest.approx(math.sqrt(8 * 1.5))
 
@@ -373,16 +377,16 @@ def numbers_of(claims):
 
 def test_values_and_comparisons_are_counted_each_once():
     """Two handout's values, under two schedules; an author's, printed twice; one not run, one of other settings."""
-    handout = source(origin="handout", metrics={"val_accuracy": "47.0", "train_accuracy": "50.0"})
-    twice = [source(table=name, metrics={"val_accuracy": "60.0"}) for name in ("Table 1", "Table 2")]
+    handout = source(origin="handout", printed={"val_accuracy": "47.0", "train_accuracy": "50.0"})
+    twice = [source(table=name, printed={"val_accuracy": "60.0"}) for name in ("Table 1", "Table 2")]
     claims = [
         claim("", [47.1], lent=LENT, source=handout),
         claim("", [57.1], lent=LENT, source=handout, run="vgg38_bn_it"),
         claim("", [57.1], lent=LENT, source=handout, metric="train_accuracy"),
         claim("", [], diverged=1, source=handout, metric="train_accuracy", run="vgg38_bn_it"),
         *(claim("", [60.1, 60.2, 60.3], source=each) for each in twice),
-        claim("", [], source=source(metrics={"test_accuracy": "1.0"}), metric="test_accuracy"),
-        claim("", [5.0], source=source(metrics={"test_loss": "2.0"}), metric="test_loss", comparable=False),
+        claim("", [], source=source(printed={"test_accuracy": "1.0"}), metric="test_accuracy"),
+        claim("", [5.0], source=source(printed={"test_loss": "2.0"}), metric="test_loss", comparable=False),
     ]
     assert numbers_of(claims) == {
         "figures": 5, "judged": 5, "fail": 3, "borrowed": 3, "compared": 3, "holds": 2,
@@ -393,9 +397,9 @@ def test_values_and_comparisons_are_counted_each_once():
 def test_what_is_not_run_is_listed_as_such(tmp_path, monkeypatch, real):
     monkeypatch.chdir(tmp_path)
     faked.result(real, "vgg08", val=(1.95, 0.4684))
-    table = published.table(published.everything(real))
-    figures = {(row.report, row.table, metric) for row in published.load() for metric in row.metrics}
-    assert {(row.report, row.table, row.metric) for row in table.itertuples()} == figures
+    table = published.values_frame(claims_of(real))
+    values = {(row.report, row.table, metric) for row in published.load() for metric in row.printed}
+    assert {(row.report, row.table, row.metric) for row in table.itertuples()} == values
     assert set(table.run[table.verdict != "not run"]) == {"vgg08"}
     r1 = table[(table.report == "r1") & (table.run == "vgg08")].set_index("metric")
     assert (r1.reproduced.val_accuracy, r1.verdict.val_accuracy) == (pytest.approx(46.84), "no spread")
@@ -409,6 +413,6 @@ def test_final_epochs_are_averaged_where_the_print_says_so(tmp_path, monkeypatch
     lines[1:] = [f"{epoch},0.001,1.5,0.5,1.6,{0.1 * epoch:.1f}" for epoch in range(1, 7)]
     path.write_text("\n".join(lines) + "\n")
     faked.sign("vgg38_bn")
-    table = published.table(published.everything(real)).set_index(["report", "table", "run", "metric"])
+    table = published.values_frame(claims_of(real)).set_index(["report", "table", "run", "metric"])
     assert table.reproduced["r2", "Table 1", "vgg38_bn", "val_accuracy"] == pytest.approx(40.0)  # of 20 to 60
     assert table.reproduced["r1", "Table 1", "vgg38_bn", "val_accuracy"] == pytest.approx(60.0)

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 
 from vanishing import config, paths
-from vanishing.report import macros
-from vanishing.results import published_gradients, schedules
+from vanishing.report import comparison_tables, macros
+from vanishing.results import aggregate, published_gradients
 
 REAL = config.load(faked.ROOT / "params.yaml")
 
@@ -21,8 +21,12 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
+def read(settings):
+    return aggregate.read_results(settings, settings.runs)
+
+
 def row(run, layers, study=REAL):
-    schedules.make(study)
+    comparison_tables.write_comparison(study)
     assert oracle.compare_published(study) == []
     table = pd.read_csv(paths.COMPARISON / "gradients.csv", dtype={"layers": str})
     (found,) = [each for each in table.itertuples() if (each.run, each.layers) == (run, layers)]
@@ -30,7 +34,7 @@ def row(run, layers, study=REAL):
 
 
 def test_every_bound_names_runs_of_the_study_and_has_an_end():
-    for bound in published_gradients.load():
+    for bound in published_gradients.published_bounds():
         assert {*bound.runs} <= {*REAL.runs}
         assert not (math.isnan(bound.low) and math.isnan(bound.high))
         assert re.fullmatch(r"all|\d+(-\d+)?", bound.layers)
@@ -79,7 +83,7 @@ def test_the_weighted_median_by_hand():
 def test_what_plain_images_do_to_a_bound_stands_in_the_numbers():
     # twice as much on augmented images: 0.08 and 0.03 there respect and break r4's bounds, 0.04 and 0.015 reverse both
     faked.result(REAL, "vgg08", layers=8, gradient=lambda _, layer: 0.04 if layer == 1 else 0.015)
-    macros.make(REAL)
+    macros.write_numbers(REAL)
     text = (paths.REPORT / "numbers.tex").read_text()
     entry, others = "published/gradients/r4/vgg08/1/min", "published/gradients/r4/vgg08/2-7/max"
     assert f"\\defineresult{{{entry}/augmented}}{{0.08}}{{0.08}}" in text
@@ -92,7 +96,7 @@ def test_the_entry_scale_is_weighted_too():
     faked.result(
         REAL, "vgg08", layers=8, epochs=10, snapshots=(0, 1, 2, 3, 10), gradient=lambda epoch, _: float(epoch) / 2
     )
-    scales = published_gradients.entry_scales(REAL, "vgg08")
+    scales = published_gradients.entry_scales(read(REAL)["vgg08"])
     assert scales == [(1.0, 1.0), (2.0, 1.0), (3.0, 4.0), (10.0, 4.0)]
     assert published_gradients.median(scales) == 3
 
@@ -101,16 +105,16 @@ def test_the_entry_scale_is_weighted_too():
 def test_whether_the_entry_scale_respects_the_bounds_on_the_entry(size, respected):
     # on augmented images it is 0.04, 0.06 or 0.16, and the bounds are 0.05 and 0.15
     faked.result(REAL, "vgg08", layers=8, gradient=lambda *_: size)
-    macros.make(REAL)
+    macros.write_numbers(REAL)
     fact = r"\definefact{published/entry_scale/respects}"
     assert (fact in (paths.REPORT / "numbers.tex").read_text()) == respected
 
 
 def test_the_handout_stands_apart_and_first():
     faked.result(REAL, "vgg08", layers=8)
-    (authors, *_) = claims = [claim for claim in published_gradients.everything(REAL) if claim.values]
+    (authors, *_) = claims = [claim for claim in published_gradients.bound_claims(REAL, read(REAL)) if claim.values]
     course = dataclasses.replace(authors, bound=dataclasses.replace(authors.bound, origin="handout"))
-    text = published_gradients.tabular([*claims, course])
+    text = comparison_tables.bounds_table([*claims, course])
     assert [line.partition(" &")[0] for line in text.splitlines() if "vgg08" in line] == [
         "handout, in r4, Section 2", "r4, Section 2", "r4, Section 2",
     ]  # fmt: skip
@@ -119,7 +123,7 @@ def test_the_handout_stands_apart_and_first():
 
 def test_the_table_of_the_report_names_a_statistic_where_there_are_several_layers():
     faked.result(REAL, "vgg08", layers=8)
-    lines = published_gradients.tabular(list(published_gradients.everything(REAL))).splitlines()
+    lines = comparison_tables.bounds_table(list(published_gradients.bound_claims(REAL, read(REAL)))).splitlines()
     found = [line for line in lines if "vgg08" in line]
     assert [line.split(" & ")[2:4] for line in found] == [["2--7", "largest"], ["1", ""]]
 
@@ -135,7 +139,7 @@ def test_seeds_count_together_and_those_that_diverged_do_not():
 
 def test_the_smallest_of_all_layers_counts_scales():
     faked.result(REAL, "vgg38_bn", layers=38, gradient=lambda epoch, layer: 1e-3 if layer > 1 else 1e-5)
-    schedules.make(REAL)
+    comparison_tables.write_comparison(REAL)
     table = pd.read_csv(paths.COMPARISON / "gradients.csv")
     found = table[(table.run == "vgg38_bn") & (table.statistic == "min")].iloc[0]
     assert (found["median"], found.verdict) == (pytest.approx(2e-5), "does not hold")
@@ -152,3 +156,11 @@ def test_gradients_of_generated_images_are_not_judged():
     study = faked.study()
     faked.result(study, "vgg08", layers=8)
     assert row("vgg08", "1", study).verdict == "other settings"
+
+
+def test_a_gradient_that_overflowed_is_written_as_infinite():
+    faked.result(REAL, "vgg08", layers=8, gradient=lambda _, layer: math.inf if layer == 1 else 0.01)
+    found = row("vgg08", "1")
+    assert (found.smallest, found.verdict) == (math.inf, "does not hold")
+    text = (paths.REPORT / "comparison" / "gradients.tex").read_text()
+    assert r"& 1 &  & 0.05 & 0.15 & $\infty$ & $\infty$ & $\infty$ & $\infty$ & does not hold \\" in text

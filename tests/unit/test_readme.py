@@ -23,7 +23,7 @@ def folder(tmp_path, monkeypatch):
 
 def written(settings):
     """Return the results that are written into README.md; what stands around them stays."""
-    readme.make(settings)
+    readme.write_readme(settings)
     before, results, after = re.split(f"{readme.BEGIN}|{readme.END}", Path("README.md").read_text())
     assert (before, after) == ("before\n", "\nafter\n")
     return results
@@ -115,7 +115,7 @@ def test_the_figure_has_the_gradients_at_initialisation_of_its_study_and_the_sam
     assert not re.search(rb"<dc:date>|Matplotlib v", first)
     labels = {row.run: readme._label(row) for row in aggregate.collect(study)["initialisation"]}
     assert labels == {"vgg38": "4 layers", "cured": "4 layers, BN and RC"}
-    axes = figures.initial_gradient_flow(figures.load("initialisation", study), labels).axes[0]
+    axes = figures.initial_gradient_flow(figures.read_study("initialisation", study), labels).axes[0]
     assert axes.get_yscale() == "log"
     # 1e-3 times the layer at epoch 0, of plain images and without the normalisation
     assert axes.lines[0].get_xdata().tolist() == [1, 2, 3, 4]
@@ -136,7 +136,7 @@ def test_the_same_results_give_the_same_bytes():
 def test_a_readme_without_one_place_for_the_results_is_left_alone(text):
     Path("README.md").write_text(text)
     with pytest.raises(UserError, match=r"^README.md: needs the line <!-- .* -->, and below it <!-- .* -->, each once"):
-        readme.make(faked.study())
+        readme.write_readme(faked.study())
     assert Path("README.md").read_text() == text
 
 

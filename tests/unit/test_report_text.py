@@ -36,7 +36,7 @@ def defined(tmp_path, monkeypatch):
     settings = config.load(faked.ROOT / "params.yaml")
     for job in settings.jobs():
         faked.result(settings, *job, epochs=5)
-    macros.make(settings)
+    macros.write_numbers(settings)
     return set(re.findall(r"\\define(?:result|fact)\{([^{}]+)\}", Path("report/numbers.tex").read_text()))
 
 

@@ -9,9 +9,9 @@ import yaml
 
 from vanishing import config, paths
 from vanishing.errors import UserError
-from vanishing.report import latex, macros, tables
+from vanishing.report import latex, macros, readme, tables
 from vanishing.report.captions import CAPTIONS
-from vanishing.results import aggregate, differences
+from vanishing.results import aggregate, checks, columns, differences
 
 SEEDS = {"seeds": [0, 1, 2]}
 FACTS = ("chance", "diverged")
@@ -32,8 +32,8 @@ def dynamics():
 
 def make(study):
     """Make what the engines make of a study's results, figures and report aside."""
-    tables.make(study)
-    macros.make(study)
+    tables.write_tables(study)
+    macros.write_numbers(study)
 
 
 def defined():
@@ -84,7 +84,7 @@ def test_a_diverged_seed_is_shown_and_left_out_of_the_means():
     assert row.val_accuracy_mean == pytest.approx(0.3)
     assert "2 + 1 diverged (epoch 1)" in Path("report/tables/core.tex").read_text()
     assert "core/vgg08/diverged" in facts()
-    assert "1 diverged" in tables.plain("Depth", aggregate.collect(study)["core"])
+    assert "1 diverged" in tables.study_text("Depth", aggregate.collect(study)["core"])
 
 
 def test_a_training_that_stopped_early_is_shown_with_its_epoch():
@@ -94,7 +94,7 @@ def test_a_training_that_stopped_early_is_shown_with_its_epoch():
     make(study)
     assert table().loc["vgg08"].n == 3
     assert "3, 2 stopped early (epoch 8, 9) \\\\" in Path("report/tables/core.tex").read_text()
-    assert "2 stopped early (epoch 8, 9)" in tables.plain("Depth", aggregate.collect(study)["core"])
+    assert "2 stopped early (epoch 8, 9)" in tables.study_text("Depth", aggregate.collect(study)["core"])
 
 
 def test_the_documented_study_has_its_tables_and_its_section():
@@ -166,15 +166,17 @@ def test_without_any_results_there_are_numbers_and_no_study():
     assert "chance/loss" in defined()
 
 
-def test_a_table_of_an_earlier_study_does_not_stay():
+def test_tables_of_an_earlier_study_are_left_and_the_report_shows_none_of_them():
     earlier = {"title": "Other", "runs": ["vgg38"], "draw": ["training"]}
     study = faked.study({"studies": {"other": earlier}})
     faked.result(study, "vgg38")
     make(study)
-    assert (paths.TABLES / "other.csv").exists()
+    left = {path: path.read_bytes() for path in [*paths.TABLES.glob("other*"), *Path("report/tables").glob("other*")]}
+    assert len(left) == 2 + 3
     make(faked.study())
-    left = [*paths.TABLES.iterdir(), *Path("report/tables").iterdir()]
-    assert {path.stem.partition("-")[0] for path in left} == {"core"}
+    assert {path: path.read_bytes() for path in left} == left, "no stage deletes what another has made"
+    assert "other" not in Path("report/studies.tex").read_text()
+    assert "other" not in {verdict.study for verdict in checks.verdicts(faked.study())}
 
 
 def test_a_title_reaches_latex_as_text():
@@ -205,6 +207,10 @@ def test_every_character_special_to_latex_is_escaped():
         (-1e-20, None, r"$-1 \times 10^{-20}$"),
         (1234567, 0, r"1\,234\,567"),
         (-1.234, 2, "$-$1.23"),
+        (math.inf, None, r"$\infty$"),
+        (-math.inf, 2, r"$-\infty$"),
+        (math.nan, None, "--"),
+        (math.nan, 2, "--"),
         (0.005, 3, "0.005"),
     ],
 )
@@ -237,6 +243,7 @@ def test_every_fact_that_the_report_asks_for_can_be_defined():
     assert used <= known | pairs | {f"{key}/one" for key in studies} | {
         "demo",
         "comparison",
+        "trainings/spread",
         "initialisation/vgg08/met",
         "published/entry_scale/respects",
         "published/gradients/r4/vgg08/1/min/plain",
@@ -311,7 +318,7 @@ def test_the_same_results_give_the_same_bytes():
     for run, seed in study.jobs():
         faked.result(study, run, seed, val=(1 / 3 + seed, 0.1))
     first = made()
-    assert len(first) == 2 + 3 + 3
+    assert len(first) == 2 + 3 + 2
     assert made() == first
 
 
@@ -333,10 +340,39 @@ def test_a_seed_that_is_left_out_beside_another_is_named(capsys):
     assert told == "results/runs/vgg08/seed1: incomplete, or made with another configuration; left out\n"
 
 
+def test_a_metric_more_is_one_line_and_a_column_of_every_table(monkeypatch):
+    gap = columns.Metric(lambda result, *_: result.summary["parameters"] * 1e-6, 1, 100, "Test", "Made up")
+    monkeypatch.setitem(columns.METRICS, "made_up", gap)
+    study = faked.study(SEEDS, runs=["vgg08"])
+    for seed in range(3):
+        faked.result(study, "vgg08", seed, test=(1.7, 0.3))
+    make(study)
+    assert table().loc["vgg08", ["made_up_mean", "made_up_std"]].tolist() == pytest.approx([0.059716, 0])
+    text = Path("report/tables/core.tex").read_text()
+    assert r"\multicolumn{2}{c}{Test} & \\" in text
+    assert r"& Acc. & Made up & $n$ \\" in text
+    assert r"& 30.00 $\pm$ 0.00 & 6.0 $\pm$ 0.0 & 3 \\" in text
+    assert defined()["core/vgg08/made_up"] == ("5.9716", r"6.0 $\pm$ 0.0")
+    assert "| test accuracy | test made up | n |" in readme.block(study)
+    assert "| 30.00 ± 0.00 % | 6.0 ± 0.0 % | 3 |" in readme.block(study)
+    assert "made_up" in tables.study_text("Depth", aggregate.collect(study)["core"])
+
+
+def test_a_setting_more_is_one_line_and_stands_in_every_table(monkeypatch):
+    monkeypatch.setitem(columns.SETTINGS, "l1", columns.Setting("L1", "L1 penalty"))
+    study = faked.study({"runs": {"vgg38": {"train": {"l1": 0.01}}}})
+    for run in study.runs:
+        faked.result(study, run)
+    make(study)
+    assert table().l1.to_dict() == {"vgg08": 0, "vgg38": 0.01}
+    assert "Parameters & L1 & Loss" in Path("report/tables/core.tex").read_text()
+    assert "L1 penalty 0, epochs 2" in tables.common_settings(aggregate.collect(study)["core"][:1])
+
+
 def test_plain_shows_per_cent_and_nats():
     study = faked.study()
     faked.result(study, "vgg08", val=(1.23456, 0.4321))
-    lines = tables.plain("Depth", aggregate.collect(study)["core"]).splitlines()
+    lines = tables.study_text("Depth", aggregate.collect(study)["core"]).splitlines()
     assert lines[0] == "Depth"
     assert "val_accuracy" in lines[1]
     assert "1.235" in lines[2]
@@ -378,7 +414,7 @@ def test_a_short_training_that_never_leaves_chance_has_no_onset_no_peak_and_no_d
     make(study)
     assert table().loc["vgg08", ["onset_mean", "peak_loss_mean", "val_final_std_mean"]].isna().all()
     assert r"\texttt{vgg08} & -- & -- & -- & 1 \\" in dynamics()
-    assert not {f"core/vgg08/{metric}" for metric in aggregate.DYNAMICS} & defined().keys()
+    assert not {f"core/vgg08/{metric}" for metric in columns.shown(dynamics=True)} & defined().keys()
 
 
 def test_a_diverged_seed_is_in_no_mean_of_how_trainings_went():
@@ -412,17 +448,17 @@ def test_settings_that_differ_have_columns_and_the_others_stand_in_the_caption()
     for run in study.runs:
         faked.result(study, run)
     rows = aggregate.collect(study)["core"]
-    assert tables.differing(rows) == ["learning_rate"]
-    assert tables.common(rows) == "schedule per epoch, batch 10, weight decay 0, epochs 2"
-    assert "Parameters & Rate & Loss" in tables.tabular(rows)
-    assert tables.differing(rows[:1]) == []
+    assert tables.differing_settings(rows) == ["learning_rate"]
+    assert tables.common_settings(rows) == "schedule per epoch, batch 10, weight decay 0, epochs 2"
+    assert "Parameters & Rate & Loss" in tables.study_table(rows)
+    assert tables.differing_settings(rows[:1]) == []
 
 
 def test_a_named_study_without_results_is_an_error():
     with pytest.raises(UserError, match=r"^study 'core' has no results yet; `snakemake core` makes them$"):
-        tables.make(faked.study(), ["core"])
+        tables.write_tables(faked.study(), ["core"])
     with pytest.raises(config.ParameterError, match=r"^study 'cor' is not configured; allowed: core$"):
-        tables.make(faked.study(), ["cor"])
+        tables.write_tables(faked.study(), ["cor"])
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 # In:   results/runs/
-# Out:  report/numbers.tex, report/studies.tex, report/checklist.tex
-# Steps: every number that the report's prose names, and the layout of the studies that have results, and the
-#        checklist of reproducibility
+# Out:  report/numbers.tex, report/studies.tex
+# Steps: every number that the report's prose names, and the layout of the studies that have results
 
 
 rule numbers:

@@ -25,6 +25,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter
 from vanishing import config, files
 from vanishing.errors import UserError
 from vanishing.results import store
+from vanishing.results.columns import SCHEDULES
 
 LOSS_LIMIT = 1.5
 """Top of the loss axis, in units of the loss of a uniform guess."""
@@ -43,6 +44,9 @@ MANY = 9
 
 PARTS = {"train": ("training", "-"), "val": ("validation", "--")}
 """Of the data, with the line of each where they share a panel."""
+
+LABELS = {"accuracy": "accuracy", "loss": "loss (nats)"}
+"""Of the quantities that are drawn over the epochs."""
 
 MARKERS = {"train": "o", "val": "s", "test": "^"}
 """Of the parts of the data, where they share a panel."""
@@ -69,7 +73,7 @@ class StudyResults:
     """`gradients.csv` of every run and seed, with the columns run and seed."""
 
 
-def load(key: str, settings: config.Parameters) -> StudyResults:
+def read_study(key: str, settings: config.Parameters) -> StudyResults:
     """Read the results of a study; runs without results are left out, and `UserError` if none has any."""
     found = [job for job in store.available(settings) if job[0] in settings.studies[key].runs]
     if not found:
@@ -90,12 +94,11 @@ def draw(family: str, data: StudyResults) -> dict[str, Figure]:
     """Draw every figure of a family; the names are those of `CAPTIONS`."""
     with _style():
         if family == "training":
-            chance = math.log(data.classes)
             return {
-                "loss": curves(data, "loss", "loss (nats)", chance),
-                "accuracy": curves(data, "accuracy", "accuracy", 1 / data.classes),
-                "loss_by_run": curves_by_run(data, "loss", "loss (nats)", chance),
-                "accuracy_by_run": curves_by_run(data, "accuracy", "accuracy", 1 / data.classes),
+                "loss": curves(data, "loss"),
+                "accuracy": curves(data, "accuracy"),
+                "loss_by_run": curves_by_run(data, "loss"),
+                "accuracy_by_run": curves_by_run(data, "accuracy"),
                 "comparison": comparison(data),
             }
         return {
@@ -114,7 +117,7 @@ def save(figures: Mapping[str, Figure], folder: Path, kind: Literal["pdf", "svg"
         figure.set_layout_engine("none")  # what was laid out once need not be again to be shown
 
 
-def curves(data: StudyResults, quantity: str, label: str, chance: float) -> Figure:
+def curves(data: StudyResults, quantity: str) -> Figure:
     """Draw a quantity over the epochs: training on the left, validation on the right, a line of panels a group."""
     figure, axes = _panels(2 * len(data.groups), 2, height=2.9 if len(data.groups) == 1 else 2.2, sharey=True)
     for at, axis in enumerate(axes):
@@ -122,14 +125,14 @@ def curves(data: StudyResults, quantity: str, label: str, chance: float) -> Figu
         name, group = list(data.groups.items())[at // 2]
         for run in group:
             _curve(axis, data.history[data.history.run == run], f"{part}_{quantity}", run, *data.looks[run])
-        axis.set(title=f"{title}, {name}" if len(data.groups) > 1 else title, xlabel="epoch", ylabel=label)
+        axis.set(title=f"{title}, {name}" if len(data.groups) > 1 else title, xlabel="epoch", ylabel=LABELS[quantity])
         _whole_numbers(axis, data.history[data.history.run.isin(group)].epoch)
-    _finish_curves(axes, quantity, chance)
+    _finish_curves(axes, quantity, data.classes)
     _legend(figure, axes, data.runs)
     return figure
 
 
-def curves_by_run(data: StudyResults, quantity: str, label: str, chance: float) -> Figure:
+def curves_by_run(data: StudyResults, quantity: str) -> Figure:
     """Draw a quantity over the epochs, a panel a run in its colour: training solid, validation dashed."""
     alone = len(data.runs) == 1
     figure, axes = _panels(len(data.runs), _columns(data.runs), height=2.6 if alone else 1.6, sharey=True)
@@ -141,8 +144,8 @@ def curves_by_run(data: StudyResults, quantity: str, label: str, chance: float) 
         _title(axis, run, pad=4)
         _whole_numbers(axis, data.history.epoch, "auto" if alone else 4)
         axis.sharex(axes[0])
-    _finish_curves(axes, quantity, chance)
-    figure.supylabel(label, fontsize=8)
+    _finish_curves(axes, quantity, data.classes)
+    figure.supylabel(LABELS[quantity], fontsize=8)
     handles = [axes[0].plot([], [], color="0.3", linestyle=dashes)[0] for _, dashes in PARTS.values()]
     figure.legend(handles, [name for name, _ in PARTS.values()], loc="outside upper center", ncols=2, handlelength=3)
     return figure
@@ -152,7 +155,7 @@ def comparison(data: StudyResults) -> Figure:
     """Draw accuracy and loss of every run at its last epoch, a mark for each seed."""
     rows = data.history.sort_values("epoch").groupby(["run", "seed"], sort=False).tail(1)
     figure, axes = _panels(2, 2, height=0.5 + 0.28 * len(data.runs), sharey=True)
-    for axis, quantity, label in zip(axes, ("accuracy", "loss"), ("accuracy", "loss (nats)"), strict=True):
+    for axis, (quantity, label) in zip(axes, LABELS.items(), strict=True):
         wide = rows.melt(["run", "seed"], [f"train_{quantity}", f"val_{quantity}"], "part", label)
         wide["part"] = wide["part"].map({f"train_{quantity}": "training", f"val_{quantity}": "validation"})
         sns.stripplot(
@@ -180,15 +183,7 @@ def gradient_flow(data: StudyResults, log: bool) -> Figure:
         for epoch in table.columns:
             values = table[epoch].where(table[epoch] > 0) if log else table[epoch]
             axis.plot(table.index, values, color=colours[epoch], label=f"epoch {epoch}", linewidth=0.9)
-        axis.set(xlabel="layer", yscale="log" if log else "linear")
-        _title(axis, run, pad=4 if log else 12)  # room for the exponent of a linear axis
-        axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-        if log:
-            axis.yaxis.set_minor_locator(NullLocator())  # over many decades they are a grey bar, slow to draw
-        else:
-            axis.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
-    figure.supylabel("mean absolute gradient", fontsize=8)
-    _legend(figure, axes, [f"epoch {epoch}" for epoch in epochs])
+    _finish_flow(figure, axes, data.runs, epochs, "layer", log)
     return figure
 
 
@@ -226,13 +221,7 @@ def reported(data: StudyResults) -> Figure:
             )  # fmt: skip
         if rows.empty:
             axis.text(0.5, 0.5, "not measured", ha="center", va="center", transform=axis.transAxes)
-        axis.set(xlabel="place in forward order")
-        _title(axis, run, pad=12)  # room for the exponent
-        axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-        axis.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
-    figure.supylabel("mean absolute gradient", fontsize=8)
-    if epochs:
-        _legend(figure, axes, [f"epoch {epoch}" for epoch in epochs])
+    _finish_flow(figure, axes, data.runs, epochs, "place in forward order")
     return figure
 
 
@@ -267,9 +256,7 @@ def agreement(table: pd.DataFrame) -> Figure:
     rows = table[table.metric.str.endswith("accuracy") & table.reproduced.notna()]
     rows = rows.assign(value=rows.published.astype(str).str.split("(").str[0].astype(float))
     rows["source"] = rows.report.where(rows.origin == "report", "handout")
-    schedules = [
-        name for name in ("cosine_per_epoch", "cosine_per_iteration", "constant") if name in set(rows.schedule)
-    ]
+    schedules = [name for name in SCHEDULES if name in set(rows.schedule)]
     with _style():
         figure = Figure(figsize=(6.3, 3.7))
         panels = figure.subplots(1, max(1, len(schedules)), squeeze=False, sharey=True)[0]
@@ -277,7 +264,7 @@ def agreement(table: pd.DataFrame) -> Figure:
         colours = {"handout": (0.45, 0.45, 0.45)} | reports
         for axis, schedule in zip(panels, schedules, strict=False):
             _agreement(axis, rows[rows.schedule == schedule], colours)
-            axis.set_title(f"rate {schedule.removeprefix('cosine_').replace('_', ' ')}")
+            axis.set_title(f"rate {SCHEDULES[schedule]}")
         for axis in panels:
             axis.axline((0, 0), slope=1, color="0.4", linestyle=":", linewidth=0.8)
             axis.set(xlim=(0, 100), ylim=(0, 100), xlabel="published accuracy (%)", aspect="equal")
@@ -325,8 +312,9 @@ def _curve(axis: Axes, rows: pd.DataFrame, y: str, label: str, colour: Colour, d
     axis.fill_between(mean.index, mean - deviation, mean + deviation, color=colour, alpha=0.2, linewidth=0)
 
 
-def _finish_curves(axes: list[Axes], quantity: str, chance: float) -> None:
+def _finish_curves(axes: list[Axes], quantity: str, classes: int) -> None:
     """Mark chance in panels that share their vertical axis, and set its limits or its unit."""
+    chance = math.log(classes) if quantity == "loss" else 1 / classes
     for axis in axes:
         axis.axhline(chance, color="0.4", linestyle=":", linewidth=0.8)
         if quantity == "accuracy":
@@ -334,6 +322,23 @@ def _finish_curves(axes: list[Axes], quantity: str, chance: float) -> None:
     if quantity == "loss":  # a single early validation loss of hundreds would flatten everything else
         top = max(axes[0].get_ylim()[1], 1.05 * chance)
         axes[0].set_ylim(0, min(top, LOSS_LIMIT * chance))
+
+
+def _finish_flow(
+    figure: Figure, axes: list[Axes], runs: list[str], epochs: list[int], xlabel: str, log: bool = False
+) -> None:
+    """Name panels of gradients, their axes and lines, and thin out the ticks."""
+    for axis, run in zip(axes, runs, strict=True):
+        axis.set(xlabel=xlabel, yscale="log" if log else "linear")
+        _title(axis, run, pad=4 if log else 12)  # room for the exponent of a linear axis
+        axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        if log:
+            axis.yaxis.set_minor_locator(NullLocator())  # over many decades they are a grey bar, slow to draw
+        else:
+            axis.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
+    figure.supylabel("mean absolute gradient", fontsize=8)
+    if epochs:
+        _legend(figure, axes, [f"epoch {epoch}" for epoch in epochs])
 
 
 def _stack(tables: Iterable[tuple[store.Result, pd.DataFrame]]) -> pd.DataFrame:
@@ -353,7 +358,7 @@ def _groups(runs: Iterable[str], settings: config.Parameters) -> dict[str, list[
     groups: dict[str, list[str]] = {}
     for run in runs:
         train = settings.run(run).train
-        name = f"rate {train.schedule.removeprefix('cosine_').replace('_', ' ')}, {train.epochs} epochs"
+        name = f"rate {SCHEDULES[train.schedule]}, {train.epochs} epochs"
         groups.setdefault(name, []).append(run)
     return groups
 

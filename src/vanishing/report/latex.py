@@ -7,7 +7,11 @@ from collections.abc import Iterable, Sequence
 
 
 def number(value: float, digits: int | None = None) -> str:
-    """Write a number: with `digits` decimals, or by itself with an exponent where it is far from 1."""
+    """Write a number: with `digits` decimals, or by itself with an exponent where it is far from 1; a dash for NaN."""
+    if math.isnan(value):
+        return "--"
+    if math.isinf(value):
+        return r"$\infty$" if value > 0 else r"$-\infty$"
     if digits is not None:
         return f"{value:,.{digits}f}".replace(",", "\\,").replace("-", "$-$")
     if value == 0 or 1e-2 <= abs(value) < 999.5:  # from there on, three digits need an exponent

@@ -1,17 +1,20 @@
 r"""Every number that the report's prose names, and the order in which its studies stand.
 
 `report/numbers.tex` defines what `\result` and `\iffact` look up; `report/studies.tex` lays out the studies
-that have results, and `report/checklist.tex` is the checklist of reproducibility.
+that have results.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 
 from vanishing import config, files, paths
-from vanishing.report import checklist, tables
+from vanishing.data.cifar100 import CIFAR100
+from vanishing.report import tables
 from vanishing.report.captions import CAPTIONS
+from vanishing.report.cells import latex_metric
 from vanishing.report.latex import code, escape, number
 from vanishing.results import (
     aggregate,
@@ -21,36 +24,35 @@ from vanishing.results import (
     published_gradients,
     schedules,
     statistics,
+    store,
 )
-from vanishing.results.aggregate import DYNAMICS, METRICS, Row
+from vanishing.results.aggregate import Row
+from vanishing.results.columns import METRICS
+from vanishing.results.store import Result
+
+Studies = Mapping[str, list[Row]]
+"""Rows by study."""
 
 
-def make(settings: config.Parameters) -> None:
-    """Write `numbers.tex`, `studies.tex` and `checklist.tex` from the results that there are."""
-    collected = aggregate.collect(settings)
-    presented = settings.presented({row.run for rows in collected.values() for row in rows})
-    found = {key: collected[key] for key in presented}
-    lines = [*_settings(settings), *_published(), *_comparison(settings), *_gradients(settings)]
+def write_numbers(settings: config.Parameters) -> None:
+    """Write `numbers.tex` and `studies.tex` from the results that there are."""
+    results = aggregate.read_results(settings, settings.runs)
+    studies = aggregate.rows_of_studies(settings, results, settings.studies)
+    found = {key: studies[key] for key in settings.presented({row.run for rows in studies.values() for row in rows})}
+    lines = [*_settings(settings), *_published(), *_comparison(settings, studies), *_gradients(settings, results)]
+    lines += _trainings(settings)
     for key, rows in found.items():
         lines += _numbers(key, settings.studies[key], rows)
     layout = [_section(key, settings, rows) for key, rows in found.items()]
     files.write(paths.REPORT / "numbers.tex", "".join(f"{line}\n" for line in lines))
     files.write(paths.REPORT / "studies.tex", "\n".join(layout))
-    files.write(paths.REPORT / "checklist.tex", checklist.latex(settings))
-    _forget_others(settings)
-
-
-def _forget_others(settings: config.Parameters) -> None:
-    """Remove the tables of studies that are no longer configured: nothing else would."""
-    for path in [*paths.TABLES.glob("*.csv"), *(paths.REPORT / "tables").glob("*.tex")]:
-        if path.stem.partition("-")[0] not in settings.studies:
-            path.unlink()
 
 
 def _settings(settings: config.Parameters) -> Iterator[str]:
     """Define the numbers and facts of the configuration's defaults."""
     data, train, model, gradients = settings.data, settings.train, settings.model, settings.gradients
     yield _result("data/name", 0, "CIFAR-100" if data.set == "cifar100" else "the generated set")
+    yield _result("data/digest", 0, CIFAR100.train[:16])
     counts = {
         "data/classes": data.classes,
         "data/train": data.classes * data.train_per_class,
@@ -64,31 +66,56 @@ def _settings(settings: config.Parameters) -> Iterator[str]:
         "model/blocks": model.blocks,
         "gradients/batches": gradients.batches,
         "gradients/batch_size": gradients.batch_size,
+        "runs": len(settings.runs),
+        "train/snapshots": len(train.snapshot_epochs),
     }
     for key, count in counts.items():
-        yield _result(key, count, number(count, 0))
+        yield _result(key, count)
     yield _result("chance/loss", math.log(data.classes), number(math.log(data.classes), 3))
-    yield _result("chance/accuracy", 100 / data.classes, number(100 / data.classes))
+    yield _result("chance/accuracy", 100 / data.classes)
     for key in ("learning_rate", "final_learning_rate"):
-        yield _result(f"train/{key}", getattr(train, key), number(getattr(train, key)))
+        yield _result(f"train/{key}", getattr(train, key))
     if data.set == "generated":
         yield _fact("demo")
+
+
+def _trainings(settings: config.Parameters) -> Iterator[str]:
+    """Define what the checklist says of all trainings: how many there are, how they ended, and on what they ran.
+
+    It is said from the summaries alone, so that a clone that typesets `results/` gets the same bytes.
+    """
+    summaries = [summary for _, summary in store.trainings(settings)]
+    seeds = max(Counter(summary["run"] for summary in summaries).values(), default=0)
+    counts = {
+        "done": len(summaries),
+        "planned": len(list(settings.jobs())),
+        "seeds": seeds,
+        "diverged": sum(summary["status"] == "diverged" for summary in summaries),
+        "epochs": sum(summary["epochs"] for summary in summaries),
+    }
+    for key, count in counts.items():
+        yield _result(f"trainings/{key}", count)
+    if seeds > 1:
+        yield _fact("trainings/spread")
+    for name, keys in (("hardware", ("device", "kind")), *((key, (key,)) for key in ("torch", "threads", "precision"))):
+        found = {" ".join(str(summary["environment"].get(key, "?")) for key in keys) for summary in summaries}
+        yield _result(f"trainings/{name}", len(found), escape(", ".join(sorted(found)) or "no training yet"))
 
 
 def _published() -> Iterator[str]:
     """Define what the reports give: published/REPORT/RUN/METRIC, the first row of several."""
     seen = set()
     for source in published.load():
-        for metric, text in source.metrics.items():
+        for metric, text in source.printed.items():
             key = f"published/{source.report}/{source.runs[0]}/{metric}"
             if key not in seen:
                 yield _result(key, published.value(text), text)
             seen.add(key)
 
 
-def _comparison(settings: config.Parameters) -> Iterator[str]:
+def _comparison(settings: config.Parameters, studies: Studies) -> Iterator[str]:
     """Define how many published values hold, how many would fail by chance, and what is said of the schedules."""
-    claims = published.everything(settings)
+    claims = published.value_claims(settings, studies)
     attributed = [item.verdict for item in schedules.attribute(claims)]
     counts = _verdicts(claims) | {
         "published/rows": len({claim.source for claim in claims}),
@@ -99,19 +126,19 @@ def _comparison(settings: config.Parameters) -> Iterator[str]:
     }
     counts |= {f"published/{key}": attributed.count(name) for key, name in published.SCHEDULES.items()}
     for name, count in counts.items():
-        yield _result(name, count, number(count, 0))
+        yield _result(name, count)
     expected = schedules.LEVEL * counts["published/judged"]
     yield _result("published/expected", expected, number(expected, 1))
     covered = 100 * (1 - statistics.student(statistics.quantile(math.inf) / 2, math.inf))
     yield _result("published/covered_by_half", covered, number(covered, 0))
     if any(claim.verdict != published.NOT_RUN for claim in claims):
         yield _fact("comparison")
-    yield from _brackets(settings)
+    yield from _brackets(settings, studies)
 
 
-def _brackets(settings: config.Parameters) -> Iterator[str]:
+def _brackets(settings: config.Parameters, studies: Studies) -> Iterator[str]:
     """Define how many of r2's brackets fit each tested schedule, in each reading: brackets/SCHEDULE/sd and /se."""
-    brackets = schedules.brackets_of(settings, schedules.scatter(settings))
+    brackets = schedules.brackets_of(settings, schedules.final_scatter(studies))
     for schedule in published.SCHEDULES:
         for reading, short in zip(schedules.READINGS, ("sd", "se"), strict=True):
             fit, tested = schedules.fitting(brackets, schedule, reading)
@@ -144,40 +171,38 @@ def _verdicts(claims: list[published.Claim]) -> dict[str, int]:
     return counts
 
 
-def _gradients(settings: config.Parameters) -> Iterator[str]:
+def _gradients(settings: config.Parameters, results: Mapping[str, list[Result]]) -> Iterator[str]:
     """Define what is predicted of gradients at initialisation, and how many published bounds hold."""
-    for item in initialisation.everything(settings):
+    for item in initialisation.factors(settings, results):
         stem = f"initialisation/{item.network}"
         for ending in initialisation.SIMILAR:
             stem = stem.removesuffix(ending)
-        values = {"predicted": item.predicted, "measured": item.measured, "tolerance": item.tolerance}
-        for name, value in values.items():
-            yield _result(f"{stem}/{name}", value, number(value))
-        yield _result(f"{stem}/n", len(item.values), number(len(item.values), 0))
+        for name in ("predicted", "measured", "tolerance", "n"):
+            yield _result(f"{stem}/{name}", getattr(item, name))
         if item.verdict == initialisation.MET:
             yield _fact(f"{stem}/met")
     awaited = [
-        f"{code(network)} for {' and '.join(map(code, runs))}" for network, runs in initialisation.awaited(settings)
+        f"{code(network)} for {' and '.join(map(code, runs))}"
+        for network, runs in initialisation.awaited(settings, results)
     ]
     yield _result("initialisation/awaited", len(awaited), "; ".join(awaited))
-    explosion = initialisation.explosion()
-    yield _result("initialisation/explosion", explosion, number(explosion))
-    if scales := published_gradients.entry_scales(settings, "vgg08"):
+    yield _result("initialisation/explosion", initialisation.explosion())
+    if scales := published_gradients.entry_scales(results.get("vgg08", [])):
         median = published_gradients.median(scales)
-        yield _result("published/entry_scale", median, number(median))
-        if all(bound.admits(median) for bound in published_gradients.load() if bound.layers == "1"):
+        yield _result("published/entry_scale", median)
+        if all(bound.admits(median) for bound in published_gradients.published_bounds() if bound.layers == "1"):
             yield _fact("published/entry_scale/respects")
-    claims = [claim for claim in published_gradients.everything(settings) if claim.values]
+    claims = [claim for claim in published_gradients.bound_claims(settings, results) if claim.values]
     for claim in claims:
         stem = f"published/gradients/{claim.bound.report}/{claim.run}/{claim.bound.layers}/{claim.bound.statistic}"
         for images, median in (("augmented", claim.quantiles[1]), ("plain", claim.plain_median)):
             if math.isfinite(median):
-                yield _result(f"{stem}/{images}", median, number(median))
+                yield _result(f"{stem}/{images}", median)
                 if claim.bound.admits(median):
                     yield _fact(f"{stem}/{images}")
     judged = [claim.verdict for claim in claims]
-    yield _result("published/gradients", len(judged), number(len(judged), 0))
-    yield _result("published/gradients_hold", judged.count(published.HOLDS), number(judged.count(published.HOLDS), 0))
+    yield _result("published/gradients", len(judged))
+    yield _result("published/gradients_hold", judged.count(published.HOLDS))
 
 
 def _numbers(key: str, study: config.Study, rows: list[Row]) -> Iterator[str]:
@@ -187,29 +212,23 @@ def _numbers(key: str, study: config.Study, rows: list[Row]) -> Iterator[str]:
         yield _fact(f"{key}/one")
     for row in rows:
         yield from _run_numbers(f"{key}/{row.run}", row)
-    for item in differences.of_study(study, rows):
+    for item in differences.paired_differences(study, rows):
         stem = f"{key}/{item.first}-{item.second}/{item.metric}"
         if item.values:
-            yield _result(stem, 100 * item.mean, item.text)
+            yield _result(stem, 100 * item.mean, tables.difference_text(item))
             yield _fact(f"{stem}/{item.verdict.replace('cannot tell', 'open')}")
 
 
 def _run_numbers(stem: str, row: Row) -> Iterator[str]:
     summary, train = row.results[0].summary, row.configuration.train
-    for name, value in (
-        ("layers", summary["layers"]),
-        ("parameters", summary["parameters"]),
-        ("n", len(row.results)),
-        ("epochs", train.epochs),
-        ("batch_size", train.batch_size),
-    ):
-        yield _result(f"{stem}/{name}", value, number(value, 0))
-    for name in ("learning_rate", "weight_decay"):
-        yield _result(f"{stem}/{name}", getattr(train, name), number(getattr(train, name)))
-    for metric in (*METRICS, *DYNAMICS):
-        mean = row.cell(metric).mean
+    counts = {"layers": summary["layers"], "parameters": summary["parameters"], "n": len(row.results)}
+    settings = ("epochs", "batch_size", "learning_rate", "weight_decay")
+    for name, value in (counts | {name: getattr(train, name) for name in settings}).items():
+        yield _result(f"{stem}/{name}", value)
+    for key, metric in METRICS.items():
+        mean = row.cell(key).mean
         if not math.isnan(mean):
-            yield _result(f"{stem}/{metric}", mean * aggregate.scale(metric), tables.text(row, metric))
+            yield _result(f"{stem}/{key}", mean * metric.scale, latex_metric(row, key))
     yield from _gradient_numbers(stem, row)
     if row.at_chance:
         yield _fact(f"{stem}/chance")
@@ -224,11 +243,13 @@ def _gradient_numbers(stem: str, row: Row) -> Iterator[str]:
         values["gradient_ratio"] = first / last
     for name, value in values.items():
         if math.isfinite(value):
-            yield _result(f"{stem}/{name}", value, number(value))
+            yield _result(f"{stem}/{name}", value)
 
 
-def _result(key: str, raw: float, text: str) -> str:
-    return f"\\defineresult{{{key}}}{{{raw:.10g}}}{{{text}}}"
+def _result(key: str, raw: float, text: str | None = None) -> str:
+    """Define a result, printed as a number, a whole one where `raw` is an `int`, unless `text` says it otherwise."""
+    printed = number(raw, 0 if isinstance(raw, int) else None) if text is None else text
+    return f"\\defineresult{{{key}}}{{{raw:.10g}}}{{{printed}}}"
 
 
 def _fact(key: str) -> str:
@@ -242,7 +263,7 @@ def _section(key: str, settings: config.Parameters, rows: list[Row]) -> str:
     if any(published.repeats(row.run) for row in rows):
         lines.append(f"\\studypublished{{{key}}}")
     lines.append(f"\\studydynamics{{{key}}}")
-    if list(differences.of_study(study, rows)):
+    if list(differences.paired_differences(study, rows)):
         lines.append(f"\\studydifferences{{{key}}}")
     for family in study.draw:
         lines += [f"\\studyfigure{{{key}}}{{{name}}}{{{text}}}" for name, text in CAPTIONS[family].items()]
@@ -258,8 +279,8 @@ def _caption(study: config.Study, rows: list[Row]) -> str:
             "those epochs; the test set without, for $n = 1$, or with the standard deviation over the seeds."
         )
     text = (
-        f"{escape(study.title)}: {when} of each run ({tables.common(rows)}), and the test set with the weights of the "
-        f"epoch of best validation accuracy. Losses in nats, accuracies in per cent; {spread}"
+        f"{escape(study.title)}: {when} of each run ({tables.common_settings(rows)}), and the test set with the "
+        f"weights of the epoch of best validation accuracy. Losses in nats, accuracies in per cent; {spread}"
     )
     if any(len(row.devices) > 1 for row in rows):
         text = f"{text} {tables.MIXED}: trained on CPU and on GPU."

@@ -26,7 +26,7 @@ SOURCES = Path("notebooks")
 """One notebook for each figure family, committed without outputs."""
 
 
-def run(key: str, settings: config.Parameters) -> None:
+def draw_study(key: str, settings: config.Parameters) -> None:
     """Run the notebooks of a study: figures into `report/figures/`, what was run into `results/notebooks/`.
 
     They are run as one, since half the time of each is what it imports. The figures' SHA-256, as `sha256sum` writes
@@ -51,8 +51,8 @@ def outputs(key: str, study: config.Study) -> list[Path]:
     return [paths.FIGURES / key / f"{name}.pdf" for family in study.draw for name in CAPTIONS[family]]
 
 
-def compare() -> None:
-    """Run the notebook that holds published numbers against ours; errors as in `run`."""
+def draw_comparison() -> None:
+    """Run the notebook that holds published numbers against ours; errors as in `draw_study`."""
     files.write(paths.COMPARISON / "agreement.ipynb", execute([SOURCES / "agreement.ipynb"], {}))
 
 

@@ -5,15 +5,17 @@ No engine makes these: whoever commits results writes them again with `vanishing
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from vanishing import config, files
 from vanishing.errors import UserError
-from vanishing.report import figures, tables
-from vanishing.results import aggregate, store
+from vanishing.report import figures
+from vanishing.report.cells import plain_metric
+from vanishing.report.tables import endings
+from vanishing.results import aggregate, columns, store
 from vanishing.results.aggregate import Row
+from vanishing.results.columns import METRICS, SCHEDULES
 
 README, DOCS = Path("README.md"), Path("docs")
 PAGE = DOCS / "results.md"
@@ -26,11 +28,6 @@ CORE = "core"
 START = "initialisation"
 """The study that README.md has a figure of, `docs/result.svg`."""
 
-HEAD = (
-    "run", "schedule", "epochs", "precision", "training loss", "training accuracy", "validation loss",
-    "validation accuracy", "test accuracy", "n", "device",
-)  # fmt: skip
-"""Of each table; the five metrics are `tables.SHOWN`."""
 
 INTRODUCTION = """# Results
 
@@ -42,7 +39,7 @@ it. In the names of runs, `bn` means batch normalisation, `rc` residual connecti
 """
 
 
-def make(settings: config.Parameters) -> None:
+def write_readme(settings: config.Parameters) -> None:
     """Write the results into README.md and `docs/`; `UserError` if README.md is missing or has no place for them."""
     if not README.exists():
         raise UserError(f"{README}: missing; `vanishing readme` writes into the one of the project's folder")
@@ -51,7 +48,7 @@ def make(settings: config.Parameters) -> None:
     files.write(PAGE, page(settings, found))
     if START in found:
         labels = {row.run: _label(row) for row in found[START]}
-        drawn = figures.initial_gradient_flow(figures.load(START, settings), labels)
+        drawn = figures.initial_gradient_flow(figures.read_study(START, settings), labels)
         figures.save({"result": drawn}, DOCS, "svg")
 
 
@@ -89,26 +86,26 @@ def _table(key: str, settings: config.Parameters, rows: list[Row]) -> Iterator[s
     shared = [f"`{key}`", *(f"{count} epoch{'s' * (count > 1)}" for count in epochs if len(epochs) == 1)]
     shared += [f"mean of the final {rows[0].average}"] * (rows[0].average > 1)
     yield from (f"{settings.studies[key].title} ({', '.join(shared)}):", "")
-    yield _line(HEAD)
-    yield _line(["---"] * len(HEAD))
+    metrics = [f"{metric.part} {metric.head}".lower() for metric in columns.shown().values()]
+    head = ["run", "schedule", "epochs", "precision", *metrics, "n", "device"]
+    yield _line(head)
+    yield _line(["---"] * len(head))
     yield from (_line(_cells(row)) for row in rows)
 
 
 def _cells(row: Row) -> list[str]:
     train = row.configuration.train
-    counted = ", ".join([str(len(row.completed)), *tables.endings(row)])
-    schedule = train.schedule.removeprefix("cosine_").replace("_", " ")
-    metrics = [_text(row, metric) for metric in tables.SHOWN]
-    return [row.run, schedule, str(train.epochs), train.precision, *metrics, counted, " ".join(row.devices)]
+    settings = [SCHEDULES[train.schedule], str(train.epochs), train.precision]
+    metrics = [_text(row, key) for key in columns.shown()]
+    counted = ", ".join([str(len(row.completed)), *endings(row)])
+    return [row.run, *settings, *metrics, counted, " ".join(row.devices)]
 
 
-def _text(row: Row, metric: str) -> str:
+def _text(row: Row, key: str) -> str:
     """Write a metric, with its standard deviation over the seeds where there is one."""
-    cell, scale, digits = row.cell(metric), aggregate.scale(metric), aggregate.digits(metric)
-    if math.isnan(cell.mean):
-        return "-"
-    spread = "" if math.isnan(cell.std) else f" ± {cell.std * scale:.{digits}f}"
-    return f"{cell.mean * scale:.{digits}f}{spread}{' %' if metric.endswith('accuracy') else ''}"
+    mean, std = plain_metric(row, key)
+    unit = " %" if METRICS[key].scale == 100 else ""
+    return f"{mean}{std and f' ± {std}'}{unit}" if mean else "-"
 
 
 def _missing(settings: config.Parameters, core: list[Row]) -> str:
@@ -131,5 +128,5 @@ def _label(row: Row) -> str:
     return ", ".join([f"{row.results[0].summary['layers']} layers", *filter(None, [" and ".join(cures)])])
 
 
-def _line(cells: list[str] | tuple[str, ...]) -> str:
+def _line(cells: list[str]) -> str:
     return f"| {' | '.join(cells)} |"

@@ -8,144 +8,130 @@ for people, with the columns on how trainings went in `STUDY-dynamics.tex`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from collections.abc import Iterable
+from itertools import groupby
 
 import pandas as pd
 
 from vanishing import config, files, paths
 from vanishing.errors import UserError
 from vanishing.report import latex
-from vanishing.results import aggregate, differences, store
-from vanishing.results.aggregate import DYNAMICS, METRICS, Row
-
-SHOWN = ["train_loss", "train_accuracy", "val_loss", "val_accuracy", "test_accuracy"]
-"""Metrics that the report's tables have room for."""
+from vanishing.report.cells import latex_metric, plain_metric
+from vanishing.results import aggregate, columns, store
+from vanishing.results.aggregate import Row
+from vanishing.results.columns import SCHEDULES, SETTINGS
+from vanishing.results.differences import Difference, differences_frame, paired_differences
 
 MIXED = r"\dag{}"
 """Marks an n over trainings on both kinds of device."""
 
-SETTINGS: dict[str, tuple[str, str, Callable[[config.Train], str]]] = {
-    "learning_rate": ("Rate", "learning rate", lambda train: latex.number(train.learning_rate)),
-    "schedule": ("Schedule", "schedule", lambda train: train.schedule.removeprefix("cosine_").replace("_", " ")),
-    "batch_size": ("Batch", "batch", lambda train: str(train.batch_size)),
-    "weight_decay": ("Decay", "weight decay", lambda train: latex.number(train.weight_decay)),
-    "epochs": ("Epochs", "epochs", lambda train: str(train.epochs)),
-}
-"""Settings that have a column where the runs of a study differ in them, and stand in the caption where not.
 
-Each with the head of its column, its name in the caption, and how it is written.
-"""
-
-
-def make(settings: config.Parameters, keys: Iterable[str] | None = None) -> None:
+def write_tables(settings: config.Parameters, keys: Iterable[str] | None = None) -> None:
     """Write the tables of studies, all that have results if `keys` is None; `UserError` if one named has none."""
     found = aggregate.collect(settings, keys)
     for key in keys or []:
         if key not in found:
             raise UserError(f"study {key!r} has no results yet; `snakemake {key}` makes them")
     for key, rows in found.items():
-        pairs = list(differences.of_study(settings.studies[key], rows))
-        for path, content in (
-            (path_of(key), table(rows)),
-            (path_of(key, "differences"), differences.table(pairs)),
-        ):
-            store.write_table(path, content)
+        pairs = list(paired_differences(settings.studies[key], rows))
+        store.write_table(paths.TABLES / f"{key}.csv", aggregate.study_frame(rows))
+        store.write_table(paths.TABLES / f"{key}-differences.csv", differences_frame(pairs))
         for name, text in (
-            (key, tabular(rows)),
-            (f"{key}-dynamics", dynamics(rows)),
-            (f"{key}-differences", differences.tabular(pairs)),
+            (key, study_table(rows)),
+            (f"{key}-dynamics", dynamics_table(rows)),
+            (f"{key}-differences", differences_table(pairs)),
         ):
             files.write(paths.REPORT / "tables" / f"{name}.tex", text)
 
 
-def path_of(key: str, kind: str = "") -> Path:
-    """Name a table of a study under `results/`."""
-    return paths.TABLES / (f"{key}-{kind}.csv" if kind else f"{key}.csv")
-
-
-def table(rows: list[Row]) -> pd.DataFrame:
-    """Return the table of a study: a row a run, each metric with mean and standard deviation over n seeds."""
-    return pd.DataFrame([_record(row) for row in rows])
-
-
-def tabular(rows: list[Row]) -> str:
-    """Return the table of a study in LaTeX."""
-    columns = differing(rows)
-    first = 4 + len(columns)
-    head = [
-        " & ".join(
-            [*("" for _ in range(first - 1)), r"\multicolumn{2}{c}{Training}", r"\multicolumn{2}{c}{Validation}"]
-        )
-        + r" & Test & \\",
-        f"\\cmidrule(lr){{{first}-{first + 1}}}\\cmidrule(lr){{{first + 2}-{first + 3}}}"
-        f"\\cmidrule(lr){{{first + 4}-{first + 4}}}",
-        " & ".join(
-            [
-                "Run",
-                "Layers",
-                "Parameters",
-                *(SETTINGS[key][0] for key in columns),
-                "Loss",
-                "Acc.",
-                "Loss",
-                "Acc.",
-                "Acc.",
-            ]
-        )
-        + r" & $n$ \\",
-    ]
+def study_table(rows: list[Row]) -> str:
+    """Return the table of a study in LaTeX: metrics grouped by the part of the data that they are of."""
+    settings, metrics = differing_settings(rows), columns.shown()
+    first = 4 + len(settings)
+    groups, rules, start = [""] * (first - 1), "", first
+    for part, of_part in groupby(metric.part for metric in metrics.values()):
+        width = len(list(of_part))
+        groups.append(f"\\multicolumn{{{width}}}{{c}}{{{part}}}" if width > 1 else part)
+        rules += f"\\cmidrule(lr){{{start}-{start + width - 1}}}"
+        start += width
+    heads = [metric.head.replace("Accuracy", "Acc.") for metric in metrics.values()]
+    head = ["Run", "Layers", "Parameters", *(SETTINGS[key].head for key in settings), *heads, r"$n$ \\"]
     body = [
         [
             latex.code(row.run),
             str(row.results[0].summary["layers"]),
             latex.number(row.results[0].summary["parameters"], 0),
-            *(SETTINGS[key][2](row.configuration.train) for key in columns),
-            *(text(row, metric) for metric in SHOWN),
+            *(_setting(row, key) for key in settings),
+            *(latex_metric(row, key) for key in metrics),
             _seeds(row),
         ]
         for row in rows
     ]
-    return latex.tabular("lrr" + "r" * len(columns) + "rrrrrl", head, body)
+    specification = "lrr" + "r" * (len(settings) + len(metrics)) + "l"
+    return latex.tabular(specification, [" & ".join([*groups, r"\\"]), rules, " & ".join(head)], body)
 
 
-def dynamics(rows: list[Row]) -> str:
+def dynamics_table(rows: list[Row]) -> str:
     """Return in LaTeX when each run of a study left the loss of a guess, how high its loss rose, and how it settled."""
-    head = [r"Run & Onset & Peak loss & Deviation & $n$ \\"]
-    body = [
-        [latex.code(row.run), _onset(row), *(text(row, name) for name in ("peak_loss", "val_final_std")), _seeds(row)]
-        for row in rows
+    metrics = columns.shown(dynamics=True)
+    head = " & ".join(["Run", *(metric.head for metric in metrics.values()), r"$n$ \\"])
+    body = [[latex.code(row.run), *(_dynamics(row, key) for key in metrics), _seeds(row)] for row in rows]
+    return latex.tabular("l" + "r" * len(metrics) + "l", [head], body)
+
+
+def differences_table(found: list[Difference]) -> str:
+    """Return the differences in LaTeX, in points of accuracy: a line a pair."""
+    pairs: dict[tuple[str, str], list[Difference]] = {}
+    for item in found:
+        pairs.setdefault((item.first, item.second), []).append(item)
+    head = [
+        r"& & & \multicolumn{2}{c}{Validation} & \multicolumn{2}{c}{Test} \\",
+        r"\cmidrule(lr){4-5}\cmidrule(lr){6-7}",
+        r"Run & minus & $n$ & Difference & First is & Difference & First is \\",
     ]
-    return latex.tabular("lrrrl", head, body)
+    body = [
+        [
+            latex.code(first),
+            latex.code(second),
+            str(items[0].n),
+            *(cell for it in items for cell in (difference_text(it), it.verdict if it.values else "--")),
+        ]
+        for (first, second), items in pairs.items()
+    ]
+    return latex.tabular("llrrlrl", head, body)
 
 
-def differing(rows: list[Row]) -> list[str]:
+def difference_text(item: Difference) -> str:
+    """Write a difference in LaTeX, in points of accuracy, with its margin; a dash for no seed."""
+    margin = "" if math.isnan(item.margin) else f" $\\pm$ {latex.number(100 * item.margin, 2)}"
+    return latex.signed(100 * item.mean, 2) + margin
+
+
+def differing_settings(rows: list[Row]) -> list[str]:
     """List the settings in which the runs of a study differ."""
-    return [key for key in SETTINGS if len({getattr(row.configuration.train, key) for row in rows}) > 1]
+    return [key for key in _in_order() if len({getattr(row.configuration.train, key) for row in rows}) > 1]
 
 
-def common(rows: list[Row]) -> str:
+def common_settings(rows: list[Row]) -> str:
     """Name in LaTeX the settings that all runs of a study share."""
-    alike = [SETTINGS[key] for key in SETTINGS if key not in differing(rows)]
-    return ", ".join(f"{name} {write(rows[0].configuration.train)}" for _, name, write in alike)
+    differing = differing_settings(rows)
+    return ", ".join(f"{SETTINGS[key].name} {_setting(rows[0], key)}" for key in _in_order() if key not in differing)
 
 
-def text(row: Row, metric: str) -> str:
-    """Write a metric of a row for people: accuracies in per cent, losses in nats."""
-    cell, scale, digits = row.cell(metric), aggregate.scale(metric), aggregate.digits(metric)
-    if row.average > 1 and metric in store.HISTORY_COLUMNS and row.completed:
-        return latex.bracket(cell.mean * scale, row.uncertainty(metric) * scale, digits)
-    return cell.text(scale, digits)
-
-
-def plain(title: str, rows: list[Row]) -> str:
+def study_text(title: str, rows: list[Row]) -> str:
     """Return the table of a study for a terminal: per cent and nats."""
-    shown = table(rows)
-    columns = {"run": shown.run, "layers": shown.layers, "rate": shown.learning_rate, "n": shown.n}
-    for metric in SHOWN:
-        columns[metric] = (shown[f"{metric}_mean"] * aggregate.scale(metric)).round(3)
-    columns["status"] = pd.Series([", ".join(endings(row)) or "completed" for row in rows])
-    return f"{title}\n{pd.DataFrame(columns).to_string(index=False, na_rep='-')}"
+    shown = pd.DataFrame(
+        {
+            "run": row.run,
+            "layers": row.results[0].summary["layers"],
+            "rate": row.configuration.train.learning_rate,
+            "n": len(row.results),
+            **{key: plain_metric(row, key)[0] or "-" for key in columns.shown()},
+            "status": ", ".join(endings(row)) or "completed",
+        }
+        for row in rows
+    )
+    return f"{title}\n{shown.to_string(index=False)}"
 
 
 def endings(row: Row) -> list[str]:
@@ -158,33 +144,22 @@ def endings(row: Row) -> list[str]:
     return found
 
 
-def _record(row: Row) -> dict[str, object]:
-    train = row.configuration.train
-    record: dict[str, object] = {
-        "run": row.run,
-        "layers": row.results[0].summary["layers"],
-        "parameters": row.results[0].summary["parameters"],
-        "learning_rate": train.learning_rate,
-        "schedule": train.schedule,
-        "epochs": train.epochs,
-        "batch_size": train.batch_size,
-        "weight_decay": train.weight_decay,
-        "averaged_epochs": row.average,
-        "n": len(row.results),
-        "diverged": len(row.results) - len(row.completed),
-        "devices": " ".join(row.devices),
-    }
-    for metric in (*METRICS, *DYNAMICS):
-        cell = row.cell(metric)
-        record |= {f"{metric}_mean": cell.mean, f"{metric}_std": cell.std}
-    return record
+def _in_order() -> list[str]:
+    """List the settings as people read them: how long a training is comes last."""
+    return sorted(SETTINGS, key=lambda key: key == "epochs")
 
 
-def _onset(row: Row) -> str:
-    """Write the epoch in which a run left the loss of a guess, and how many of its seeds did if not all."""
+def _setting(row: Row, key: str) -> str:
+    value = getattr(row.configuration.train, key)
+    return latex.number(value) if isinstance(value, float) else SCHEDULES.get(value, str(value))
+
+
+def _dynamics(row: Row, key: str) -> str:
+    """Write a metric of how trainings went, and how many of a run's seeds have an onset if not all."""
     epochs = row.values("onset").values()
     left = sum(not math.isnan(epoch) for epoch in epochs)
-    return text(row, "onset") + (f" ({left} of {len(epochs)})" if 0 < left < len(epochs) else "")
+    partly = key == "onset" and 0 < left < len(epochs)
+    return latex_metric(row, key) + (f" ({left} of {len(epochs)})" if partly else "")
 
 
 def _seeds(row: Row) -> str:

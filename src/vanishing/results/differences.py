@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import pandas as pd
 
 from vanishing import config
-from vanishing.report import latex
 from vanishing.results import aggregate, statistics
 from vanishing.results.aggregate import Row
 
@@ -27,6 +26,11 @@ class Difference:
     values: list[float]
 
     @property
+    def n(self) -> int:
+        """The number of seeds."""
+        return len(self.values)
+
+    @property
     def mean(self) -> float:
         """Mean over the seeds; NaN for none."""
         return aggregate.spread(self.values).mean
@@ -34,18 +38,9 @@ class Difference:
     @property
     def margin(self) -> float:
         """Half the width of Student's confidence interval of the mean; NaN for fewer than two seeds."""
-        n = len(self.values)
-        if n < 2:
+        if self.n < 2:
             return math.nan
-        return statistics.quantile(n - 1) * aggregate.spread(self.values).std / math.sqrt(n)
-
-    @property
-    def text(self) -> str:
-        """The difference in LaTeX, in points of accuracy; a dash for no seed."""
-        if not self.values:
-            return "--"
-        margin = "" if math.isnan(self.margin) else f" $\\pm$ {latex.number(100 * self.margin, 2)}"
-        return latex.signed(100 * self.mean, 2) + margin
+        return statistics.quantile(self.n - 1) * aggregate.spread(self.values).std / math.sqrt(self.n)
 
     @property
     def verdict(self) -> str:
@@ -55,7 +50,7 @@ class Difference:
         return "higher" if self.mean > 0 else "lower"
 
 
-def of_study(study: config.Study, rows: list[Row]) -> Iterator[Difference]:
+def paired_differences(study: config.Study, rows: list[Row]) -> Iterator[Difference]:
     """Yield the differences that a study asks for, as far as both runs have results."""
     by_run = {row.run: row for row in rows}
     for first, second in study.pairs:
@@ -70,32 +65,7 @@ def between(first: Row, second: Row, metric: str) -> Difference:
     return Difference(first.run, second.run, metric, [left[seed] - right[seed] for seed in left if seed in right])
 
 
-def table(found: list[Difference]) -> pd.DataFrame:
+def differences_frame(found: list[Difference]) -> pd.DataFrame:
     """Return a row for each difference, in fractions; the interval is mean - margin to mean + margin."""
     columns = ["first", "second", "metric", "n", "mean", "margin", "verdict"]
-    records = [
-        (item.first, item.second, item.metric, len(item.values), item.mean, item.margin, item.verdict) for item in found
-    ]
-    return pd.DataFrame(records, columns=columns)
-
-
-def tabular(found: list[Difference]) -> str:
-    """Return the differences in LaTeX, in points of accuracy: a line a pair."""
-    pairs: dict[tuple[str, str], list[Difference]] = {}
-    for item in found:
-        pairs.setdefault((item.first, item.second), []).append(item)
-    head = [
-        r"& & & \multicolumn{2}{c}{Validation} & \multicolumn{2}{c}{Test} \\",
-        r"\cmidrule(lr){4-5}\cmidrule(lr){6-7}",
-        r"Run & minus & $n$ & Difference & First is & Difference & First is \\",
-    ]
-    body = [
-        [
-            latex.code(first),
-            latex.code(second),
-            str(len(items[0].values)),
-            *(cell for it in items for cell in (it.text, it.verdict if it.values else "--")),
-        ]
-        for (first, second), items in pairs.items()
-    ]
-    return latex.tabular("llrrlrl", head, body)
+    return pd.DataFrame([[getattr(item, column) for column in columns] for item in found], columns=columns)

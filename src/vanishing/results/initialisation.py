@@ -13,20 +13,20 @@ Weights at epoch 0 depend on the model and the seed alone, so any training of a 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from vanishing import config, files, paths
-from vanishing.report import latex
+from vanishing import config
 from vanishing.results import store
+from vanishing.results.store import Result
 
 COLUMNS = [
     "network", "against", "quantity", "predicted", "tolerance", "measured", "smallest", "largest", "n", "verdict",
 ]  # fmt: skip
-"""Of the table for machines."""
+"""Of the table for machines, and attributes of a `Factor`."""
 
 SLOPE = 0.01
 """Of the leaky rectifier."""
@@ -136,6 +136,21 @@ class Factor:
         return float(np.exp(np.mean(np.log(self.values))))
 
     @property
+    def smallest(self) -> float:
+        """The smallest of the values."""
+        return min(self.values)
+
+    @property
+    def largest(self) -> float:
+        """The largest of the values."""
+        return max(self.values)
+
+    @property
+    def n(self) -> int:
+        """The number of seeds."""
+        return len(self.values)
+
+    @property
     def verdict(self) -> str:
         """By the rule of this module."""
         if not self.comparable:
@@ -143,50 +158,45 @@ class Factor:
         return MET if abs(math.log(self.measured / self.predicted)) <= math.log(self.tolerance) else MISSED
 
 
-def make(settings: config.Parameters) -> None:
-    """Write `results/comparison/initialisation.csv` and the table of the report."""
-    found = list(everything(settings))
-    store.write_table(paths.COMPARISON / "initialisation.csv", table(found))
-    files.write(paths.REPORT / "comparison" / "initialisation.tex", tabular(found))
-
-
-def everything(settings: config.Parameters) -> Iterator[Factor]:
+def factors(settings: config.Parameters, results: Mapping[str, list[Result]]) -> Iterator[Factor]:
     """Yield a row for each network of the study that has results, beside the shallow one's."""
     comparable = settings.data.set == "cifar100"
-    run, ratios = measure(settings, "vgg08")
+    run, ratios = measured_ratios(results, "vgg08")
     if ratios:
         low, high = shallow_ratio(settings.run(run).model, settings.data.classes)
         middle = math.sqrt(low * high)
         yield Factor(run, "", "ratio", middle, high / middle, ratios, comparable)
     for network, (shallow, predict, tolerance) in NETWORKS.items():
-        (run, ratios), (against, shorter) = measure(settings, network), measure(settings, shallow)
+        (run, ratios), (against, shorter) = measured_ratios(results, network), measured_ratios(results, shallow)
         if not ratios or not shorter:
             continue
         model = settings.run(run).model
         if model.model_copy(update={"blocks": 0, "shortcut": "none"}) != settings.run(against).model:
             continue  # not the same network but for its blocks
         layers, least = model.stages * model.blocks * model.convolutions, float(np.exp(np.mean(np.log(shorter))))
-        factors = [(ratio / least) ** (1 / layers) for ratio in ratios]
-        yield Factor(run, against, "factor a layer", predict(model), tolerance, factors, comparable)
+        each = [(ratio / least) ** (1 / layers) for ratio in ratios]
+        yield Factor(run, against, "factor a layer", predict(model), tolerance, each, comparable)
 
 
-def awaited(settings: config.Parameters) -> Iterator[tuple[str, list[str]]]:
+def awaited(
+    settings: config.Parameters, results: Mapping[str, list[Result]]
+) -> Iterator[tuple[str, list[str]]]:
     """Yield each network whose factor is not measured yet, with the shortest runs that would give what is missing.
 
     What no run of this configuration gives is left out.
     """
     for network, (shallow, *_) in NETWORKS.items():
-        missing = [each for each in (shallow, network) if not measure(settings, each)[1]]
+        missing = [each for each in (shallow, network) if not measured_ratios(results, each)[1]]
         runs = [next((run for run in _trainings(each) if run in settings.runs), "") for each in missing]
         if runs and all(runs):
             yield network, runs
 
 
-def measure(settings: config.Parameters, network: str) -> tuple[str, list[float]]:
+def measured_ratios(results: Mapping[str, list[Result]], network: str) -> tuple[str, list[float]]:
     """Return the first training of a network that has results, and its G_1 / G_L at epoch 0 for each seed."""
     for run in _trainings(network):
         found = []
-        for result in store.of_run(settings, run):
+        for result in results.get(run, []):
             rows = store.weight_layers(result.gradients)
             sizes = rows[rows.epoch == 0].mean_abs_gradient
             if len(sizes) and 0 < sizes.iloc[0] < math.inf and 0 < sizes.iloc[-1] < math.inf:
@@ -200,30 +210,6 @@ def _trainings(network: str) -> list[str]:
     return [f"{network}{ending}" for ending in SIMILAR]
 
 
-def table(found: list[Factor]) -> pd.DataFrame:
+def factors_frame(found: list[Factor]) -> pd.DataFrame:
     """Return a row for each prediction."""
-    records = [
-        (
-            item.network, item.against, item.quantity, item.predicted, item.tolerance, item.measured, min(item.values),
-            max(item.values), len(item.values), item.verdict,
-        )
-        for item in found
-    ]  # fmt: skip
-    return pd.DataFrame(records, columns=COLUMNS)
-
-
-def tabular(found: list[Factor]) -> str:
-    """Return the same in LaTeX."""
-    head = [r"Network & Against & & Predicted & Within a factor & Measured & from & to & $n$ & \\"]
-    body = [
-        [
-            latex.code(item.network),
-            latex.code(item.against) if item.against else "",
-            item.quantity,
-            *map(latex.number, (item.predicted, item.tolerance, item.measured, min(item.values), max(item.values))),
-            f"{len(item.values)}",
-            item.verdict,
-        ]
-        for item in found
-    ]
-    return latex.tabular("lllrrrrrrl", head, body)
+    return pd.DataFrame([[getattr(item, column) for column in COLUMNS] for item in found], columns=COLUMNS)

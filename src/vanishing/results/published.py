@@ -1,10 +1,10 @@
 """What the five student reports published, held against what is reproduced.
 
-`published.csv` has a row for every row of their tables, and for metrics that stand in their text: losses in
+`published.csv` has a row for every row of their tables, and for values that stand in their text: losses in
 nats, accuracies in per cent, as printed. 1.815(3) means 1.815 +- 0.003, and an empty cell was not published.
 `origin` says who trained: the course, whose template has the row filled in (`handout`), or the author (`report`).
 `settings` is how the network differs from plain VGG38, `runs` names those of ours that repeat the row, a run a
-schedule, `average` is the number of final epochs that the printed metrics are a mean of, and `throughput` is in
+schedule, `average` is the number of final epochs that the printed values are a mean of, and `throughput` is in
 iterations per second.
 
 A printed value is taken for that of one training, validated on other images. It **holds** where it lies in the 95 %
@@ -19,7 +19,7 @@ minibatches are equal. Test images are the same for everybody.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import cache
@@ -28,8 +28,7 @@ from importlib import resources
 import pandas as pd
 
 from vanishing import config
-from vanishing.report import latex
-from vanishing.results import aggregate, statistics
+from vanishing.results import aggregate, columns, statistics
 from vanishing.results.aggregate import Cell, Row
 from vanishing.results.statistics import Prediction, Spread
 
@@ -49,12 +48,8 @@ ORIGINS = ("handout", "report")
 CORE = "core"
 """The study that lends its spread."""
 
-SCHEDULES = {
-    "cosine_per_epoch": "per epoch",
-    "cosine_per_iteration": "per iteration",
-    "constant": "constant rate",
-}
-"""The schedules that a published row may have been trained with, and what they are called in print."""
+SCHEDULES = columns.SCHEDULES | {"constant": "constant rate"}
+"""The schedules that a published row may have been trained with, and what they are called beside one another."""
 
 LENDERS = {"constant": "cosine_per_iteration"}
 """Whose spread a schedule borrows that the core study does not have: the other one that does not anneal."""
@@ -78,8 +73,6 @@ COLUMNS = [
 ]  # fmt: skip
 """Of the table for machines."""
 
-PARTS = {"train": "Training", "val": "Validation", "test": "Test"}
-
 
 @dataclass(frozen=True, eq=False)
 class Published:
@@ -98,7 +91,7 @@ class Published:
     train: dict[str, float]
     """Its training settings, as far as a row fixes them."""
     average: int
-    metrics: dict[str, str]
+    printed: dict[str, str]
     """What was printed, by metric; those that were not are left out."""
     throughput: float | None
     """Iterations per second; None where none was printed."""
@@ -136,7 +129,7 @@ class Claim:
     @property
     def printed(self) -> str:
         """The value as it was printed."""
-        return self.source.metrics[self.metric]
+        return self.source.printed[self.metric]
 
     @property
     def cell(self) -> Cell:
@@ -212,7 +205,7 @@ def load() -> tuple[Published, ...]:
             runs=tuple(record["runs"].split()),
             train={"recipe": 1, "l1": 0.0, "patience": 0} | {key: float(record[key]) for key in TRAIN},
             average=int(record["average"]),
-            metrics={metric: record[metric] for metric in METRICS if record[metric]},
+            printed={metric: record[metric] for metric in METRICS if record[metric]},
             throughput=float(record["throughput"]) if record["throughput"] else None,
         )
         for record in records
@@ -236,15 +229,14 @@ def unit(text: str) -> float:
 
 
 def repeats(run: str) -> bool:
-    """Return whether a run repeats a published row that has metrics, and not a curve alone."""
-    return any(run in source.runs and source.metrics for source in load())
+    """Return whether a run repeats a published row that has values, and not a curve alone."""
+    return any(run in source.runs and source.printed for source in load())
 
 
-def everything(settings: config.Parameters) -> list[Claim]:
-    """List every published value, with ours where the run has results; otherwise it counts as not run."""
-    collected = aggregate.collect(settings)
-    lent = Pool(tuple(collected.get(CORE, [])))
-    rows = {row.run: row for of_study in collected.values() for row in of_study}
+def value_claims(settings: config.Parameters, studies: Mapping[str, list[Row]]) -> list[Claim]:
+    """List every published value, with ours where the run is among the rows of `studies`; else it counts as not run."""
+    lent = Pool(tuple(studies.get(CORE, [])))
+    rows = {row.run: row for of_study in studies.values() for row in of_study}
     found = []
     for source in load():
         for run in source.runs:
@@ -252,11 +244,11 @@ def everything(settings: config.Parameters) -> list[Claim]:
                 found += list(_claims(source, rows[run], lent))
             else:
                 schedule = settings.run(run).train.schedule if run in settings.runs else ""
-                found += [Claim(source, run, schedule, metric, (), 0, False, None) for metric in source.metrics]
+                found += [Claim(source, run, schedule, metric, (), 0, False, None) for metric in source.printed]
     return found
 
 
-def table(claims: list[Claim]) -> pd.DataFrame:
+def values_frame(claims: Iterable[Claim]) -> pd.DataFrame:
     """Return a row for each printed value: per cent and nats."""
     records = [
         (
@@ -270,45 +262,6 @@ def table(claims: list[Claim]) -> pd.DataFrame:
     return pd.DataFrame(records, columns=COLUMNS)
 
 
-def of_studies(settings: config.Parameters, claims: list[Claim]) -> str:
-    r"""Define in LaTeX what `\publishedof{STUDY}` prints: published beside reproduced, of runs that have results."""
-    lines = []
-    for key, study in settings.studies.items():
-        of_study = [claim for claim in claims if claim.run in study.runs and (claim.values or claim.diverged)]
-        if of_study:
-            lines.append(f"\\definepublished{{{key}}}{{%\n{tabular(of_study)}}}\n")
-    return "".join(lines)
-
-
-def tabular(claims: list[Claim]) -> str:
-    """Return published beside reproduced in LaTeX: a line a row and run, the handout's rows first."""
-    lines: dict[tuple[Published, str], list[Claim]] = {}
-    for claim in claims:
-        lines.setdefault((claim.source, claim.run), []).append(claim)
-    parts = [part for part in PARTS if any(claim.metric.startswith(part) for claim in claims)]
-    groups = " & ".join(f"\\multicolumn{{3}}{{c}}{{{PARTS[part]}}}" for part in parts)
-    rules = "".join(f"\\cmidrule(lr){{{3 + 3 * at}-{5 + 3 * at}}}" for at in range(len(parts)))
-    head = [
-        f"& & {groups} \\\\",
-        rules,
-        "Source & Run" + " & printed & ours & diff." * len(parts) + r" & hold \\",
-    ]
-    rows = [(source.origin, _line(source, run, of_line, parts)) for (source, run), of_line in lines.items()]
-    return latex.tabular("ll" + "rrr" * len(parts) + "r", head, *by_origin(rows))
-
-
-def by_origin(rows: Iterable[tuple[str, list[str]]]) -> list[list[list[str]]]:
-    """Part rows of a table into the handout's and the authors', as far as there are any."""
-    listed = list(rows)
-    parted = [[cells for origin, cells in listed if origin == each] for each in ORIGINS]
-    return [part for part in parted if part]
-
-
-def _line(source: Published, run: str, claims: list[Claim], parts: list[str]) -> list[str]:
-    figures = (cell for part in parts for cell in _cells(claims, part))
-    return [source.name, latex.code(run), *figures, _held(claims)]
-
-
 def _setting(text: str) -> tuple[str, object]:
     """Read a setting such as blocks=0."""
     key, _, written = text.partition("=")
@@ -318,7 +271,7 @@ def _setting(text: str) -> tuple[str, object]:
 def _scaled(row: Row, metric: str) -> list[float]:
     """List a metric of each completed seed, in per cent or nats, as far as it is finite."""
     values = row.values(metric).values()
-    return [each * aggregate.scale(metric) for each in values if each is not None and math.isfinite(each)]
+    return [each * columns.METRICS[metric].scale for each in values if each is not None and math.isfinite(each)]
 
 
 def _loss_stds(rows: Iterable[Row]) -> list[float]:
@@ -358,34 +311,10 @@ def _lender(claim: Claim) -> str:
 def _claims(source: Published, row: Row, lent: Pool) -> Iterator[Claim]:
     row = replace(row, average=source.average)
     comparable, schedule = source.describes(row.configuration), row.configuration.train.schedule
-    for metric in source.metrics:
+    for metric in source.printed:
         values = _scaled(row, metric)
         sampling = _sampling(row, metric, math.fsum(values) / len(values), lent) if values else None
         borrowed = lent.spread(row, metric)
         prediction = None if sampling is None else statistics.predict(values, borrowed, sampling)
         diverged = len(row.results) - len(row.completed)
         yield Claim(source, row.run, schedule, metric, tuple(values), diverged, comparable, prediction)
-
-
-def _cells(claims: list[Claim], part: str) -> tuple[str, str, str]:
-    """Write a part's accuracy, or its loss where no accuracy was printed; bold is what does not hold."""
-    by_metric = {claim.metric: claim for claim in claims}
-    claim = by_metric.get(f"{part}_accuracy") or by_metric.get(f"{part}_loss")
-    if not claim:
-        return "", "", ""
-    unit = "\\,n" if claim.metric.endswith("loss") else ""
-    if not claim.values:
-        return f"{claim.printed}{unit}", "diverged", ""
-    digits = 2
-    difference = latex.signed(claim.difference, digits)
-    if claim.verdict == FAILS:
-        difference = f"\\textbf{{{difference.replace('$+$', '+').replace('$-$', '--')}}}"
-    return f"{claim.printed}{unit}", claim.cell.text(digits=digits), difference
-
-
-def _held(claims: list[Claim]) -> str:
-    """Write how many of a row's figures hold, losses beside accuracies among them; b marks a borrowed spread."""
-    judged = [claim.verdict for claim in claims if claim.verdict in (*JUDGED, DIVERGED)]
-    borrowed = any(claim.prediction is not None and claim.prediction.borrowed for claim in claims)
-    mark = r"\textsuperscript{b}" if borrowed else ""
-    return f"{judged.count(HOLDS)} of {len(judged)}{mark}" if judged else "--"

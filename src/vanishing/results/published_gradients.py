@@ -12,7 +12,7 @@ snapshot stands for the epochs that are nearer to it than to others, half of one
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -20,10 +20,9 @@ from itertools import pairwise
 
 import pandas as pd
 
-from vanishing import config, files, paths
-from vanishing.report import latex
-from vanishing.results import published, store
+from vanishing import config
 from vanishing.results.published import FAILS, HOLDS, NOT_RUN, OTHER
+from vanishing.results.store import Result
 
 COLUMNS = [
     "report", "place", "origin", "run", "layers", "statistic", "low", "high", "smallest", "median", "largest",
@@ -62,7 +61,7 @@ class Bound:
         """Whether there is more than one layer to take the smallest or largest of."""
         return not self.layers.isdigit()
 
-    def measure(self, result: store.Result, images: str) -> Weighted:
+    def measure(self, result: Result, images: str) -> Weighted:
         """Return the statistic over these layers at each snapshot from epoch 1 of one training."""
         rows = _from_epoch_1(result, images)
         if self.layers != "all":
@@ -77,7 +76,7 @@ class Bound:
 
 
 @dataclass(frozen=True)
-class Claim:
+class BoundClaim:
     """A published bound beside ours."""
 
     bound: Bound
@@ -114,7 +113,7 @@ class Claim:
 
 
 @cache
-def load() -> tuple[Bound, ...]:
+def published_bounds() -> tuple[Bound, ...]:
     """Return every published bound."""
     with (resources.files("vanishing.results") / "published_gradients.csv").open(encoding="utf-8") as handle:
         records = pd.read_csv(handle, dtype={"layers": str}).drop(columns="note").to_dict("records")
@@ -137,41 +136,32 @@ def median(values: Weighted) -> float:
     raise ValueError("no median of nothing")
 
 
-def entry_scales(settings: config.Parameters, run: str) -> Weighted:
-    """Return mean |dL/dW| of the entry's normalisation, which bounds on weight layers leave out, as `Bound.measure`."""
+def entry_scales(results: Iterable[Result]) -> Weighted:
+    """Return mean |dL/dW| of the entry's normalisation, which bounds on weight layers leave out.
+
+    Of completed trainings, weighted as by `Bound.measure`.
+    """
     found: Weighted = []
-    for result in _completed(settings, run):
-        rows = _from_epoch_1(result, "augmented")
-        rows = rows[(rows.layer == 1) & (rows.kind == "normalisation")]
-        found += _weighted(rows.set_index("epoch").mean_abs_gradient)
+    for rows in (_from_epoch_1(result, "augmented") for result in results if not result.diverged):
+        entry = rows[(rows.layer == 1) & (rows.kind == "normalisation")]
+        found += _weighted(entry.set_index("epoch").mean_abs_gradient)
     return found
 
 
-def make(settings: config.Parameters) -> None:
-    """Write `results/comparison/gradients.csv` and the table of the report."""
-    claims = list(everything(settings))
-    store.write_table(paths.COMPARISON / "gradients.csv", table(claims))
-    files.write(paths.REPORT / "comparison" / "gradients.tex", tabular(claims))
-
-
-def everything(settings: config.Parameters) -> Iterator[Claim]:
+def bound_claims(settings: config.Parameters, results: Mapping[str, list[Result]]) -> Iterator[BoundClaim]:
     """Yield every bound with each of our runs that repeats it, those without results among them."""
-    for bound in load():
+    for bound in published_bounds():
         for run in bound.runs:
             augmented, plain, n = [], [], 0
-            for result in _completed(settings, run):
-                if measured := bound.measure(result, "augmented"):
+            for result in results.get(run, []):
+                if not result.diverged and (measured := bound.measure(result, "augmented")):
                     augmented += measured
                     plain += bound.measure(result, "plain")
                     n += 1
-            yield Claim(bound, run, augmented, plain, n, settings.data.set == "cifar100")
+            yield BoundClaim(bound, run, augmented, plain, n, settings.data.set == "cifar100")
 
 
-def _completed(settings: config.Parameters, run: str) -> list[store.Result]:
-    return [result for result in store.of_run(settings, run) if not result.diverged]
-
-
-def _from_epoch_1(result: store.Result, images: str) -> pd.DataFrame:
+def _from_epoch_1(result: Result, images: str) -> pd.DataFrame:
     table = result.gradients
     return table[(table["images"] == images) & (table.epoch > 0)]
 
@@ -185,7 +175,7 @@ def _weighted(by_epoch: pd.Series[float]) -> Weighted:
     return [(float(value), end - start) for value, (start, end) in zip(by_epoch, pairwise(edges), strict=True)]
 
 
-def table(claims: list[Claim]) -> pd.DataFrame:
+def bounds_frame(claims: Iterable[BoundClaim]) -> pd.DataFrame:
     """Return a row for each bound and run."""
     records = [
         (
@@ -196,29 +186,3 @@ def table(claims: list[Claim]) -> pd.DataFrame:
         for claim in claims
     ]  # fmt: skip
     return pd.DataFrame(records, columns=COLUMNS)
-
-
-def tabular(claims: list[Claim]) -> str:
-    """Return the same in LaTeX, without what was not run, the handout's rows first."""
-    head = [
-        r"& & & & \multicolumn{2}{c}{Published} & \multicolumn{3}{c}{Ours, augmented} & plain & \\",
-        r"\cmidrule(lr){5-6}\cmidrule(lr){7-9}\cmidrule(lr){10-10}",
-        r"Source & Run & Layers & & from & to & smallest & median & largest & median & \\",
-    ]
-    rows = [
-        (
-            claim.bound.origin,
-            [
-                claim.bound.name,
-                latex.code(claim.run),
-                claim.bound.layers.replace("-", "--"),
-                {"min": "smallest", "max": "largest"}[claim.bound.statistic] if claim.bound.several else "",
-                *("" if math.isnan(value) else latex.number(value) for value in (claim.bound.low, claim.bound.high)),
-                *map(latex.number, (*claim.quantiles, claim.plain_median)),
-                claim.verdict,
-            ],
-        )
-        for claim in claims
-        if claim.values
-    ]
-    return latex.tabular("llllrrrrrrl", head, *published.by_origin(rows))

@@ -5,7 +5,7 @@ among them; `schedules.csv` has a row for every published row that a run of ours
 training, and `brackets.csv` one for every uncertainty that r2 prints.
 
 **Which schedule.** A schedule is rejected for a row where the row would be improbable as one more training of the run
-with that schedule: where the smallest of the probabilities of its k metrics is below 5 % / k (Bonferroni). What is not
+with that schedule: where the smallest of the probabilities of its k values is below 5 % / k (Bonferroni). What is not
 rejected is possible, and so is one without a prediction (not run, or without a spread); a row that rejects all of them
 came from none of these.
 
@@ -25,10 +25,10 @@ from statistics import fmean
 
 import pandas as pd
 
-from vanishing import config, files, paths
-from vanishing.report import latex
-from vanishing.results import aggregate, initialisation, published, published_gradients, statistics, store
-from vanishing.results.aggregate import SETTLED, Row
+from vanishing import config
+from vanishing.results import published, statistics
+from vanishing.results.aggregate import Row
+from vanishing.results.columns import SETTLED
 from vanishing.results.published import DIVERGED, JUDGED, OTHER, SCHEDULES, Claim, Published
 
 LEVEL = 1 - statistics.CONFIDENCE
@@ -49,7 +49,7 @@ class Attribution:
 
     source: Published
     probabilities: dict[str, float | None]
-    """By schedule: the smallest of the metrics' probabilities times their number, at most 1; None for no prediction."""
+    """By schedule: the smallest of the values' probabilities times their number, at most 1; None for no prediction."""
     comparable: bool
 
     @property
@@ -83,29 +83,6 @@ class Bracket:
     """By schedule; None where nothing was trained."""
 
 
-def make(settings: config.Parameters) -> None:
-    """Write the tables of this comparison."""
-    claims = published.everything(settings)
-    found = list(attribute(claims))
-    scattered = list(scatter(settings))
-    brackets = brackets_of(settings, scattered)
-    for name, content in (
-        ("published", published.table(claims)),
-        ("schedules", table(found)),
-        ("scatter", scatter_table(scattered)),
-        ("brackets", bracket_table(brackets)),
-    ):
-        store.write_table(paths.COMPARISON / f"{name}.csv", content)
-    for name, text in (
-        ("published", published.of_studies(settings, claims)),
-        ("schedules", tabular(found)),
-        ("scatter", scatter_tabular(scattered, brackets)),
-    ):
-        files.write(paths.REPORT / "comparison" / f"{name}.tex", text)
-    published_gradients.make(settings)
-    initialisation.make(settings)
-
-
 def judge(probabilities: Mapping[str, float | None]) -> str:
     """Say which schedule a row may have been trained with, by its probability under each; None for no prediction."""
     tested = {key: each for key, each in probabilities.items() if each is not None}
@@ -116,7 +93,7 @@ def judge(probabilities: Mapping[str, float | None]) -> str:
 
 
 def bonferroni(probabilities: Sequence[float]) -> float | None:
-    """Return how probable the least probable of several metrics is, given that it is the least; None for no metric."""
+    """Return how probable the least probable of several values is, given that it is the least; None for no value."""
     return min(1.0, len(probabilities) * min(probabilities)) if probabilities else None
 
 
@@ -135,7 +112,7 @@ def attribute(claims: Iterable[Claim]) -> Iterator[Attribution]:
         yield Attribution(source, probabilities, comparable)
 
 
-def table(found: Iterable[Attribution]) -> pd.DataFrame:
+def schedules_frame(found: Iterable[Attribution]) -> pd.DataFrame:
     """Return a row for each published row: probabilities by schedule, NaN for no prediction."""
     records = [
         (
@@ -147,31 +124,9 @@ def table(found: Iterable[Attribution]) -> pd.DataFrame:
     return pd.DataFrame(records, columns=["report", "table", "origin", "run", *SCHEDULES, "verdict"])
 
 
-def tabular(found: Iterable[Attribution]) -> str:
-    """Return the same in LaTeX, the handout's rows first."""
-    head = [
-        rf"& & \multicolumn{{{len(SCHEDULES)}}}{{c}}{{Probability}} & \\",
-        rf"\cmidrule(lr){{3-{2 + len(SCHEDULES)}}}",
-        rf"Source & Run & {' & '.join(SCHEDULES.values())} & Possible \\",
-    ]
-    rows = [
-        (
-            item.source.origin,
-            [
-                item.source.name,
-                latex.code(item.source.runs[0]),
-                *(_probability(each) for each in item.probabilities.values()),
-                item.verdict,
-            ],
-        )
-        for item in found
-    ]
-    return latex.tabular("ll" + "r" * len(SCHEDULES) + "l", head, *published.by_origin(rows))
-
-
-def scatter(settings: config.Parameters) -> Iterator[Scatter]:
+def final_scatter(studies: Mapping[str, list[Row]]) -> Iterator[Scatter]:
     """Yield the scatter of every training that is long enough and completed; one at chance has none worth the name."""
-    rows: dict[str, Row] = {row.run: row for found in aggregate.collect(settings).values() for row in found}
+    rows: dict[str, Row] = {row.run: row for found in studies.values() for row in found}
     for row in rows.values():
         deviations, train = row.values("val_final_std"), row.configuration.train
         for result in row.completed:
@@ -189,7 +144,7 @@ def read_brackets(scattered: Iterable[Scatter]) -> Iterator[Bracket]:
     """Yield every bracket of a mean over final epochs, in each reading, with its probability under each schedule."""
     ours = _pooled(scattered)
     for source in published.load():
-        printed = source.metrics.get("val_accuracy", "")
+        printed = source.printed.get("val_accuracy", "")
         if source.average == SETTLED and "(" in printed:
             for reading, factor in READINGS.items():
                 std = factor * published.uncertainty(printed)
@@ -205,17 +160,17 @@ def fitting(brackets: Iterable[Bracket], schedule: str, reading: str) -> tuple[i
     return sum(each >= LEVEL for each in tested), len(tested)
 
 
-def scatter_table(scattered: Iterable[Scatter]) -> pd.DataFrame:
+def scatter_frame(scattered: Iterable[Scatter]) -> pd.DataFrame:
     """Return a row for each training, in points of accuracy."""
     columns = ["run", "seed", "schedule", "epochs", "batch_size", "std"]
     return pd.DataFrame([astuple(item) for item in scattered], columns=columns)
 
 
-def bracket_table(brackets: Iterable[Bracket]) -> pd.DataFrame:
+def brackets_frame(brackets: Iterable[Bracket]) -> pd.DataFrame:
     """Return a row for each bracket and reading: the standard deviation that it stands for, in points; how likely."""
     records = [
         (
-            item.source.report, item.source.table, item.source.runs[0], item.source.metrics["val_accuracy"],
+            item.source.report, item.source.table, item.source.runs[0], item.source.printed["val_accuracy"],
             item.reading, item.low, item.high,
             *(math.nan if each is None else each for each in item.probabilities.values()),
         )
@@ -224,38 +179,13 @@ def bracket_table(brackets: Iterable[Bracket]) -> pd.DataFrame:
     return pd.DataFrame(records, columns=["report", "table", "run", "published", "reading", "low", "high", *SCHEDULES])
 
 
-def scatter_tabular(scattered: Iterable[Scatter], brackets: Iterable[Bracket]) -> str:
-    """Return a line a schedule in LaTeX: our scatter, and how many of r2's brackets fit it in either reading."""
-    by_schedule = _by_schedule(scattered)
-    listed = list(brackets)
-    head = [
-        rf"& & \multicolumn{{3}}{{c}}{{Ours (points)}} & \multicolumn{{{len(READINGS)}}}{{c}}{{Brackets that fit}} \\",
-        rf"\cmidrule(lr){{3-5}}\cmidrule(lr){{6-{5 + len(READINGS)}}}",
-        rf"Schedule & Trainings & least & pooled & most & {' & '.join(f'as {reading}' for reading in READINGS)} \\",
-    ]
-    body = []
-    for key, name in SCHEDULES.items():
-        stds = by_schedule.get(key, [])
-        figures = (
-            [latex.number(each, 2) for each in (min(stds), _root_mean_square(stds), max(stds))] if stds else ["--"] * 3
-        )
-        counts = [fitting(listed, key, reading) for reading in READINGS]
-        fit = [f"{some} of {tested}" if tested else "--" for some, tested in counts]
-        body.append([name, str(len(stds)), *figures, *fit])
-    return latex.tabular("lr" + "rrr" + "r" * len(READINGS), head, body)
-
-
-def _probability(value: float | None) -> str:
-    return "--" if value is None else "$<$ 0.001" if value < 0.001 else latex.number(value, 3)
-
-
 def _pooled(scattered: Iterable[Scatter]) -> dict[str, tuple[float, int]]:
     """Return the pooled standard deviation of each schedule, with its degrees of freedom."""
-    found = _by_schedule(scattered).items()
-    return {key: (_root_mean_square(stds), (SETTLED - 1) * len(stds)) for key, stds in found}
+    found = stds_by_schedule(scattered).items()
+    return {key: (root_mean_square(stds), (SETTLED - 1) * len(stds)) for key, stds in found}
 
 
-def _by_schedule(scattered: Iterable[Scatter]) -> dict[str, list[float]]:
+def stds_by_schedule(scattered: Iterable[Scatter]) -> dict[str, list[float]]:
     """List the scatter of trainings that end as r2's do, by schedule."""
     found: dict[str, list[float]] = {}
     for item in scattered:
@@ -274,5 +204,5 @@ def _ratio(low: float, high: float, ours: tuple[float, int] | None) -> float | N
     return statistics.fisher((nearest / ours[0]) ** 2, SETTLED - 1, ours[1])
 
 
-def _root_mean_square(values: list[float]) -> float:
+def root_mean_square(values: list[float]) -> float:
     return math.sqrt(fmean(value**2 for value in values))

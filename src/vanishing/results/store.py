@@ -67,6 +67,10 @@ class Result:
         """Whether a loss was no number."""
         return bool(self.summary["status"] == "diverged")
 
+    def final(self, count: int) -> pd.DataFrame:
+        """Return the last `count` rows of the history."""
+        return self.history.sort_values("epoch").tail(count)
+
 
 class _Figures(BaseModel):
     """A loss in nats, None for one that is no number, and an accuracy as a fraction."""
@@ -192,11 +196,6 @@ def check_history(name: str, seed: int, summary: dict[str, Any]) -> None:
             f"{path}: not what {folder / 'summary.json'} says, SHA-256 {expected}; "
             f"`vanishing train {name} --seed {seed}` makes it again"
         )
-
-
-def of_run(settings: config.Parameters, name: str) -> list[Result]:
-    """Read the complete results of a run that were made with today's configuration, a seed each."""
-    return [read(run, seed) for run, seed in settings.jobs() if run == name and is_available(settings, run, seed)]
 
 
 def read_summary(path: Path) -> dict[str, Any]:
