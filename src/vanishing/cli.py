@@ -125,14 +125,13 @@ def _stage(name: str, *arguments: str) -> Command:
 
 
 def _train(options: argparse.Namespace) -> None:
-    from vanishing.engines import time_limit
-    from vanishing.training import cost
+    from vanishing.engines import remaining, time_limit
 
     until = (
         time_limit.parse(options.until) if options.until is not None else None
     )  # before PyTorch, whose import takes seconds
     settings = _load()
-    if chosen := _chosen(options, settings, cost.to_train):
+    if chosen := _chosen(options, settings, remaining.to_train):
         from vanishing import stages
 
         again = "" if options.missing is None else f"`vanishing {shlex.join(options.typed)}`"
@@ -141,10 +140,10 @@ def _train(options: argparse.Namespace) -> None:
 
 def _gradients(options: argparse.Namespace) -> None:
     from vanishing import stages
-    from vanishing.training import cost
+    from vanishing.engines import remaining
 
     settings = _load()
-    for name, seed in _chosen(options, settings, cost.to_measure):
+    for name, seed in _chosen(options, settings, remaining.to_measure):
         stages.gradients(settings, name, seed)
 
 
@@ -221,10 +220,11 @@ def _models(_: argparse.Namespace) -> None:
 
 
 def _plan(options: argparse.Namespace) -> None:
+    from vanishing.engines import remaining
     from vanishing.training import cost
 
-    listed = cost.entries(_load(), options.studies)
-    print(cost.text(listed, cost.estimate(listed, at_once=options.at_once)))
+    listed = remaining.entries(_load(), options.studies)
+    print(remaining.text(listed, cost.estimate(listed, at_once=options.at_once)))
 
 
 def _rates(options: argparse.Namespace) -> None:
