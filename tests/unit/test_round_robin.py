@@ -129,11 +129,11 @@ class Scripted(Mark):
     def __init__(self, name, looks, log):
         self.name, self.looks, self.log = name, looks, log
 
-    def done(self):
+    def query(self):
         self.looks -= 1
         return self.looks < 0
 
-    def wait(self):
+    def synchronize(self):
         self.log.append(self.name)
         self.looks = 0
 

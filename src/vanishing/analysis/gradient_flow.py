@@ -98,7 +98,7 @@ def measure_trajectory(
     tables = []
     with Progress(f"gradient flow of {folder}", len(epochs), unit="snapshot") as progress:
         for epoch in epochs:
-            _load(model, paths.snapshot(folder, epoch))
+            checkpoints.load_weights(paths.snapshot(folder, epoch), model)
             for images in IMAGES:
                 table = gradient_flow(model, batches[images])
                 table.insert(0, "epoch", epoch)
@@ -120,12 +120,8 @@ def fixed_batches(
     images, labels = torch.from_numpy(train.images)[order], torch.from_numpy(train.labels)[order].long()
     if augmented:
         images = augmentation.augment(images, augmentation.draw(len(order), gradients.seed, epoch=0))
-    return [
-        (augmentation.normalise(part.to(device)), target.to(device))
-        for part, target in zip(
-            torch.split(images, gradients.batch_size), torch.split(labels, gradients.batch_size), strict=True
-        )
-    ]
+    parts = zip(torch.split(images, gradients.batch_size), torch.split(labels, gradients.batch_size), strict=True)
+    return [(augmentation.normalise(part.to(device)), target.to(device)) for part, target in parts]
 
 
 def _epoch(snapshot: Path) -> int:
@@ -133,15 +129,6 @@ def _epoch(snapshot: Path) -> int:
     if not (number.isascii() and number.isdigit()):
         raise checkpoints.CheckpointError(f"{snapshot}: not the name of a snapshot; remove it")
     return int(number)
-
-
-def _load(model: nn.Module, snapshot: Path) -> None:
-    weights, _ = checkpoints.read(snapshot)
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError:
-        again = "the parameters have changed since; `vanishing train` trains anew"
-        raise checkpoints.CheckpointError(f"{snapshot}: weights of another model; {again}") from None
 
 
 def _forward_in_order(model: nn.Module, inputs: Tensor) -> tuple[list[str], Tensor]:

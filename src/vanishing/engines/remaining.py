@@ -57,7 +57,7 @@ def text(listed: Sequence[Entry], made: Estimate) -> str:
 
 def _totals(listed: Sequence[Entry], made: Estimate) -> list[str]:
     """Sum up all trainings, those that are left, and their time."""
-    lines = [f"in all: {_sum(listed, [entry.seeds for entry in listed])}"]
+    lines = [f"in all: {_sum(listed, [len(entry.done + entry.to_measure + entry.to_train) for entry in listed])}"]
     if unmeasured := sum(len(entry.to_measure) for entry in listed):
         lines.append(f"left to measure: the gradient flow of {_trainings(unmeasured)}")
     left = [entry for entry in listed if entry.to_train]

@@ -19,7 +19,7 @@ from typing import Any, Self
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
-from torch import Tensor
+from torch import Tensor, nn
 
 from vanishing import files
 from vanishing.errors import UserError
@@ -129,6 +129,16 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if envelope != _envelope(tensors, values) or content != save(tensors, {KEY: envelope}):
         raise CheckpointError(f"{path}: damaged: its content does not have the SHA-256 written in it")
     return tensors, values
+
+
+def load_weights(path: Path, model: nn.Module) -> None:
+    """Load a checkpoint into a model; `CheckpointError` if it is missing, damaged or of another model."""
+    weights, _ = read(path)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError:
+        again = "the parameters have changed since; `vanishing train` trains anew"
+        raise CheckpointError(f"{path}: weights of another model; {again}") from None
 
 
 def _envelope(tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> str:

@@ -50,11 +50,6 @@ class Entry:
     to_train: list[int]
 
     @property
-    def seeds(self) -> int:
-        """Number of trainings."""
-        return len(self.done + self.to_measure + self.to_train)
-
-    @property
     def work(self) -> float:
         """Billions of multiply-accumulates in the forward pass of a minibatch."""
         return self.size.macs * self.run.train.batch_size / 1e9

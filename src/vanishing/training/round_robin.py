@@ -84,10 +84,10 @@ def run(choose: Callable[[Sequence[Task]], Task | None], at_once: int, until: fl
     """
     slots, active = streams.slots(at_once), list[_Running]()
     with _signals() as caught, contextlib.ExitStack() as ending:
-        ending.callback(_close, active)
         while True:
             while slots and not caught and (task := choose([each.task for each in active])):
                 active.append(_Running(task, slots.pop()))
+                ending.callback(active[-1].turns.close)
             if not active or caught or time.monotonic() >= until:
                 _save(active)
                 return End([each.task for each in active], caught[0] if caught else None)
@@ -96,10 +96,10 @@ def run(choose: Callable[[Sequence[Task]], Task | None], at_once: int, until: fl
 
 def _take_turn(active: list[_Running], slots: list[Slot]) -> None:
     """Let the task that can run first have a turn, and move it to the end of the queue or free its slot."""
-    one = next((each for each in active if each.mark.done()), None)
+    one = next((each for each in active if each.mark.query()), None)
     if one is None:
         one = min(active, key=lambda each: each.expected)
-        one.mark.wait()
+        one.mark.synchronize()
     active.remove(one)
     try:
         more = one.take_turn()
@@ -123,11 +123,6 @@ def _save(active: Sequence[_Running]) -> None:
             errors.append(error)
     if errors:
         raise errors[0]
-
-
-def _close(active: Sequence[_Running]) -> None:
-    for each in active:
-        each.turns.close()
 
 
 @contextlib.contextmanager

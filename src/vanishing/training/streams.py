@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -24,13 +24,13 @@ WARM_UP = 3
 
 
 class Mark:
-    """A point in a stream, reached once all work before it is done: at once on a CPU."""
+    """A point in a stream, reached once all work before it is done: at once on a CPU, on CUDA an event."""
 
-    def done(self) -> bool:
+    def query(self) -> bool:
         """Return whether the device has reached it, without waiting."""
         return True
 
-    def wait(self) -> None:
+    def synchronize(self) -> None:
         """Sleep until the device has reached it."""
 
 
@@ -79,22 +79,6 @@ class Stream:
         return contextlib.nullcontext()
 
 
-class CudaMark(Mark):
-    """A CUDA event."""
-
-    def __init__(self, stream: torch.cuda.Stream) -> None:
-        self.event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
-        self.event.record(stream)
-
-    def done(self) -> bool:
-        """Return whether the device has reached it, without waiting."""
-        return bool(self.event.query())  # type: ignore[no-untyped-call]
-
-    def wait(self) -> None:
-        """Sleep until the device has reached it."""
-        self.event.synchronize()
-
-
 class CudaStream(Stream):
     """Two CUDA streams, one for work and one for copies to the host, that nothing else in the process uses.
 
@@ -115,9 +99,11 @@ class CudaStream(Stream):
     def __exit__(self, *error: object) -> None:
         self._entered.pop().__exit__(None, None, None)
 
-    def mark(self) -> CudaMark:
-        """Mark the present end of the queue."""
-        return CudaMark(self.work)
+    def mark(self) -> Mark:
+        """Mark the present end of the queue; to wait for it does not keep a processor busy."""
+        event: Any = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+        event.record(self.work)
+        return cast(Mark, event)
 
     def pool(self) -> Any:
         """Return a new memory pool, which is freed with the last recording."""
@@ -141,8 +127,7 @@ class CudaStream(Stream):
     @contextlib.contextmanager
     def beside(self, after: Mark) -> Iterator[None]:
         """Work on the stream for copies, which first waits on the device for `after`."""
-        if isinstance(after, CudaMark):
-            self.copies.wait_event(after.event)
+        self.copies.wait_event(cast(torch.cuda.Event, after))
         with torch.cuda.stream(self.copies):
             yield
 

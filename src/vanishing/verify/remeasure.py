@@ -69,8 +69,8 @@ def _test(run: config.Run, record: Record, path: Path, test: dataset.Split) -> I
     device, same = _device(run, record)
     model = step.Learner(run, record.seed, device).model
     try:
-        model.load_state_dict(checkpoints.read(path)[0])
-    except (UserError, RuntimeError):
+        checkpoints.load_weights(path, model)
+    except UserError:
         yield Finding(
             path, f"the weights of {record.run}", "a damaged file, or weights of another model", record.command
         )
