@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from vanishing import console
-from vanishing.console import Progress, duration
+from vanishing.console import Progress, aligned, duration
 
 
 @pytest.mark.parametrize(
@@ -25,6 +25,10 @@ from vanishing.console import Progress, duration
 )
 def test_durations_have_two_digits(seconds, text):
     assert duration(seconds) == text
+
+
+def test_columns_are_aligned_the_first_to_the_left():
+    assert aligned([("run", "layers"), ("vgg08", "8")], gap=2) == "run    layers\nvgg08       8"
 
 
 @pytest.fixture

@@ -157,7 +157,7 @@ def train(
     inputs = Inputs(settings.data.seed)
     jobs = [Job(settings, name, seed, inputs) for name, seed in chosen]
     for path in {job.run.data.path for job in jobs if not job.run.data.path.exists()}:
-        dataset.load(path)  # raises what says how to make it
+        dataset.load(path)  # raises an error that says how to make it
     waiting = list(jobs)
     if until is not None and until - time.monotonic() < LEAST:
         raise OutOfTime(f"--until: less than {LEAST:.0f} s are left, in which nothing is worth beginning")

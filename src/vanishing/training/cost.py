@@ -39,7 +39,7 @@ Setting = tuple[str, int, str, str]
 
 @dataclass(frozen=True)
 class Entry:
-    """A run, its seeds by what is left to do for them, and what one training of it costs."""
+    """A run, its seeds by what is left to do, and the cost of one training."""
 
     name: str
     run: config.Run
@@ -108,9 +108,7 @@ class Estimate:
 
 
 def estimate(
-    listed: Iterable[Entry],
-    step_seconds: Callable[[config.Run], tuple[float, str]] | None = None,
-    at_once: int = 1,
+    listed: Iterable[Entry], step_seconds: Callable[[config.Run], tuple[float, str]] | None = None, at_once: int = 1
 ) -> Estimate:
     """Estimate the time of the trainings that are left, from a measurement of two of them for each setting.
 

@@ -20,7 +20,7 @@ from vanishing.console import say
 from vanishing.errors import UserError
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
-"""Names of glibc's malloc.h: from what size free memory is given back, and how many blocks come from mmap."""
+"""Options of glibc's mallopt: the size from which free memory is returned, and the number of blocks from mmap."""
 
 NO_GPU = "this machine has no CUDA device"
 
@@ -75,8 +75,8 @@ def choose(train: config.Train, measuring: bool = False) -> torch.device:
     """Return the device that a run computes on; with `auto`, a GPU that cannot be used is named in a line.
 
     Raises:
-        UserError: if the device is to be a GPU, and this machine has none that can be used; if fused kernels are to
-            be compiled for it, and the compiler is missing.
+        UserError: if the run needs a GPU, and this machine has no usable one; if it needs fused kernels, and their
+            compiler is missing.
     """
     # CUDA reads both when it starts; streams beyond the connections, 8 by default, wait for one another
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = numerics(train)["CUBLAS_WORKSPACE_CONFIG"]

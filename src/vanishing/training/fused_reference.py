@@ -28,12 +28,7 @@ Gradients = tuple[Tensor, Tensor | None, Tensor, Tensor]
 
 
 def forward(
-    x: Tensor,
-    added: Tensor | None,
-    weight: Tensor,
-    bias: Tensor,
-    running: tuple[Tensor, Tensor],
-    settings: Settings,
+    x: Tensor, added: Tensor | None, weight: Tensor, bias: Tensor, running: tuple[Tensor, Tensor], settings: Settings
 ) -> tuple[Tensor, Tensor]:
     """Return y, of x's shape and dtype, and the statistics (2, channels): mean and 1 / sqrt(v + eps) of each channel.
 

@@ -220,7 +220,7 @@ class _Division(NamedTuple):
 
 
 def divide(shape: torch.Size) -> _Division:
-    """Divide a minibatch (batch, channels, height, width) into programs, whatever the device."""
+    """Divide a minibatch (batch, channels, height, width) into programs, the same on every device."""
     channels = shape[1]
     rows = shape.numel() // channels
     columns = min(COLUMNS, triton.next_power_of_2(channels))
@@ -237,12 +237,7 @@ def divide(shape: torch.Size) -> _Division:
 
 
 def forward(
-    x: Tensor,
-    added: Tensor | None,
-    weight: Tensor,
-    bias: Tensor,
-    running: tuple[Tensor, Tensor],
-    settings: Settings,
+    x: Tensor, added: Tensor | None, weight: Tensor, bias: Tensor, running: tuple[Tensor, Tensor], settings: Settings
 ) -> tuple[Tensor, Tensor]:
     """Compute `fused_reference.forward`, channels last."""
     x = _channels_last(x)

@@ -239,7 +239,7 @@ class Training:
                 self.outcome = self._test(self.done - before, seconds)
 
     def _build(self) -> None:
-        """Initialise the model, and record what is repeated."""
+        """Initialise the model; record the training step and the validation."""
         with self.stream.no_failed_allocations():
             self.learner = Learner(self.run, self.seed, self.device)
             pool, last = self.stream.pool(), self.size - (self.iterations - 1) * self.batch

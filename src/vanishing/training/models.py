@@ -142,7 +142,7 @@ class Bottleneck(ReductionBlock):
     """
 
     def kinds(self, model: config.Model) -> list[tuple[int, int]]:
-        """List three convolutions, whatever `model.convolutions` is."""
+        """List three convolutions; `model.convolutions` does not count."""
         narrow = model.filters // config.BOTTLENECK
         return [(narrow, 1), (narrow, model.kernel_size), (model.filters, 1)]
 

@@ -20,7 +20,7 @@ from vanishing.training import augmentation, devices, models
 from vanishing.training.streams import Stream
 
 EVALUATION_BATCH = {"cpu": 250, "cuda": 2500}
-"""Images evaluated at once, by kind of device: what a cache holds, and what keeps a GPU busy between launches.
+"""Images evaluated at once, by kind of device: few enough for a cache, and enough to keep a GPU busy.
 
 The metrics depend on it by rounding alone.
 """
