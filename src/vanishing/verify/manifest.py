@@ -28,10 +28,10 @@ OUTPUTS = (
     "results/checks.csv",
     *(pattern for patterns in rebuild.GENERATED.values() for pattern in patterns),
 )
-"""Files that the pipeline makes, beside the data."""
+"""What the pipeline makes, beside the data."""
 
 SOURCES = ("report/*.tex",)
-"""Files that the report is made of, beside them."""
+"""What the report is made of beside them."""
 
 
 def collect(settings: config.Parameters) -> dict[str, Any]:
