@@ -167,7 +167,7 @@ def step_of(
     It is taken on `stream`, one of its own if none is given; an eager one on the default stream.
     """
     stream = (stream or Slot().on(device)) if captured else Stream()
-    plan, size, place = augmentation.draw(len(train.images), 0, 1).to(device), run.train.batch_size, 0
+    draws, size, place = augmentation.draw(len(train.images), 0, 1).to(device), run.train.batch_size, 0
     pixels, labels = step.upload(train, device)
     synchronise(device)
     with stream:
@@ -177,7 +177,7 @@ def step_of(
     def take_step() -> None:
         nonlocal place
         with stream:
-            one(plan.batch(place, size))
+            one(draws.batch(place, size))
         place = (place + size) % (len(pixels) - size + 1)
 
     return take_step

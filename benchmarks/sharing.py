@@ -47,7 +47,7 @@ class Endless:
         self.step, self.stream, self.until, self.done = step, stream, 0.0, 0
 
     def proceed(self, slot: Slot) -> Generator[Mark, None, None]:
-        """Take steps as `training.Training` does."""
+        """Take steps as `loop.Training` does."""
         ahead = deque([self.stream.mark()])
         while time.perf_counter() < self.until:
             for _ in range(self.stream.steps):

@@ -145,11 +145,11 @@ def _unmeasured(stage: catalogue.Stage, settings: Parameters, studies: Sequence[
     """List the trainings of `studies`, of all where none is named, that have no output of this stage yet."""
     from vanishing.results import store
 
-    runs = {run for key in studies for run in settings.study(key).runs}
+    runs = settings.runs_of(studies)
     return [
         (run, seed)
         for run, seed in store.trained(settings)
-        if (run in runs or not studies) and not all(path.exists() for path in stage.output_paths(run=run, seed=seed))
+        if run in runs and not all(path.exists() for path in stage.output_paths(run=run, seed=seed))
     ]
 
 
@@ -166,14 +166,13 @@ def _data(options: argparse.Namespace) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
-    from vanishing.engines import time_limit
-    from vanishing.training import cost
+    from vanishing.engines import remaining, time_limit
 
     until = (
         time_limit.parse(options.until) if options.until is not None else None
     )  # before PyTorch, whose import takes seconds
     settings = _load()
-    if chosen := _chosen(options, settings, cost.to_train):
+    if chosen := _chosen(options, settings, remaining.to_train):
         from vanishing import stages
 
         again = "" if options.missing is None else f"`vanishing {shlex.join(options.typed)}`"
@@ -231,6 +230,7 @@ def _workspace(options: argparse.Namespace) -> None:
 
 
 def _models(_: argparse.Namespace) -> None:
+    from vanishing.console import aligned
     from vanishing.training import models
 
     settings = _load()
@@ -240,16 +240,15 @@ def _models(_: argparse.Namespace) -> None:
         size = models.measure(run.model, run.data.classes)
         studies = ", ".join(key for key, block in settings.studies.items() if name in block.runs) or "none"
         rows.append((name, f"{size.layers}", f"{size.parameters:,}", f"{size.macs:,}", studies))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for name, *counts in rows:
-        print(name.ljust(widths[0]), *(count.rjust(width) for count, width in zip(counts, widths[1:], strict=True)))
+    print(aligned(rows))
 
 
 def _plan(options: argparse.Namespace) -> None:
+    from vanishing.engines import remaining
     from vanishing.training import cost
 
-    listed = cost.entries(_load(), options.studies)
-    print(cost.text(listed, cost.estimate(listed, at_once=options.at_once)))
+    listed = remaining.entries(_load(), options.studies)
+    print(remaining.text(listed, cost.estimate(listed, at_once=options.at_once)))
 
 
 def _rates(options: argparse.Namespace) -> None:

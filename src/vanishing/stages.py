@@ -33,7 +33,7 @@ def train(
     until: float | None = None,
     again: str = "",
 ) -> None:
-    """Train runs with a seed each, going on where an earlier start was interrupted; see `trainings.train`."""
+    """Train runs with a seed each, going on where an earlier start was interrupted; see `trainer.train`."""
     from vanishing.engines import trainer
 
     trainer.train(settings, chosen, at_once, until, again)

@@ -413,7 +413,7 @@ BAD_CHECKPOINTS: Cases = {
         weights(lambda tensors: tensors.update({key: torch.ones(2, 2) for key in list(tensors)[:1]})),
         "weights of another model",
     ),
-    "a name that is no epoch": ((TRAJECTORY / "epoch_x.safetensors").touch, "no snapshot, by its name"),
+    "a name that is no epoch": ((TRAJECTORY / "epoch_x.safetensors").touch, "not the name of a snapshot"),
     "a folder": (replaced_by(SNAPSHOT.mkdir, SNAPSHOT), "damaged or no checkpoint"),
     "a pipe": (replaced_by(lambda: os.mkfifo(SNAPSHOT), SNAPSHOT), "damaged or no checkpoint"),
     "an endless device": (replaced_by(lambda: SNAPSHOT.symlink_to("/dev/zero"), SNAPSHOT), "damaged or no checkpoint"),

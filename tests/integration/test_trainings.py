@@ -16,7 +16,7 @@ import torch
 
 from vanishing import cli, config, paths, stages
 from vanishing.config import ParameterError
-from vanishing.engines import time_limit
+from vanishing.engines import remaining, time_limit
 from vanishing.engines.time_limit import Budget
 from vanishing.training import cost, step
 
@@ -108,10 +108,10 @@ def test_the_memory_of_a_training_is_free_when_the_next_begins(study, monkeypatc
 
 def test_what_has_results_is_not_missing(study, capsys):
     faked.result(study, "vgg38")
-    assert cost.to_train(study) == [("vgg08", 0), ("vgg38_bn", 0)]
-    assert cost.to_train(study, ["core"]) == [("vgg08", 0), ("vgg38_bn", 0)]
+    assert remaining.to_train(study) == [("vgg08", 0), ("vgg38_bn", 0)]
+    assert remaining.to_train(study, ["core"]) == [("vgg08", 0), ("vgg38_bn", 0)]
     assert cli.main(["train", "vgg38_bn:0", "vgg38", "--missing"]) == 0
-    assert cost.to_train(study) == [("vgg08", 0)], "and vgg38 is as it was"
+    assert remaining.to_train(study) == [("vgg08", 0)], "and vgg38 is as it was"
     assert not paths.checkpoints("vgg38", 0).exists()
     assert cli.main(["train", "--missing", "else"]) == 2
     assert "study 'else' is not configured; allowed: core" in capsys.readouterr().err
@@ -195,7 +195,7 @@ def test_one_that_fails_does_not_stop_the_others(study, monkeypatch, capsys, err
     told = capsys.readouterr().err
     assert f"\nvgg38_bn:0: {message}" in told
     assert told.endswith("vanishing train: 1 of 3 trainings failed: vgg38_bn:0; the others are done\n")
-    assert cost.to_train(study) == [("vgg38_bn", 0)]
+    assert remaining.to_train(study) == [("vgg38_bn", 0)]
 
 
 def test_one_that_fails_leaves_the_settings_of_the_others_as_they_were(study, monkeypatch):

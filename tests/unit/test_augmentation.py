@@ -12,25 +12,25 @@ def images():
 
 
 def test_each_image_is_cropped_and_flipped_as_torchvision_does(images):
-    plan = augmentation.draw(len(images), seed=3, epoch=2)
-    chosen = images[plan.order]
-    augmented = augmentation.augment(chosen, plan)
+    draws = augmentation.draw(len(images), seed=3, epoch=2)
+    chosen = images[draws.order]
+    augmented = augmentation.augment(chosen, draws)
     assert (augmented.dtype, augmented.shape) == (torch.uint8, images.shape)
     for image, after, (top, left), flip in zip(
-        chosen, augmented, plan.offsets.tolist(), plan.flips.tolist(), strict=True
+        chosen, augmented, draws.offsets.tolist(), draws.flips.tolist(), strict=True
     ):
         expected = reference.crop(reference.pad(image, [4]), top, left, 32, 32)
         assert torch.equal(after, reference.horizontal_flip(expected) if flip else expected)
 
 
 def test_the_middle_crop_without_a_flip_changes_nothing(images):
-    plan = augmentation.Plan(torch.arange(200), torch.full((200, 2), 4), torch.zeros(200, dtype=torch.bool))
-    assert torch.equal(augmentation.augment(images, plan), images)
+    draws = augmentation.Draws(torch.arange(200), torch.full((200, 2), 4), torch.zeros(200, dtype=torch.bool))
+    assert torch.equal(augmentation.augment(images, draws), images)
 
 
 def test_a_crop_at_the_corner_brings_black_rows_and_columns(images):
-    plan = augmentation.Plan(torch.arange(1), torch.tensor([[0, 8]]), torch.tensor([False]))
-    augmented = augmentation.augment(images[:1], plan)[0]
+    draws = augmentation.Draws(torch.arange(1), torch.tensor([[0, 8]]), torch.tensor([False]))
+    augmented = augmentation.augment(images[:1], draws)[0]
     assert augmented[:, :4].sum() == 0
     assert augmented[:, :, 28:].sum() == 0
     assert torch.equal(augmented[:, 4:, :28], images[0, :, :28, 4:])
@@ -51,14 +51,14 @@ def test_normalising_by_hand():
 
 
 def test_the_draws_of_seed_0_and_epoch_1_are_these():
-    plan = augmentation.draw(10, seed=0, epoch=1)
-    assert plan.order.tolist() == [5, 6, 1, 2, 0, 8, 9, 3, 7, 4]
-    assert plan.offsets.tolist() == [[0, 2], [3, 1], [8, 4], [0, 3], [6, 2], [7, 6], [6, 8], [7, 6], [0, 7], [8, 8]]
-    assert plan.flips.tolist() == [False, False, False, False, True, True, True, False, True, False]
+    draws = augmentation.draw(10, seed=0, epoch=1)
+    assert draws.order.tolist() == [5, 6, 1, 2, 0, 8, 9, 3, 7, 4]
+    assert draws.offsets.tolist() == [[0, 2], [3, 1], [8, 4], [0, 3], [6, 2], [7, 6], [6, 8], [7, 6], [0, 7], [8, 8]]
+    assert draws.flips.tolist() == [False, False, False, False, True, True, True, False, True, False]
 
 
-def as_lists(plan):
-    return plan.order.tolist(), plan.offsets.tolist(), plan.flips.tolist()
+def as_lists(draws):
+    return draws.order.tolist(), draws.offsets.tolist(), draws.flips.tolist()
 
 
 def test_the_draws_depend_on_seed_and_epoch_alone():
@@ -78,8 +78,8 @@ def test_another_seed_or_epoch_draws_anew(seed, epoch):
 
 
 def test_the_largest_seed_and_epoch_can_be_drawn_from():
-    plans = {str(as_lists(augmentation.draw(50, seed, 2**20 - 1))) for seed in (0, 1, 2**31 - 1)}
-    assert len(plans) == 3
+    drawn = {str(as_lists(augmentation.draw(50, seed, 2**20 - 1))) for seed in (0, 1, 2**31 - 1)}
+    assert len(drawn) == 3
 
 
 def test_the_order_is_a_permutation():
@@ -102,20 +102,20 @@ def test_half_of_the_images_are_flipped():
 
 
 def test_a_batch_is_the_part_of_the_plan_and_the_last_one_may_be_short():
-    plan = augmentation.draw(10, seed=0, epoch=1)
-    parts = [plan.batch(start, 4) for start in (0, 4, 8)]
+    draws = augmentation.draw(10, seed=0, epoch=1)
+    parts = [draws.batch(start, 4) for start in (0, 4, 8)]
     assert [len(part.order) for part in parts] == [4, 4, 2]
-    assert torch.equal(torch.cat([part.order for part in parts]), plan.order)
-    assert torch.equal(torch.cat([part.offsets for part in parts]), plan.offsets)
-    assert torch.equal(torch.cat([part.flips for part in parts]), plan.flips)
+    assert torch.equal(torch.cat([part.order for part in parts]), draws.order)
+    assert torch.equal(torch.cat([part.offsets for part in parts]), draws.offsets)
+    assert torch.equal(torch.cat([part.flips for part in parts]), draws.flips)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_cuda_crops_and_flips_the_same(images):
-    plan = augmentation.draw(len(images), seed=3, epoch=2)
+    draws = augmentation.draw(len(images), seed=3, epoch=2)
     device = torch.device("cuda")
-    on_cuda = augmentation.augment(images.to(device), plan.to(device))
-    assert torch.equal(on_cuda.cpu(), augmentation.augment(images, plan))
+    on_cuda = augmentation.augment(images.to(device), draws.to(device))
+    assert torch.equal(on_cuda.cpu(), augmentation.augment(images, draws))
     torch.testing.assert_close(
         augmentation.normalise(on_cuda).cpu(), augmentation.normalise(on_cuda.cpu()), rtol=1e-6, atol=1e-6
     )

@@ -44,11 +44,11 @@ def test_a_captured_step_is_the_eager_step_bit_for_bit(name, precision, kernels,
     eager, recorded = (made(run) for _ in range(2))
     captured = capture(recorded, images, labels, 100)
     for iteration in range(STEPS):
-        plan = augmentation.draw(len(images), 0, iteration).to(eager.device).batch(0, 100)
+        draws = augmentation.draw(len(images), 0, iteration).to(eager.device).batch(0, 100)
         for one in (eager, recorded):
             one.rate.fill_(loop.learning_rate(run.train, 1 + iteration, 0, 1))
-        eager.step(images, labels, plan)
-        captured(plan)
+        eager.step(images, labels, draws)
+        captured(draws)
     assert differing(eager, recorded) == []
 
 
@@ -64,9 +64,9 @@ def test_minibatches_of_two_sizes_are_captured_each(images, labels):
     eager, recorded = (made(run) for _ in range(2))
     captured = capture(recorded, images, labels, 100, 30)
     for iteration, size in enumerate([100, 100, 30, 100, 30, 100]):
-        plan = augmentation.draw(len(images), 0, iteration).to(eager.device).batch(0, size)
-        eager.step(images, labels, plan)
-        captured(plan)
+        draws = augmentation.draw(len(images), 0, iteration).to(eager.device).batch(0, size)
+        eager.step(images, labels, draws)
+        captured(draws)
     assert differing(eager, recorded) == []
 
 
@@ -74,12 +74,12 @@ def test_a_checkpoint_has_the_weights_of_its_moment_while_steps_go_on(images, la
     run = configured("vgg38_bn_rc", "fp32")
     trained, stream = made(run), Slot().on(DEVICE)
     step = Step(trained, images, labels, [100], stream, stream.pool())
-    plan = augmentation.draw(len(images), 0, 1).to(trained.device).batch(0, 100)
+    draws = augmentation.draw(len(images), 0, 1).to(trained.device).batch(0, 100)
     expected = []
     torch.cuda.synchronize()
     with stream, checkpoints.Writer(stream) as writer:
         for number in range(20):
-            step(plan)
+            step(draws)
             writer.write(tmp_path / f"{number}.safetensors", trained.tensors())
             expected.append({name: tensor.clone() for name, tensor in trained.tensors().items()})
     for number, tensors in enumerate(expected):
@@ -93,11 +93,11 @@ def test_a_checkpoint_has_the_weights_of_its_moment_while_steps_go_on(images, la
 def test_a_gpu_gives_the_loss_of_a_cpu_up_to_rounding(images, labels, kernels):
     run = configured("vgg38_bn_rc", "fp32", kernels)
     gpu, cpu = made(run), Learner(run, 0, torch.device("cpu"))
-    plan = augmentation.draw(len(images), 0, 1).batch(0, 100)
-    gpu.step(images, labels, plan.to(gpu.device))
-    cpu.step(images.cpu(), labels.cpu(), plan)
-    loss, _ = gpu.figures(1)
-    assert loss == pytest.approx(cpu.figures(1).loss, rel=1e-5)
+    draws = augmentation.draw(len(images), 0, 1).batch(0, 100)
+    gpu.step(images, labels, draws.to(gpu.device))
+    cpu.step(images.cpu(), labels.cpu(), draws)
+    loss, _ = gpu.metrics(1)
+    assert loss == pytest.approx(cpu.metrics(1).loss, rel=1e-5)
 
 
 def test_a_captured_evaluation_is_the_eager_one(images, labels):
@@ -106,7 +106,7 @@ def test_a_captured_evaluation_is_the_eager_one(images, labels):
     with stream:
         evaluation = Evaluation(trained.model, images, labels, True, stream, stream.pool())
         evaluation.launch()
-        assert evaluation.figures() == step.evaluate(trained.model, images, labels, bf16=True)
+        assert evaluation.metrics() == step.evaluate(trained.model, images, labels, bf16=True)
 
 
 SIDE = [
@@ -127,7 +127,10 @@ def test_trainings_at_once_end_in_the_bytes_that_each_gives_alone(precision, ker
 
     def trained(folder, at_once):
         runs = [(configured(name, precision, kernels), seed) for name, seed in SIDE]
-        tasks = [Task(*run, loop.Images(*parts), tmp_path / folder / f"{at}") for at, run in enumerate(runs)]
+        tasks = [
+            loop.Training(short(run), seed, loop.Images(*parts), tmp_path / folder / f"{at}", f"{at}")
+            for at, (run, seed) in enumerate(runs)
+        ]
         waiting = list(tasks)
         round_robin.run(lambda _: waiting.pop(0) if waiting else None, at_once)
         kept = ((task.folder.name, path) for task in tasks for path in task.folder.iterdir())
@@ -185,21 +188,9 @@ def test_the_operation_takes_the_kernels_and_any_strides():
     assert torch.equal(*gradients)
 
 
-class Task:
-    """A training of four epochs as a task beside others."""
-
-    def __init__(self, run, seed, images, folder):
-        train = run.train.model_copy(update={"epochs": 4, "snapshots": [1, 2]})
-        self.run, self.seed, self.images = run.model_copy(update={"train": train}), seed, images
-        self.folder = folder
-
-    def proceed(self, slot):
-        devices.configure(self.run.train)
-        one = loop.Training(self.run, self.seed, self.images, self.folder, self.folder.name, slot.on(DEVICE))
-        yield from one.proceed()
-
-    def save(self):
-        """Save nothing."""
+def short(run):
+    """Return a run of four epochs."""
+    return run.model_copy(update={"train": run.train.model_copy(update={"epochs": 4, "snapshots": [1, 2]})})
 
 
 def capture(trained, images, labels, *sizes):
@@ -208,10 +199,10 @@ def capture(trained, images, labels, *sizes):
     torch.cuda.synchronize()
     step = Step(trained, images, labels, sizes, stream, stream.pool())
 
-    def taken(plan):
+    def taken(draws):
         torch.cuda.synchronize()
         with stream:
-            step(plan)
+            step(draws)
         torch.cuda.synchronize()
 
     torch.cuda.synchronize()

@@ -1,5 +1,6 @@
 """Which device a run computes on, on machines that are not this one."""
 
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -99,13 +100,13 @@ def test_a_gpu_that_pytorch_has_kernels_for_is_used(tiny, machine, capsys, devic
 )
 def test_binaries_run_within_their_major_version_and_ptx_on_what_is_newer(machine, capability, runs):
     machine(cuda=True, capability=capability)
-    assert (devices.unusable() == "") is runs
+    assert (devices.cuda_obstacle() == "") is runs
 
 
 @pytest.mark.parametrize("kernels", [[], ["next_generation"]], ids=["none", "unknown"])
 def test_where_pytorch_does_not_say_what_it_has_kernels_for_cuda_is_tried(machine, kernels):
     machine(cuda=True, kernels=kernels)
-    assert devices.unusable() == ""
+    assert devices.cuda_obstacle() == ""
 
 
 def test_a_system_without_glibc_has_no_malloc_to_set(tiny, monkeypatch):
@@ -121,10 +122,25 @@ def test_measuring_is_in_single_precision_whatever_the_run_trains_in(tiny):
         assert torch.backends.cuda.matmul.allow_tf32 is not measuring
 
 
+@pytest.mark.parametrize("precision", ["fp32", "tf32"])
+def test_configuring_puts_in_force_what_is_described(tiny, precision):
+    train = tiny(train={"precision": precision, "threads": 2}).train
+    devices.configure(train)
+    assert devices.numerics(train) == {
+        "threads": torch.get_num_threads(),
+        "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
+        "cudnn_benchmark": torch.backends.cudnn.benchmark,
+        "cudnn_allow_tf32": torch.backends.cudnn.allow_tf32,
+        "matmul_allow_tf32": torch.backends.cuda.matmul.allow_tf32,
+        "CUBLAS_WORKSPACE_CONFIG": os.environ["CUBLAS_WORKSPACE_CONFIG"],
+    }
+    assert devices.numerics(train)["matmul_allow_tf32"] is (precision == "tf32")
+
+
 LACKS = {
-    "Triton": "the package triton is not to be found here",
-    "a compiler": "gcc or clang, which Triton needs, is not to be found here",
-    "headers": "Python.h, which Triton needs (Debian: python3-dev), is not to be found here",
+    "Triton": "the package triton is not installed",
+    "a compiler": "gcc or clang, which Triton needs, is not installed",
+    "headers": "Python.h, which Triton needs (Debian: python3-dev), is not installed",
     "bf16": "GPU 1080 has compute capability 7.5, and 8.0 is needed",
 }
 

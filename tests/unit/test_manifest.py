@@ -10,6 +10,7 @@ import torch
 import yaml
 
 from vanishing import cli, files, paths
+from vanishing.training import devices
 from vanishing.verify import manifest
 
 
@@ -61,6 +62,17 @@ def test_the_part_that_repeats_names_what_bytes_hang_on(capsys):
     assert repeats["trained"]["vgg38/seed0"]["torch"] == "2.13.0"
 
 
+def test_a_manifest_leaves_the_settings_of_pytorch_as_they_are():
+    torch.use_deterministic_algorithms(False)
+    torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        manifest.collect(study())
+        assert not torch.are_deterministic_algorithms_enabled()
+        assert torch.backends.cuda.matmul.allow_tf32
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = False
+
+
 def test_the_part_that_repeats_is_the_same_in_another_folder(folder, tmp_path_factory, monkeypatch):
     first = manifest.as_text({"repeats": manifest.collect(study())["repeats"]})
     elsewhere = shutil.copytree(folder, tmp_path_factory.mktemp("other") / "study")
@@ -85,7 +97,7 @@ def test_the_part_that_varies_tells_the_revision_and_whether_the_tree_is_clean()
 
 def test_the_part_that_varies_tells_the_hardware_and_the_driver(monkeypatch):
     files = {"/proc/driver/nvidia/version": ["NVRM version: 580.65"], "/proc/cpuinfo": ["model name\t: EPYC"]}
-    monkeypatch.setattr(manifest, "_lines", lambda name: files[name])
+    monkeypatch.setattr(devices, "_lines", lambda name: files[name])
     varies = manifest.collect(study())["varies"]
     assert varies["driver"] == "NVRM version: 580.65"
     assert varies["hardware"]["processor"] == "EPYC"

@@ -645,7 +645,7 @@ def test_every_run_takes_two_steps(study, eight, name):
     before = {name: weight.detach().clone() for name, weight in learner.model.named_parameters()}
     for iteration in range(2):
         learner.step(*eight, augmentation.draw(8, 0, 1 + iteration).batch(0, 8))
-    assert all(map(math.isfinite, learner.figures(2)))
+    assert all(map(math.isfinite, learner.metrics(2)))
     for key, weight in learner.model.named_parameters():
         assert weight.isfinite().all(), key
         assert weight.grad.isfinite().all(), key

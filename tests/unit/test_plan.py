@@ -8,6 +8,8 @@ import yaml
 
 from vanishing import cli, config, files, paths, stages
 from vanishing.config import ParameterError
+from vanishing.console import duration
+from vanishing.engines import remaining
 from vanishing.training import checkpoints, cost, models, step
 
 
@@ -27,7 +29,7 @@ def never(run):
 
 def test_the_arithmetic_of_a_training_is_that_of_its_images():
     """150 training, 50 validation and 1000 test images of 10 classes; 2 epochs, 3 passes for a training image."""
-    entry = cost.entries(study())[0]
+    entry = remaining.entries(study())[0]
     data = entry.run.data
     assert (data.train_per_class, data.validation_per_class, data.test_per_class) == (15, 5, 30)
     assert entry.macs == entry.size.macs * (2 * (3 * 150 + 50) + 300)
@@ -48,7 +50,7 @@ def test_a_training_step_costs_three_forward_passes():
 
 def test_the_disk_is_that_of_the_files(tmp_path):
     """Snapshots 0, 1 and 2, and the best weights."""
-    entry = cost.entries(study())[1]
+    entry = remaining.entries(study())[1]
     checkpoints.write(tmp_path / "weights", models.build(entry.run.model, 10, 0).state_dict())
     assert entry.run.train.snapshot_epochs == (0, 1, 2)
     assert entry.kept == pytest.approx(4 * (tmp_path / "weights").stat().st_size, rel=0.05)
@@ -61,7 +63,7 @@ def test_what_is_there_already_is_not_to_be_trained():
     faked.result(settings, "vgg38", seed=0)
     (paths.results("vgg38", 0) / "gradients.csv").unlink()
     files.write(paths.snapshot(paths.checkpoints("vgg38", 0), 0), "weights")
-    shallow, deep = cost.entries(settings)
+    shallow, deep = remaining.entries(settings)
     assert (shallow.done, shallow.to_measure, shallow.to_train) == ([1], [], [0])
     assert (deep.done, deep.to_measure, deep.to_train) == ([], [0], [1])
 
@@ -70,23 +72,23 @@ def test_without_its_trajectory_an_unmeasured_training_runs_again():
     settings = study()
     faked.result(settings, "vgg38", seed=0)
     (paths.results("vgg38", 0) / "gradients.csv").unlink()
-    assert cost.entries(settings)[1].to_train == [0, 1]
+    assert remaining.entries(settings)[1].to_train == [0, 1]
 
 
 def test_a_changed_run_is_to_be_trained_again():
     faked.result(study(), "vgg08", seed=0)
     changed = study({"runs": {"vgg08": {"train": {"learning_rate": 0.002}}}})
-    assert cost.entries(study())[0].to_train == [1]
-    assert cost.entries(changed)[0].to_train == [0, 1]
+    assert remaining.entries(study())[0].to_train == [1]
+    assert remaining.entries(changed)[0].to_train == [0, 1]
 
 
 def test_only_the_studies_named_are_listed():
     settings = study({"studies": {"deep": {"title": "Deep", "runs": ["vgg38"]}}})
-    assert [entry.name for entry in cost.entries(settings)] == ["vgg08", "vgg38"]
-    assert [entry.name for entry in cost.entries(settings, ["deep"])] == ["vgg38"]
-    assert [entry.name for entry in cost.entries(settings, ["deep", "core"])] == ["vgg08", "vgg38"]
+    assert [entry.name for entry in remaining.entries(settings)] == ["vgg08", "vgg38"]
+    assert [entry.name for entry in remaining.entries(settings, ["deep"])] == ["vgg38"]
+    assert [entry.name for entry in remaining.entries(settings, ["deep", "core"])] == ["vgg08", "vgg38"]
     with pytest.raises(ParameterError, match=r"^study 'wide' is not configured; allowed: core, deep$"):
-        cost.entries(settings, ["deep", "wide"])
+        remaining.entries(settings, ["deep", "wide"])
 
 
 @pytest.mark.parametrize(
@@ -116,7 +118,7 @@ def test_a_clamped_fit_errs_alike_on_both_sides():
 
 def test_every_run_is_estimated_from_the_shallowest_and_the_deepest():
     settings = faked.study({}, runs=["vgg38_bn", "vgg38", "vgg08"])
-    listed, measured = cost.entries(settings), []
+    listed, measured = remaining.entries(settings), []
 
     def step(run):
         entry = next(entry for entry in listed if entry.run == run)
@@ -136,9 +138,9 @@ def test_every_run_is_estimated_from_the_shallowest_and_the_deepest():
 def test_precisions_are_measured_apart():
     settings = study({"runs": {"vgg38": {"train": {"precision": "bf16"}}}})
     made = cost.estimate(
-        cost.entries(settings), lambda run: ({"fp32": 1.0, "bf16": 2.0}[run.train.precision], "a chip")
+        remaining.entries(settings), lambda run: ({"fp32": 1.0, "bf16": 2.0}[run.train.precision], "a chip")
     )
-    shallow, deep = cost.entries(settings)
+    shallow, deep = remaining.entries(settings)
     assert made.seconds == pytest.approx({"vgg08": shallow.steps, "vgg38": 2 * deep.steps})
 
 
@@ -146,17 +148,17 @@ def test_where_nothing_is_left_nothing_is_measured():
     settings = study()
     for run, seed in settings.jobs():
         faked.result(settings, run, seed=seed)
-    listed = cost.entries(settings)
+    listed = remaining.entries(settings)
     made = cost.estimate(listed, never)
     assert (made.seconds, made.measurements) == ({}, [])
-    assert cost.text(listed, made).endswith("\nleft to train: nothing")
+    assert remaining.text(listed, made).endswith("\nleft to train: nothing")
 
 
 def test_a_finished_run_is_no_reference():
     settings = study()
     for seed in (0, 1):
         faked.result(settings, "vgg08", seed=seed)
-    made = cost.estimate(cost.entries(settings), lambda run: (float(run.model.blocks), "a chip"))
+    made = cost.estimate(remaining.entries(settings), lambda run: (float(run.model.blocks), "a chip"))
     assert list(made.seconds) == ["vgg38"]
 
 
@@ -166,9 +168,9 @@ def test_the_text_says_amounts_totals_and_that_it_is_an_estimate():
     faked.result(settings, "vgg38", seed=0)
     (paths.results("vgg38", 0) / "gradients.csv").unlink()
     files.write(paths.snapshot(paths.checkpoints("vgg38", 0), 0), "weights")
-    listed = cost.entries(settings)
+    listed = remaining.entries(settings)
     made = cost.Estimate({"vgg08": 60.0, "vgg38": 5000.0}, ["vgg08: 1 ms a step in fp32 on a chip"])
-    head, shallow, deep, blank, *rest = cost.text(listed, made).splitlines()
+    head, shallow, deep, blank, *rest = remaining.text(listed, made).splitlines()
     assert head.split("  ")[0] == "run"
     assert (shallow.split()[3:5], deep.split()[3:5]) == (["0", "1"], ["0", "1"])
     assert (shallow.split()[-2:], deep.split()[-2:]) == (["60", "s"], ["83", "min"])
@@ -186,23 +188,7 @@ def test_the_text_says_amounts_totals_and_that_it_is_an_estimate():
     [(7, "7 B"), (999, "1 kB"), (1000, "1 kB"), (184e6, "180 MB"), (3.44e15, "3.4 PB"), (2e22, "20000 EB")],
 )
 def test_amounts_have_two_digits_and_a_prefix(value, text):
-    assert cost._si(value, "B") == text
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0.1234, "0.12 s"),
-        (45, "45 s"),
-        (89, "89 s"),
-        (100, "1.7 min"),
-        (4321, "72 min"),
-        (5400, "1.5 h"),
-        (4e5, "110 h"),
-    ],
-)
-def test_durations_have_two_digits(seconds, text):
-    assert cost._time(seconds) == text
+    assert remaining._si(value, "B") == text
 
 
 def test_the_step_is_measured_and_leaves_nothing(monkeypatch):
@@ -216,7 +202,7 @@ def test_the_step_is_measured_and_leaves_nothing(monkeypatch):
 def test_trainings_at_once_share_the_time(monkeypatch, capsys):
     monkeypatch.setattr(cost, "MEASURED_FOR", 0.05)
     settings, asked = study(), []
-    listed = cost.entries(settings)
+    listed = remaining.entries(settings)
 
     def step(run, at_once):
         asked.append(at_once)
@@ -227,7 +213,7 @@ def test_trainings_at_once_share_the_time(monkeypatch, capsys):
     assert set(asked) == {4}
     assert {line.split(": ")[1] for line in made.measurements} == {"100 ms a step beside 3 others in fp32 on a chip"}
     alone = sum(len(entry.to_train) * made.seconds[entry.name] for entry in listed)
-    assert f"\n  {cost._time(alone / 4)} 4 at once, and " in cost.text(listed, made)
+    assert f"\n  {duration(alone / 4)} 4 at once, and " in remaining.text(listed, made)
 
 
 def test_beside_others_each_takes_a_step(monkeypatch):

@@ -6,24 +6,29 @@ import sys
 import pytest
 
 from vanishing import console
-from vanishing.console import Progress, duration
+from vanishing.console import Progress, aligned, duration
 
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [
         (0, "0 s"),
+        (0.1234, "0.12 s"),
         (45.4, "45 s"),
-        (59.6, "1 min 0 s"),
-        (200, "3 min 20 s"),
-        (3599.6, "1 h 0 min"),
-        (7500, "2 h 5 min"),
-        (360000, "100 h 0 min"),
+        (89, "89 s"),
+        (100, "1.7 min"),
+        (4321, "72 min"),
+        (5400, "1.5 h"),
+        (4e5, "110 h"),
         (float("inf"), "unknown time"),
     ],
 )
-def test_a_duration_as_people_read_it(seconds, text):
+def test_durations_have_two_digits(seconds, text):
     assert duration(seconds) == text
+
+
+def test_columns_are_aligned_the_first_to_the_left():
+    assert aligned([("run", "layers"), ("vgg08", "8")], gap=2) == "run    layers\nvgg08       8"
 
 
 @pytest.fixture
@@ -42,7 +47,7 @@ def test_lines_tell_count_rate_time_left_and_results_no_oftener_than_every_ten_s
         shown.advance(999)
         assert capsys.readouterr().err == "vgg08, seed 0: 2,000/5,000, 100.0 it/s, 30 s left\n"
         clock[0] = 115.0
-        shown.figures("loss 1.234")
+        shown.show("loss 1.234")
         told = capsys.readouterr().err
         clock[0] = 120.0
         shown.advance(0)
@@ -79,7 +84,7 @@ def test_a_terminal_gets_a_bar():
     code = (
         "from vanishing.console import Progress, say\n"
         "with Progress('job', 4, done=1) as job:\n"
-        "    job.figures('loss 4.5'); job.advance(3); say('a line')\n"
+        "    job.show('loss 4.5'); job.advance(3); say('a line')\n"
     )
     ours, theirs = pty.openpty()
     pytest.importorskip("termios").tcsetwinsize(theirs, (24, 80))

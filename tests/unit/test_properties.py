@@ -21,7 +21,7 @@ from vanishing.config import ParameterError
 from vanishing.data.dataset import Split, canonical, content_hash, hold_out
 from vanishing.results import aggregate
 from vanishing.training import loop, step
-from vanishing.training.loop import Interrupted
+from vanishing.training.round_robin import Interrupted
 from vanishing.training.step import Learner
 
 # The canonical order

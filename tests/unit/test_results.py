@@ -9,7 +9,8 @@ import pytest
 from vanishing import files, paths
 from vanishing.errors import UserError
 from vanishing.results import store
-from vanishing.training.loop import Epoch, Figures, Outcome
+from vanishing.training.loop import Epoch, Outcome
+from vanishing.training.step import Metrics
 
 ROWS = [Epoch(1, 1e-3, 2.0, 0.2, 2.1, 0.25), Epoch(2, 5e-4, 1.0, 0.5, 1.1, 0.45)]
 
@@ -21,7 +22,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def outcome(**changes):
-    whole = {"history": ROWS, "status": "completed", "best": ROWS[1], "test": Figures(1.2, 0.4), "snapshots": [0, 2]}
+    whole = {"history": ROWS, "status": "completed", "best": ROWS[1], "test": Metrics(1.2, 0.4), "snapshots": [0, 2]}
     return Outcome(**(whole | changes))
 
 
@@ -101,7 +102,7 @@ def test_a_training_that_stopped_early_is_published_as_such(folder):
 
 
 def test_a_test_loss_that_is_no_number_does_not_lose_the_training(folder):
-    publish(folder, outcome(test=Figures(math.inf, 0.4)))
+    publish(folder, outcome(test=Metrics(math.inf, 0.4)))
     summary = json.loads((paths.results("vgg08", 0) / "summary.json").read_text())
     assert summary["test"] == {"loss": None, "accuracy": 0.4}
 

@@ -26,22 +26,6 @@ RUNS = {
 """Model and training of tiny runs that differ in length, precision and threads."""
 
 
-class Side:
-    """A training as a task beside others."""
-
-    def __init__(self, name, run, images, folder, device=CPU):
-        self.name, self.run, self.images, self.folder, self.device = name, run, images, folder, device
-        self.training = self.outcome = None
-
-    def proceed(self, slot):
-        self.training = loop.Training(self.run, 0, self.images, self.folder, self.name, slot.on(self.device))
-        self.outcome = yield from self.training.proceed()
-
-    def save(self):
-        if self.training:
-            self.training.save()
-
-
 @pytest.fixture(autouse=True)
 def settings():
     yield
@@ -63,10 +47,10 @@ def alone(tiny, dataset, tmp_path_factory):
 @pytest.fixture
 def side_by_side(tiny, dataset, tmp_path):
     """Return what trains `names` at once, or goes on with them, until the end or a signal."""
-    images = loop.put(dataset, CPU)
+    images = loop.Images.upload(dataset, CPU)
 
     def run(names, at_once):
-        tasks = [Side(name, tiny(*RUNS[name]), images, tmp_path / name) for name in names]
+        tasks = [loop.Training(tiny(*RUNS[name]), 0, images, tmp_path / name, name) for name in names]
         waiting = list(tasks)
         end = round_robin.run(lambda _: waiting.pop(0) if waiting else None, at_once)
         return tasks, end
@@ -79,7 +63,8 @@ def trajectory(folder):
 
 
 def found(tasks):
-    return {task.name: (repr(task.outcome), trajectory(task.folder)) for task in tasks if task.outcome}
+    ended = [task for task in tasks if hasattr(task, "outcome")]
+    return {task.title: (repr(task.outcome), trajectory(task.folder)) for task in ended}
 
 
 @pytest.mark.parametrize("at_once", [2, 3, 5])
@@ -92,13 +77,13 @@ def test_each_of_several_trainings_ends_in_the_bytes_that_it_gives_alone(side_by
 def test_they_take_turns(side_by_side, monkeypatch):
     order, original = [], step.Learner.step
     monkeypatch.setattr(step.Learner, "step", lambda self, *rest: (order.append(self.run_name), original(self, *rest)))
-    begin = loop.Training.__init__
+    build = loop.Training._build
 
-    def named(self, *arguments):
-        begin(self, *arguments)
+    def named(self):
+        build(self)
         self.learner.run_name = self.title
 
-    monkeypatch.setattr(loop.Training, "__init__", named)
+    monkeypatch.setattr(loop.Training, "_build", named)
     side_by_side(["plain", "residual, bf16"], 2)
     assert order[:8] == ["plain", "residual, bf16"] * 4, "4 steps are an epoch of both"
 
@@ -131,11 +116,11 @@ def test_stopped_at_random_and_resumed_in_another_grouping_they_end_in_the_same_
 
 
 def test_the_end_of_the_time_saves_what_is_under_way(tiny, dataset, tmp_path, alone):
-    images = loop.put(dataset, CPU)
-    task = Side("plain", tiny(*RUNS["plain"]), images, tmp_path / "plain")
+    task = loop.Training(tiny(*RUNS["plain"]), 0, loop.Images.upload(dataset, CPU), tmp_path / "plain", "plain")
     waiting = [task]
     end = round_robin.run(lambda _: waiting.pop() if waiting else None, 1, until=0.0)
-    assert (end.saved, end.signal, task.outcome) == ([task], None, None)
+    assert (end.saved, end.signal, found([task])) == ([task], None, {})
+    assert not (tmp_path / "plain").exists(), "nothing of it had begun"
 
 
 class Scripted(Mark):
@@ -144,11 +129,11 @@ class Scripted(Mark):
     def __init__(self, name, looks, log):
         self.name, self.looks, self.log = name, looks, log
 
-    def done(self):
+    def query(self):
         self.looks -= 1
         return self.looks < 0
 
-    def wait(self):
+    def synchronize(self):
         self.log.append(self.name)
         self.looks = 0
 
@@ -235,7 +220,7 @@ NAMES = ["plain", "residual, bf16", "fused", "another batch"]
 
 
 def test_recorded_steps_and_validations_give_the_bytes_of_eager_ones(cuda, side_by_side, alone):
-    """Whatever a step takes from Python, such as a rate or a plan, must reach the device by a tensor."""
+    """Whatever a step takes from Python, such as a rate or draws, must reach the device by a tensor."""
     tasks, _ = side_by_side(NAMES, 2)
     assert found(tasks) == {name: alone[name] for name in NAMES}
     assert len(cuda.of("replay")) == 2 * (4 + 1) + 2 * 3 * (4 + 1) + 3 * (5 + 1), "steps and validations"

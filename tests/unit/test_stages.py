@@ -130,7 +130,7 @@ def test_an_unfinished_training_of_another_configuration_is_not_gone_on_from(mon
     stages.data(before)
     monkeypatch.setattr(loop, "SAVE_EVERY", 0)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(step.Learner, "figures", lambda *_: kill())
+        patch.setattr(step.Learner, "metrics", lambda *_: kill())
         stages.train(before, [("vgg08", 0)])
     assert list(paths.SCRATCH.rglob(loop.STATE))
     stages.train(after, [("vgg08", 0)])

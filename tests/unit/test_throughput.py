@@ -9,8 +9,8 @@ import pytest
 
 from vanishing import cli, config, files, paths, stages
 from vanishing.results import throughput
-from vanishing.training import loop
-from vanishing.training.loop import Interrupted
+from vanishing.training import loop, step
+from vanishing.training.round_robin import Interrupted
 
 POOLED = {"norm": "batch", "shortcut": "identity", "reduction_shortcut": "pool"}
 
@@ -56,10 +56,10 @@ def test_only_what_this_process_did_is_counted(monkeypatch):
         if len(steps) == 7:
             raise Interrupted(2, "here")
 
-    taken = loop.Learner.step
+    taken = step.Learner.step
     monkeypatch.setattr(loop, "SAVE_EVERY", 0.0)
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
-        patch.setattr(loop.Learner, "step", stop)
+        patch.setattr(step.Learner, "step", stop)
         stages.train(settings, [("vgg08", 0)])
     assert not paths.rate("vgg08", 0).exists()
     stages.train(settings, [("vgg08", 0)])

@@ -16,7 +16,9 @@ from vanishing import paths
 from vanishing.data.dataset import Dataset, save
 from vanishing.errors import UserError
 from vanishing.training import augmentation, checkpoints, devices, loop, models, step
-from vanishing.training.loop import Epoch, Interrupted, Learner, Place
+from vanishing.training.loop import Epoch, Place
+from vanishing.training.round_robin import Interrupted
+from vanishing.training.step import Learner
 
 CPU = torch.device("cpu")
 STEPS = 12  # 3 epochs of 30 images in batches of 8, 8, 8 and 6
@@ -119,25 +121,25 @@ def uploaded(split):
     return torch.from_numpy(split.images), torch.from_numpy(split.labels).long()
 
 
-def textbook(run, seed, images, labels, plans, rates):
+def textbook(run, seed, images, labels, all_draws, rates):
     """Train as a textbook does; return the model, and the losses and accuracies of its minibatches."""
     model = models.build(run.model, 3, seed).train()
     optimiser = torch.optim.Adam(
         model.parameters(), lr=1.0, weight_decay=run.train.weight_decay, fused=False, foreach=False
     )
-    figures = []
-    for plan, rate in zip(plans, rates, strict=True):
+    metrics = []
+    for draws, rate in zip(all_draws, rates, strict=True):
         optimiser.param_groups[0]["lr"] = rate
-        logits = model(augmentation.normalise(augmentation.augment(images[plan.order], plan)))
-        loss = functional.cross_entropy(logits, labels[plan.order])
+        logits = model(augmentation.normalise(augmentation.augment(images[draws.order], draws)))
+        loss = functional.cross_entropy(logits, labels[draws.order])
         penalty = sum(weight.abs().sum() for weight in model.parameters() if weight.dim() > 1)
         optimiser.zero_grad()
         (loss + run.train.l1 * penalty).backward()
         optimiser.step()
         for counter in models.counters(model):
             counter.add_(1)
-        figures.append((loss.item(), (logits.argmax(1) == labels[plan.order]).float().mean().item()))
-    return model, figures
+        metrics.append((loss.item(), (logits.argmax(1) == labels[draws.order]).float().mean().item()))
+    return model, metrics
 
 
 @pytest.mark.parametrize(
@@ -154,13 +156,13 @@ def test_a_step_is_that_of_a_textbook_loop(tiny, dataset, model, train):
     run = tiny(model=model, train=train)
     images, labels = uploaded(dataset.train)
     whole = augmentation.draw(len(images), seed=1, epoch=1)
-    plans = [whole.batch(start, 8) for start in (0, 8, 16, 24)]
+    all_draws = [whole.batch(start, 8) for start in (0, 8, 16, 24)]
     rates = [1e-3, 1e-3, 5e-4, 2e-4]
     learner = Learner(run, 1, CPU)
-    for plan, rate in zip(plans, rates, strict=True):
+    for draws, rate in zip(all_draws, rates, strict=True):
         learner.rate.fill_(rate)
-        learner.step(images, labels, plan)
-    expected, figures = textbook(run, 1, images, labels, plans, rates)
+        learner.step(images, labels, draws)
+    expected, metrics = textbook(run, 1, images, labels, all_draws, rates)
     for name, tensor in expected.state_dict().items():
         torch.testing.assert_close(
             learner.model.state_dict()[name],
@@ -171,8 +173,8 @@ def test_a_step_is_that_of_a_textbook_loop(tiny, dataset, model, train):
             msg=lambda m, n=name: n + m,
         )
     assert learner.model.entry.norm.num_batches_tracked == 4
-    assert learner.figures(4) == pytest.approx(tuple(np.mean(figures, axis=0)), rel=1e-5)
-    assert learner.figures(4) == (0, 0)
+    assert learner.metrics(4) == pytest.approx(tuple(np.mean(metrics, axis=0)), rel=1e-5)
+    assert learner.metrics(4) == (0, 0)
 
 
 def test_an_l1_penalty_adds_the_sign_of_weights_to_their_gradients_and_nothing_to_the_loss(tiny, dataset):
@@ -184,17 +186,17 @@ def test_an_l1_penalty_adds_the_sign_of_weights_to_their_gradients_and_nothing_t
     for name, weight in penalised.model.named_parameters():
         penalty = 0.25 * before[name].sign() if weight.dim() > 1 else torch.zeros_like(weight)
         torch.testing.assert_close(weight.grad, plain.model.get_parameter(name).grad + penalty, msg=name)
-    assert penalised.figures(1) == plain.figures(1)
+    assert penalised.metrics(1) == plain.metrics(1)
 
 
 def test_a_learner_goes_on_from_its_tensors(tiny, dataset):
     images, labels = uploaded(dataset.train)
-    plan = augmentation.draw(30, seed=0, epoch=1)
+    draws = augmentation.draw(30, seed=0, epoch=1)
     first, second = Learner(tiny(), 0, CPU), Learner(tiny(), 1, CPU)
-    first.step(images, labels, plan.batch(0, 8))
+    first.step(images, labels, draws.batch(0, 8))
     second.restore({name: tensor.clone() for name, tensor in first.tensors().items()})
     for each in (first, second):
-        each.step(images, labels, plan.batch(8, 8))
+        each.step(images, labels, draws.batch(8, 8))
     after = second.tensors()
     assert all(torch.equal(tensor, after[name]) for name, tensor in first.tensors().items())
 
@@ -249,7 +251,7 @@ def test_an_evaluation_by_hand_whatever_the_batch(dataset, monkeypatch, size):
     monkeypatch.setitem(step.EVALUATION_BATCH, "cpu", size)
     images, labels = uploaded(dataset.test)
     model = Flat().train()
-    loss, accuracy = loop.evaluate(model, images, labels)
+    loss, accuracy = step.evaluate(model, images, labels)
     normalised = (images.numpy() / 255 - np.array(augmentation.MEAN)[:, None, None]) / np.array(augmentation.STD)[
         :, None, None
     ]
@@ -265,7 +267,7 @@ def test_an_evaluation_by_hand_whatever_the_batch(dataset, monkeypatch, size):
 def test_an_evaluation_changes_nothing(tiny, dataset):
     model = models.build(tiny().model, 3, seed=0).train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    assert loop.evaluate(model, *uploaded(dataset.val)) == loop.evaluate(model, *uploaded(dataset.val))
+    assert step.evaluate(model, *uploaded(dataset.val)) == step.evaluate(model, *uploaded(dataset.val))
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
@@ -286,16 +288,16 @@ def test_the_history_is_that_of_a_textbook_loop(tiny, dataset, uninterrupted):
     run = tiny()
     images, labels = uploaded(dataset.train)
     outcome, _ = uninterrupted
-    plans, rates = [], []
+    all_draws, rates = [], []
     for row in outcome.history:
         whole = augmentation.draw(30, seed=0, epoch=row.epoch)
-        plans += [whole.batch(start, 8) for start in (0, 8, 16, 24)]
+        all_draws += [whole.batch(start, 8) for start in (0, 8, 16, 24)]
         rates += [row.learning_rate] * 4
-    model, figures = textbook(run, 0, images, labels, plans, rates)
-    means = np.mean(np.reshape(figures, (3, 4, 2)), axis=1)
+    model, metrics = textbook(run, 0, images, labels, all_draws, rates)
+    means = np.mean(np.reshape(metrics, (3, 4, 2)), axis=1)
     assert [row.train_loss for row in outcome.history] == pytest.approx(list(means[:, 0]), rel=1e-4)
     assert [row.train_accuracy for row in outcome.history] == pytest.approx(list(means[:, 1]), rel=1e-6)
-    val = loop.evaluate(model, *uploaded(dataset.val))
+    val = step.evaluate(model, *uploaded(dataset.val))
     assert outcome.history[-1].val_loss == pytest.approx(val.loss, rel=1e-4)
 
 
@@ -325,9 +327,9 @@ def test_the_best_epoch_has_the_best_validation_and_its_weights_make_the_test(ti
     assert paths.best(tmp_path).read_bytes() == paths.snapshot(tmp_path, outcome.best.epoch).read_bytes()
     model = models.build(tiny().model, 3, seed=5)
     model.load_state_dict(checkpoints.read(paths.best(tmp_path))[0])
-    val = loop.evaluate(model, *uploaded(dataset.val))
+    val = step.evaluate(model, *uploaded(dataset.val))
     assert (val.loss, val.accuracy) == pytest.approx((outcome.best.val_loss, outcome.best.val_accuracy), rel=1e-5)
-    assert outcome.test == pytest.approx(loop.evaluate(model, *uploaded(dataset.test)), rel=1e-5)
+    assert outcome.test == pytest.approx(step.evaluate(model, *uploaded(dataset.test)), rel=1e-5)
 
 
 def row(epoch, val_accuracy, loss=1.0):
@@ -362,14 +364,14 @@ def test_a_training_learns(tiny, dataset, tmp_path):
 
 def test_a_short_last_batch_is_kept(tiny, dataset, tmp_path, monkeypatch):
     sizes = []
-    at_step(monkeypatch, range(1, STEPS + 1), lambda plan: sizes.append(len(plan.order)))
+    at_step(monkeypatch, range(1, STEPS + 1), lambda draws: sizes.append(len(draws.order)))
     run_to_end(tiny(), dataset, tmp_path)
     assert sizes == [8, 8, 8, 6] * 3
 
 
 def test_every_image_is_trained_on_once_an_epoch(tiny, dataset, tmp_path, monkeypatch):
     seen = []
-    at_step(monkeypatch, range(1, STEPS + 1), lambda plan: seen.extend(plan.order.tolist()))
+    at_step(monkeypatch, range(1, STEPS + 1), lambda draws: seen.extend(draws.order.tolist()))
     run_to_end(tiny(), dataset, tmp_path)
     epochs = [seen[start : start + 30] for start in (0, 30, 60)]
     assert [sorted(order) for order in epochs] == [list(range(30))] * 3
@@ -389,15 +391,15 @@ def test_bf16_trains_on_a_cpu_with_weights_in_single_precision(tiny, dataset, tm
 
 
 def at_step(monkeypatch, numbers, act):
-    """Have `act` called with the plan after the steps of these numbers, from 1."""
+    """Have `act` called with the draws after the steps of these numbers, from 1."""
     step, count = Learner.step, 0
 
-    def counted(self, images, labels, plan):
+    def counted(self, images, labels, draws):
         nonlocal count
-        step(self, images, labels, plan)
+        step(self, images, labels, draws)
         count += 1
         if count in numbers:
-            act(plan)
+            act(draws)
 
     monkeypatch.setattr(Learner, "step", counted)
 
@@ -546,17 +548,17 @@ def other(**values):
 
 
 BAD_STATES = {
-    "no keys": (lambda state, place: place.clear(), "no place of this training in it"),
-    "a key more": (other(more=1), "no place of this training in it"),
-    "an epoch in words": (other(epoch="2"), "no place of a training in it"),
-    "an epoch of no history": (other(epoch=3), "no place of this training in it"),
-    "an iteration beyond the epoch": (other(iteration=5), "no place of this training in it"),
-    "a negative iteration": (other(iteration=-1), "no place of this training in it"),
-    "an odd history": (other(history=[[1, 2]]), "no place of a training in it"),
-    "a row without figures": (other(history=[{"epoch": 1}]), "no place of a training in it"),
+    "no keys": (lambda state, place: place.clear(), "not a state of this training"),
+    "a key more": (other(more=1), "not a state of this training"),
+    "an epoch in words": (other(epoch="2"), "not the state of a training"),
+    "an epoch of no history": (other(epoch=3), "not a state of this training"),
+    "an iteration beyond the epoch": (other(iteration=5), "not a state of this training"),
+    "a negative iteration": (other(iteration=-1), "not a state of this training"),
+    "an odd history": (other(history=[[1, 2]]), "not the state of a training"),
+    "a row without metrics": (other(history=[{"epoch": 1}]), "not the state of a training"),
     "another epoch's row": (
         lambda state, place: place["history"][0].update(epoch=2),
-        "no place of this training in it",
+        "not a state of this training",
     ),
     "a tensor less": (lambda state, place: state.pop("sums"), "tensors of another training"),
     "no best weights": (

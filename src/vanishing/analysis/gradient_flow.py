@@ -32,19 +32,20 @@ def gradient_flow(
 ) -> pd.DataFrame:
     """Measure the gradient of every weight but biases on each minibatch, in training mode.
 
-    Measured is the `weight` of normalisations, which is their scale, and of every module that has one of two or more
-    dimensions. Sums are in double precision: the squares of gradients near 1e-20 are 0 in single.
+    The weights are those of two or more dimensions, and the scales of normalisations. Sums are in double precision: in
+    single precision the squares of gradients near 1e-20 are 0.
 
     Args:
-        model: any module; it is left untouched, in weights, buffers, gradients and mode.
-        batches: pairs of what the model takes and what `loss` compares its output with, on its device.
+        model: any module; its weights, buffers, gradients and mode stay as they are.
+        batches: pairs of the model's input and the target of `loss`, on the model's device.
         loss: maps (output, target) to a scalar.
 
     Returns:
         A row for each weight, in the order of the forward pass:
-            layer: number of the convolution or linear layer, from 1; a normalisation has that of the one before it, 0
-                if there is none.
-            kind: convolution, linear (whatever else has a matrix for a weight, an embedding too) or normalisation.
+            layer: number of the convolution or linear layer, from 1; a normalisation has that of the layer before it,
+                0 before the first.
+            kind: convolution, linear (any other module with a matrix for a weight, such as an embedding) or
+                normalisation.
             name: of the module within the model.
             mean_abs_gradient: mean of |dL/dW| over the layer's weights or scales, then over the minibatches.
             std_abs_gradient: standard deviation (n - 1) of that mean over the minibatches; NaN for one.
@@ -55,7 +56,7 @@ def gradient_flow(
             zero_share: share of the weights whose gradient is exactly 0, mean over the minibatches.
 
     Raises:
-        ValueError: if there is no minibatch, no weight, or one that the forward pass does not use.
+        ValueError: without a minibatch, without a weight, or for a weight that the forward pass does not use.
     """
     model = copy.deepcopy(model).train()
     measured: list[Tensor] = []  # on the device until the end
@@ -64,10 +65,10 @@ def gradient_flow(
         model.zero_grad(set_to_none=True)
         names, outputs = _forward_in_order(model, inputs)
         loss(outputs, targets).backward()  # type: ignore[no-untyped-call]
-        measured.append(torch.stack([_statistics(_weight(model, name)) for name in names]))
+        measured.append(torch.stack([_statistics(model.get_parameter(f"{name}.weight")) for name in names]))
     if not measured:
         raise ValueError("gradient flow needs at least one minibatch")
-    weights = torch.stack([_weight(model, name).detach().double().norm() for name in names])
+    weights = torch.stack([model.get_parameter(f"{name}.weight").detach().double().norm() for name in names])
     kinds = [_kind(model.get_submodule(name)) for name in names]
     return _summarise(names, kinds, torch.stack(measured).cpu().numpy(), weights.cpu().numpy())
 
@@ -82,24 +83,22 @@ def measure_trajectory(
         gradients: number, size and seed of the minibatches.
         train: the training images.
         folder: of the snapshots.
-        device: what to compute on.
+        device: to compute on.
 
     Returns:
-        The rows of `gradient_flow`, preceded by the snapshot's `epoch` and the kind of `images`, plain or augmented.
+        The rows of `gradient_flow`, with the snapshot's `epoch` and the kind of `images`, plain or augmented, in front.
 
     Raises:
-        CheckpointError: if a snapshot is damaged, or of another model than the run's.
+        CheckpointError: if a snapshot is damaged, or not of the run's model.
     """
     batches = {images: fixed_batches(gradients, train, device, images == "augmented") for images in IMAGES}
-    true = run.model.model_copy(
-        update={"gradient_amplification": 1.0}
-    )  # the gradient of the loss, not what Adam was given
-    model = models.build(true, run.data.classes, seed=0).to(device)
+    unamplified = run.model.model_copy(update={"gradient_amplification": 1.0})  # the gradient of the loss itself
+    model = models.build(unamplified, run.data.classes, seed=0).to(device)
     epochs = sorted(map(_epoch, folder.glob("epoch*.safetensors")))
     tables = []
     with Progress(f"gradient flow of {folder}", len(epochs), unit="snapshot") as progress:
         for epoch in epochs:
-            _restore(model, paths.snapshot(folder, epoch))
+            checkpoints.load_weights(paths.snapshot(folder, epoch), model)
             for images in IMAGES:
                 table = gradient_flow(model, batches[images])
                 table.insert(0, "epoch", epoch)
@@ -112,46 +111,31 @@ def measure_trajectory(
 def fixed_batches(
     gradients: config.Gradients, train: Split, device: torch.device, augmented: bool = False
 ) -> list[tuple[Tensor, Tensor]]:
-    """Choose the minibatches that every model and snapshot is measured on: images without repetition.
+    """Choose the minibatches on which every model and snapshot is measured: images without repetition.
 
-    Augmented ones are the same images, each cropped and flipped as in training, and so once for all models.
+    With `augmented` they are the same images, each cropped and flipped once as in training, alike for all models.
     """
     generator = torch.Generator().manual_seed(gradients.seed)
     order = torch.randperm(len(train.images), generator=generator)[: gradients.batches * gradients.batch_size]
     images, labels = torch.from_numpy(train.images)[order], torch.from_numpy(train.labels)[order].long()
     if augmented:
         images = augmentation.augment(images, augmentation.draw(len(order), gradients.seed, epoch=0))
-    return [
-        (augmentation.normalise(part.to(device)), target.to(device))
-        for part, target in zip(
-            torch.split(images, gradients.batch_size), torch.split(labels, gradients.batch_size), strict=True
-        )
-    ]
+    parts = zip(torch.split(images, gradients.batch_size), torch.split(labels, gradients.batch_size), strict=True)
+    return [(augmentation.normalise(part.to(device)), target.to(device)) for part, target in parts]
 
 
 def _epoch(snapshot: Path) -> int:
     number = snapshot.stem.removeprefix("epoch")
     if not (number.isascii() and number.isdigit()):
-        raise checkpoints.CheckpointError(f"{snapshot}: no snapshot, by its name; remove it")
+        raise checkpoints.CheckpointError(f"{snapshot}: not the name of a snapshot; remove it")
     return int(number)
 
 
-def _restore(model: nn.Module, snapshot: Path) -> None:
-    weights, _ = checkpoints.read(snapshot)
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError:
-        again = "the parameters have changed since; `vanishing train` trains anew"
-        raise checkpoints.CheckpointError(f"{snapshot}: weights of another model; {again}") from None
-
-
 def _forward_in_order(model: nn.Module, inputs: Tensor) -> tuple[list[str], Tensor]:
-    """Run the model, and name its layers in the order in which they are first used."""
+    """Run the model; return the names of its layers in the order in which they are first used, and the outputs."""
     used: dict[str, None] = {}
-    layers = {name: module for name, module in model.named_modules() if _is_measured(module)}
-    hooks = [
-        module.register_forward_hook(lambda *_, name=name: used.setdefault(name)) for name, module in layers.items()
-    ]
+    layers = {name: each for name, each in model.named_modules() if _is_measured(each)}
+    hooks = [each.register_forward_hook(lambda *_, name=name: used.setdefault(name)) for name, each in layers.items()]
     outputs = model(inputs)
     for hook in hooks:
         hook.remove()
@@ -167,7 +151,7 @@ def _is_measured(module: nn.Module) -> bool:
     weight = module._parameters.get("weight")
     if weight is None or not weight.requires_grad:
         return False
-    return weight.dim() >= 2 or isinstance(module, NORMALISATIONS)  # the slopes of PReLU, a vector too, are no scales
+    return weight.dim() >= 2 or isinstance(module, NORMALISATIONS)  # not PReLU's slopes
 
 
 def _kind(module: nn.Module) -> str:
@@ -176,24 +160,16 @@ def _kind(module: nn.Module) -> str:
     return "convolution" if isinstance(module, nn.modules.conv._ConvNd) else "linear"
 
 
-def _weight(model: nn.Module, name: str) -> Tensor:
-    weight = model.get_submodule(name).weight
-    if not isinstance(weight, Tensor):
-        raise TypeError(f"the weight of {name!r} is no tensor")
-    return weight
-
-
 def _statistics(weight: Tensor) -> Tensor:
     """Return mean and maximum of |dL/dW|, the gradient's L2 norm, and the share of exact zeros."""
-    if weight.grad is None:
-        # the loss does not depend on this layer
+    if weight.grad is None:  # the loss does not depend on this layer
         return torch.tensor([0.0, 0.0, 0.0, 1.0], dtype=torch.float64, device=weight.device)
     size = weight.grad.double().abs()
     return torch.stack([size.mean(), size.max(), size.norm(), (size == 0).double().mean()])
 
 
 def _summarise(names: list[str], kinds: list[str], measured: np.ndarray, weights: np.ndarray) -> pd.DataFrame:
-    """Summarise what was measured, (batches, layers, 4), over the minibatches."""
+    """Summarise `_statistics`, (batches, layers, 4), over the minibatches."""
     mean, largest, norm, zeros = np.moveaxis(measured, 2, 0)
     few = len(measured) < 2
     with np.errstate(divide="ignore", invalid="ignore"):

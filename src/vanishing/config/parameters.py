@@ -67,6 +67,11 @@ class Parameters(Block):
             raise ParameterError(f"study {key!r} is not configured; allowed: {', '.join(self.studies)}")
         return self.studies[key]
 
+    def runs_of(self, studies: Collection[str]) -> list[str]:
+        """List the runs of `studies`, all if none is named; `ParameterError` for a study that is not configured."""
+        named = {run for key in studies for run in self.study(key).runs}
+        return [run for run in self.runs if not studies or run in named]
+
     def presented(self, runs: Collection[str]) -> list[str]:
         """List the studies to show where `runs` have results.
 

@@ -17,6 +17,7 @@ import urllib3
 from tqdm import tqdm
 
 from vanishing import files
+from vanishing.console import duration
 from vanishing.data.archives import SourceError, one_line
 
 TIMEOUT = (15.0, 60.0)
@@ -213,8 +214,7 @@ def describe(done: int, total: int | None, rate: float) -> str:
     if total is None:
         return f"{_megabytes(done)} MB, {speed}"
     seconds = (total - done) / max(rate, 1.0)
-    left = f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"
-    return f"{_megabytes(done)} of {_megabytes(total)} MB, {speed}, {left} left"
+    return f"{_megabytes(done)} of {_megabytes(total)} MB, {speed}, {duration(seconds)} left"
 
 
 def _megabytes(size: int) -> str:

@@ -1,7 +1,7 @@
-"""A budget of time for trainings: what is begun within it, and when all that is under way has to be saved.
+"""A time limit for trainings: which of them to begin within it, and when to save what is under way.
 
-For rented machines, notebooks in the cloud and queues with limits. How long a training takes, alone and beside as many
-others as there may be, is measured by `plan` before the first begins.
+For rented machines, notebooks in the cloud and queues with limits. The time of a training, alone and beside as many
+others as may share the device, is estimated by `training.cost` before the first begins.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from vanishing.console import duration, say
 from vanishing.training import cost
 
 RESERVE = 10.0
-"""Seconds before the limit in which states are written; an evaluation that is under way is waited for beside that."""
+"""Seconds before the limit for writing the states; the evaluation at the end of a training comes on top."""
 
 WORTH = 20.0
-"""Seconds that must be left to begin what cannot end in time: below, start-up is most of it."""
+"""Seconds that must be left to begin a training that cannot end in time: start-up would take most of fewer."""
 
 LEAST = RESERVE + WORTH
 """Seconds of a limit below which nothing is begun, nor measured."""
@@ -36,7 +36,7 @@ class Job(Protocol):
     entry: cost.Entry
 
     def remaining(self) -> float:
-        """Return the share of it that is left to do."""
+        """Return the share of its iterations that is left to do."""
 
 
 AnyJob = TypeVar("AnyJob", bound=Job)
@@ -56,19 +56,19 @@ def parse(text: str) -> float:
         allowed = "a duration such as 540s, 9min or 1.5h, or a time of day such as 17:30"
         raise ParameterError(f"--until {text!r}: allowed: {allowed}") from None
     now = datetime.datetime.now()
-    limit = datetime.datetime.combine(now, clock)
-    if limit <= now:
-        limit += datetime.timedelta(days=1)
-    return time.monotonic() + (limit - now).total_seconds()
+    wait = datetime.datetime.combine(now, clock) - now
+    return (
+        time.monotonic() + (wait if wait > datetime.timedelta() else wait + datetime.timedelta(days=1)).total_seconds()
+    )
 
 
 class Budget(Generic[AnyJob]):
-    """Chooses what to begin so that it ends in time.
+    """Chooses which training to begin so that it ends in time.
 
     Args:
         jobs: all that are to be trained.
         limit: time of the monotonic clock by which all states must be saved.
-        at_once: so many may share the device.
+        at_once: trainings that may share the device.
     """
 
     def __init__(self, jobs: Sequence[AnyJob], limit: float, at_once: int) -> None:
@@ -79,20 +79,20 @@ class Budget(Generic[AnyJob]):
         for line in dict.fromkeys(self.alone.measurements + self.beside.measurements):
             say(line)
         self.left = {job: job.remaining() for job in jobs}
-        """Shares of the trainings that have to be done before they begin."""
+        """Share of each training that was left before any began."""
         last = max((self.beside.seconds[name] * entry.last_share for name, entry in entries.items()), default=0.0)
         self.until = limit - RESERVE - last
         say(f"time to train: {duration(max(0.0, self.until - time.monotonic()))}")
 
     def seconds(self, job: AnyJob, share: float, active: int) -> float:
-        """Return how long a share of a training takes while so many are active: in proportion, from alone to most."""
+        """Return the seconds of a share of a training while `active` of them run, interpolated from alone to most."""
         alone, beside = self.alone.seconds[job.name], self.beside.seconds[job.name]
         return share * (alone + (beside - alone) * (active - 1) / max(1, self.most - 1))
 
     def choose(self, waiting: Sequence[AnyJob], active: Sequence[AnyJob]) -> AnyJob | None:
-        """Return what to begin now beside `active`: the first that can end in time and makes none of them late.
+        """Return the training to begin beside `active`: the first that can end in time and makes none of them late.
 
-        What cannot is begun only where nothing that is under way can either. What was begun earlier goes first.
+        One that cannot end in time begins only if nothing under way can either. Those begun earlier go first.
         """
         time_left, count = self.until - time.monotonic(), len(active)
         in_time = [job for job in active if self.seconds(job, job.remaining(), count) <= time_left]

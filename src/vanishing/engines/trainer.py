@@ -7,7 +7,6 @@ import functools
 import shutil
 import time
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -21,15 +20,14 @@ from vanishing.engines.time_limit import LEAST, Budget
 from vanishing.errors import UserError, line
 from vanishing.results import store, throughput
 from vanishing.training import checkpoints, cost, devices, loop, models, round_robin
-from vanishing.training.round_robin import Interrupted
 from vanishing.training.streams import Mark, Slot
 
 NO_MEMORY = ("out of memory", "memory that it asked for", "unable to find an engine", "CUBLAS_STATUS_ALLOC_FAILED")
-"""What PyTorch, CUDA, cuDNN, which tries each of its algorithms, and cuBLAS say where memory is short."""
+"""Messages of PyTorch, CUDA, cuDNN, which tries each of its algorithms, and cuBLAS when memory is short."""
 
 
 class OutOfTime(UserError):
-    """The time that trainings were given is up; what was under way is saved."""
+    """The time limit is reached; what was under way is saved."""
 
     exit_code = 124
     """That of timeout(1)."""
@@ -42,32 +40,32 @@ class Job:
         settings: the parameters.
         name: a run.
         seed: one of its seeds.
-        store: reads data sets, once for all.
+        inputs: data sets, read once for all jobs.
     """
 
     at_once = 1
-    """Trainings that have shared the device with it, itself included, at most: its throughput depends on them."""
+    """Most trainings that have shared the device with it, itself included: its throughput depends on them."""
 
     training: loop.Training | None = None
     error: Exception | None = None
     published = False
 
-    def __init__(self, settings: config.Parameters, name: str, seed: int, store: Store) -> None:
+    def __init__(self, settings: config.Parameters, name: str, seed: int, inputs: Inputs) -> None:
         settings.check_seed(name, seed)
-        self.run, self.name, self.seed, self.store = settings.run(name), name, seed, store
+        self.run, self.name, self.seed, self.inputs = settings.run(name), name, seed, inputs
         self.title = f"{name}:{seed}"
-        self.entry = cost.Entry.of(name, self.run, to_train=[seed])
+        self.entry = cost.Entry(name, self.run, models.measure(self.run.model, self.run.data.classes), [], [], [seed])
 
     def proceed(self, slot: Slot) -> Generator[Mark, None, None]:
         """Train, going on where an earlier start was interrupted, and publish the results.
 
-        What goes wrong with this training alone is kept in `error`, and the others go on.
+        An error of this training alone is kept in `error`, and the others go on.
         """
         try:
-            with _only_one(self.name, self.seed):
+            with _locked(self.name, self.seed):
                 yield from self._train(slot)
         except (UserError, OSError) as error:
-            self.error, self.training = error.with_traceback(None), None  # whose frames hold tensors
+            self.error, self.training = error.with_traceback(None), None  # its frames hold tensors
         except RuntimeError as error:
             if not any(words in str(error) for words in NO_MEMORY):
                 raise
@@ -75,24 +73,22 @@ class Job:
             self.error = UserError("no memory left on the device; fewer --at-once need less")
 
     def _train(self, slot: Slot) -> Generator[Mark, None, None]:
-        run, device = self.run, devices.configure(self.run.train)
-        images = self.store.images(run.data, device)
-        surroundings, data_hash = devices.environment(run.train, device), self.store.sha256(run.data.path)
+        run, title, device = self.run, f"{self.name}, seed {self.seed}", devices.configure(self.run.train)
+        images, data_hash = self.inputs.images(run.data, device), self.inputs.sha256(run.data.path)
         say(devices.describe(device))
         folder = self._folder(device)
-        self.training = loop.Training(run, self.seed, images, folder, f"{self.name}, seed {self.seed}", slot.on(device))
-        outcome = yield from self.training.proceed()
-        size = models.measure(run.model, run.data.classes)
-        summary = {"run": self.name, "seed": self.seed, **store.summarise(run, outcome, size)}
-        summary |= {"data": {"sha256": data_hash}, "environment": surroundings}
+        self.training = loop.Training(run, self.seed, images, folder, title)
+        yield from self.training.proceed(slot)
+        outcome = self.training.outcome
+        summary = {"run": self.name, "seed": self.seed, **store.summarise(run, outcome, self.entry.size)}
+        summary |= {"data": {"sha256": data_hash}, "environment": devices.environment(run.train, device)}
         store.publish(self.name, self.seed, outcome, summary, folder)
         throughput.record(run, self.name, self.seed, outcome, device, self.at_once)
-        loop.forget(folder)
+        self.training.state.unlink(missing_ok=True)  # before the snapshots, without which it is of no use
         shutil.rmtree(folder.parent)
-        self.published, self.training = True, None  # the device's memory is for those to come
+        self.published, self.training = True, None  # frees the device's memory for the next
         accuracy = f", test accuracy {outcome.test.accuracy:.2%}" if outcome.test else ""
-        epochs = f"{summary['epochs']} of {run.train.epochs} epochs"
-        say(f"{self.name}, seed {self.seed}: {summary['status']} after {epochs}{accuracy}")
+        say(f"{title}: {outcome.status} after {len(outcome.history)} of {run.train.epochs} epochs{accuracy}")
 
     def save(self) -> None:
         """Save the state, if there is anything to save yet."""
@@ -100,23 +96,23 @@ class Job:
             self.training.save()
 
     def remaining(self) -> float:
-        """Return the share of the iterations that is left to do, by the saved state before it is under way."""
+        """Return the share of the iterations that is left to do; before the training begins, by the saved state."""
         if self.training:
             return 1 - self.training.done / self.training.total
-        with contextlib.suppress(checkpoints.CheckpointError, OSError):  # of images that are not there yet
-            _, place = checkpoints.read(self._folder(devices.configure(self.run.train)) / loop.STATE)
+        with contextlib.suppress(checkpoints.CheckpointError, OSError):  # OSError: no images yet
+            _, place = checkpoints.read(self._folder(devices.choose(self.run.train)) / loop.STATE)
             return 1 - (int(place["epoch"]) - 1) / self.run.train.epochs
         return 1.0
 
     def _folder(self, device: torch.device) -> Path:
-        key = loop.state_key(
-            self.run, self.store.sha256(self.run.data.path), devices.environment(self.run.train, device)
-        )
+        """Return the folder for state and trajectory on `device`."""
+        environment = devices.environment(self.run.train, device)
+        key = loop.state_key(self.run, self.inputs.sha256(self.run.data.path), environment)
         return paths.resume(self.name, self.seed) / key
 
 
-class Store:
-    """What trainings read, each once for all of them.
+class Inputs:
+    """The data sets of trainings, each read once for all of them.
 
     Args:
         seed: that the data sets were made with, `data.seed` of the parameters.
@@ -133,7 +129,7 @@ class Store:
         if key not in self._images:
             loaded = dataset.load_split(described, self._seed)
             dataset.check(loaded, described)
-            self._images[key] = loop.put(loaded, device)
+            self._images[key] = loop.Images.upload(loaded, device)
         return self._images[key]
 
 
@@ -149,19 +145,19 @@ def train(
     Args:
         settings: the parameters.
         chosen: runs and seeds, in the order in which to begin.
-        at_once: so many share the device.
-        until: time by the monotonic clock at which all that is under way must be saved; see `budget`.
-        again: the command that goes on after an interruption, if naming what is left does not say it better.
+        at_once: trainings that share the device.
+        until: time of the monotonic clock by which all states must be saved; see `time_limit`.
+        again: the command that goes on after an interruption; by default one that names the trainings left.
 
     Raises:
         Interrupted: after SIGINT or SIGTERM, once the states are saved.
-        OutOfTime: when the time is up, once the states are saved.
+        OutOfTime: at the time limit, once the states are saved.
         UserError: where a training failed, after all others.
     """
-    store = Store(settings.data.seed)
-    jobs = [Job(settings, name, seed, store) for name, seed in chosen]
+    inputs = Inputs(settings.data.seed)
+    jobs = [Job(settings, name, seed, inputs) for name, seed in chosen]
     for path in {job.run.data.path for job in jobs if not job.run.data.path.exists()}:
-        dataset.load(path)  # raises what says how to make it
+        dataset.load(path)  # raises an error that says how to make it
     waiting = list(jobs)
     if until is not None and until - time.monotonic() < LEAST:
         raise OutOfTime(f"--until: less than {LEAST:.0f} s are left, in which nothing is worth beginning")
@@ -177,21 +173,17 @@ def train(
         return job
 
     end = round_robin.run(choose, at_once, budget.until if budget else float("inf"))
-    _conclude(jobs, end, again or _command(jobs, at_once))
-
-
-def _command(jobs: Sequence[Job], at_once: int) -> str:
-    """Return the command that trains what is left of `jobs`."""
-    left = [job.title for job in jobs if not job.published]
-    return f"`vanishing train {' '.join(left)} --at-once {at_once}`" if len(jobs) > 1 else "the same command"
+    if not again:
+        left = " ".join(job.title for job in jobs if not job.published)
+        again = f"`vanishing train {left} --at-once {at_once}`" if len(jobs) > 1 else "the same command"
+    _conclude(jobs, end, again)
 
 
 def _conclude(jobs: Sequence[Job], end: round_robin.End, again: str) -> None:
-    """Raise what the end of the trainings means for the user, unless all were published."""
+    """Raise the error that tells the user how the trainings ended, unless all were published."""
     failed = {job.title: job.error for job in jobs if job.error}
-    if len(jobs) == 1:
-        for error in failed.values():
-            raise error
+    if failed and len(jobs) == 1:
+        raise failed[jobs[0].title]
     for title, error in failed.items():
         say(f"{title}: {line(error)}")
     left = [job for job in jobs if not (job.published or job.error)]
@@ -199,7 +191,7 @@ def _conclude(jobs: Sequence[Job], end: round_robin.End, again: str) -> None:
     saved = [f"{title} at {place}" if len(jobs) > 1 else f"{place}" for title, place in places]
     state = f"saved at {'; '.join(saved)}" if len(jobs) == 1 else f"saved: {'; '.join(saved)}"
     if left and end.signal:
-        raise Interrupted(end.signal, state if saved else "nothing was under way", again)
+        raise round_robin.Interrupted(end.signal, state if saved else "nothing was under way", again)
     if left:
         done = f"{sum(job.published for job in jobs)} of {len(jobs)} trainings done"
         why = f"the time is up: {done}; {state}" if saved else f"too little time is left to begin another: {done}"
@@ -208,9 +200,9 @@ def _conclude(jobs: Sequence[Job], end: round_robin.End, again: str) -> None:
         raise UserError(f"{len(failed)} of {len(jobs)} trainings failed: {', '.join(failed)}; the others are done")
 
 
-@contextmanager
-def _only_one(name: str, seed: int) -> Iterator[None]:
-    """Hold the lock of a run's training, so that no two processes write its state."""
+@contextlib.contextmanager
+def _locked(name: str, seed: int) -> Iterator[None]:
+    """Hold the lock of a training, so that no two processes write its state."""
     lock = paths.SCRATCH / "locks" / f"{name}-seed{seed}.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
     try:

@@ -14,7 +14,6 @@ import pandas as pd
 
 from vanishing import config, files, paths
 from vanishing.results import published
-from vanishing.training import cost
 from vanishing.console import say
 
 if TYPE_CHECKING:  # PyTorch takes seconds to import
@@ -62,7 +61,7 @@ def table(settings: config.Parameters, studies: Sequence[str] = ()) -> pd.DataFr
     """
     from vanishing.training import models
 
-    records = pd.DataFrame(_read(settings, cost.chosen_runs(settings, studies)), columns=[*SETTING, "throughput"])
+    records = pd.DataFrame(_read(settings, settings.runs_of(studies)), columns=[*SETTING, "throughput"])
     grouped = records.groupby(SETTING, sort=False).throughput.agg(throughput="median", n="size").reset_index()
     runs = [settings.run(name) for name in grouped.run]
     grouped["layers"] = [models.measure(run.model, run.data.classes).layers for run in runs]

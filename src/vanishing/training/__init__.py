@@ -1,1 +1,1 @@
-"""Networks, the training step and loop, devices, checkpoints, and what a training costs."""
+"""Networks, the training step and loop, devices, checkpoints, and the cost estimate."""

@@ -1,7 +1,7 @@
 """Order, crops and flips of an epoch, drawn on the CPU and applied to whole minibatches on any device.
 
-What is drawn depends on (seed, epoch) alone: a resumed run needs no generator's state, and a GPU of
-another model draws nothing of its own.
+The draws depend on (seed, epoch) alone: a resumed run needs no generator's state, and every GPU model gets the same
+ones.
 """
 
 from __future__ import annotations
@@ -19,77 +19,77 @@ PADDING = 4
 """Pixels of zeros around a training image before it is cropped back to its size."""
 
 MEAN = (0.4914, 0.4822, 0.4465)
-"""Channel means that images are normalised by, of values in 0-1: the reports' framework's, quoted for CIFAR-10."""
+"""Channel means of pixel values in 0-1, by which images are normalised: CIFAR-10's, as in the reports' framework."""
 
 STD = (0.2023, 0.1994, 0.2010)
-"""Channel standard deviations that go with `MEAN`."""
+"""Channel standard deviations, likewise."""
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What an epoch does to its n training images, in order."""
+class Draws:
+    """The random choices of an epoch for its n training images, in the order of training."""
 
     order: Tensor
     """Indices of the images, int64 (n,)."""
     offsets: Tensor
-    """Rows and columns that the crop starts at in the padded image, int64 (n, 2), 0 to 2 * PADDING."""
+    """Row and column at which the crop starts in the padded image, int64 (n, 2), 0 to 2 * PADDING."""
     flips: Tensor
     """Whether an image is mirrored, bool (n,)."""
 
-    def to(self, device: torch.device) -> Plan:
-        """Return the plan on `device`."""
-        return Plan(self.order.to(device), self.offsets.to(device), self.flips.to(device))
+    def to(self, device: torch.device) -> Draws:
+        """Return the draws on `device`."""
+        return Draws(self.order.to(device), self.offsets.to(device), self.flips.to(device))
 
-    def copy_(self, other: Plan) -> None:
-        """Take over what `other`, a plan of as many images, says."""
+    def copy_(self, other: Draws) -> None:
+        """Overwrite these draws with `other`, for as many images."""
         self.order.copy_(other.order)
         self.offsets.copy_(other.offsets)
         self.flips.copy_(other.flips)
 
-    def batch(self, start: int, size: int) -> Plan:
-        """Return the part for the minibatch that starts at image `start`."""
+    def batch(self, start: int, size: int) -> Draws:
+        """Return the draws of the minibatch of up to `size` images that starts at image `start`."""
         part = slice(start, start + size)
-        return Plan(self.order[part], self.offsets[part], self.flips[part])
+        return Draws(self.order[part], self.offsets[part], self.flips[part])
 
 
-def draw(images: int, seed: int, epoch: int) -> Plan:
-    """Draw the plan of one epoch over `images` images."""
+def draw(images: int, seed: int, epoch: int) -> Draws:
+    """Draw order, crops and flips of one epoch over `images` images."""
     generator = torch.Generator().manual_seed((seed << 20) + epoch)  # no epoch reaches 2**20
-    return Plan(
+    return Draws(
         order=torch.randperm(images, generator=generator),
         offsets=torch.randint(2 * PADDING + 1, (images, 2), generator=generator),
         flips=torch.rand(images, generator=generator) < 0.5,
     )
 
 
-def augment(images: Tensor, plan: Plan) -> Tensor:
+def augment(images: Tensor, draws: Draws) -> Tensor:
     """Crop and flip a minibatch as `RandomCrop(32, padding=4)` and `RandomHorizontalFlip` would.
 
     Args:
         images: uint8 (batch, 3, 32, 32).
-        plan: the part of the epoch's plan for these images; its `order` is not read.
+        draws: those of the minibatch; `order` is not read.
 
     Returns:
         uint8 (batch, 3, 32, 32); the padding is black, as it is applied before normalisation.
     """
     padded = functional.pad(images, (PADDING,) * 4)
     steps = torch.arange(IMAGE_SIZE, device=images.device)
-    rows = plan.offsets[:, :1] + steps
-    columns = plan.offsets[:, 1:] + torch.where(plan.flips[:, None], steps.flip(0), steps)
+    rows = draws.offsets[:, :1] + steps
+    columns = draws.offsets[:, 1:] + torch.where(draws.flips[:, None], steps.flip(0), steps)
     batch = torch.arange(len(images), device=images.device)[:, None, None]
     # indices around a slice put the channels last: (batch, rows, columns, channels)
     return padded[batch, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
 def normalise(images: Tensor) -> Tensor:
-    """Map uint8 images (batch, 3, 32, 32) to float32 with the channels' `MEAN` and `STD` taken out."""
+    """Map uint8 images (batch, 3, 32, 32) to float32, (image / 255 - `MEAN`) / `STD` by channel."""
     shift, scale = _constants(images.device)
     return (images - shift) * scale
 
 
 @functools.cache
 def _constants(device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return what images are shifted and scaled by, (3, 1, 1); a copy from the host once, and not in a CUDA graph."""
+    """Return shift and scale, (3, 1, 1): cached, since a CUDA graph cannot hold a copy from the host."""
     scale = torch.tensor(STD).mul(255).reciprocal()[:, None, None]
     shift = torch.tensor(MEAN).mul(255)[:, None, None]
     return shift.to(device), scale.to(device)

@@ -1,12 +1,11 @@
-"""What a study asks for before anything of it runs: arithmetic, disk, and the time that it takes on this machine.
+"""Cost estimate of trainings: arithmetic, disk, and the time that they take on this machine.
 
-The time is an estimate: the project's own step is timed for seconds in two models of those still to be
-trained, and a step of every other is taken to cost a * layers + b * multiply-accumulates.
+The training step is timed for seconds in two of the models; a step of any other is taken to cost
+a * layers + b * multiply-accumulates.
 """
 
 from __future__ import annotations
 
-import functools
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -16,7 +15,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vanishing import config
-from vanishing.results import store
 
 if TYPE_CHECKING:
     from vanishing.training.models import Size
@@ -31,15 +29,17 @@ STATE = 4
 """Copies of the weights in a resumable state: themselves, Adam's two moments, and those of the best epoch."""
 
 MEASURED_FOR = 2.0
-"""Seconds that the steps of a model are timed for, after a warm-up."""
+"""Seconds for which the steps of a model are timed, after a warm-up."""
 
 FEWEST_STEPS = 3
 """Steps that are timed, however long they take."""
 
+Setting = tuple[str, int, str, str]
+
 
 @dataclass(frozen=True)
 class Entry:
-    """A run, its seeds by what is left to do for them, and what one training of it asks for."""
+    """A run, its seeds by what is left to do, and the cost of one training."""
 
     name: str
     run: config.Run
@@ -48,18 +48,6 @@ class Entry:
     to_measure: list[int]
     """Seeds that are trained, and whose gradient flow is not measured yet."""
     to_train: list[int]
-
-    @classmethod
-    def of(cls, name: str, run: config.Run, to_train: list[int]) -> Entry:
-        """Return the entry of a run whose seeds are all to be trained."""
-        from vanishing.training import models
-
-        return cls(name, run, models.measure(run.model, run.data.classes), [], [], to_train)
-
-    @property
-    def seeds(self) -> int:
-        """Number of trainings."""
-        return len(self.done + self.to_measure + self.to_train)
 
     @property
     def work(self) -> float:
@@ -74,7 +62,7 @@ class Entry:
 
     @property
     def last_share(self) -> float:
-        """Share of the arithmetic of a training that its end takes: the test, and the validation once more."""
+        """Share of a training's arithmetic that follows its last epoch: the test, and the validation once more."""
         _, val, test = self._images
         return self.size.macs * (val + test) / self.macs
 
@@ -92,17 +80,18 @@ class Entry:
 
     @property
     def scratch(self) -> int:
-        """Bytes that it needs beside them at its end: its own copy of the trajectory, and the resumable state."""
+        """Bytes that it needs beside them at its end: a second copy of the trajectory, and the resumable state."""
         return self.kept + STATE * FLOAT * self.size.parameters
 
     @property
-    def setting(self) -> tuple[str, int, str, str]:
+    def setting(self) -> Setting:
         """What a step's time depends on beside its arithmetic: device, threads, precision, kernels."""
         train = self.run.train
         return train.device, train.threads, train.precision, train.kernels
 
     @property
     def _images(self) -> tuple[int, int, int]:
+        """Numbers of training, validation and test images."""
         data = self.run.data
         train, val, test = data.train_per_class, data.validation_per_class, data.test_per_class
         return data.classes * train, data.classes * val, data.classes * test
@@ -110,7 +99,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds of one training, by run, and a line for each measurement that they come from."""
+    """Seconds of one training, by run, and a line for each measurement behind them."""
 
     seconds: dict[str, float]
     measurements: list[str]
@@ -118,59 +107,17 @@ class Estimate:
     """Trainings that share the device meanwhile."""
 
 
-def entries(settings: config.Parameters, studies: Sequence[str] = ()) -> list[Entry]:
-    """List the runs of `studies`, of all where none is named, in the order of `params.yaml`.
-
-    A (run, seed) is done where its results are there, made with today's configuration; a training alone is,
-    where its trajectory is too. `ParameterError` for a study that is not configured.
-    """
-    from vanishing.training import models
-
-    chosen = chosen_runs(settings, studies)
-    done, trained = set(store.available(settings)), set(store.trained(settings))
-    seeds: dict[str, list[int]] = {}
-    for name, seed in settings.jobs():
-        seeds.setdefault(name, []).append(seed)
-    measure = functools.cache(models.measure)
-    found = []
-    for name in chosen:
-        run = settings.run(name)
-        ready = [seed for seed in seeds[name] if (name, seed) in done]
-        measurable = [seed for seed in seeds[name] if (name, seed) in trained - done]
-        rest = [seed for seed in seeds[name] if seed not in ready + measurable]
-        found.append(Entry(name, run, measure(run.model, run.data.classes), ready, measurable, rest))
-    return found
-
-
-def to_train(settings: config.Parameters, studies: Sequence[str] = ()) -> list[tuple[str, int]]:
-    """List the runs of `studies`, of all where none is named, with each seed that has no results of today's yet."""
-    return [(entry.name, seed) for entry in entries(settings, studies) for seed in entry.to_train]
-
-
-def to_measure(settings: config.Parameters, studies: Sequence[str] = ()) -> list[tuple[str, int]]:
-    """List the runs, as `to_train` does, with each seed that is trained and whose gradient flow is not measured yet."""
-    return [(entry.name, seed) for entry in entries(settings, studies) for seed in entry.to_measure]
-
-
-def chosen_runs(settings: config.Parameters, studies: Sequence[str]) -> list[str]:
-    """List the runs of `studies`, of all where none is named; `ParameterError` for one that is not configured."""
-    named = {run for key in studies for run in settings.study(key).runs}
-    return [run for run in dict.fromkeys(run for run, _ in settings.jobs()) if not studies or run in named]
-
-
 def estimate(
-    listed: Iterable[Entry],
-    step_seconds: Callable[[config.Run], tuple[float, str]] | None = None,
-    at_once: int = 1,
+    listed: Iterable[Entry], step_seconds: Callable[[config.Run], tuple[float, str]] | None = None, at_once: int = 1
 ) -> Estimate:
-    """Estimate the trainings that are left, from a measurement of two of them for each device and precision.
+    """Estimate the time of the trainings that are left, from a measurement of two of them for each setting.
 
     Args:
-        listed: the runs; where none has anything to train, nothing is measured.
-        step_seconds: gives the seconds of a training step, and the device; `time_step` unless told otherwise.
+        listed: the runs; nothing is measured where nothing is left to train.
+        step_seconds: returns the seconds of a training step and the device; `time_step` by default.
         at_once: trainings that share the device.
     """
-    groups: dict[tuple[str, int, str, str], list[Entry]] = {}
+    groups: dict[Setting, list[Entry]] = {}
     for entry in listed:
         if entry.to_train:
             groups.setdefault(entry.setting, []).append(entry)
@@ -178,19 +125,19 @@ def estimate(
     lines = []
     for group in groups.values():
         samples = []
-        for reference in references(group):
+        for reference in _references(group):
             measured, device = step_seconds(reference.run) if step_seconds else time_step(reference.run, at_once)
             samples.append((reference.size.layers, reference.work, measured))
+            beside = f" beside {at_once - 1} other{'s' if at_once > 2 else ''}" if at_once > 1 else ""
             precision = reference.run.train.precision
-            beside = f" beside {_count(at_once - 1, 'other')}" if at_once > 1 else ""
             lines.append(f"{reference.name}: {measured * 1000:.3g} ms a step{beside} in {precision} on {device}")
         a, b = fit(samples)
         seconds |= {entry.name: entry.steps * (a * entry.size.layers + b * entry.work) for entry in group}
     return Estimate(seconds, lines, at_once)
 
 
-def references(group: Sequence[Entry]) -> list[Entry]:
-    """Choose the entries of least and most layers; of equals that of least, or most, arithmetic and weights."""
+def _references(group: Sequence[Entry]) -> list[Entry]:
+    """Choose the entries of fewest and most layers; among equals that of least, or most, arithmetic and weights."""
 
     def size(entry: Entry) -> tuple[float, ...]:
         return entry.size.layers, entry.work, entry.size.parameters
@@ -211,7 +158,7 @@ def fit(samples: Sequence[tuple[float, float, float]]) -> tuple[float, float]:
 
 
 def time_step(run: config.Run, at_once: int = 1) -> tuple[float, str]:
-    """Time the training step of a run on random images: seconds of a step, and the device in words.
+    """Time the training step of a run on random images: seconds of a step, and the hardware.
 
     With `at_once` trainings, as `vanishing train --at-once` has them, it is the time in which each takes one step.
     """
@@ -240,75 +187,9 @@ def time_step(run: config.Run, at_once: int = 1) -> tuple[float, str]:
                     step(minibatch)
         for stream, learner, _ in together:
             with stream:
-                learner.figures(steps)  # waits for the device
+                learner.metrics(steps)  # waits for the device
         return (time.perf_counter() - start) / steps
 
     timed(2)
     steps = max(FEWEST_STEPS, int(MEASURED_FOR / timed(1)))
     return timed(steps), devices.hardware(device)
-
-
-def text(listed: Sequence[Entry], made: Estimate) -> str:
-    """Lay out a line a run, with the amounts of one training, then the totals and where the time comes from."""
-    rows = [("run", "layers", "epochs", "seeds trained", "seeds to train", "MAC each", "disk each", "time each")]
-    for entry in listed:
-        spent = made.seconds.get(entry.name)
-        amounts = _si(entry.macs, "MAC"), _si(entry.kept, "B"), _time(spent) if spent is not None else "-"
-        done, left = _seeds(entry.done + entry.to_measure), _seeds(entry.to_train)
-        rows.append((entry.name, f"{entry.size.layers}", f"{entry.run.train.epochs}", done, left, *amounts))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        " ".join(
-            [name.ljust(widths[0]), *(cell.rjust(width + 1) for cell, width in zip(rest, widths[1:], strict=True))]
-        )
-        for name, *rest in rows
-    ]
-    return "\n".join([*lines, "", *_totals(listed, made)])
-
-
-def _totals(listed: Sequence[Entry], made: Estimate) -> list[str]:
-    """Sum up all trainings, those that are left, and what the time is worth."""
-    left = [entry for entry in listed if entry.to_train]
-    lines = [f"in all: {_sum(listed, {entry.name: entry.seeds for entry in listed})}"]
-    unmeasured = sum(len(entry.to_measure) for entry in listed)
-    if unmeasured:
-        lines.append(f"left to measure: the gradient flow of {_count(unmeasured, 'training')}")
-    if not left:
-        return [*lines, "left to train: nothing"]
-    wait = sum(len(entry.to_train) * made.seconds[entry.name] for entry in left) / made.at_once
-    order = "one after another" if made.at_once == 1 else f"{made.at_once} at once"
-    most = _si(max(entry.scratch for entry in left), "B")
-    lines.append(f"left to train: {_sum(left, {entry.name: len(entry.to_train) for entry in left})}")
-    lines.append(f"  {_time(wait)} {order}, and {most} more on the disk while the largest of them ends")
-    return [*lines, "the time is an estimate, without start-up, from a measurement just now:", *_indented(made)]
-
-
-def _indented(made: Estimate) -> list[str]:
-    return [f"  {line}" for line in made.measurements]
-
-
-def _sum(listed: Sequence[Entry], trainings: dict[str, int]) -> str:
-    macs = sum(trainings[entry.name] * entry.macs for entry in listed)
-    disk = sum(trainings[entry.name] * entry.kept for entry in listed)
-    return f"{_count(sum(trainings.values()), 'training')}, {_si(macs, 'MAC')}, {_si(disk, 'B')} on the disk"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
-
-
-def _seeds(seeds: Sequence[int]) -> str:
-    return ",".join(map(str, seeds)) or "-"
-
-
-def _si(value: float, unit: str) -> str:
-    """Write a number of at least 1 with two digits and a prefix: 3.4 PMAC, 180 MB."""
-    rounded = float(f"{value:.2g}")
-    power = min(int(math.log10(rounded)) // 3, 6)
-    return f"{rounded / 1000**power:g} {('', 'k', 'M', 'G', 'T', 'P', 'E')[power]}{unit}"
-
-
-def _time(seconds: float) -> str:
-    """Write an estimated duration with two digits: 45 s, 12 min, 1.2 h, 110 h."""
-    divisor, unit = (1, "s") if seconds < 90 else (60, "min") if seconds < 5400 else (3600, "h")
-    return f"{float(f'{seconds / divisor:.2g}'):g} {unit}"

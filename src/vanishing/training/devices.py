@@ -20,88 +20,97 @@ from vanishing.console import say
 from vanishing.errors import UserError
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
-"""Names of glibc's malloc.h: from what size free memory is given back, and how many blocks come from mmap."""
+"""Options of glibc's mallopt: the size from which free memory is returned, and the number of blocks from mmap."""
 
 NO_GPU = "this machine has no CUDA device"
 
 _say_once = functools.cache(say)
 _in_force: tuple[config.Train, bool] | None = None
-"""What `configure` was last called with."""
+"""Arguments of the last `configure`."""
+
+
+def numerics(train: config.Train, measuring: bool = False) -> dict[str, Any]:
+    """Describe the settings of PyTorch that change bits; `configure` puts them in force.
+
+    The number of threads comes from the configuration, never from a scheduler: another number gives other sums. fp32
+    means IEEE single precision, where PyTorch's default convolves in TF32 on CUDA.
+
+    Args:
+        train: precision and threads.
+        measuring: compute in IEEE single precision, whatever the run trains in.
+    """
+    tf32 = train.precision == "tf32" and not measuring
+    return {
+        "threads": train.threads,
+        "deterministic_algorithms": True,
+        "cudnn_benchmark": False,
+        "cudnn_allow_tf32": tf32,
+        "matmul_allow_tf32": tf32,
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+    }
 
 
 def configure(train: config.Train, measuring: bool = False) -> torch.device:
-    """Set PyTorch up so that the same seed gives the same bytes, and return the device.
-
-    The number of threads comes from the configuration, never from a scheduler: another number gives
-    other sums. fp32 means IEEE single precision; PyTorch's default would convolve in TF32 on CUDA.
-
-    Args:
-        train: device, precision and threads.
-        measuring: compute in IEEE single precision, whatever the run trains in.
-
-    Raises:
-        UserError: if the device is to be a GPU, and this machine has none that can be used; if fused kernels are to
-            be compiled for it, and there is nothing to compile them with.
-    """
-    global _in_force  # noqa: PLW0603 - as what it stands for is the process's
-    # both are read when CUDA starts, which is later; streams beyond the connections, 8 by default, wait for one another
-    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
-    os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")
-    kind = _kind(train.device)
-    if kind == "cuda" and train.kernels == "fused" and not measuring:
-        _check_compiler()
-    tf32 = train.precision == "tf32" and not measuring
-    torch.use_deterministic_algorithms(True)
+    """Set PyTorch up so that the same seed gives the same bytes, and return the device; see `numerics` and `choose`."""
+    global _in_force  # noqa: PLW0603 - PyTorch's settings are the process's too
+    device, settings = choose(train, measuring), numerics(train, measuring)
+    torch.use_deterministic_algorithms(settings["deterministic_algorithms"])
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.allow_tf32 = tf32
-    torch.backends.cuda.matmul.allow_tf32 = tf32
-    torch.set_num_threads(train.threads)
+    torch.backends.cudnn.benchmark = settings["cudnn_benchmark"]
+    torch.backends.cudnn.allow_tf32 = settings["cudnn_allow_tf32"]
+    torch.backends.cuda.matmul.allow_tf32 = settings["matmul_allow_tf32"]
+    torch.set_num_threads(settings["threads"])
     _keep_memory()
     _in_force = train, measuring
-    return torch.device(kind)
+    return device
 
 
-def resume(train: config.Train) -> None:
-    """Do what `configure` did for `train`, if it has been called for something else since."""
+def reconfigure(train: config.Train) -> None:
+    """Put the settings of `train` in force again if `configure` was called for another run in between."""
     if _in_force != (train, False):
         configure(train)
 
 
-def _kind(wanted: str) -> str:
-    """Return cpu or cuda; with `auto`, a GPU that cannot be used is left alone, and a line says so."""
-    if wanted == "cpu":
-        return wanted
-    reason = unusable()
-    if not reason:
-        return "cuda"
-    if wanted == "cuda":
-        raise UserError(f"train.device = 'cuda': {reason}; allowed here: auto, cpu")
-    if reason != NO_GPU:
-        _say_once(f"train.device = 'auto': {reason}; computing on the CPU")
-    return "cpu"
+def choose(train: config.Train, measuring: bool = False) -> torch.device:
+    """Return the device that a run computes on; with `auto`, a GPU that cannot be used is named in a line.
+
+    Raises:
+        UserError: if the run needs a GPU, and this machine has no usable one; if it needs fused kernels, and their
+            compiler is missing.
+    """
+    # CUDA reads both when it starts; streams beyond the connections, 8 by default, wait for one another
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = numerics(train)["CUBLAS_WORKSPACE_CONFIG"]
+    os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")
+    obstacle = "" if train.device == "cpu" else cuda_obstacle()
+    if train.device == "cpu" or (train.device == "auto" and obstacle):
+        if obstacle not in ("", NO_GPU):
+            _say_once(f"train.device = 'auto': {obstacle}; computing on the CPU")
+        return torch.device("cpu")
+    if obstacle:
+        raise UserError(f"train.device = 'cuda': {obstacle}; allowed here: auto, cpu")
+    if train.kernels == "fused" and not measuring:
+        _check_compiler()
+    return torch.device("cuda")
 
 
 def _check_compiler() -> None:
     """Raise `UserError` unless Triton can compile for this GPU: it writes C to call a kernel by, and bf16 needs 8.0."""
-    capability = torch.cuda.get_device_capability()
+    major, minor = torch.cuda.get_device_capability()
     if not importlib.util.find_spec("triton"):
-        missing = "the package triton is not to be found here"
+        missing = "the package triton is not installed"
     elif not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
-        missing = "gcc or clang, which Triton needs, is not to be found here"
+        missing = "gcc or clang, which Triton needs, is not installed"
     elif not Path(sysconfig.get_path("include"), "Python.h").exists():
-        missing = "Python.h, which Triton needs (Debian: python3-dev), is not to be found here"
-    elif capability < (8, 0):
-        missing = (
-            f"{torch.cuda.get_device_name()} has compute capability {capability[0]}.{capability[1]}, and 8.0 is needed"
-        )
+        missing = "Python.h, which Triton needs (Debian: python3-dev), is not installed"
+    elif major < 8:
+        missing = f"{torch.cuda.get_device_name()} has compute capability {major}.{minor}, and 8.0 is needed"
     else:
         return
     raise UserError(f"train.kernels = 'fused': {missing}; allowed here: pytorch")
 
 
-def unusable() -> str:
-    """Say why nothing can be computed on a GPU here; an empty text if it can.
+def cuda_obstacle() -> str:
+    """Say why this machine cannot compute on a GPU; an empty text if it can.
 
     Metal has no double precision (PyTorch, MPS backend: Double-precision types), and ROCm reports its GPUs as CUDA's.
     """
@@ -119,25 +128,24 @@ def unusable() -> str:
 
 
 def _runs(built: str, capability: tuple[int, int]) -> bool:
-    """Say whether code built for an architecture, such as sm_86 or compute_90, runs on a compute capability.
+    """Return whether code built for an architecture, such as sm_86 or compute_90, runs on a compute capability.
 
     Binaries (sm) run within their major version, from their minor one on; PTX (compute) on all that is newer
     (NVIDIA, CUDA C++ Programming Guide: Binary Compatibility, PTX Compatibility).
     """
     parts = re.match(r"(sm|compute)_(\d+)(\d)", built)
     if not parts:
-        return True  # of a naming that is not known here: CUDA itself will tell
+        return True  # an unknown naming scheme: CUDA itself will tell
     kind, least = parts[1], (int(parts[2]), int(parts[3]))
     return capability >= least and (kind == "compute" or capability[0] == least[0])
 
 
 def memory_format(train: config.Train, device: torch.device) -> torch.memory_format:
-    """Return the order in memory of activations and weights that convolutions are fastest in, which changes sums.
+    """Return the memory format of activations and weights in which convolutions are fastest; it changes sums.
 
-    Channels last on a CPU, where oneDNN's are 1.15 to 1.6 times as fast on it, and for tensor cores, which want it
-    (NVIDIA, Deep Learning Performance: Convolutional Layers); channels first for IEEE single precision on CUDA,
-    whose kernels are written for it, unless ours are to be used, which are not. `benchmarks/choices.py` measures the
-    other one too.
+    Channels last on a CPU, where oneDNN's convolutions are 1.15 to 1.6 times as fast with it, for tensor cores, which
+    want it (NVIDIA, Deep Learning Performance: Convolutional Layers), and for the fused kernels; channels first for
+    IEEE single precision on CUDA, whose kernels are written for it. `benchmarks/choices.py` measures the other one too.
     """
     plain = device.type == "cuda" and train.precision == "fp32" and train.kernels == "pytorch"
     return torch.contiguous_format if plain else torch.channels_last
@@ -151,34 +159,45 @@ def _keep_memory() -> None:
         library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
+def processor() -> str:
+    """Name the processor, or its architecture where the system does not tell more."""
+    names = [line.split(":", 1)[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def driver() -> str | None:
+    """Return the version line of NVIDIA's driver, None without one."""
+    return next(iter(_lines("/proc/driver/nvidia/version")), None)
+
+
+def _lines(name: str) -> list[str]:
+    path = Path(name)
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+
+
 def hardware(device: torch.device) -> str:
-    """Name what computes: the GPU, or the processor with the number of threads in use."""
+    """Name the GPU, or the processor with the number of threads in use."""
     if device.type == "cuda":
         return torch.cuda.get_device_name()
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.machine()}, {torch.get_num_threads()} threads"
+    return f"{processor()}, {torch.get_num_threads()} threads"
 
 
 def describe(device: torch.device) -> str:
-    """Describe hardware and versions in a line for the log: what a reviewer asks for beside `environment`."""
+    """Describe hardware and versions in a line for the log, in more detail than `environment`."""
     parts = [f"PyTorch {torch.__version__}", f"Python {platform.python_version()}", platform.machine()]
     if device.type == "cuda":
-        driver = Path("/proc/driver/nvidia/version")
         parts += [torch.cuda.get_device_name(), f"CUDA {torch.version.cuda}", f"cuDNN {torch.backends.cudnn.version()}"]  # type: ignore[no-untyped-call]
-        parts += [driver.read_text().splitlines()[0]] if driver.exists() else []
+        parts += filter(None, [driver()])
     else:
         parts += [torch.backends.cpu.get_cpu_capability(), f"{torch.get_num_threads()} threads"]
     return ", ".join(parts)
 
 
 def environment(train: config.Train, device: torch.device) -> dict[str, Any]:
-    """Name what the numbers depend on beside the configuration."""
-    kind = torch.cuda.get_device_name() if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
+    """Return what the results depend on beside the configuration."""
     return {
         "device": device.type,
-        "kind": kind,
+        "kind": torch.cuda.get_device_name() if device.type == "cuda" else torch.backends.cpu.get_cpu_capability(),
         "torch": torch.__version__,
         "precision": train.precision,
         "threads": train.threads,

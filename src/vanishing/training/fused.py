@@ -9,11 +9,11 @@ and with g = dL/dy act'(y), the gradients are those of Ioffe & Szegedy (2015, se
     dL/dadded = g,  dL/dbias = sum g,  dL/dweight = sum g x',
     dL/dx = weight / sqrt(v + eps) (g - dL/dbias / n - x' dL/dweight / n).
 
-act' is a function of y for each activation here, so that the backward pass needs x, y, m and 1 / sqrt(v + eps): x is
-the convolution's output, which nothing else keeps, and y the next convolution's input, which that keeps anyway.
+For each activation here act' is a function of y, so that the backward pass needs x, y, m and 1 / sqrt(v + eps): x is
+the convolution's output, which is kept for this alone, and y the next convolution's input, which is kept anyway.
 
-On CUDA, bfloat16 and float32 go through the kernels of `fused_triton`; all else goes through `fused_reference`, which
-says the same in PyTorch, in float32 at least.
+On CUDA, bfloat16 and float32 go through the kernels of `fused_triton`. All else goes through `fused_reference`, the
+same operation in PyTorch, in float32 or better.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from vanishing.training import fused_reference
 from vanishing.training.fused_reference import Gradients, Settings
 
 COMPILED = (torch.bfloat16, torch.float32)
-"""What the kernels read and write; they compute in float32."""
+"""Types that the kernels read and write; they compute in float32."""
 
 Forward = Callable[[Tensor, Tensor | None, Tensor, Tensor, tuple[Tensor, Tensor], Settings], tuple[Tensor, Tensor]]
 Backward = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Settings], Gradients]
@@ -42,18 +42,18 @@ def normalise_and_activate(
 
     Args:
         x: (batch, channels, height, width), in the dtype of the result, which is rounded once.
-        norm: affine, with running statistics; its counter of minibatches is left alone.
+        norm: affine, with running statistics; its counter of minibatches does not change.
         activation: leaky_relu, relu, sigmoid or tanh.
         slope: of leaky_relu on its negative side; the others ignore it.
         added: of x's shape; None for no shortcut.
 
     Raises:
-        ValueError: if there is one value a channel, whose variance is no estimate, or `added` has another shape.
+        ValueError: if a channel has a single value, and so no variance, or `added` has another shape.
     """
     if x.numel() == x.shape[1]:
         raise ValueError(f"Expected more than 1 value per channel when training, got input size {x.shape}")
     if added is not None and added.shape != x.shape:
-        raise ValueError(f"added has the shape {tuple(added.shape)}, allowed: {tuple(x.shape)}, that of x")
+        raise ValueError(f"added has the shape {tuple(added.shape)}, allowed: that of x, {tuple(x.shape)}")
     settings = Settings(activation, slope, norm.eps, norm.momentum or 0.0, added is not None)
     running = norm.running_mean, norm.running_var
     y: Tensor = _Fused.apply(x, added, norm.weight, norm.bias, running, settings)

@@ -1,4 +1,4 @@
-"""The operation of `fused` in PyTorch: what its kernels are tested against, and what a CPU computes."""
+"""The operation of `fused` in PyTorch, for the CPU and as the reference for tests of its kernels."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class Settings(NamedTuple):
-    """What the operation needs beside tensors."""
+    """Settings of the operation."""
 
     activation: str
     """leaky_relu, relu, sigmoid or tanh."""
@@ -24,20 +24,15 @@ class Settings(NamedTuple):
 
 
 Gradients = tuple[Tensor, Tensor | None, Tensor, Tensor]
-"""By x, by what was added, by weight and by bias."""
+"""dL/dx, dL/dadded, dL/dweight and dL/dbias."""
 
 
 def forward(
-    x: Tensor,
-    added: Tensor | None,
-    weight: Tensor,
-    bias: Tensor,
-    running: tuple[Tensor, Tensor],
-    settings: Settings,
+    x: Tensor, added: Tensor | None, weight: Tensor, bias: Tensor, running: tuple[Tensor, Tensor], settings: Settings
 ) -> tuple[Tensor, Tensor]:
-    """Compute y, of x's shape and dtype, and the statistics (2, channels): mean and 1 / sqrt(v + eps) of each channel.
+    """Return y, of x's shape and dtype, and the statistics (2, channels): mean and 1 / sqrt(v + eps) of each channel.
 
-    The running mean and unbiased variance, (channels,) each, are updated in place.
+    It updates the running mean and unbiased variance, (channels,) each, in place.
     """
     count = x.numel() // x.shape[1]
     precise = x.to(torch.promote_types(x.dtype, torch.float32))
@@ -54,10 +49,7 @@ def forward(
 def backward(
     gradient: Tensor, x: Tensor, y: Tensor, weight: Tensor, statistics: Tensor, settings: Settings
 ) -> Gradients:
-    """Compute the gradients by x, added (None without a shortcut), weight and bias from that by y.
-
-    `y` and `statistics` are what `forward` gave.
-    """
+    """Return dL/dx, dL/dadded (None without a shortcut), dL/dweight and dL/dbias, from dL/dy; see `forward`."""
     mean, inverse = statistics
     count = x.numel() // x.shape[1]
     by_sum = _through_activation(gradient.to(mean.dtype), y.to(mean.dtype), settings)
@@ -77,12 +69,12 @@ def _activate(out: Tensor, settings: Settings) -> Tensor:
 
 
 def _through_activation(gradient: Tensor, y: Tensor, settings: Settings) -> Tensor:
-    """Multiply a gradient by the activation's derivative, computed from its output, as PyTorch's in-place ones do."""
+    """Multiply a gradient by the activation's derivative, computed from its output as in PyTorch's in-place ones."""
     match settings.activation:
         case "leaky_relu":
             return torch.where(y > 0, gradient, gradient * settings.slope)
         case "relu":
-            return torch.where(y <= 0, 0, gradient)  # a NaN lets it through
+            return torch.where(y <= 0, 0, gradient)  # passes where y is NaN
         case "sigmoid":
             return gradient * (1 - y) * y
         case _:

@@ -1,11 +1,11 @@
 """The kernels of `fused`: two launches forward, two backward.
 
-Activations are stored channels last: a matrix of `rows` pixels by CHANNELS. A program takes `chunk` rows of up to
-COLUMNS channels, in tiles of ROWS. The first launch of a pass writes one partial result per program; each program of
-the second combines them all, by itself and in the same order, which spares a third launch and a barrier.
+Activations lie channels last: a matrix of `rows` pixels by CHANNELS. A program takes `chunk` rows of up to COLUMNS
+channels, in tiles of ROWS. The first launch of a pass writes a partial result for each program; every program of the
+second combines all of them in the same order, which saves a third launch and a barrier.
 
-No atomics, and the division into programs depends on the shape alone: the same input gives the same bytes twice.
-Nothing waits for the device, so that a CUDA graph can record it.
+There are no atomics, and the division into programs depends on the shape alone: the same input gives the same bytes
+twice. Nothing waits for the device, so that a CUDA graph can record it.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from torch import Tensor
 from vanishing.training.fused_reference import Gradients, Settings
 
 TILE = 8192
-"""Values of a tensor that a program loads at once: 32 a thread, which are four loads of 16 bytes in bfloat16 and leave
-registers for the two float32 numbers that `measure` and `gather` keep for each place."""
+"""Values of a tensor that a program loads at once: 32 a thread, four loads of 16 bytes in bfloat16, which leaves
+registers for the two float32 numbers that `measure` and `gather` keep for each value."""
 
 OPTIONS = {"num_warps": 8, "enable_fp_fusion": True}
-"""Of the compiler; newer ones do not fuse multiplication and addition unless told to."""
+"""Compiler options; newer compilers fuse multiplication and addition only on request."""
 
 COLUMNS = 64
-"""Channels of a program at most: 128 bytes of a row in bfloat16, a whole line of the cache."""
+"""Most channels of a program: 128 bytes of a row in bfloat16, a whole cache line."""
 
 PROGRAMS = 128
-"""Along rows at most: one for about each processor of an A100 or H100, and as many partial results to combine."""
+"""Most programs along the rows: about one for each processor of an A100 or H100."""
 
 
 @triton.jit
@@ -47,8 +47,8 @@ def _place(rows, chunk, CHANNELS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.
 def _combine(total, counts, means, squares):
     """Combine means and sums of squared deviations of groups along the first axis (Chan et al. 1983).
 
-    Adding the mean of what is left makes the mean as good as rounding allows: its error would else stand out where the
-    numbers are far from 0 and close to each other.
+    Adding the mean of the residuals makes the mean as exact as rounding allows; otherwise its error would show where
+    the numbers are far from 0 and close to each other.
     """
     mean = tl.sum(counts * means, 0, keep_dims=True) / total
     mean += tl.sum(counts * (means - mean), 0, keep_dims=True) / total
@@ -58,7 +58,7 @@ def _combine(total, counts, means, squares):
 
 @triton.jit
 def _partials(partials, column, CHANNELS: tl.constexpr, PARTIALS: tl.constexpr):
-    """Return the numbers of all programs, and what each left of its two partial results; 0 beyond them."""
+    """Return the numbers of all programs and their two partial results; 0 beyond the last program."""
     program = tl.arange(0, PARTIALS)[:, None]
     there = (program < tl.num_programs(0)) & (column < CHANNELS)
     partials += program * CHANNELS + column
@@ -95,9 +95,9 @@ def _through_activation(gradient, y, ACTIVATION: tl.constexpr, SLOPE: tl.constex
 def measure(
     x, partials, rows, chunk, CHANNELS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr
 ):  # fmt: skip
-    """Leave mean and sum of squared deviations of each program's rows: partials (2, programs, channels).
+    """Write mean and sum of squared deviations of each program's rows: partials (2, programs, channels).
 
-    Every place of the tile keeps its own (Welford 1962), so that the loop holds no sum over threads.
+    Every element of the tile keeps its own (Welford 1962), so that the loop has no sum over threads.
     """
     mine, begin, row, column, offset = _place(rows, chunk, CHANNELS, ROWS, COLUMNS)
     x += begin
@@ -122,7 +122,7 @@ def normalise(
     ACTIVATION: tl.constexpr, SLOPE: tl.constexpr, ADDS: tl.constexpr, PARTIALS: tl.constexpr,
     CHANNELS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Combine what `measure` left, and write y, statistics (2, channels) and the running statistics."""
+    """Combine the partials of `measure`; write y, statistics (2, channels) and the running statistics."""
     mine, begin, row, column, offset = _place(rows, chunk, CHANNELS, ROWS, COLUMNS)
     known = column < CHANNELS
     program, means, squares = _partials(partials, column, CHANNELS, PARTIALS)
@@ -154,7 +154,7 @@ def gather(
     ACTIVATION: tl.constexpr, SLOPE: tl.constexpr,
     CHANNELS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Leave each program's sums of g and g x': partials (2, programs, channels)."""
+    """Write each program's sums of g and g x': partials (2, programs, channels)."""
     mine, begin, row, column, offset = _place(rows, chunk, CHANNELS, ROWS, COLUMNS)
     known = column < CHANNELS
     mean = tl.load(statistics + column, known, 0)
@@ -179,7 +179,7 @@ def differentiate(
     ACTIVATION: tl.constexpr, SLOPE: tl.constexpr, ADDS: tl.constexpr, PARTIALS: tl.constexpr,
     CHANNELS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Combine what `gather` left, and write the gradients."""
+    """Combine the partials of `gather`; write the gradients."""
     mine, begin, row, column, offset = _place(rows, chunk, CHANNELS, ROWS, COLUMNS)
     known = column < CHANNELS
     _, plain, product = _partials(partials, column, CHANNELS, PARTIALS)
@@ -216,11 +216,11 @@ class _Division(NamedTuple):
     partials: int
     """Programs along rows, rounded up to a power of 2, as a tile must be."""
     tile: dict[str, int]
-    """What is compiled into a kernel of it."""
+    """Constants compiled into a kernel."""
 
 
 def divide(shape: torch.Size) -> _Division:
-    """Divide a minibatch (batch, channels, height, width) into programs, whatever the device."""
+    """Divide a minibatch (batch, channels, height, width) into programs, the same on every device."""
     channels = shape[1]
     rows = shape.numel() // channels
     columns = min(COLUMNS, triton.next_power_of_2(channels))
@@ -237,14 +237,9 @@ def divide(shape: torch.Size) -> _Division:
 
 
 def forward(
-    x: Tensor,
-    added: Tensor | None,
-    weight: Tensor,
-    bias: Tensor,
-    running: tuple[Tensor, Tensor],
-    settings: Settings,
+    x: Tensor, added: Tensor | None, weight: Tensor, bias: Tensor, running: tuple[Tensor, Tensor], settings: Settings
 ) -> tuple[Tensor, Tensor]:
-    """Compute what `fused_reference.forward` does, channels last."""
+    """Compute `fused_reference.forward`, channels last."""
     x = _channels_last(x)
     shortcut = x if added is None else _channels_last(added)  # read only where one is added
     rows, chunk, grid, partials, tile = divide(x.shape)
@@ -262,7 +257,7 @@ def forward(
 def backward(
     gradient: Tensor, x: Tensor, y: Tensor, weight: Tensor, statistics: Tensor, settings: Settings
 ) -> Gradients:
-    """Compute what `fused_reference.backward` does, channels last."""
+    """Compute `fused_reference.backward`, channels last."""
     gradient, x = _channels_last(gradient), _channels_last(x)
     rows, chunk, grid, partials, tile = divide(x.shape)
     by_x = torch.empty_like(x)
@@ -280,5 +275,4 @@ def backward(
 
 
 def _channels_last(x: Tensor) -> Tensor:
-    """Return `x` itself, if it lies so."""
     return x.contiguous(memory_format=torch.channels_last)

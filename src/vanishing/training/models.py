@@ -1,14 +1,15 @@
-"""The models of the study: VGG variants for images of 32 x 32 pixels, with and without their cures.
+"""The models of the study: VGG variants for images of 32 x 32 pixels, with and without the cures.
 
-All convolutions but those on shortcuts and the outer ones of bottlenecks are 3 x 3, or all 5 x 5, and keep height and
-width; all but the narrow ones of bottlenecks have the same number of filters. A model is an entry convolution, stages
-of processing blocks that each end in a reduction block, average pooling and a linear classifier (Simonyan & Zisserman
-2015 for the plain stack, Ioffe & Szegedy 2015 for batch normalisation, Wu & He 2018 for group normalisation, He et al.
-2016 for the shortcuts and bottlenecks, and others where they stand).
+A model is an entry convolution, stages of processing blocks that each end in a reduction block, average pooling and a
+linear classifier. Convolutions have the same number of filters and keep height and width; their kernels are 3 x 3, or
+all 5 x 5. Exceptions are shortcuts and bottlenecks. Sources: Simonyan & Zisserman 2015 for the plain stack, Ioffe &
+Szegedy 2015 for batch normalisation, Wu & He 2018 for group normalisation, He et al. 2016 for shortcuts and
+bottlenecks, and others where they stand.
 """
 
 from __future__ import annotations
 
+import functools
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,10 +25,10 @@ from vanishing import config
 from vanishing.training import fused
 
 SLOPE = 0.01
-"""Of the leaky rectifier on its negative side, PyTorch's default."""
+"""Slope of the leaky rectifier on its negative side, PyTorch's default."""
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    # in place, where PyTorch offers it: the gradients of convolution and norm do not read what they gave
+    # in place, where PyTorch offers it: the gradients of convolution and norm do not need their outputs
     "leaky_relu": partial(nn.LeakyReLU, SLOPE, inplace=True),
     "relu": partial(nn.ReLU, inplace=True),
     "sigmoid": nn.Sigmoid,
@@ -37,22 +38,14 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """Batch normalisation that leaves counting its minibatches to the training step: see `counters`."""
+    """Batch normalisation whose minibatches the training step counts: see `counters`."""
 
     def forward(self, x: Tensor, activation: str | None = None, added: Tensor | None = None) -> Tensor:
-        """Normalise `x`, (batch, channels, height, width); with `activation` add and activate too, in training mode."""
+        """Normalise `x`, (batch, channels, height, width); in training, with `activation`, add and activate too."""
         if activation is not None:
             return fused.normalise_and_activate(x, self, activation, SLOPE, added)
-        return functional.batch_norm(
-            x,
-            self.running_mean,
-            self.running_var,
-            self.weight,
-            self.bias,
-            self.training,
-            self.momentum or 0.0,
-            self.eps,
-        )
+        momentum, statistics = self.momentum or 0.0, (self.running_mean, self.running_var)
+        return functional.batch_norm(x, *statistics, self.weight, self.bias, self.training, momentum, self.eps)
 
 
 NORMS: dict[str, Callable[[config.Model, int], nn.Module]] = {
@@ -64,12 +57,12 @@ NORMS: dict[str, Callable[[config.Model, int], nn.Module]] = {
 
 
 class Epilogue(nn.Module):
-    """What follows a convolution: its norm, an added shortcut, the activation, an amplified gradient.
+    """The operations after a convolution: its norm, an added shortcut, the activation, an amplified gradient.
 
     Attributes:
         fused: whether the first three are one operation where batch normalisation trains. Elsewhere that would not
-            pay: without norm, what is left are two passes in place; group normalisation is that of four runs; and
-            evaluation is a small part of a training.
+            pay: without a norm two passes in place are left, four runs alone use group normalisation, and evaluation
+            is a small part of a training.
     """
 
     def __init__(self, activation: str, amplification: float = 1.0) -> None:
@@ -80,7 +73,7 @@ class Epilogue(nn.Module):
         self.fused = False
 
     def forward(self, x: Tensor, norm: nn.Module, added: Tensor | None = None) -> Tensor:
-        """Map what a convolution gave, which may be overwritten, and the shortcut, of the same shape."""
+        """Map the output of a convolution, which may be overwritten, and the shortcut, of the same shape."""
         if self.fused and norm.training and isinstance(norm, BatchNorm):
             out = norm(x, self.kind, added)
         else:
@@ -93,15 +86,15 @@ class Epilogue(nn.Module):
 
 
 class Block(nn.Module):
-    """Convolutions, each normalised and activated; a shortcut may be added before the last activation.
+    """A processing block: convolutions at constant size, each normalised and activated.
 
-    Subclasses say which convolutions there are (`kinds`), whether they have a bias, and what follows the first one
-    (`between`).
+    A shortcut may be added before the last activation. Subclasses change the convolutions (`kinds`), their bias, and
+    what follows the first one (`between`).
 
     Args:
-        model: how many convolutions, of which size, and what stands between them.
-        inputs: channels that the first one reads; the last one gives `model.filters`.
-        shortcut: maps the block's input to what is added; None for no shortcut.
+        model: number and size of the convolutions, norm and activation.
+        inputs: input channels of the first convolution; the last one has `model.filters` output channels.
+        shortcut: maps the block's input to the summand; None for no shortcut.
     """
 
     bias = False
@@ -118,15 +111,15 @@ class Block(nn.Module):
         self.shortcut = shortcut
 
     def kinds(self, model: config.Model) -> list[tuple[int, int]]:
-        """List the channels that each convolution gives, and the height and width of its kernel."""
+        """List the output channels of each convolution, and the height and width of its kernel."""
         return [(model.filters, model.kernel_size)] * model.convolutions
 
     def between(self, x: Tensor) -> Tensor:
-        """Map what the second convolution reads."""
+        """Map the input of the second convolution."""
         return x
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (batch, inputs, height, width) to (batch, filters, ...), of the size that `between` gives."""
+        """Map (batch, inputs, height, width) to (batch, filters, ...), at half the size in a reduction block."""
         out = x
         for at in range(1, self.convolutions + 1):
             out = self.get_submodule(f"conv{at}")(out)
@@ -138,14 +131,10 @@ class Block(nn.Module):
         return out
 
 
-class ProcessingBlock(Block):
-    """Convolutions at constant size."""
-
-
 class ReductionBlock(Block):
-    """conv, act, 2 x 2 average pooling, then the other convolutions at half the height and width.
+    """A block with 2 x 2 average pooling after the first convolution.
 
-    Its convolutions keep their bias under normalisation too, as the five reports had it.
+    Its convolutions keep their bias under normalisation too, as in the five reports.
     """
 
     bias = True
@@ -156,21 +145,21 @@ class ReductionBlock(Block):
 
 
 class Bottleneck(ReductionBlock):
-    """A reduction block that is narrow where it is deep: 1 x 1 to a quarter of the filters, pooling, 3 x 3, 1 x 1 back.
+    """A narrow reduction block: 1 x 1 to a quarter of the filters, pooling, 3 x 3, 1 x 1 back to all filters.
 
     The residual block of He et al. 2016 for their deepest networks, with this study's pooling for their stride.
     """
 
     def kinds(self, model: config.Model) -> list[tuple[int, int]]:
-        """List three convolutions, whatever `model.convolutions` is."""
+        """List three convolutions; `model.convolutions` does not count."""
         narrow = model.filters // config.BOTTLENECK
         return [(narrow, 1), (narrow, model.kernel_size), (model.filters, 1)]
 
 
 class Subsample(nn.Module):
-    """Keep every second pixel of each direction: a shortcut without parameters (He et al. 2016, option A).
+    """Keep every second pixel in each direction: a shortcut without parameters (He et al. 2016, option A).
 
-    Theirs pads the channels that a wider stage adds with zeros; at constant width there are none.
+    Theirs also pads with zeros the channels that a wider stage adds; here all stages have the same width.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -190,10 +179,10 @@ class Dense(nn.Sequential):
 
 
 class Amplification(nn.Module):
-    """The identity, whose gradient is multiplied on its way back (Basodi et al. 2020, "Gradient amplification").
+    """The identity, with its gradient multiplied by a factor (Basodi et al. 2020, "Gradient amplification").
 
-    Theirs amplifies at layers chosen at random and stops after some epochs; here every activation of the blocks does,
-    throughout, so that what it can and cannot cure shows plainly.
+    Theirs amplifies at random layers and stops after some epochs. Here every activation of the blocks does so
+    throughout, which shows plainly what amplification can and cannot cure.
     """
 
     def __init__(self, factor: float) -> None:
@@ -218,10 +207,7 @@ class _Amplify(torch.autograd.Function):
 
 
 class Pool(nn.Module):
-    """Average over height and width.
-
-    A plain mean, since adaptive pooling has no deterministic backward pass on CUDA.
-    """
+    """Average over height and width: a plain mean, as adaptive pooling has no deterministic backward pass on CUDA."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (batch, filters, height, width) to (batch, filters)."""
@@ -267,7 +253,7 @@ class VGG(nn.Sequential):
 
 @dataclass(frozen=True)
 class Size:
-    """How large a model is, for one image of 32 x 32."""
+    """The size of a model, for one image of 32 x 32."""
 
     layers: int
     """Convolutions and the classifier."""
@@ -278,10 +264,13 @@ class Size:
 
 
 def build(model: config.Model, classes: int, seed: int, kernels: str = "pytorch") -> VGG:
-    """Build a model, its weights drawn on the CPU from `seed`.
+    """Build a model with weights drawn on the CPU, so that they are the same for every device.
 
-    The same weights come out on every device; the global generator is left as it was. `kernels` is `train.kernels`:
-    with `fused`, batch normalisation, shortcut and activation are one operation in training mode.
+    Args:
+        model: its architecture and initialisation.
+        classes: number of logits.
+        seed: of the weights; the global generator stays as it is.
+        kernels: with `fused`, batch normalisation, shortcut and activation are one operation in training mode.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -295,14 +284,15 @@ def build(model: config.Model, classes: int, seed: int, kernels: str = "pytorch"
 
 
 def counters(network: nn.Module) -> list[Tensor]:
-    """List the counters of minibatches, `num_batches_tracked`, of every batch normalisation.
+    """List the minibatch counters, `num_batches_tracked`, of every batch normalisation.
 
     A training step adds 1 to all of them at once, where PyTorch launches a kernel for each.
     """
-    norms = [module for module in network.modules() if isinstance(module, BatchNorm)]
-    return [norm.num_batches_tracked for norm in norms if norm.num_batches_tracked is not None]
+    norms = (module.num_batches_tracked for module in network.modules() if isinstance(module, BatchNorm))
+    return [counter for counter in norms if counter is not None]
 
 
+@functools.cache
 def measure(model: config.Model, classes: int) -> Size:
     """Count layers, parameters and multiply-accumulates without allocating the weights."""
     with torch.device("meta"):
@@ -314,7 +304,7 @@ def measure(model: config.Model, classes: int) -> Size:
     return Size(
         layers=sum(isinstance(module, nn.Conv2d | nn.Linear) for module in network.modules()),
         parameters=sum(weight.numel() for weight in network.parameters()),
-        macs=counter.get_total_flops() // 2,  # the counter takes a multiply-accumulate for two operations
+        macs=counter.get_total_flops() // 2,  # a multiply-accumulate counts as two
     )
 
 
@@ -322,9 +312,8 @@ def measure(model: config.Model, classes: int) -> Size:
 def _initialise(network: nn.Module, model: config.Model) -> None:
     """Draw weights that keep the size of a signal from layer to layer; biases are 0.
 
-    `he`: normal, of variance gain^2 / fan_in (He et al. 2015). `orthogonal`: W W^T = gain^2, or W^T W
-    where there are more outputs than inputs (Saxe et al. 2014). The gain is that of the activation, and 1 for the
-    classifier, which has none.
+    `he`: normal, of variance gain^2 / fan_in (He et al. 2015). `orthogonal`: W W^T = gain^2 I, or W^T W for more
+    outputs than inputs (Saxe et al. 2014). The gain is that of the activation, and 1 for the classifier.
     """
     for module in network.modules():
         if not isinstance(module, nn.Conv2d | nn.Linear):
@@ -333,7 +322,7 @@ def _initialise(network: nn.Module, model: config.Model) -> None:
         if model.initialisation == "he":
             nn.init.kaiming_normal_(module.weight, a=SLOPE, nonlinearity=kind)
         else:
-            # in single precision the last bits hang on the number of threads and on the processor's instructions
+            # in single precision the last bits depend on the number of threads and the processor's instructions
             precise = torch.empty(module.weight.shape, dtype=torch.float64)
             module.weight.copy_(nn.init.orthogonal_(precise, gain=nn.init.calculate_gain(kind, SLOPE)))
         if module.bias is not None:
@@ -345,7 +334,7 @@ def _stage(model: config.Model) -> nn.Sequential:
     blocks: OrderedDict[str, nn.Module] = OrderedDict()
     for block in range(1, model.blocks + 1):
         shortcut = nn.Identity() if model.shortcut == "identity" else None
-        blocks[f"block{block}"] = ProcessingBlock(model, model.filters * (block if dense else 1), shortcut)
+        blocks[f"block{block}"] = Block(model, model.filters * (block if dense else 1), shortcut)
     inputs = model.filters * (model.blocks + 1 if dense else 1)
     kind = Bottleneck if model.reduction == "bottleneck" else ReductionBlock
     blocks["reduction"] = kind(model, inputs, _reduction_shortcut(model))

@@ -1,7 +1,7 @@
-"""Several trainings in one thread: each hands work to the device and makes way for the others.
+"""Several trainings in one thread: each hands work to the device and then gives way to the others.
 
-A task is a generator that yields a mark whenever it has handed enough over, and is resumed once the device has come
-there. Where none can go on, the thread sleeps until the device reaches the mark that is expected first.
+A task is a generator that yields a mark whenever it has handed over enough work, and runs again once the device has
+reached the mark. While no task can run, the thread sleeps until the device reaches the mark that is expected first.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ class Interrupted(UserError):
 class Task(Protocol):
     """What takes turns with others."""
 
-    def proceed(self, slot: Slot) -> Generator[Mark, None, None]:
-        """Do everything, in the streams of `slot`; yield marks to wait for."""
+    def proceed(self, slot: Slot) -> Generator[Mark, None, object]:
+        """Do all of the work in the streams of `slot`; yield marks to wait for."""
 
     def save(self) -> None:
-        """Save what has been done, between two turns."""
+        """Save what has been done so far; called between two turns, and perhaps before the first."""
 
 
 @dataclass(frozen=True)
@@ -44,28 +44,28 @@ class End:
     saved: Sequence[Task]
     """Tasks that had begun and are not done."""
     signal: int | None = None
-    """SIGINT or SIGTERM, if it was that."""
+    """SIGINT or SIGTERM, if one of them ended it."""
 
 
-class _Turns:
+class _Running:
     """A task under way."""
 
     def __init__(self, task: Task, slot: Slot) -> None:
         self.task, self.slot = task, slot
         self.turns = task.proceed(slot)
         self.mark = Mark()
-        self.resumed = time.monotonic()
+        self.began = time.monotonic()
         self.interval = 0.0
 
     @property
     def expected(self) -> float:
-        """When the device will have reached the mark, if this turn takes as long as the one before."""
-        return self.resumed + self.interval
+        """When the device will reach the mark, if this turn takes as long as the one before."""
+        return self.began + self.interval
 
-    def resume(self) -> bool:
-        """Let the task have its turn; return whether that was not its last."""
+    def take_turn(self) -> bool:
+        """Let the task run until its next mark; return whether there is one."""
         now = time.monotonic()
-        self.interval, self.resumed = now - self.resumed, now
+        self.interval, self.began = now - self.began, now
         try:
             self.mark = next(self.turns)
         except StopIteration:
@@ -74,44 +74,47 @@ class _Turns:
 
 
 def run(choose: Callable[[Sequence[Task]], Task | None], at_once: int, until: float = float("inf")) -> End:
-    """Let tasks take turns until all are done, until a signal, or until the time is up; the rest is saved.
+    """Let tasks take turns until all are done, a signal arrives or the time is up; save those that are not done.
 
     Args:
-        choose: is given the tasks under way whenever there is room for one more, and returns one to begin; None for
-            none now. The end comes when it gives none while nothing is under way.
-        at_once: so many tasks may be under way.
-        until: time by the monotonic clock at which to save what is under way.
+        choose: called with the tasks under way whenever a slot is free; returns the task to begin, or None for none
+            now. `run` ends when it returns None while nothing is under way.
+        at_once: number of slots.
+        until: time of the monotonic clock at which to stop.
     """
-    slots, active = streams.slots(at_once), list[_Turns]()
+    slots, active = streams.slots(at_once), list[_Running]()
     with _signals() as caught, contextlib.ExitStack() as ending:
-        ending.callback(_close, active)
         while True:
             while slots and not caught and (task := choose([each.task for each in active])):
-                active.append(_Turns(task, slots.pop()))
-            if not active:
-                return End([], caught[0] if caught else None)
-            if caught or time.monotonic() >= until:
+                active.append(_Running(task, slots.pop()))
+                ending.callback(active[-1].turns.close)
+            if not active or caught or time.monotonic() >= until:
                 _save(active)
                 return End([each.task for each in active], caught[0] if caught else None)
-            one = next((each for each in active if each.mark.done()), None)
-            if one is None:
-                one = min(active, key=lambda each: each.expected)
-                one.mark.wait()
-            active.remove(one)
-            try:
-                more = one.resume()
-            except Exception:
-                with contextlib.suppress(Exception):  # the other one says more
-                    _save(active)
-                raise
-            if more:
-                active.append(one)
-            else:
-                slots.append(one.slot)
+            _take_turn(active, slots)
 
 
-def _save(active: Sequence[_Turns]) -> None:
-    """Save every task; then raise what the first that could not be saved raised."""
+def _take_turn(active: list[_Running], slots: list[Slot]) -> None:
+    """Let the task that can run first have a turn, and move it to the end of the queue or free its slot."""
+    one = next((each for each in active if each.mark.query()), None)
+    if one is None:
+        one = min(active, key=lambda each: each.expected)
+        one.mark.synchronize()
+    active.remove(one)
+    try:
+        more = one.take_turn()
+    except Exception:
+        with contextlib.suppress(Exception):  # the error above says more
+            _save(active)
+        raise
+    if more:
+        active.append(one)
+    else:
+        slots.append(one.slot)
+
+
+def _save(active: Sequence[_Running]) -> None:
+    """Save every task; then raise the first error, if any."""
     errors = []
     for each in active:
         try:
@@ -120,11 +123,6 @@ def _save(active: Sequence[_Turns]) -> None:
             errors.append(error)
     if errors:
         raise errors[0]
-
-
-def _close(active: Sequence[_Turns]) -> None:
-    for each in active:
-        each.turns.close()
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""What can be measured again: the test accuracy of the best weights, and the gradient flow."""
+"""Repeated measurements: the test accuracy of the best weights, and the gradient flow."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from vanishing.training import checkpoints, devices, step
 from vanishing.verify.mismatch import Finding, Record, Scope, guarded
 
 TOLERANCE = 0.002
-"""Difference of test accuracies, as a fraction, that another processor, GPU or version of PyTorch may make."""
+"""Difference of test accuracies, as a fraction, that another processor, GPU or PyTorch version may make."""
 
 
 def accuracies(scope: Scope) -> Iterator[Finding]:
-    """Test the best weights of some trainings, or of all, and compare with the summary.
+    """Test the best weights of some trainings, or of all, and compare the metrics with the summary.
 
-    On the kind of device and with the versions that the summary names the figures must be equal to the last
-    bit; elsewhere the accuracy may differ by `TOLERANCE`.
+    In the environment that the summary names they must be equal to the last bit; elsewhere the accuracy may differ by
+    `TOLERANCE`.
     """
     for record in scope.sample:
         if record.summary["test"] is None or not (images := _dataset(scope, record)):
@@ -41,12 +41,12 @@ def accuracies(scope: Scope) -> Iterator[Finding]:
 
 
 def gradient_flow(scope: Scope) -> Iterator[Finding]:
-    """Measure gradient flow again, where no record says what it was, or wherever all is to be tested."""
+    """Measure the gradient flow again where no record covers it, or everywhere if all is to be tested."""
     for record in scope.current:
         path = record.folder / "gradients.csv"
         if not path.exists() or (path in scope.proven and not scope.every):
             continue
-        run, there = scope.settings.run(record.run), _snapshots(record)
+        run, there = scope.settings.run(record.run), any(record.trajectory.glob("epoch*.safetensors"))
         device, same = _device(run, record, measuring=True)
         if not there or not same or not (images := _dataset(scope, record)):
             why = (
@@ -69,8 +69,8 @@ def _test(run: config.Run, record: Record, path: Path, test: dataset.Split) -> I
     device, same = _device(run, record)
     model = step.Learner(run, record.seed, device).model
     try:
-        model.load_state_dict(checkpoints.read(path)[0])
-    except (UserError, RuntimeError):
+        checkpoints.load_weights(path, model)
+    except UserError:
         yield Finding(
             path, f"the weights of {record.run}", "a damaged file, or weights of another model", record.command
         )
@@ -85,7 +85,7 @@ def _test(run: config.Run, record: Record, path: Path, test: dataset.Split) -> I
 
 
 def _compare(path: Path, expected: str, command: str) -> Iterator[Finding]:
-    """Compare a table's text, line by line, with what it should be."""
+    """Compare a table's text with the expected one, line by line."""
     files.check_plain(path, files.RESULT_BYTES)
     found, wanted = (text.splitlines() for text in (path.read_text(encoding="utf-8", errors="replace"), expected))
     for number, (line, right) in enumerate(zip(found, wanted, strict=False), start=1):
@@ -97,21 +97,16 @@ def _compare(path: Path, expected: str, command: str) -> Iterator[Finding]:
 
 
 def _device(run: config.Run, record: Record, measuring: bool = False) -> tuple[torch.device, bool]:
-    """Set PyTorch up for a run, and say whether this is the environment that its summary names."""
-    if run.train.device == "cuda" and devices.unusable():
+    """Set PyTorch up for a run; return the device, and whether this is the environment that the summary names."""
+    if run.train.device == "cuda" and devices.cuda_obstacle():
         run = run.model_copy(update={"train": run.train.model_copy(update={"device": "cpu"})})
     device = devices.configure(run.train, measuring)
     return device, devices.environment(run.train, device) == record.summary["environment"]
 
 
 def _dataset(scope: Scope, record: Record) -> dataset.Dataset | None:
-    """Return the data set that a training used, if it is here and whole."""
+    """Return the data set that a training used, if it is here and undamaged."""
     block = scope.settings.run(record.run).data
-    path = block.path
-    if not path.is_file() or files.sha256(path) != record.summary["data"]["sha256"]:
+    if not block.path.is_file() or files.sha256(block.path) != record.summary["data"]["sha256"]:
         return None
     return dataset.load_split(block, scope.settings.data.seed)
-
-
-def _snapshots(record: Record) -> list[Path]:
-    return sorted(record.trajectory.glob("epoch*.safetensors"))

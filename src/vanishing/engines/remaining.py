@@ -1,0 +1,89 @@
+"""What is left to run of the study, and the text of `vanishing plan`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from vanishing import config
+from vanishing.console import aligned, duration
+from vanishing.results import store
+from vanishing.training import models
+from vanishing.training.cost import Entry, Estimate
+
+
+def entries(settings: config.Parameters, studies: Sequence[str] = ()) -> list[Entry]:
+    """List the runs of `studies`, all if none is named, in the order of `params.yaml`.
+
+    A run and seed are done once their results are there, made with today's configuration. Only the gradient flow is
+    left to measure if that alone is missing and the trajectory is there.
+
+    Raises:
+        ParameterError: for a study that is not configured.
+    """
+    done, trained = set(store.available(settings)), set(store.trained(settings))
+    found = []
+    for name in settings.runs_of(studies):
+        run, seeds = settings.run(name), settings.seeds_of(name)
+        ready = [seed for seed in seeds if (name, seed) in done]
+        measurable = [seed for seed in seeds if (name, seed) in trained - done]
+        rest = [seed for seed in seeds if seed not in ready + measurable]
+        found.append(Entry(name, run, models.measure(run.model, run.data.classes), ready, measurable, rest))
+    return found
+
+
+def to_train(settings: config.Parameters, studies: Sequence[str] = ()) -> list[tuple[str, int]]:
+    """List each run and seed of `studies`, of all if none is named, that is left to train."""
+    return [(entry.name, seed) for entry in entries(settings, studies) for seed in entry.to_train]
+
+
+def text(listed: Sequence[Entry], made: Estimate) -> str:
+    """Lay out a line a run, with the cost of one training, then the totals and the measurements behind the time."""
+    rows = [("run", "layers", "epochs", "seeds trained", "seeds to train", "MAC each", "disk each", "time each")]
+    for entry in listed:
+        seconds = made.seconds.get(entry.name)
+        cost = _si(entry.macs, "MAC"), _si(entry.kept, "B"), "-" if seconds is None else duration(seconds)
+        done, left = _seeds(entry.done + entry.to_measure), _seeds(entry.to_train)
+        rows.append((entry.name, f"{entry.size.layers}", f"{entry.run.train.epochs}", done, left, *cost))
+    return "\n".join([aligned(rows, gap=2), "", *_totals(listed, made)])
+
+
+def _totals(listed: Sequence[Entry], made: Estimate) -> list[str]:
+    """Sum up all trainings, those that are left, and their time."""
+    lines = [f"in all: {_sum(listed, [len(entry.done + entry.to_measure + entry.to_train) for entry in listed])}"]
+    if unmeasured := sum(len(entry.to_measure) for entry in listed):
+        lines.append(f"left to measure: the gradient flow of {_trainings(unmeasured)}")
+    left = [entry for entry in listed if entry.to_train]
+    if not left:
+        return [*lines, "left to train: nothing"]
+    wait = sum(len(entry.to_train) * made.seconds[entry.name] for entry in left) / made.at_once
+    order = "one after another" if made.at_once == 1 else f"{made.at_once} at once"
+    most = _si(max(entry.scratch for entry in left), "B")
+    return [
+        *lines,
+        f"left to train: {_sum(left, [len(entry.to_train) for entry in left])}",
+        f"  {duration(wait)} {order}, and {most} more on the disk while the largest of them ends",
+        "the time is an estimate, without start-up, from a measurement just now:",
+        *(f"  {line}" for line in made.measurements),
+    ]
+
+
+def _sum(listed: Sequence[Entry], trainings: Sequence[int]) -> str:
+    macs = sum(count * entry.macs for entry, count in zip(listed, trainings, strict=True))
+    disk = sum(count * entry.kept for entry, count in zip(listed, trainings, strict=True))
+    return f"{_trainings(sum(trainings))}, {_si(macs, 'MAC')}, {_si(disk, 'B')} on the disk"
+
+
+def _trainings(number: int) -> str:
+    return f"{number} training{'' if number == 1 else 's'}"
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    return ",".join(map(str, seeds)) or "-"
+
+
+def _si(value: float, unit: str) -> str:
+    """Write a number of at least 1 with two digits and a prefix: 3.4 PMAC, 180 MB."""
+    rounded = float(f"{value:.2g}")
+    power = min(int(math.log10(rounded)) // 3, 6)
+    return f"{rounded / 1000**power:g} {('', 'k', 'M', 'G', 'T', 'P', 'E')[power]}{unit}"
