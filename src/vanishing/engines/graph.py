@@ -98,7 +98,7 @@ NUMBERS = (
     *GRADIENTS,
     "report/captions.py",
     "report/checklist.py",
-    "cifar100",
+    "data/cifar100.py",
     "results/schedules.py",
     "report/macros.py",
 )
