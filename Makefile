@@ -3,11 +3,12 @@
 PYTHON ?= python3
 CORES ?= $(shell nproc)
 AT_ONCE ?= 8
+PYTEST := pytest -n $(CORES) --maxprocesses 8 --dist worksteal
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-dvc catalogue study report readme test test-fast lint bench gpu study-gpu format lock clean distclean
+.PHONY: help setup demo demo-dvc catalogue study report readme test test-fast test-stress test-all lint bench gpu study-gpu format lock clean distclean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,11 +43,16 @@ report: $(READY)  ## tables, figures and report/report.pdf from results/, withou
 readme: $(READY)  ## the results in README.md, from results/: before results are committed
 	vanishing readme
 
-test: lint  ## formatting, lint, types, unit tests, and a tiny study through both engines
-	pytest
+test: lint  ## formatting, lint, types, unit tests, and a tiny study through both engines (minutes)
+	$(PYTEST) tests/unit tests/integration
 
-test-fast: $(READY)  ## unit tests alone
-	pytest -m "not pipeline and not real"
+test-fast: $(READY)  ## unit tests alone (under a minute)
+	$(PYTEST) tests/unit
+
+test-stress: $(READY)  ## kills, a full disk, races, clones, builds among other surroundings (long)
+	$(PYTEST) tests/stress
+
+test-all: test test-stress  ## every test
 
 lint: $(READY)  ## formatting, lint and types
 	ruff format --check .
@@ -64,7 +70,7 @@ bench: demo  ## speed, what it depends on and does to accuracy, scaling, and the
 	python benchmarks/graph.py
 
 gpu: $(READY)  ## a first look at a GPU, in minutes: tests, throughput and accuracy by precision and kernels, trainings at once
-	pytest -q -n 4 -k cuda tests/test_cuda.py tests/test_augmentation.py tests/test_training.py
+	pytest -q -n 4 -k cuda tests/unit/test_cuda.py tests/unit/test_augmentation.py tests/unit/test_training.py
 	python benchmarks/training.py --models vgg38_bn_rc --repeats 3
 	python benchmarks/sharing.py --repeats 2 --window 1 --output build/benchmarks/pytorch
 	python benchmarks/sharing.py --repeats 2 --window 1 --kernels fused --output build/benchmarks/fused

@@ -18,8 +18,8 @@ from vanishing.errors import UserError
 
 HOLD = """
 import sys
-from vanishing import occupied
-occupied.take(["/somewhere/bin/snakemake", "--cores", "2"])
+from vanishing.engines import lock
+lock.take(["/somewhere/bin/snakemake", "--cores", "2"])
 print("held", flush=True)
 sys.stdin.read()
 """
@@ -176,7 +176,6 @@ def held_still(process):
             each.resume()
 
 
-@pytest.mark.pipeline
 @pytest.mark.parametrize(("first", "second"), BUSY)
 def test_of_two_starts_one_works_and_the_other_names_it(tmp_path, first, second):
     engines.lay_out(tmp_path, {}, train={"epochs": 25, "batch_size": 2})

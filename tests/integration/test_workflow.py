@@ -169,30 +169,37 @@ def test_both_engines_read_the_same_inputs(jobs, stages):
         )] == [], command(job)  # fmt: skip
 
 
-PLUMBING = {"errors", "files", "parameters", "paths", "progress"}
-"""Modules that carry what the others write; what the parameters say is declared by itself."""
+PLUMBING = {"config", "console", "errors", "files", "git", "paths"}
+"""Modules and packages that carry what the others write; what the parameters say is declared by itself."""
+
+PACKAGE = faked.ROOT / "src" / "vanishing"
 
 
 def imported(source):
-    """Name the modules of this package that a text of Python imports when it runs."""
+    """Name the modules of this package that a text of Python imports when it runs, as paths without a suffix."""
     tree = ast.parse(source)
     tree.body = [node for node in tree.body if not isinstance(node, ast.If)]  # what type checkers alone import
-    taken = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
-    return {alias.name for node in taken if node.module == "vanishing" for alias in node.names} | {
-        node.module.removeprefix("vanishing.") for node in taken if (node.module or "").startswith("vanishing.")
-    }
+    taken = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module]
+    within_package = [
+        (node.module.replace(".", "/").removeprefix("vanishing").lstrip("/"), [alias.name for alias in node.names])
+        for node in taken
+        if node.module.partition(".")[0] == "vanishing"
+    ]
+    names = {f"{folder}/{name}".lstrip("/") for folder, names in within_package for name in names}
+    names |= {module for module, _ in within_package}
+    return {name for name in names if (PACKAGE / f"{name}.py").exists() and name.partition("/")[0] not in PLUMBING}
 
 
 def reached(modules):
     """Name the files of the package that `modules` stand on, directly or not, themselves among them."""
-    found, left, folder = set(), set(modules), faked.ROOT / "src" / "vanishing"
+    found, left = set(), set(modules)
     while left:
         name = left.pop()
-        text = (folder / f"{name}.py").read_text()
-        beside = re.findall(r"\"([a-z_]+\.(?:csv|mplstyle))\"", text) if "resources." in text else ()
-        found |= {f"{name}.py", *(file for file in beside if (folder / file).exists())}
-        left |= imported(text) - PLUMBING - {path.removesuffix(".py") for path in found}
-    return found
+        text = (PACKAGE / f"{name}.py").read_text()
+        named = re.findall(r"\"([a-z_]+\.(?:csv|mplstyle))\"", text) if "resources." in text else ()
+        found |= {name, *(path.relative_to(PACKAGE).as_posix() for file in named for path in PACKAGE.rglob(file))}
+        left |= imported(text) - found
+    return {name if Path(name).suffix else f"{name}.py" for name in found}
 
 
 def cells(notebook):
@@ -205,20 +212,20 @@ def cells(notebook):
 @pytest.mark.parametrize(
     ("rule", "modules", "notebooks"),
     [
-        ("tables", {"tables"}, []),
-        ("figures", {"notebooks"}, ["training.ipynb", "gradient_flow.ipynb"]),
-        ("compare", {"comparison", "notebooks"}, ["agreement.ipynb"]),
-        ("numbers", {"numbers"}, []),
-        ("check", {"soundness"}, []),
-        ("report", {"report"}, []),
+        ("tables", {"report/tables"}, []),
+        ("figures", {"report/notebooks"}, ["training.ipynb", "gradient_flow.ipynb"]),
+        ("compare", {"results/schedules", "report/notebooks"}, ["agreement.ipynb"]),
+        ("numbers", {"report/macros"}, []),
+        ("check", {"results/checks"}, []),
+        ("report", {"report/typeset"}, []),
     ],
 )
 def test_a_stage_without_a_recipe_is_stale_whenever_a_module_that_it_reaches_changes(jobs, rule, modules, notebooks):
     """Neither engine follows imports."""
-    wanted = reached(modules.union(*map(imported, map(cells, notebooks))) - PLUMBING)
+    wanted = {f"src/vanishing/{name}" for name in reached(modules.union(*map(imported, map(cells, notebooks))))}
     for job in jobs:
         if job["rule"] == rule:
-            assert {Path(path).name for path in job["inputs"] if path.startswith("src/vanishing/")} == wanted
+            assert {path for path in job["inputs"] if path.startswith("src/")} == wanted
 
 
 def test_a_recipe_stands_for_the_code_of_the_stages_that_cost_hours(jobs):
