@@ -33,7 +33,7 @@ BYTES_OF = ["data", "checkpoints", "results", "report"]
 
 def lay_out(folder, differences, data=None, train=None):
     """Lay out the tiny study, with `differences` laid over its runs, and others over its defaults."""
-    content = config.merge(config.read(faked.ROOT / "params.yaml"), TINY)
+    content = config.merge(faked.PROJECT, TINY)
     content |= {"runs": config.merge(RUNS, differences), "studies": STUDIES}
     content["data"] |= data or {}
     content["train"] |= train or {}

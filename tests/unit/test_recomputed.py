@@ -1,6 +1,7 @@
 """The tables recomputed: equal to those of `vanishing tables`, and whatever is changed in one is found."""
 
 import csv
+import functools
 import math
 import re
 import shutil
@@ -13,7 +14,7 @@ from vanishing import config, paths
 from vanishing.errors import UserError
 from vanishing.report import tables
 from vanishing.results import aggregate, schedules
-from vanishing.verify import recomputed
+from vanishing.verify import recomputed, recomputed_statistics
 from vanishing.verify.mismatch import Scope
 
 REAL = config.load(faked.ROOT / "params.yaml")
@@ -25,9 +26,13 @@ EVERY, SCHEDULES, SCATTER, BRACKETS = (
 RUNS = ["vgg08", "vgg38", "vgg38_bn", "vgg38_bn_it", "vgg38_rc_it", "vgg38_bn_lr2_it"]
 
 
+remembered = functools.cache(recomputed_statistics.beta)
+
+
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(recomputed_statistics, "beta", remembered)  # the same integrals in nearly every test
 
 
 @pytest.fixture(scope="module")
