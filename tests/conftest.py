@@ -22,6 +22,7 @@ hypothesis.settings.load_profile("project")
 
 # one thread a process: workers share the cores, and these tensors are too small for two; read when PyTorch is imported
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # where a test wants several, none of them spins while it waits
 
 ROOT = Path(__file__).parents[1]
 
