@@ -3,7 +3,6 @@ import os
 import shutil
 import subprocess
 import sys
-from itertools import pairwise
 from pathlib import Path
 
 import faked
@@ -13,13 +12,12 @@ import pandas as pd
 import pytest
 import seaborn as sns
 
-from vanishing import config, paths
+from vanishing import paths
 from vanishing.errors import UserError
 from vanishing.report import figures, notebooks
 from vanishing.report.captions import CAPTIONS
 
 FAMILIES = tuple(CAPTIONS)
-CORE = config.load(faked.ROOT / "params.yaml").studies["core"].runs
 
 
 @pytest.fixture(autouse=True)
@@ -344,25 +342,6 @@ def test_a_legend_of_long_names_stays_on_the_page():
         for legend in figure.legends:
             box = legend.get_window_extent()
             assert 0 <= box.x0 < box.x1 <= figure.bbox.x1
-
-
-@pytest.mark.parametrize("runs", [["vgg08"], CORE[:5], CORE, [*CORE, "vgg38_he", "vgg38_gn"]], ids=len)
-def test_with_the_snapshots_of_the_real_study_nothing_leaves_the_page_or_overlaps(runs):
-    snapshots = [0, 1, 2, 5, *range(10, 101, 10)]
-    study = faked.study({"train": {"epochs": 100}}, runs=runs)
-    for run in runs:
-        faked.result(study, run, epochs=100, snapshots=snapshots)
-    for name, figure in drawn(study).items():
-        figure.draw_without_rendering()
-        for legend in figure.legends:
-            box = legend.get_window_extent()
-            assert 0 <= box.x0 < box.x1 <= figure.bbox.x1, name
-        for axis in figure.axes:
-            for direction, labels in (("x", axis.get_xticklabels()), ("y", axis.get_yticklabels())):
-                boxes = [label.get_window_extent() for label in labels if label.get_text() and label.get_visible()]
-                ends = sorted((getattr(box, f"{direction}0"), getattr(box, f"{direction}1")) for box in boxes)
-                overlaps = [(one, other) for one, other in pairwise(ends) if one[1] > other[0]]
-                assert not overlaps, (name, direction)
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,13 @@
 import functools
 import itertools
-import math
 
-import faked
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
 
 from vanishing import config
-from vanishing.data import synthetic
-from vanishing.training import augmentation, models
-from vanishing.training.step import Learner
+from vanishing.training import models
 
 PLAIN = {"norm": "none", "shortcut": "none", "reduction": "plain", "reduction_shortcut": "none"}
 THREE = {"norm": "batch", "shortcut": "identity", "reduction_shortcut": "convolution", "convolutions": 3}
@@ -628,39 +624,3 @@ def test_the_drawn_weights_do_not_hang_on_the_number_of_threads(configured, init
         built.append(models.build(configured(initialisation=initialisation), classes=100, seed=0).state_dict())
     for name, tensor in built[0].items():
         assert all(torch.equal(tensor, other[name]) for other in built[1:]), name
-
-
-# every run
-
-
-@pytest.fixture(scope="module")
-def eight():
-    """Return 8 images and their labels."""
-    train, _, _ = synthetic.generate(8, 1, 1, seed=0)
-    return torch.from_numpy(train.images), torch.from_numpy(train.labels).long()
-
-
-def of_a_step(name):
-    """Return all that a step on the CPU takes from a run; others differ in length, schedule or minibatch alone."""
-    run = STUDY.run(name)
-    train = run.train
-    return run.model, train.learning_rate, train.weight_decay, train.l1, train.precision, train.kernels
-
-
-STUDY = config.load(faked.ROOT / "params.yaml")
-FIRST = {of_a_step(name): name for name in reversed(STUDY.runs)}
-
-
-@pytest.mark.parametrize("name", FIRST.values())
-def test_every_run_takes_two_steps(study, eight, name):
-    learner = Learner(study.run(name), 0, torch.device("cpu"))
-    before = {name: weight.detach().clone() for name, weight in learner.model.named_parameters()}
-    for iteration in range(2):
-        learner.step(*eight, augmentation.draw(8, 0, 1 + iteration).batch(0, 8))
-    assert all(map(math.isfinite, learner.figures(2)))
-    for key, weight in learner.model.named_parameters():
-        assert weight.isfinite().all(), key
-        assert weight.grad.isfinite().all(), key
-        vanished = weight.grad.abs().max() < 1e-8  # Adam's epsilon: too small to move a weight
-        assert vanished or not torch.equal(weight, before[key]), key
-    assert learner.model.eval()(augmentation.normalise(eight[0])).shape == (8, 100)
