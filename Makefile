@@ -3,11 +3,12 @@
 PYTHON ?= python3
 CORES ?= $(shell nproc)
 AT_ONCE ?= 8
+PYTEST := pytest -n $(CORES) --maxprocesses 8 --dist worksteal
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-dvc catalogue study report readme test test-fast lint bench gpu study-gpu format lock clean distclean
+.PHONY: help setup demo demo-dvc catalogue study report readme test test-fast test-stress test-all lint bench gpu study-gpu format lock clean distclean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,11 +43,16 @@ report: $(READY)  ## tables, figures and report/report.pdf from results/, withou
 readme: $(READY)  ## the results in README.md and docs/, from results/; run it before you commit results
 	vanishing readme
 
-test: lint  ## formatting, lint, types, unit tests, and a tiny study with both engines
-	pytest
+test: lint  ## formatting, lint, types, unit tests, and a tiny study with both engines (minutes)
+	$(PYTEST) tests/unit tests/integration
 
 test-fast: $(READY)  ## unit tests only
-	pytest -m "not pipeline and not real"
+	$(PYTEST) tests/unit
+
+test-stress: $(READY)  ## kills, a full disk, races, clones, builds among other surroundings (long)
+	$(PYTEST) tests/stress
+
+test-all: test test-stress  ## every test
 
 lint: $(READY)  ## formatting, lint and types
 	ruff format --check .

@@ -1,5 +1,6 @@
-"""What the tests share: the study of `params.yaml`, a run and a data set that train in a moment, and three builds."""
+"""What the tests share: the study of `params.yaml`, a run and data set that train in a moment, and finished builds."""
 
+import os
 import shutil
 import subprocess
 from collections.abc import Callable, Mapping
@@ -9,6 +10,7 @@ from typing import Any
 import engines
 import hypothesis
 import pytest
+from filelock import FileLock
 
 from vanishing import config
 from vanishing.data import synthetic
@@ -17,6 +19,10 @@ from vanishing.data.dataset import Dataset, canonical, hold_out
 # the same examples every time, so that no build fails by chance; without a deadline, which a busy machine misses
 hypothesis.settings.register_profile("project", deadline=None, derandomize=True, print_blob=True)
 hypothesis.settings.load_profile("project")
+
+# one thread a process: workers share the cores, and these tensors are too small for two; read when PyTorch is imported
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # where a test wants several, none of them spins while it waits
 
 ROOT = Path(__file__).parents[1]
 
@@ -29,6 +35,12 @@ TINY = {
     "model": {"stages": 2, "blocks": 0, "filters": 4, "groups": 2},
     "train": {"epochs": 3, "batch_size": 8, "precision": "fp32", "device": "cpu", "threads": 1, "snapshots": [1]},
 }
+
+
+@pytest.fixture(autouse=True)
+def unsynced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spare the disk: that a file outlives a loss of power is nothing that a test sees, and costs it milliseconds."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
 @pytest.fixture(scope="session")
@@ -64,15 +76,41 @@ def dataset() -> Dataset:
 
 
 @pytest.fixture(scope="session")
-def calendar(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], dict[str, str]]:
+def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """Return a maker of folders that all workers of pytest-xdist share: who asks first makes it, the others wait.
+
+    Nobody may change such a folder; a test that has to copies it.
+    """
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+    def made(name: str, make: Callable[[Path], object]) -> Path:
+        folder, done = shared / "once" / name, shared / f"{name}.done"
+        with FileLock(shared / f"{name}.lock"):
+            if not done.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # what a worker has left that failed
+                make(folder)
+                done.touch()
+        return folder
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def calendar(once: Callable[[str, Callable[[Path], object]], Path]) -> Callable[[int], dict[str, str]]:
     """Return a maker of the variables by which programs see a date so many days ago.
 
     Without a C compiler they are none, and so the date is the machine's.
     """
-    library = tmp_path_factory.mktemp("calendar") / "calendar.so"
-    if compiler := shutil.which("cc"):
+    compiler = shutil.which("cc")
+
+    def compile_(folder: Path) -> None:
+        folder.mkdir(parents=True)
         source = ROOT / "tests" / "support" / "calendar.c"
-        subprocess.run([compiler, "-shared", "-fPIC", "-o", library, source], check=True)
+        if compiler:
+            subprocess.run([compiler, "-shared", "-fPIC", "-o", folder / "calendar.so", source], check=True)
+
+    library = once("calendar", compile_) / "calendar.so"
 
     def behind(days: int) -> dict[str, str]:
         return {"LD_PRELOAD": str(library), "DAYS_BEHIND": f"{days}"} if library.exists() else {}
@@ -81,15 +119,20 @@ def calendar(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], dict[s
 
 
 @pytest.fixture(scope="session")
-def builds(tmp_path_factory: pytest.TempPathFactory, calendar: Callable[[int], dict[str, str]]) -> dict[str, Path]:
-    """Make each of `engines.BUILDS`, all at the same time; return their folders."""
-    folders, started = {}, {}
-    for name, build in engines.BUILDS.items():
-        folders[name] = tmp_path_factory.mktemp(name) / build.folder
-        engines.lay_out(folders[name], {})
-        variables = calendar(build.days) | build.variables
-        started[name] = engines.start(build.command, folders[name], variables, build.umask)
-    printed = {name: process.communicate(timeout=600)[0] for name, process in started.items()}
-    for name, process in started.items():
-        assert process.returncode == 0, f"{name}:\n{printed[name][-3000:]}"
-    return folders
+def build(once: Callable[[str, Callable[[Path], object]], Path], calendar: Callable[[int], dict[str, str]]):
+    """Return a maker of `engines.BUILDS` by name: the tiny study built from nothing, for nobody to change."""
+
+    def make(name: str) -> Path:
+        chosen = engines.BUILDS[name]
+
+        def start(folder: Path) -> None:
+            engines.lay_out(folder / chosen.folder, {})
+            process = engines.start(
+                chosen.command, folder / chosen.folder, calendar(chosen.days) | chosen.variables, chosen.umask
+            )
+            printed, _ = process.communicate(timeout=600)
+            assert process.returncode == 0, f"{name}:\n{printed[-3000:]}"
+
+        return once(f"build-{name}", start) / chosen.folder
+
+    return make

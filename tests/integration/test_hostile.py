@@ -26,9 +26,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import test_parameters
 import torch
 import yaml
+from bad_files import BAD_FILES
 from layouts import SMALL, member, tar_of
 from safetensors.torch import save
 
@@ -127,7 +127,7 @@ def replaced_by(make: Callable[[], object], path: Path) -> Prepare:
 
 BAD_PARAMETERS: Cases = {
     name: (text_of(content), message.removeprefix(": "))
-    for name, (content, message) in test_parameters.BAD_FILES.items()
+    for name, (content, message) in BAD_FILES.items()
 } | {
     "a pipe": (replaced_by(lambda: os.mkfifo(PARAMS), PARAMS), "params.yaml: no plain file"),
     "an endless device": (replaced_by(lambda: PARAMS.symlink_to("/dev/zero"), PARAMS), "params.yaml: no plain file"),

@@ -124,7 +124,6 @@ def test_an_unknown_study_is_named_with_those_there_are():
         notebooks.draw_study("cor", faked.study())
 
 
-@pytest.mark.pipeline
 def test_a_notebook_gives_the_same_text_and_figures_each_time(folder):
     workspace.lay_out(faked.ROOT, folder, None)
     configured = faked.content()
@@ -156,7 +155,6 @@ def test_a_notebook_gives_the_same_text_and_figures_each_time(folder):
     assert {path: first[path] for path in alone} == alone
 
 
-@pytest.mark.pipeline
 def test_the_comparison_gives_its_tables_and_its_figure_the_same_each_time(folder):
     workspace.lay_out(faked.ROOT, folder, None)
     settings = config.load()
@@ -177,7 +175,6 @@ def test_the_comparison_gives_its_tables_and_its_figure_the_same_each_time(folde
     assert run() == first
 
 
-@pytest.mark.pipeline
 def test_a_study_without_results_is_told_in_one_line(folder):
     workspace.lay_out(faked.ROOT, folder, None)
     with pytest.raises(UserError, match=r"^notebooks/training.ipynb: cell \d failed: UserError: study 'core' has no"):

@@ -1,6 +1,5 @@
 """One engine at a time: who is second is refused and told who is first, and a killed engine stands in nobody's way."""
 
-import contextlib
 import json
 import os
 import re
@@ -9,7 +8,6 @@ import sys
 import time
 from pathlib import Path
 
-import engines
 import psutil
 import pytest
 
@@ -18,8 +16,8 @@ from vanishing.errors import UserError
 
 HOLD = """
 import sys
-from vanishing import occupied
-occupied.take(["/somewhere/bin/snakemake", "--cores", "2"])
+from vanishing.engines import lock
+lock.take(["/somewhere/bin/snakemake", "--cores", "2"])
 print("held", flush=True)
 sys.stdin.read()
 """
@@ -149,49 +147,3 @@ def test_it_works_without_dvc(tmp_path, monkeypatch, other):
     with pytest.raises(UserError, match=rf"process {process.pid} "):
         lock.check("vanishing sync")
     assert not (tmp_path / ".dvc").exists()
-
-
-TARGETS = {
-    "snakemake": ["snakemake", "--cores", "1", "results/runs/vgg14_bn/seed0/summary.json"],
-    "dvc": ["dvc", "repro", "train@vgg14_bn-0"],
-}
-BUSY = {
-    ("snakemake", "snakemake"): r"^at work here: snakemake .+ \(process {pid} on .+\)$",
-    ("snakemake", "dvc"): r"^ERROR: failed to reproduce .+ busy(?s:.+)^  \(PID {pid}\): snakemake ",
-    ("dvc", "snakemake"): r"^snakemake: another engine is at work here: \(PID {pid}\): .*dvc repro",
-    ("dvc", "dvc"): r"^ERROR: failed to reproduce .+ busy(?s:.+)^  \(PID {pid}\): .*dvc repro",
-}
-
-
-@contextlib.contextmanager
-def held_still(process):
-    """Stop a process and all that it has started, and let them go on at the end."""
-    family = [process, *process.children(recursive=True)]
-    try:
-        for each in family:
-            each.suspend()
-        yield
-    finally:
-        for each in family:
-            each.resume()
-
-
-@pytest.mark.pipeline
-@pytest.mark.parametrize(("first", "second"), BUSY)
-def test_of_two_starts_one_works_and_the_other_names_it(tmp_path, first, second):
-    engines.lay_out(tmp_path, {}, train={"epochs": 25, "batch_size": 2})
-    process = engines.start(TARGETS[first], tmp_path)
-    while not list((tmp_path / ".vanishing").rglob("*.safetensors")) and process.poll() is None:
-        time.sleep(0.01)
-    assert process.poll() is None, process.communicate()[0]
-    with held_still(psutil.Process(process.pid)):  # at work for as long as the second takes to start
-        refused = subprocess.run(
-            TARGETS[second], cwd=tmp_path, env=engines.environment(), capture_output=True, text=True, check=False
-        )
-    assert refused.returncode not in (0, 2), refused.stdout
-    said = refused.stdout + refused.stderr
-    assert re.search(BUSY[first, second].format(pid=process.pid), said, re.M), said
-    output, _ = process.communicate()
-    assert process.returncode == 0, output
-    assert engines.run(tmp_path, "vanishing", "verify").startswith("nothing is off; ")
-    engines.run(tmp_path, *TARGETS[second])  # who was refused is not locked out

@@ -33,7 +33,6 @@ def test_the_packages_named_are_those_that_make_setup_installs():
     assert f'latex="{packages}"' in (faked.ROOT / "workflow" / "setup.sh").read_text()
 
 
-@pytest.mark.pipeline
 @pytest.mark.skipif(not shutil.which("latexmk"), reason="latexmk is not installed")
 @pytest.mark.parametrize(
     ("body", "complaint"),
@@ -51,7 +50,6 @@ def test_a_mistake_in_the_text_is_one_line_with_latexs_complaint(body, complaint
     assert Path("report/report.pdf").read_bytes() == b"the one before"
 
 
-@pytest.mark.pipeline
 @pytest.mark.skipif(not shutil.which("latexmk"), reason="latexmk is not installed")
 def test_every_letter_that_a_title_may_have_can_be_set():
     allowed = [chr(code) for code in range(0x2100) if re.match(config.LATIN, chr(code))]
@@ -63,7 +61,6 @@ def test_every_letter_that_a_title_may_have_can_be_set():
     assert typeset.typeset().exists()
 
 
-@pytest.mark.pipeline
 @pytest.mark.skipif(not shutil.which("latexmk"), reason="latexmk is not installed")
 def test_today_is_one_day_for_ever(monkeypatch):
     Path("report").mkdir()
@@ -97,7 +94,6 @@ def lay_out(folder, monkeypatch):
             figures.save(figures.draw(family, data), paths.FIGURES / key)
 
 
-@pytest.mark.pipeline
 @pytest.mark.skipif(not shutil.which("latexmk"), reason="latexmk is not installed")
 def test_the_report_is_typeset_and_has_the_same_bytes_wherever_and_whenever(folder, monkeypatch):
     lay_out(folder / "here", monkeypatch)

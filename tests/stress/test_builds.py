@@ -10,21 +10,19 @@ import pytest
 from engines import BUILDS, content, run
 from faked import ROOT
 
-pytestmark = pytest.mark.pipeline
-
 ONE, *OTHERS = BUILDS
 DATE = "import datetime; print(datetime.datetime.now(datetime.UTC).date())"
 
 
 @pytest.mark.parametrize("other", OTHERS)
-def test_every_build_gives_the_same_bytes(builds, other):
-    one, same = content(builds[ONE]), content(builds[other])
+def test_every_build_gives_the_same_bytes(build, other):
+    one, same = content(build(ONE)), content(build(other))
     assert set(one) == set(same)
     assert [name for name in one if one[name] != same[name]] == []
 
 
 @pytest.mark.parametrize("other", OTHERS)
-def test_python_notebooks_and_latex_see_the_builds_date(builds, calendar, tmp_path, other):
+def test_python_notebooks_and_latex_see_the_builds_date(calendar, tmp_path, other):
     """Else the builds' dates would differ for nobody."""
     if not shutil.which("cc"):
         pytest.skip("no C compiler (cc) to move the date with: every build had today's")
@@ -41,8 +39,8 @@ def test_python_notebooks_and_latex_see_the_builds_date(builds, calendar, tmp_pa
     assert re.search(r"\[(.+)\]", printed)[1] in [date[: len("2020-01")] for date in dates]
 
 
-def test_nothing_in_the_results_names_a_folder_a_host_or_a_day(builds):
-    for folder in builds.values():
+def test_nothing_in_the_results_names_a_folder_a_host_or_a_day(build):
+    for folder in map(build, BUILDS):
         hosts = {str(folder), str(folder.parent), os.uname().nodename + ".", str(ROOT)}
         for name, text in content(folder).items():
             if name.startswith("results/"):

@@ -13,8 +13,6 @@ from faked import ROOT
 
 from vanishing import config
 
-pytestmark = pytest.mark.pipeline
-
 BESIDE = [".gitignore", ".dvc/.gitignore", ".dvc/config", "README.md"]
 """Of the project, what a tiny study is laid out without; git belongs to it from here on."""
 
@@ -29,10 +27,10 @@ def git(folder, *arguments):
 
 
 @pytest.fixture(scope="module")
-def shared(builds, tmp_path_factory):
+def shared(build, tmp_path_factory):
     """A study that Snakemake has built, shared as README says: results in git, the rest pushed."""
     folder, remote = tmp_path_factory.mktemp("shared") / "study", tmp_path_factory.mktemp("remote")
-    shutil.copytree(builds["snakemake"], folder)
+    shutil.copytree(build("snakemake"), folder)
     for name in BESIDE:
         shutil.copy(ROOT / name, folder / name)
     git(folder, "init", "--quiet")

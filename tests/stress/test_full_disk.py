@@ -15,8 +15,6 @@ import yaml
 from vanishing import stages
 from vanishing.engines import workspace
 
-pytestmark = pytest.mark.pipeline
-
 PAGE = 4096
 DISK = "32m"
 STUDY = {

@@ -14,8 +14,6 @@ import nbformat
 import pytest
 from engines import content, eager, environment, lay_out, run
 
-pytestmark = pytest.mark.pipeline
-
 TRAIN = {"epochs": 6, "batch_size": 2, "snapshots": [1, 4]}
 """Of 40 iterations an epoch, and long enough to be interrupted in the middle."""
 

@@ -15,8 +15,6 @@ import psutil
 import pytest
 from engines import content, eager, environment, lay_out, run
 
-pytestmark = pytest.mark.pipeline
-
 TRAIN = {"epochs": 6, "batch_size": 2, "snapshots": [1, 2, 3, 4, 5]}
 BUILD = ["sh", "-c", "snakemake --cores 2 && vanishing sync"]
 REPRO = ["dvc", "repro"]

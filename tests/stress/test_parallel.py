@@ -4,14 +4,11 @@ import subprocess
 
 import engines
 import faked
-import pytest
 import yaml
 
 from vanishing import config, paths
 from vanishing.engines import workspace
 from vanishing.report.captions import CAPTIONS
-
-pytestmark = pytest.mark.pipeline
 
 BUILDS = 20
 

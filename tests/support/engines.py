@@ -33,7 +33,7 @@ BYTES_OF = ["data", "checkpoints", "results", "report"]
 
 def lay_out(folder, differences, data=None, train=None):
     """Lay out the tiny study, with `differences` laid over its runs, and others over its defaults."""
-    content = config.merge(config.read(faked.ROOT / "params.yaml"), TINY)
+    content = config.merge(faked.PROJECT, TINY)
     content |= {"runs": config.merge(RUNS, differences), "studies": STUDIES}
     content["data"] |= data or {}
     content["train"] |= train or {}
@@ -74,11 +74,11 @@ BUILDS = {
     ),
     "snakemake_on_four_cores": Build(
         ["snakemake", "--cores", "4"], "a-folder/with-a-much-longer-name/study-of-its-own", 800, 0o077,
-        {"TZ": "Pacific/Kiritimati", "LC_ALL": "POSIX", "PYTHONHASHSEED": "random"},
+        {"TZ": "Pacific/Kiritimati", "LC_ALL": "POSIX", "PYTHONHASHSEED": "random", "OMP_NUM_THREADS": "4"},
     ),
     "dvc": Build(
         COMMANDS["dvc"], "s", 400, 0o002,
-        {"TZ": "America/Lima", "LC_ALL": "C", "PYTHONHASHSEED": "2"},
+        {"TZ": "America/Lima", "LC_ALL": "C", "PYTHONHASHSEED": "2", "OMP_NUM_THREADS": "2"},
     ),
 }  # fmt: skip
 """By name; `calendar` in conftest.py moves the date."""

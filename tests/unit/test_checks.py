@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 from pathlib import Path
 
 import faked
@@ -21,18 +22,27 @@ COMPLETE = "snapshots 0 1 2, plain and augmented images, 4 weight layers"
 HISTORY, SUMMARY, GRADIENTS = paths.result_files("vgg08", 0)
 
 
-@pytest.fixture(autouse=True)
-def study(tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
     """Three runs with two seeds: one learns, the deep plain one does not, one seed of the last diverged."""
-    monkeypatch.chdir(tmp_path)
     content = faked.content({"seeds": [0, 1]}, RUNS)
-    Path("params.yaml").write_text(yaml.safe_dump(content))
     settings = config.check(content)
-    for seed in (0, 1):
-        faked.result(settings, "vgg08", seed)
-        faked.result(settings, "vgg38", seed, (GUESS, 0.1), (GUESS, 0.1), (GUESS, 0.1), layers=38)
-        faked.result(settings, "vgg38_bn", seed)
-    faked.result(settings, "vgg38_bn", 1, (math.nan, 0.02), (math.nan, 0.1), epochs=1, snapshots=(0,))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("made"))
+        Path("params.yaml").write_text(yaml.safe_dump(content))
+        for seed in (0, 1):
+            faked.result(settings, "vgg08", seed)
+            faked.result(settings, "vgg38", seed, (GUESS, 0.1), (GUESS, 0.1), (GUESS, 0.1), layers=38)
+            faked.result(settings, "vgg38_bn", seed)
+        faked.result(settings, "vgg38_bn", 1, (math.nan, 0.02), (math.nan, 0.1), epochs=1, snapshots=(0,))
+        return settings, Path.cwd()
+
+
+@pytest.fixture(autouse=True)
+def study(made, tmp_path, monkeypatch):
+    """A copy of them to damage."""
+    settings, folder = made
+    monkeypatch.chdir(shutil.copytree(folder, tmp_path / "study"))
     return settings
 
 

@@ -10,7 +10,7 @@ import faked
 import pytest
 import yaml
 
-from vanishing import cli, files, paths, stages
+from vanishing import cli, config, files, paths, stages
 from vanishing.engines import catalogue
 from vanishing.errors import UserError
 
@@ -168,7 +168,12 @@ def test_a_full_disk_leaves_the_file_before_and_no_other(monkeypatch, capsys):
 
 
 def test_models_prints_the_counts_of_the_design(capsys):
-    Path("params.yaml").write_text((faked.ROOT / "params.yaml").read_text())
+    runs = ["vgg08", "vgg38", "vgg38_rc", "vgg38_bn", "vgg38_bn_rc"]
+    content = faked.PROJECT | {
+        "studies": {"core": {"title": "Depth", "runs": runs}},
+        "runs": {run: faked.PROJECT["runs"][run] for run in runs},
+    }
+    Path("params.yaml").write_text(config.text(content))
     assert cli.main(["models"]) == 0
     head, *rows = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert head[:3] == ["run", "layers", "parameters"]
@@ -176,7 +181,7 @@ def test_models_prints_the_counts_of_the_design(capsys):
     assert counts["vgg08"] == ("8", "59,716")
     assert counts["vgg38"] == counts["vgg38_rc"] == ("38", "336,196")
     assert counts["vgg38_bn"] == counts["vgg38_bn_rc"] == ("38", "338,500")
-    assert len(rows) == len(yaml.safe_load(Path("params.yaml").read_text())["runs"])
+    assert list(counts) == runs
 
 
 def test_show_prints_the_tables_or_says_that_there_are_none(capsys):

@@ -315,7 +315,6 @@ def write_real_parquet(folder: Path, images: dict[str, list[tuple[str, str, byte
         pq.write_table(table, folder / f"{split}-00000-of-00001.parquet")
 
 
-@pytest.mark.real
 @pytest.mark.skipif(not REAL.exists(), reason=f"the images of CIFAR-100 are not at {REAL}")
 def test_the_real_images_give_the_same_bytes_from_every_layout(tmp_path: Path) -> None:
     subprocess.run([sys.executable, REAL / "build_archive.py", tmp_path], check=True, stdout=subprocess.DEVNULL)

@@ -1,13 +1,11 @@
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import faked
 import pytest
 import yaml
+from bad_files import BAD_FILES, REFUSED
 
-from vanishing import config
+from vanishing import cli, config
 from vanishing.config import ParameterError
 
 PARAMS = (Path(__file__).parents[2] / "params.yaml").read_text()
@@ -22,7 +20,6 @@ TRAIN = (
     "recipe, epochs, batch_size, learning_rate, final_learning_rate, schedule, weight_decay, l1, patience, "
     "precision, device, kernels, threads, snapshots"
 )
-REFUSED = "anchors, aliases and tags are not allowed, found"
 NO_SOURCE = "a path, or a mapping with `url` (http or https) and, if known, `sha256` (64 hexadecimal digits)"
 NAME = "text that matches '^[a-z][a-z0-9_]*$'"
 TITLE = "title: Depth, batch normalisation and residual connections, under two schedules"
@@ -381,26 +378,6 @@ BAD = {
     "tabulator": ("  epochs: 100", "\tepochs: 100", ", line LINE: found character '\\t' that cannot start any token"),
 }
 
-KEYS = ", ".join(config.Parameters.model_fields)
-BOMB = "a: &a [x, x]\n" + "".join(
-    f"{new}: &{new} [*{old}, *{old}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
-)
-
-# a whole file, the message after its name
-BAD_FILES = {
-    "list": (b"- 1\n", f": must be a mapping with the keys {KEYS}"),
-    "empty": (b"", f": must be a mapping with the keys {KEYS}"),
-    "YAML bomb": (BOMB.encode(), f", line 1: {REFUSED} 'a'"),
-    "alias": (b"a: [1]\nb: *a\n", f", line 2: {REFUSED} 'a'"),
-    "not UTF-8": ("seeds: [é]".encode("latin-1"), ": not UTF-8 text"),
-    "null byte": (b"seeds: \0", ": unacceptable character #x0000: special characters are not allowed"),
-    "impossible escape": (b'"\\UFFFFFFFF": 1', ": cannot be read as YAML"),
-    "two documents": (b"a: 1\n---\nb: 1\n", ", line 2: but found another document"),
-    "unclosed bracket": (b"seeds: [1,", ", line 1: expected the node content, but found '<stream end>'"),
-    "deep nesting": (b"seeds: " + b"[" * 100_000, ": nested too deeply"),
-    "larger than 1 MiB": (b"#" * (1 << 20) + b"\n", ": larger than 1,048,576 bytes; that is no parameter file"),
-}
-
 
 @pytest.fixture
 def write(tmp_path):
@@ -467,14 +444,14 @@ def test_the_size_of_the_generated_images_bounds_the_configuration(write):
 
 
 @pytest.mark.parametrize("mistake", ["repeated seed", "six stages of a run", "tag of a Python object", "merge key"])
-def test_the_command_line_ends_with_2_and_one_line_and_makes_nothing(write, root, mistake):
+def test_the_command_line_ends_with_2_and_one_line_and_makes_nothing(write, monkeypatch, capsys, mistake):
     old, new, message = BAD[mistake]
     folder = write(old, new).parent
-    command = [sys.executable, "-m", "vanishing.cli", "models"]
-    environment = os.environ | {"PYTHONPATH": str(root / "src"), "PYTHONDONTWRITEBYTECODE": "1"}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"vanishing models: params.yaml{told(message, old, new)}\n"
+    monkeypatch.chdir(folder)
+    assert cli.main(["models"]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err == f"vanishing models: params.yaml{told(message, old, new)}\n"
     assert [path.name for path in folder.iterdir()] == ["params.yaml"]
 
 

@@ -34,8 +34,8 @@ def defined(tmp_path, monkeypatch):
     """Return the keys that `numbers` defines where every run has results."""
     monkeypatch.chdir(tmp_path)
     settings = config.load(faked.ROOT / "params.yaml")
-    for job in settings.jobs():
-        faked.result(settings, *job, epochs=5)
+    for run in settings.runs:
+        faked.result(settings, run, epochs=5)
     macros.write_numbers(settings)
     return set(re.findall(r"\\define(?:result|fact)\{([^{}]+)\}", Path("report/numbers.tex").read_text()))
 
