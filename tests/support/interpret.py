@@ -4,17 +4,26 @@ Called as a program of its own with two paths: Triton chooses between interprete
 """
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import torch
+
+
+def drawn(shape, seed=0, dtype=torch.float64):
+    """Draw x, added, the gradient by y, and scales and shifts of channels; the last two never in bfloat16."""
+    generator = torch.Generator().manual_seed(seed)
+    x, added, gradient = (torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(3))
+    weight, bias = (torch.randn(shape[1], generator=generator, dtype=torch.float64) for _ in range(2))
+    of_channels = torch.promote_types(dtype, torch.float32)
+    values = [each.to(dtype).contiguous(memory_format=torch.channels_last) for each in (3 * x + 2, added, gradient)]
+    return *values, weight.to(of_channels), bias.to(of_channels)
+
 
 def interpret(cases: list[dict[str, Any]], folder: Path) -> list[dict[str, Any]]:
     """Return what the kernels make of each case: y, statistics, running statistics and the four gradients."""
-    import subprocess
-
-    import torch
-
     torch.save(cases, folder / "cases.pt")
     command = [sys.executable, __file__, folder / "cases.pt", folder / "results.pt"]
     subprocess.run(command, check=True, env=os.environ | {"TRITON_INTERPRET": "1"})
@@ -24,8 +33,6 @@ def interpret(cases: list[dict[str, Any]], folder: Path) -> list[dict[str, Any]]
 
 def main(source: str, target: str) -> None:
     """Read cases, and write the results of the first time and whether the second gave the same bytes."""
-    import torch
-
     from vanishing.training import fused_reference, fused_triton
 
     def once(case: dict[str, Any]) -> dict[str, Any]:
