@@ -6,10 +6,10 @@ import shutil
 import subprocess
 import sys
 
-import faked
 import pytest
 import yaml
 
+import examples
 from vanishing.engines import workspace
 
 NEW = {
@@ -85,10 +85,10 @@ def content(folder):
 def project(tmp_path_factory):
     """A copy of the project with a stage more, and results of one run."""
     folder = tmp_path_factory.mktemp("project") / "project"
-    workspace.lay_out(faked.ROOT, folder, None, ["core"])
+    workspace.lay_out(examples.ROOT, folder, None, ["core"])
     (folder / "src").unlink()
-    shutil.copytree(faked.ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-    (folder / "params.yaml").write_text(yaml.safe_dump(faked.content()))
+    shutil.copytree(examples.ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    (folder / "params.yaml").write_text(yaml.safe_dump(examples.content()))
     before = content(folder)
     for name, text in NEW.items():
         (folder / name).write_text(text)
@@ -133,8 +133,8 @@ def test_the_command_line_explains_and_runs_it(project, monkeypatch):
     assert "find the largest training loss of trained runs" in " ".join(
         call(project, "-m", "vanishing", "--help").split()
     )
-    study = faked.study()
-    faked.result(study, "vgg08", train=(2.5, 0.1))
+    study = examples.study()
+    examples.result(study, "vgg08", train=(2.5, 0.1))
     call(project, "-m", "vanishing", "extremes", "vgg08")
     assert (project / "results/runs/vgg08/seed0/extremes.csv").read_text() == "train_loss\n2.5\n"
 
@@ -146,7 +146,7 @@ def test_its_file_is_known_by_its_command(project):
 
 
 def test_a_study_cannot_take_its_name(project, tmp_path):
-    content = faked.content()
+    content = examples.content()
     content["studies"] = {"extremes": content["studies"]["core"]}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(content))
     environment = os.environ | {"PYTHONPATH": str(project / "src")}

@@ -2,10 +2,10 @@
 
 import math
 
-import faked
 import pytest
 import torch
 
+import examples
 from vanishing import config
 from vanishing.data import synthetic
 from vanishing.training import augmentation
@@ -26,7 +26,7 @@ def of_a_step(name):
     return run.model, train.learning_rate, train.weight_decay, train.l1, train.precision, train.kernels
 
 
-STUDY = config.load(faked.ROOT / "params.yaml")
+STUDY = config.load(examples.ROOT / "params.yaml")
 FIRST = {of_a_step(name): name for name in reversed(STUDY.runs)}
 
 

@@ -4,13 +4,13 @@ import ast
 import shutil
 from pathlib import Path
 
-import faked
 import nbformat
 import pytest
 
+import examples
 from vanishing.report import notebooks
 
-EXAMPLE = faked.ROOT / "examples" / "api.ipynb"
+EXAMPLE = examples.ROOT / "examples" / "api.ipynb"
 
 
 def test_it_is_committed_without_outputs():
@@ -23,10 +23,10 @@ def test_it_runs_and_shows_what_its_text_says(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "MPLCONFIGDIR", "PYDEVD_DISABLE_FILE_VALIDATION"):
         monkeypatch.setenv(name, str(tmp_path))  # execute() sets them; monkeypatch puts them back
-    shutil.copy(faked.ROOT / "params.yaml", tmp_path)
-    shutil.copytree(faked.ROOT / "results" / "runs" / "vgg08", tmp_path / "results" / "runs" / "vgg08")
+    shutil.copy(examples.ROOT / "params.yaml", tmp_path)
+    shutil.copytree(examples.ROOT / "results" / "runs" / "vgg08", tmp_path / "results" / "runs" / "vgg08")
     Path("workflow").mkdir()
-    shutil.copy(faked.ROOT / "workflow" / "demo.yaml", "workflow")
+    shutil.copy(examples.ROOT / "workflow" / "demo.yaml", "workflow")
     executed = nbformat.reads(notebooks.execute([EXAMPLE], {}), as_version=4)
     outputs = [output for cell in executed.cells if cell.cell_type == "code" for output in cell.outputs]
     shown = [output.data for output in outputs if "data" in output]

@@ -5,13 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import faked
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
 import seaborn as sns
 
+import examples
 from vanishing import paths
 from vanishing.errors import UserError
 from vanishing.report import figures, notebooks
@@ -45,8 +45,8 @@ def lines(figure, panel):
 
 
 def test_every_captioned_figure_is_drawn_and_saved():
-    study = faked.study(runs=["vgg08"])
-    faked.result(study, "vgg08")
+    study = examples.study(runs=["vgg08"])
+    examples.result(study, "vgg08")
     made = saved(study)
     assert sorted(made) == sorted(f"{name}.pdf" for family in FAMILIES for name in CAPTIONS[family])
     assert sorted(made) == sorted(path.name for path in notebooks.outputs("core", study.studies["core"]))
@@ -54,9 +54,9 @@ def test_every_captioned_figure_is_drawn_and_saved():
 
 
 def test_lines_are_the_means_over_the_seeds():
-    study = faked.study({"seeds": [0, 1, 2, 3]}, runs=["vgg08"])
+    study = examples.study({"seeds": [0, 1, 2, 3]}, runs=["vgg08"])
     for seed, (loss, accuracy) in enumerate([(1.0, 0.2), (1.5, 0.3), (2.3, 0.4), (1.6, 0.7)]):
-        faked.result(study, "vgg08", seed, train=(loss, accuracy), val=(2 * loss / 1.6, 0.3))
+        examples.result(study, "vgg08", seed, train=(loss, accuracy), val=(2 * loss / 1.6, 0.3))
     made = drawn(study)
     assert lines(made["loss"], 0)[0] == ([1, 2], pytest.approx([1.6, 1.6]))
     assert lines(made["loss"], 1)[0] == ([1, 2], pytest.approx([2.0, 2.0]))
@@ -69,9 +69,9 @@ def test_lines_are_the_means_over_the_seeds():
 
 
 def test_gradients_are_the_means_over_the_seeds_by_layer():
-    study = faked.study({"seeds": [0, 1]}, runs=["vgg08"])
-    faked.result(study, "vgg08", 0, gradient=lambda epoch, layer: 1e-20 * layer)
-    faked.result(study, "vgg08", 1, gradient=lambda epoch, layer: 3e-20 * layer)
+    study = examples.study({"seeds": [0, 1]}, runs=["vgg08"])
+    examples.result(study, "vgg08", 0, gradient=lambda epoch, layer: 1e-20 * layer)
+    examples.result(study, "vgg08", 1, gradient=lambda epoch, layer: 3e-20 * layer)
     axis = drawn(study, ["gradient_flow"])["gradient_flow_log"].axes[0]
     assert axis.get_yscale() == "log"
     assert [line.get_label() for line in axis.lines] == ["epoch 0", "epoch 1", "epoch 2"]
@@ -81,21 +81,23 @@ def test_gradients_are_the_means_over_the_seeds_by_layer():
 
 
 def test_the_flow_as_reported_is_of_augmented_images_and_has_the_scales_marked_in_forward_order():
-    study = faked.study({"seeds": [0, 1]}, runs=["vgg08"])
-    faked.result(study, "vgg08", 0, gradient=lambda epoch, layer: 1e-3 * layer)
-    faked.result(study, "vgg08", 1, gradient=lambda epoch, layer: 3e-3 * layer)
+    study = examples.study({"seeds": [0, 1]}, runs=["vgg08"])
+    examples.result(study, "vgg08", 0, gradient=lambda epoch, layer: 1e-3 * layer)
+    examples.result(study, "vgg08", 1, gradient=lambda epoch, layer: 3e-3 * layer)
     axis = drawn(study)["gradient_flow_reported"].axes[0]
     assert axis.get_yscale() == "linear"
     assert [line.get_label() for line in axis.lines] == ["epoch 0", "epoch 1", "epoch 2"]
     for line in axis.lines:
         assert list(line.get_xdata()) == [0, 1, 2, 3, 4]
-        np.testing.assert_allclose(line.get_ydata(), [4e-3, 4e-3, 8e-3, 12e-3, 16e-3], rtol=1e-9)  # faked: twice plain
+        np.testing.assert_allclose(
+            line.get_ydata(), [4e-3, 4e-3, 8e-3, 12e-3, 16e-3], rtol=1e-9
+        )  # examples: twice plain
         assert line.get_markevery() == [1]
 
 
 def test_a_run_measured_on_plain_images_alone_has_no_flow_as_reported():
-    study = faked.study(runs=["vgg08"])
-    faked.result(study, "vgg08")
+    study = examples.study(runs=["vgg08"])
+    examples.result(study, "vgg08")
     path = paths.results("vgg08", 0) / "gradients.csv"
     path.write_text("".join(line for line in path.read_text().splitlines(keepends=True) if "augmented" not in line))
     axis = drawn(study)["gradient_flow_reported"].axes[0]
@@ -104,9 +106,9 @@ def test_a_run_measured_on_plain_images_alone_has_no_flow_as_reported():
 
 
 def test_the_comparison_has_a_mark_for_every_run_seed_and_part():
-    study = faked.study({"seeds": [0, 1, 2]})
+    study = examples.study({"seeds": [0, 1, 2]})
     for run, seed in study.jobs():
-        faked.result(study, run, seed, train=(1.0, 0.1 * seed), val=(1.0, 0.5))
+        examples.result(study, run, seed, train=(1.0, 0.1 * seed), val=(1.0, 0.5))
     axis = drawn(study, ["training"])["comparison"].axes[0]
     marks = np.concatenate([marks.get_offsets() for marks in axis.collections if len(marks.get_offsets())])
     assert len(marks) == 2 * 3 * 2
@@ -114,18 +116,18 @@ def test_the_comparison_has_a_mark_for_every_run_seed_and_part():
 
 
 def test_chance_is_marked():
-    study = faked.study(runs=["vgg08"])
-    faked.result(study, "vgg08")
+    study = examples.study(runs=["vgg08"])
+    examples.result(study, "vgg08")
     made = drawn(study)
     assert made["loss"].axes[1].lines[-1].get_ydata()[0] == pytest.approx(math.log(10))
     assert made["accuracy"].axes[1].lines[-1].get_ydata()[0] == pytest.approx(0.1)
 
 
 def test_training_and_validation_of_a_run_share_a_panel_in_its_colour():
-    study = faked.study({"seeds": [0, 1], "runs": {"vgg38": {"train": {"epochs": 5}}}})
+    study = examples.study({"seeds": [0, 1], "runs": {"vgg38": {"train": {"epochs": 5}}}})
     for run, seed in study.jobs():
         epochs = 5 if run == "vgg38" else 2
-        faked.result(study, run, seed, train=(1.0 + seed, 0.2), val=(2.0 + seed, 0.1 + 0.2 * seed), epochs=epochs)
+        examples.result(study, run, seed, train=(1.0 + seed, 0.2), val=(2.0 + seed, 0.1 + 0.2 * seed), epochs=epochs)
     made = drawn(study, ["training"])
     looks = figures.read_study("core", study).looks
     for name, train, val, chance in (("loss", 1.5, 2.5, math.log(10)), ("accuracy", 0.2, 0.2, 0.1)):
@@ -148,26 +150,26 @@ def test_training_and_validation_of_a_run_share_a_panel_in_its_colour():
 
 
 def test_one_huge_loss_does_not_flatten_the_others():
-    study = faked.study()
-    faked.result(study, "vgg08", val=(500.0, 0.1))
-    faked.result(study, "vgg38")
+    study = examples.study()
+    examples.result(study, "vgg08", val=(500.0, 0.1))
+    examples.result(study, "vgg38")
     made = drawn(study)
     for axis in (*made["loss"].axes, *made["loss_by_run"].axes):
         assert axis.get_ylim() == (0, pytest.approx(1.5 * math.log(10)))
 
 
 def test_small_losses_fill_the_axis():
-    study = faked.study(runs=["vgg08"])
-    faked.result(study, "vgg08", train=(0.5, 0.9), val=(0.5, 0.9))
+    study = examples.study(runs=["vgg08"])
+    examples.result(study, "vgg08", train=(0.5, 0.9), val=(0.5, 0.9))
     low, high = drawn(study, ["training"])["loss"].axes[0].get_ylim()
     assert low == 0
     assert math.log(10) < high < 1.2 * math.log(10)  # the mark of chance is always seen
 
 
 def test_a_run_keeps_its_colour_when_others_have_no_results():
-    study = faked.study(runs=["vgg08", "vgg38", "vgg38_bn"])
+    study = examples.study(runs=["vgg08", "vgg38", "vgg38_bn"])
     for run in study.runs:
-        faked.result(study, run)
+        examples.result(study, run)
     every = [(line.get_color(), line.get_linestyle()) for line in drawn(study, ["training"])["loss"].axes[0].lines[:3]]
     assert len(set(every)) == 3
     (paths.results("vgg38", 0) / "summary.json").unlink()
@@ -178,8 +180,8 @@ def test_a_run_keeps_its_colour_when_others_have_no_results():
 
 
 def test_one_epoch_and_one_snapshot_can_be_drawn():
-    study = faked.study({"train": {"epochs": 1}}, runs=["vgg08"])
-    faked.result(study, "vgg08", epochs=1, snapshots=[0])
+    study = examples.study({"train": {"epochs": 1}}, runs=["vgg08"])
+    examples.result(study, "vgg08", epochs=1, snapshots=[0])
     made = drawn(study)
     assert made["loss"].axes[0].lines[0].get_marker() == "o"
     figures.save(
@@ -189,23 +191,23 @@ def test_one_epoch_and_one_snapshot_can_be_drawn():
 
 
 def test_the_legend_names_every_snapshot_of_every_run():
-    study = faked.study()
-    faked.result(study, "vgg08", snapshots=[0, 2, 4])
-    faked.result(study, "vgg38", snapshots=[0, 3, 4])
+    study = examples.study()
+    examples.result(study, "vgg08", snapshots=[0, 2, 4])
+    examples.result(study, "vgg38", snapshots=[0, 3, 4])
     legend = drawn(study, ["gradient_flow"])["gradient_flow_log"].legends[0]
     assert [text.get_text() for text in legend.get_texts()] == ["epoch 0", "epoch 2", "epoch 3", "epoch 4"]
 
 
 @pytest.mark.parametrize("value", [0.0, 1e-45, math.nan, math.inf])
 def test_gradients_that_are_all_alike_can_be_drawn(value):
-    study = faked.study(runs=["vgg08"])
-    faked.result(study, "vgg08", gradient=lambda epoch, layer: value)
+    study = examples.study(runs=["vgg08"])
+    examples.result(study, "vgg08", gradient=lambda epoch, layer: value)
     assert len(saved(study, ["gradient_flow"])) == 4
 
 
 def test_gradients_of_zero_are_left_out_of_the_logarithmic_axis_only():
-    study = faked.study(runs=["vgg08"])
-    faked.result(study, "vgg08", snapshots=[0], gradient=lambda epoch, layer: 0.0 if layer == 1 else 0.5)
+    study = examples.study(runs=["vgg08"])
+    examples.result(study, "vgg08", snapshots=[0], gradient=lambda epoch, layer: 0.0 if layer == 1 else 0.5)
     made = drawn(study)
     np.testing.assert_equal(made["gradient_flow_log"].axes[0].lines[0].get_ydata(), [np.nan, 0.5, 0.5, 0.5])
     np.testing.assert_equal(made["gradient_flow_linear"].axes[0].lines[0].get_ydata(), [0, 0.5, 0.5, 0.5])
@@ -213,26 +215,26 @@ def test_gradients_of_zero_are_left_out_of_the_logarithmic_axis_only():
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf])
 def test_a_diverged_run_can_be_drawn(loss):
-    study = faked.study({"seeds": [0, 1]})
-    faked.result(study, "vgg08")
-    faked.result(study, "vgg38", 0, train=(loss, 0.1), val=(loss, 0.1), epochs=1, snapshots=[0])
-    faked.result(study, "vgg38", 1)
+    study = examples.study({"seeds": [0, 1]})
+    examples.result(study, "vgg08")
+    examples.result(study, "vgg38", 0, train=(loss, 0.1), val=(loss, 0.1), epochs=1, snapshots=[0])
+    examples.result(study, "vgg38", 1)
     made = drawn(study, ["training"])
     assert made["loss"].axes[0].get_ylim()[1] <= 1.5 * math.log(10)
     figures.save(made, paths.FIGURES / "core")
 
 
 def test_a_study_of_diverged_runs_alone_can_be_drawn():
-    study = faked.study(runs=["vgg08"])
-    faked.result(study, "vgg08", train=(math.nan, 0.1), val=(math.inf, 0.1), epochs=1, snapshots=[0])
+    study = examples.study(runs=["vgg08"])
+    examples.result(study, "vgg08", train=(math.nan, 0.1), val=(math.inf, 0.1), epochs=1, snapshots=[0])
     assert len(saved(study, ["training"])) == 5
 
 
 def test_ten_runs_and_three_seeds_fit():
     runs = [f"run{number}" for number in range(10)]
-    study = faked.study({"seeds": [0, 1, 2]}, runs=runs)
+    study = examples.study({"seeds": [0, 1, 2]}, runs=runs)
     for run, seed in study.jobs():
-        faked.result(study, run, seed, train=(1 + 0.1 * seed, 0.5))
+        examples.result(study, run, seed, train=(1 + 0.1 * seed, 0.5))
     made = drawn(study)
     styles = {(line.get_color(), line.get_linestyle()) for line in made["loss"].axes[0].lines[:10]}
     assert len(styles) == 10
@@ -242,8 +244,8 @@ def test_ten_runs_and_three_seeds_fit():
 
 
 def test_the_same_results_give_the_same_bytes_whatever_the_users_settings(folder):
-    study = faked.study(runs=["vgg08"])
-    faked.result(study, "vgg08")
+    study = examples.study(runs=["vgg08"])
+    examples.result(study, "vgg08")
     with mpl.rc_context({"font.size": 20, "lines.linewidth": 9, "pdf.compression": 0, "axes.facecolor": "red"}):
         before = dict(mpl.rcParams)
         first = saved(study)
@@ -252,12 +254,12 @@ def test_the_same_results_give_the_same_bytes_whatever_the_users_settings(folder
     for listed in Path(mpl.get_cachedir()).glob("fontlist-*.json"):  # to list the fonts anew takes seconds
         shutil.copy(listed, folder)
     subprocess.run(  # another process starts in another second, too
-        [sys.executable, "-c", "import faked, test_figures as t; t.saved(faked.study(runs=['vgg08']))"],
+        [sys.executable, "-c", "import examples, test_figures as t; t.saved(examples.study(runs=['vgg08']))"],
         env=os.environ
         | {"TZ": "Asia/Kathmandu", "MPLCONFIGDIR": str(folder), "LC_ALL": "C", "SOURCE_DATE_EPOCH": "1"}
         | {
             "PYTHONPATH": os.pathsep.join(
-                [str(faked.ROOT / "src"), str(faked.ROOT / "tests/support"), str(Path(__file__).parent)]
+                [str(examples.ROOT / "src"), str(examples.ROOT / "tests/support"), str(Path(__file__).parent)]
             )
         },
         check=True,
@@ -268,13 +270,13 @@ def test_the_same_results_give_the_same_bytes_whatever_the_users_settings(folder
 
 def test_a_study_without_results_is_one_line_with_the_next_step():
     with pytest.raises(UserError, match="study 'core' has no results"):
-        figures.read_study("core", faked.study())
+        figures.read_study("core", examples.study())
 
 
 def test_runs_of_another_schedule_or_length_have_a_line_of_panels_of_their_own():
-    study = faked.study({"runs": {"vgg38": {"train": {"schedule": "cosine_per_iteration"}}}})
+    study = examples.study({"runs": {"vgg38": {"train": {"schedule": "cosine_per_iteration"}}}})
     for run in study.runs:
-        faked.result(study, run)
+        examples.result(study, run)
     assert figures.read_study("core", study).groups == {
         "rate per epoch, 2 epochs": ["vgg08"],
         "rate per iteration, 2 epochs": ["vgg38"],
@@ -288,9 +290,9 @@ def test_runs_of_another_schedule_or_length_have_a_line_of_panels_of_their_own()
 
 def test_a_run_looks_the_same_in_two_studies_and_unlike_its_fellows():
     other = {"title": "Other", "runs": ["vgg38", "vgg38_bn"]}
-    study = faked.study({"studies": {"other": other}}, runs=["vgg08", "vgg38", "vgg38_bn"])
+    study = examples.study({"studies": {"other": other}}, runs=["vgg08", "vgg38", "vgg38_bn"])
     for run in study.runs:
-        faked.result(study, run)
+        examples.result(study, run)
     core, again = figures.read_study("core", study).looks, figures.read_study("other", study).looks
     assert core["vgg38"] == again["vgg38"]
     assert len({core[run] for run in study.runs}) == 3
@@ -334,9 +336,9 @@ def test_published_figures_none_of_which_has_been_run_can_be_drawn():
 
 def test_a_legend_of_long_names_stays_on_the_page():
     runs = ["vgg38_resnet_wd3_x100", "vgg38_resnet_wd3_x10", "vgg38_resnet_sigmoid", "vgg38_resnet_wd3_x30"]
-    study = faked.study(runs=runs)
+    study = examples.study(runs=runs)
     for run in runs:
-        faked.result(study, run)
+        examples.result(study, run)
     for figure in drawn(study).values():
         figure.draw_without_rendering()
         for legend in figure.legends:

@@ -20,7 +20,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import faked
 import layouts
 import numpy as np
 import pyarrow as pa
@@ -32,6 +31,7 @@ from bad_files import BAD_FILES
 from layouts import SMALL, member, tar_of
 from safetensors.torch import save
 
+import examples
 from vanishing import cli, paths, stages
 from vanishing.data import dataset
 from vanishing.training import checkpoints, models
@@ -57,7 +57,7 @@ def folder(tmp_path, monkeypatch):
     """A folder with the parameters of a small study."""
     (tmp_path / "study").mkdir()
     monkeypatch.chdir(tmp_path / "study")
-    PARAMS.write_text(yaml.safe_dump(faked.content(TINY), sort_keys=False))
+    PARAMS.write_text(yaml.safe_dump(examples.content(TINY), sort_keys=False))
     return tmp_path
 
 
@@ -99,7 +99,7 @@ class Calling:
 
 
 def parameter(**overlay: Any) -> Prepare:
-    return lambda: PARAMS.write_text(yaml.safe_dump(faked.content(TINY | overlay), sort_keys=False))
+    return lambda: PARAMS.write_text(yaml.safe_dump(examples.content(TINY | overlay), sort_keys=False))
 
 
 def text_of(content: bytes) -> Prepare:
@@ -111,7 +111,7 @@ def title(text: str) -> Prepare:
 
 
 def runs(*names: str) -> Prepare:
-    return lambda: PARAMS.write_text(yaml.safe_dump(faked.content(TINY, names), sort_keys=False))
+    return lambda: PARAMS.write_text(yaml.safe_dump(examples.content(TINY, names), sort_keys=False))
 
 
 def replaced_by(make: Callable[[], object], path: Path) -> Prepare:
@@ -178,7 +178,7 @@ def test_calls(arguments, message, capsys):
 
 def test_latex_in_a_title_is_text(capsys):
     title(r"\input{/etc/passwd} $x^2$ 100 % #1 & ~")()
-    faked.result(faked.study({"studies": {"core": {"title": "x"}}} | TINY), "vgg08")
+    examples.result(examples.study({"studies": {"core": {"title": "x"}}} | TINY), "vgg08")
     assert cli.main(["numbers"]) == 0
     text = Path("report/studies.tex").read_text()
     assert r"\textbackslash{}input\{/etc/passwd\} \$x\textasciicircum{}2\$ 100 \% \#1 \& \textasciitilde{}" in text
@@ -359,8 +359,8 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        PARAMS.write_text(yaml.safe_dump(faked.content(TINY), sort_keys=False))
-        settings = faked.study(TINY)
+        PARAMS.write_text(yaml.safe_dump(examples.content(TINY), sort_keys=False))
+        settings = examples.study(TINY)
         stages.data(settings)
         stages.train(settings, [("vgg08", 0)])
     return folder
@@ -392,7 +392,7 @@ def torch_pickle() -> bytes:
 
 
 def other_model() -> None:
-    run = faked.study(TINY | {"model": {"filters": 8, "groups": 2}}).run("vgg08")
+    run = examples.study(TINY | {"model": {"filters": 8, "groups": 2}}).run("vgg08")
     checkpoints.write(SNAPSHOT, models.build(run.model, 3, 0).state_dict())
 
 
@@ -569,7 +569,7 @@ BAD_RESULTS: Cases = {
 
 @pytest.mark.parametrize(("prepare", "message"), BAD_RESULTS.values(), ids=BAD_RESULTS)
 def test_results(prepare, message, capsys):
-    faked.result(faked.study(TINY), "vgg08")
+    examples.result(examples.study(TINY), "vgg08")
     prepare()
     line = refused(capsys, "tables", code=1)
     assert message in line
@@ -590,9 +590,9 @@ ENDLESS: dict[str, Callable[[Path], object]] = {
 @pytest.mark.parametrize("path", [HISTORY, GRADIENTS, SUMMARY, TABLE, DATA], ids=lambda path: path.name)
 @pytest.mark.parametrize("make", ENDLESS.values(), ids=ENDLESS)
 def test_what_has_no_end_is_not_read(make, path, command, capsys):
-    settings = faked.study(TINY)
+    settings = examples.study(TINY)
     for run in settings.runs:
-        faked.result(settings, run)
+        examples.result(settings, run)
     assert cli.main(["tables"]) == 0
     capsys.readouterr()
     replaced_by(lambda: make(path), path)()
@@ -604,9 +604,9 @@ def test_what_has_no_end_is_not_read(make, path, command, capsys):
 @pytest.mark.parametrize("path", [HISTORY, GRADIENTS, SUMMARY, TABLE, SNAPSHOT, DATA], ids=lambda path: path.name)
 @pytest.mark.parametrize("kind", ["a pipe", "an endless device"])
 def test_sync_lets_no_engine_read_what_has_no_end(kind, path, capsys):
-    settings = faked.study(TINY)
+    settings = examples.study(TINY)
     for run in settings.runs:
-        faked.result(settings, run)
+        examples.result(settings, run)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
     ENDLESS[kind](path)

@@ -3,20 +3,20 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import faked
 import nbformat
 import pytest
 import yaml
 from matplotlib import font_manager
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
+import examples
 from vanishing import config, paths, stages
 from vanishing.engines import workspace
 from vanishing.errors import UserError
 from vanishing.report import notebooks
 from vanishing.report.captions import CAPTIONS
 
-COMMITTED = sorted((faked.ROOT / "notebooks").glob("*.ipynb"))
+COMMITTED = sorted((examples.ROOT / "notebooks").glob("*.ipynb"))
 
 
 @pytest.fixture(autouse=True)
@@ -121,15 +121,15 @@ def test_the_fonts_are_listed_once_and_anew_after_a_kill(folder, monkeypatch):
 
 def test_an_unknown_study_is_named_with_those_there_are():
     with pytest.raises(UserError, match=r"^study 'cor' is not configured; allowed: core$"):
-        notebooks.draw_study("cor", faked.study())
+        notebooks.draw_study("cor", examples.study())
 
 
 def test_a_notebook_gives_the_same_text_and_figures_each_time(folder):
-    workspace.lay_out(faked.ROOT, folder, None)
-    configured = faked.content()
+    workspace.lay_out(examples.ROOT, folder, None)
+    configured = examples.content()
     Path("params.yaml").write_text(yaml.safe_dump(configured))
     for run in configured["runs"]:
-        faked.result(config.load(), run)
+        examples.result(config.load(), run)
 
     def run():
         notebooks.draw_study("core", config.load())
@@ -156,10 +156,10 @@ def test_a_notebook_gives_the_same_text_and_figures_each_time(folder):
 
 
 def test_the_comparison_gives_its_tables_and_its_figure_the_same_each_time(folder):
-    workspace.lay_out(faked.ROOT, folder, None)
+    workspace.lay_out(examples.ROOT, folder, None)
     settings = config.load()
     for run in ("vgg08", "vgg08_it", "vgg38_bn_rc_lr2"):
-        faked.result(settings, run)
+        examples.result(settings, run)
 
     def run():
         stages.compare(settings)
@@ -176,7 +176,7 @@ def test_the_comparison_gives_its_tables_and_its_figure_the_same_each_time(folde
 
 
 def test_a_study_without_results_is_told_in_one_line(folder):
-    workspace.lay_out(faked.ROOT, folder, None)
+    workspace.lay_out(examples.ROOT, folder, None)
     with pytest.raises(UserError, match=r"^notebooks/training.ipynb: cell \d failed: UserError: study 'core' has no"):
         notebooks.draw_study("core", config.load())
     assert not paths.NOTEBOOKS.exists()

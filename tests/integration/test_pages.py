@@ -2,23 +2,23 @@
 
 from itertools import pairwise
 
-import faked
 import pytest
 
+import examples
 from vanishing import config
 from vanishing.report import figures
 from vanishing.report.captions import CAPTIONS
 
-CORE = config.load(faked.ROOT / "params.yaml").studies["core"].runs
+CORE = config.load(examples.ROOT / "params.yaml").studies["core"].runs
 
 
 @pytest.mark.parametrize("runs", [["vgg08"], CORE[:5], CORE, [*CORE, "vgg38_he", "vgg38_gn"]], ids=len)
 def test_with_the_snapshots_of_the_real_study_nothing_leaves_the_page_or_overlaps(runs, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     snapshots = [0, 1, 2, 5, *range(10, 101, 10)]
-    study = faked.study({"train": {"epochs": 100}}, runs=runs)
+    study = examples.study({"train": {"epochs": 100}}, runs=runs)
     for run in runs:
-        faked.result(study, run, epochs=100, snapshots=snapshots)
+        examples.result(study, run, epochs=100, snapshots=snapshots)
     data = figures.load("core", study)
     drawn = {name: figure for family in CAPTIONS for name, figure in figures.draw(family, data).items()}
     for name, figure in drawn.items():

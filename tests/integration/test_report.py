@@ -3,11 +3,11 @@ import re
 import shutil
 from pathlib import Path
 
-import faked
 import pandas as pd
 import pytest
 import yaml
 
+import examples
 from vanishing import config, paths
 from vanishing.engines import workspace
 from vanishing.errors import UserError
@@ -30,7 +30,7 @@ def test_without_latexmk_the_error_names_the_packages(folder, monkeypatch):
 
 def test_the_packages_named_are_those_that_make_setup_installs():
     packages = typeset.INSTALL.removeprefix("apt-get install ")
-    assert f'latex="{packages}"' in (faked.ROOT / "workflow" / "setup.sh").read_text()
+    assert f'latex="{packages}"' in (examples.ROOT / "workflow" / "setup.sh").read_text()
 
 
 @pytest.mark.skipif(not shutil.which("latexmk"), reason="latexmk is not installed")
@@ -40,7 +40,7 @@ def test_the_packages_named_are_those_that_make_setup_installs():
 )
 def test_a_mistake_in_the_text_is_one_line_with_latexs_complaint(body, complaint):
     Path("report").mkdir()
-    shutil.copy(faked.ROOT / "report" / ".latexmkrc", "report")
+    shutil.copy(examples.ROOT / "report" / ".latexmkrc", "report")
     Path("report/report.tex").write_text(DOCUMENT % body)
     Path("report/report.pdf").write_bytes(b"the one before")
     with pytest.raises(UserError, match=r"^report/report.tex: LaTeX failed: ") as raised:
@@ -55,7 +55,7 @@ def test_every_letter_that_a_title_may_have_can_be_set():
     allowed = [chr(code) for code in range(0x2100) if re.match(config.LATIN, chr(code))]
     assert len(allowed) > 300
     body = "\n".join(rf"\section{{{latex.escape(letter)}}}" for letter in allowed)
-    shutil.copytree(faked.ROOT / "report", "report", ignore=shutil.ignore_patterns("sections", "build"))
+    shutil.copytree(examples.ROOT / "report", "report", ignore=shutil.ignore_patterns("sections", "build"))
     Path("report/numbers.tex").touch()
     Path("report/report.tex").write_text(DOCUMENT.replace("}\n", "}\\input{preamble}\n", 1) % body)
     assert typeset.typeset().exists()
@@ -64,7 +64,7 @@ def test_every_letter_that_a_title_may_have_can_be_set():
 @pytest.mark.skipif(not shutil.which("latexmk"), reason="latexmk is not installed")
 def test_today_is_one_day_for_ever(monkeypatch):
     Path("report").mkdir()
-    shutil.copy(faked.ROOT / "report" / ".latexmkrc", "report")
+    shutil.copy(examples.ROOT / "report" / ".latexmkrc", "report")
     Path("report/report.tex").write_text(DOCUMENT % r"\today")
     made = set()
     for day in ("0", "864000000"):
@@ -75,14 +75,14 @@ def test_today_is_one_day_for_ever(monkeypatch):
 
 def lay_out(folder, monkeypatch):
     """Lay out the pipeline with two runs' results, tables and figures, as the stages before the report leave them."""
-    workspace.lay_out(faked.ROOT, folder, None)
+    workspace.lay_out(examples.ROOT, folder, None)
     monkeypatch.chdir(folder)
     title = r"50 % & _more_ \input{x}"
     overlay = {"studies": {"other": {"title": title, "runs": ["vgg38"], "draw": ["training"]}}}
-    Path("params.yaml").write_text(yaml.safe_dump(faked.content(overlay | {"seeds": [0, 1]})))
+    Path("params.yaml").write_text(yaml.safe_dump(examples.content(overlay | {"seeds": [0, 1]})))
     study = config.load()
     for run, seed in study.jobs():
-        faked.result(study, run, seed, train=(1.0 + seed, 0.5), val=(2.0 + seed, 0.4))
+        examples.result(study, run, seed, train=(1.0 + seed, 0.5), val=(2.0 + seed, 0.4))
     tables.write_tables(study)
     macros.write_numbers(study)
     comparison_tables.write_comparison(study)

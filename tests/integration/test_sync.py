@@ -2,9 +2,9 @@ import json
 import re
 from pathlib import Path
 
-import faked
 import pytest
 
+import examples
 from vanishing import files, paths
 from vanishing.engines import sync
 from vanishing.engines.sync import Decision, Stage
@@ -85,8 +85,8 @@ def test_outputs_that_belong_to_no_stage_are_ignored():
 def study(tmp_path, monkeypatch):
     """A study with one finished run, its trajectory included."""
     monkeypatch.chdir(tmp_path)
-    configured = faked.study()
-    faked.result(configured, "vgg08")
+    configured = examples.study()
+    examples.result(configured, "vgg08")
     summary = paths.results("vgg08", 0) / "summary.json"
     content = json.loads(summary.read_text())
     snapshot = paths.snapshot(paths.checkpoints("vgg08", 0), 0)
@@ -104,8 +104,8 @@ def test_a_training_of_todays_configuration_is_certain_and_its_images_are(study)
     assert sync._certain(study) == {"train@vgg08-0"}
     files.write(study.data.path, "images")
     assert sync._certain(study) == {"train@vgg08-0", "data"}
-    assert sync._certain(faked.study({"train": {"epochs": 3}})) == set()
-    another = faked.study({"data": {"seed": 5}, "runs": {"vgg08": {"data": {"seed": 0}}}})
+    assert sync._certain(examples.study({"train": {"epochs": 3}})) == set()
+    another = examples.study({"data": {"seed": 5}, "runs": {"vgg08": {"data": {"seed": 0}}}})
     assert sync._certain(another) == {"train@vgg08-0"}, (
         "its own split says nothing of the one that the file should have"
     )

@@ -10,10 +10,10 @@ import weakref
 from pathlib import Path
 from types import SimpleNamespace
 
-import faked
 import pytest
 import torch
 
+import examples
 from vanishing import cli, config, paths, stages
 from vanishing.config import ParameterError
 from vanishing.engines import remaining, time_limit
@@ -32,7 +32,7 @@ SMALL = {
 def study(tmp_path, monkeypatch):
     """Stand in a folder with three tiny runs and their images."""
     monkeypatch.chdir(tmp_path)
-    content = faked.content(SMALL, RUNS)
+    content = examples.content(SMALL, RUNS)
     (tmp_path / "params.yaml").write_text(config.text(content))
     settings = config.load()
     stages.data(settings)
@@ -107,7 +107,7 @@ def test_the_memory_of_a_training_is_free_when_the_next_begins(study, monkeypatc
 
 
 def test_what_has_results_is_not_missing(study, capsys):
-    faked.result(study, "vgg38")
+    examples.result(study, "vgg38")
     assert remaining.to_train(study) == [("vgg08", 0), ("vgg38_bn", 0)]
     assert remaining.to_train(study, ["core"]) == [("vgg08", 0), ("vgg38_bn", 0)]
     assert cli.main(["train", "vgg38_bn:0", "vgg38", "--missing"]) == 0
@@ -144,7 +144,7 @@ def test_a_mistake_in_what_to_train_is_a_line(study, capsys, arguments, message)
 
 
 def test_a_run_without_a_seed_is_all_of_its_seeds(study):
-    several = config.check(faked.content(SMALL | {"seeds": [2, 5]}, RUNS))
+    several = config.check(examples.content(SMALL | {"seeds": [2, 5]}, RUNS))
     assert several.named("vgg08") == [("vgg08", 2), ("vgg08", 5)]
     assert several.named("vgg08", seed=5) == several.named("vgg08:5") == [("vgg08", 5)]
 
@@ -200,7 +200,7 @@ def test_one_that_fails_does_not_stop_the_others(study, monkeypatch, capsys, err
 
 def test_one_that_fails_leaves_the_settings_of_the_others_as_they_were(study, monkeypatch):
     """Its number of threads would give others other sums."""
-    content = faked.content(SMALL, RUNS)
+    content = examples.content(SMALL, RUNS)
     content["runs"]["vgg38_bn"]["train"] = {"threads": 2}
     Path("params.yaml").write_text(config.text(content))
     begin, original, threads = step.Learner.__init__, step.Learner.step, []

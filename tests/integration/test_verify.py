@@ -10,11 +10,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import faked
 import pytest
 import torch
 import yaml
 
+import examples
 from vanishing import cli, config, files, paths, stages
 from vanishing.engines import graph, workspace
 from vanishing.errors import UserError
@@ -42,11 +42,11 @@ MADE = [DATA, HISTORY, SUMMARY, GRADIENTS, BEST]
 def built(tmp_path_factory):
     """Build a study of two runs in this process, and have DVC record it."""
     folder = tmp_path_factory.mktemp("built") / "study"
-    workspace.lay_out(faked.ROOT, folder, None)
+    workspace.lay_out(examples.ROOT, folder, None)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        Path("params.yaml").write_text(yaml.safe_dump(faked.content(SMALL), sort_keys=False))
-        settings = faked.study(SMALL)
+        Path("params.yaml").write_text(yaml.safe_dump(examples.content(SMALL), sort_keys=False))
+        settings = examples.study(SMALL)
         graph.configure(settings)
         stages.data(settings)
         for run in settings.runs:
@@ -553,7 +553,7 @@ def test_images_in_another_order_are_no_data_set(study, capsys):
 
 def test_an_empty_folder_is_told_what_is_not_there(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    Path("params.yaml").write_text(yaml.safe_dump(faked.content(SMALL)))
+    Path("params.yaml").write_text(yaml.safe_dump(examples.content(SMALL)))
     code, found, told = verify(capsys)
     assert (code, found) == (0, ["nothing is off; 0 files compared, 0 measurements repeated"])
     assert "data/generated.npz: not here, not compared; `vanishing data` makes it" in told

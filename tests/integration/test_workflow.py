@@ -8,15 +8,15 @@ import sys
 import time
 from pathlib import Path
 
-import faked
 import pytest
 import yaml
 
+import examples
 from vanishing import config, paths
 from vanishing.engines import catalogue, graph, workspace
 from vanishing.errors import UserError
 
-PACKAGE = faked.ROOT / "src" / "vanishing"
+PACKAGE = examples.ROOT / "src" / "vanishing"
 
 EXPAND = """
 import json, sys
@@ -59,7 +59,7 @@ def lay_out(folder, overlay, studies=None):
     """Lay out the pipeline with the project's own parameters, and `overlay` over them."""
     over = folder / "overlay.yaml"
     over.write_text(yaml.safe_dump(overlay))
-    workspace.lay_out(faked.ROOT, folder / "project", over, studies)
+    workspace.lay_out(examples.ROOT, folder / "project", over, studies)
     return folder / "project"
 
 
@@ -163,9 +163,9 @@ def test_the_catalogue_says_what_the_rules_and_dvc_say(jobs, stages):
 
 
 def test_every_output_is_ignored_or_committed_and_cleaned(jobs):
-    makefile = (faked.ROOT / "Makefile").read_text().replace("\\\n", " ")
+    makefile = (examples.ROOT / "Makefile").read_text().replace("\\\n", " ")
     cleaned = re.search(r"^clean:.*\n\trm -rf (.*)$", makefile, re.MULTILINE)[1].split()
-    ignored = [line.strip("/") for line in (faked.ROOT / ".gitignore").read_text().splitlines()]
+    ignored = [line.strip("/") for line in (examples.ROOT / ".gitignore").read_text().splitlines()]
     for output in (Path(output) for job in jobs for output in job["outputs"]):
         assert within(f"{output}", ignored) == (output.parts[0] != "results"), output
         assert within(f"{output}", cleaned) == (output.parts[0] == "report"), output
@@ -219,7 +219,7 @@ def source_of(stage):
     )
     texts = [ast.unparse(node) for node in function.body]
     for notebook in (name for name in stage.inputs if name.endswith(".ipynb")):
-        cells = json.loads((faked.ROOT / notebook).read_text())["cells"]
+        cells = json.loads((examples.ROOT / notebook).read_text())["cells"]
         code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
         texts.append(re.sub(r"^%.*$", "", code, flags=re.MULTILINE))  # IPython's own commands
     return "\n".join(texts)
@@ -295,7 +295,7 @@ def test_threads_are_those_of_the_configuration(jobs):
 
 
 def test_one_gpu_job_at_a_time_is_the_default():
-    profile = yaml.safe_load((faked.ROOT / "profiles/default/config.yaml").read_text())
+    profile = yaml.safe_load((examples.ROOT / "profiles/default/config.yaml").read_text())
     assert "gpu=1" in profile["resources"]
 
 
@@ -384,8 +384,8 @@ def test_any_setting_but_from_results_is_refused(tmp_path, monkeypatch, key):
 
 def test_the_report_alone_needs_neither_data_nor_training(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    study = faked.study({"seeds": [0, 1]}, runs=["vgg08", "vgg38", "vgg38_bn"])
-    faked.result(study, "vgg08", 1)
+    study = examples.study({"seeds": [0, 1]}, runs=["vgg08", "vgg38", "vgg38_bn"])
+    examples.result(study, "vgg08", 1)
     chosen = graph.jobs(study, {"from_results": True})
     assert chosen == [("vgg08", 1)]
     assert graph.drawn(study, chosen) == ["core"]
@@ -429,7 +429,7 @@ ALL = {"train/vgg08", "train/vgg38", "tables/core", "compare", "numbers", "check
     ],
 )
 def test_a_change_makes_stale_what_stands_on_it_and_nothing_else(change, stale):
-    before, after = configurations(faked.study()), configurations(faked.study(change))
+    before, after = configurations(examples.study()), configurations(examples.study(change))
     assert {stage for stage in before if before[stage] != after[stage]} == stale
 
 
@@ -441,7 +441,7 @@ def scalars(content):
 
 
 def test_staleness_depends_on_the_parameters_and_on_no_place_time_version_or_revision():
-    study = config.load(faked.ROOT / "params.yaml")
+    study = config.load(examples.ROOT / "params.yaml")
     blocks = {"data", "model", "train"}
     runs = [study.run(run).configuration() for run in study.runs]
     said = scalars([study.model_dump(mode="json"), *runs]) | blocks | {study.data.classes}

@@ -8,7 +8,8 @@ from datetime import UTC, datetime, timedelta
 import nbformat
 import pytest
 from engines import BUILDS, content, run
-from faked import ROOT
+
+from examples import ROOT
 
 ONE, *OTHERS = BUILDS
 DATE = "import datetime; print(datetime.datetime.now(datetime.UTC).date())"

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 from engines import planned, run
-from faked import ROOT
 
+from examples import ROOT
 from vanishing import config
 
 BESIDE = [".gitignore", ".dvc/.gitignore", ".dvc/config", "README.md"]

@@ -8,10 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import faked
 import pytest
 import yaml
 
+import examples
 from vanishing import stages
 from vanishing.engines import workspace
 
@@ -51,7 +51,7 @@ EAGER = (
 
 def unshare(*command: str, folder: Path) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    environment |= {"PYTHONPATH": str(faked.ROOT / "src")}
+    environment |= {"PYTHONPATH": str(examples.ROOT / "src")}
     return subprocess.run(
         ["unshare", "--map-root-user", "--mount", *command],
         cwd=folder,
@@ -69,11 +69,11 @@ def built(tmp_path_factory):
     folder = tmp_path_factory.mktemp("built")
     if not shutil.which("unshare") or unshare("mount", "-t", "tmpfs", "none", str(folder), folder=folder).returncode:
         pytest.skip("this system lets nobody mount a disk in memory")
-    workspace.lay_out(faked.ROOT, folder / "study", None)
+    workspace.lay_out(examples.ROOT, folder / "study", None)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder / "study")
-        Path("params.yaml").write_text(yaml.safe_dump(faked.content(STUDY, ["vgg08"]), sort_keys=False))
-        settings = faked.study(STUDY, ["vgg08"])
+        Path("params.yaml").write_text(yaml.safe_dump(examples.content(STUDY, ["vgg08"]), sort_keys=False))
+        settings = examples.study(STUDY, ["vgg08"])
         stages.data(settings)
         stages.train(settings, [("vgg08", 0)])
         stages.gradients(settings, "vgg08", 0)
@@ -153,7 +153,7 @@ def test_while_the_data_file_is_written(built, tmp_path):
 def drawn(built, tmp_path_factory):
     """The same with figures and PDF, which take a kernel and LaTeX."""
     folder = shutil.copytree(built, tmp_path_factory.mktemp("drawn") / "study")
-    environment = os.environ | {"PYTHONPATH": str(faked.ROOT / "src")}
+    environment = os.environ | {"PYTHONPATH": str(examples.ROOT / "src")}
     for arguments in (["figures", "core"], ["compare"], ["report"]):
         command = [sys.executable, "-m", "vanishing.cli", *arguments]
         subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True, timeout=300)

@@ -3,9 +3,9 @@
 import subprocess
 
 import engines
-import faked
 import yaml
 
+import examples
 from vanishing import config, paths
 from vanishing.engines import workspace
 from vanishing.report.captions import CAPTIONS
@@ -15,14 +15,14 @@ BUILDS = 20
 
 def test_the_notebooks_of_twenty_builds_at_once_do_not_clash(tmp_path, monkeypatch):
     """Kernels, fonts and folders are shared: all are of one checkout, in which no notebook has been run before."""
-    workspace.lay_out(faked.ROOT, tmp_path, None)
+    workspace.lay_out(examples.ROOT, tmp_path, None)
     monkeypatch.chdir(tmp_path)
-    content = faked.content(runs=["vgg08"])
+    content = examples.content(runs=["vgg08"])
     content["studies"] = {
         f"study{at}": {"title": "The same", "runs": ["vgg08"], "draw": ["training"]} for at in range(BUILDS)
     }
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(content))
-    faked.result(config.load(), "vgg08")
+    examples.result(config.load(), "vgg08")
     started = [
         subprocess.Popen(
             ["vanishing", "figures", f"study{at}"],

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import faked
 import yaml
 
+import examples
 from vanishing import config
 from vanishing.engines import graph, workspace
 
@@ -33,11 +33,11 @@ BYTES_OF = ["data", "checkpoints", "results", "report"]
 
 def lay_out(folder, differences, data=None, train=None):
     """Lay out the tiny study, with `differences` laid over its runs, and others over its defaults."""
-    content = config.merge(faked.PROJECT, TINY)
+    content = config.merge(examples.PROJECT, TINY)
     content |= {"runs": config.merge(RUNS, differences), "studies": STUDIES}
     content["data"] |= data or {}
     content["train"] |= train or {}
-    workspace.lay_out(faked.ROOT, folder, None)
+    workspace.lay_out(examples.ROOT, folder, None)
     (folder / "params.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
     jobs = graph.job_list(config.check(content | {"runs": RUNS}))  # which no difference changes
     (folder / "workflow" / "jobs.json").write_text(jobs)

@@ -5,7 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import faked
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,6 +12,7 @@ import torch
 import yaml
 from torch import nn
 
+import examples
 import vanishing
 from vanishing import config, paths
 from vanishing.analysis import gradient_flow as flow
@@ -43,7 +43,7 @@ def test_every_public_function_says_what_it_returns_and_raises():
 
 
 def test_parameters_are_read_with_an_overlay():
-    Path("params.yaml").write_text(yaml.safe_dump(faked.content()))
+    Path("params.yaml").write_text(yaml.safe_dump(examples.content()))
     Path("more.yaml").write_text("train: {epochs: 7}")
     assert vanishing.load_parameters().run("vgg38").train.epochs == 2
     assert vanishing.load_parameters(overlay="more.yaml").run("vgg38").train.epochs == 7
@@ -53,7 +53,7 @@ def test_parameters_are_read_with_an_overlay():
 
 
 def test_images_have_the_split_of_the_run():
-    settings = faked.study({"runs": {"vgg38": {"data": {"seed": 1}}}})
+    settings = examples.study({"runs": {"vgg38": {"data": {"seed": 1}}}})
     files_of_images.prepare(settings.data, settings.data.path, report=lambda _: None)
     first, other = (vanishing.load_images(settings, run) for run in ("vgg08", "vgg38"))
     assert first.train.images.shape == other.train.images.shape == (150, 3, 32, 32)
@@ -116,10 +116,10 @@ def test_gradient_flow_normalises_bytes_and_takes_floats_as_they_are(tiny, datas
 
 
 def test_results_have_a_row_for_each_run_and_seed_in_the_order_of_the_study():
-    settings = faked.study({"seeds": [0, 1]})
-    faked.result(settings, "vgg38", 1, train=(float("nan"), 0.1))
-    faked.result(settings, "vgg38", 0, train=(1.5, 0.5), val=(1.6, 0.4), test=(1.7, 0.3), epochs=2)
-    faked.result(settings, "vgg08", 1)
+    settings = examples.study({"seeds": [0, 1]})
+    examples.result(settings, "vgg38", 1, train=(float("nan"), 0.1))
+    examples.result(settings, "vgg38", 0, train=(1.5, 0.5), val=(1.6, 0.4), test=(1.7, 0.3), epochs=2)
+    examples.result(settings, "vgg08", 1)
     table = vanishing.load_results(settings, "core")
     assert table[["run", "seed", "status"]].values.tolist() == [
         ["vgg08", 1, "completed"], ["vgg38", 0, "completed"], ["vgg38", 1, "diverged"],
@@ -131,6 +131,6 @@ def test_results_have_a_row_for_each_run_and_seed_in_the_order_of_the_study():
 
 def test_a_study_without_results_and_one_that_is_not_configured_are_told():
     with pytest.raises(UserError, match=r"^study 'core' has no results yet; `snakemake core` makes them$"):
-        vanishing.load_results(faked.study(), "core")
+        vanishing.load_results(examples.study(), "core")
     with pytest.raises(config.ParameterError, match=r"^study 'cor' is not configured; allowed: core$"):
-        vanishing.load_results(faked.study(), "cor")
+        vanishing.load_results(examples.study(), "cor")

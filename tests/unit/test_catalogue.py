@@ -3,9 +3,9 @@
 import json
 from pathlib import Path
 
-import faked
 import pytest
 
+import examples
 from vanishing import config
 from vanishing.config import ParameterError
 from vanishing.engines import catalogue, graph
@@ -70,7 +70,7 @@ def test_what_a_stage_reads_comes_before_it():
 
 
 def test_a_slice_of_the_configuration_is_that_of_its_run_or_study():
-    settings = faked.study()
+    settings = examples.study()
     stage = catalogue.stage("train")
     assert stage.configuration_path("vgg08") == Path("configuration/train/vgg08.json")
     assert json.loads(stage.configuration_text(settings, "vgg08")) == settings.run("vgg08").configuration()
@@ -82,7 +82,7 @@ def test_a_slice_of_the_configuration_is_that_of_its_run_or_study():
 
 @pytest.mark.parametrize("name", ["all", "configure", "train", "report"])
 def test_a_study_cannot_be_called_after_a_target_of_snakemake(tmp_path, name):
-    content = faked.content()
+    content = examples.content()
     content["studies"] = {name: content["studies"]["core"]}
     path = tmp_path / "params.yaml"
     path.write_text(config.text(content))

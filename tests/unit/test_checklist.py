@@ -5,14 +5,14 @@ import re
 import shutil
 from pathlib import Path
 
-import faked
 import pytest
 import torch
 
+import examples
 from vanishing import cli, paths
 from vanishing.report import macros
 
-SECTIONS = faked.ROOT / "report" / "sections"
+SECTIONS = examples.ROOT / "report" / "sections"
 TEXT = " ".join(re.sub(r"(?<!\\)%.*", "", (SECTIONS / "checklist.tex").read_text()).split())
 
 
@@ -21,13 +21,13 @@ def folder(tmp_path, monkeypatch):
     """A folder with the results of a small study of two seeds: three of four trainings, one of which diverged."""
     monkeypatch.chdir(tmp_path)
     for seed in (0, 1):
-        faked.result(study(), "vgg08", seed)
+        examples.result(study(), "vgg08", seed)
         set_hardware(seed, "AVX512")
-    faked.result(study(), "vgg38", 0, train=(float("nan"), 0.1))
+    examples.result(study(), "vgg38", 0, train=(float("nan"), 0.1))
 
 
 def study():
-    return faked.study({"seeds": [0, 1]})
+    return examples.study({"seeds": [0, 1]})
 
 
 def set_hardware(seed, kind):
@@ -93,7 +93,7 @@ def test_the_commands_that_the_checklist_names_are_there(capsys):
         cli.main(["--help"])
     help_text = capsys.readouterr().out
     assert all(re.search(rf"^ +{name}\s", help_text, re.MULTILINE) for name in named)
-    makefile = (faked.ROOT / "Makefile").read_text()
+    makefile = (examples.ROOT / "Makefile").read_text()
     targets = re.findall(r"\\texttt\{make (\w+)\}", TEXT)
     assert targets
     assert all(f"\n{target}:" in makefile for target in targets)

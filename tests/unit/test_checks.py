@@ -6,11 +6,11 @@ import re
 import shutil
 from pathlib import Path
 
-import faked
 import pandas as pd
 import pytest
 import yaml
 
+import examples
 from vanishing import cli, config, paths
 from vanishing.results import checks, store
 from vanishing.verify import run as verification
@@ -25,16 +25,16 @@ HISTORY, SUMMARY, GRADIENTS = paths.result_files("vgg08", 0)
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """Three runs with two seeds: one learns, the deep plain one does not, one seed of the last diverged."""
-    content = faked.content({"seeds": [0, 1]}, RUNS)
+    content = examples.content({"seeds": [0, 1]}, RUNS)
     settings = config.check(content)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("made"))
         Path("params.yaml").write_text(yaml.safe_dump(content))
         for seed in (0, 1):
-            faked.result(settings, "vgg08", seed)
-            faked.result(settings, "vgg38", seed, (GUESS, 0.1), (GUESS, 0.1), (GUESS, 0.1), layers=38)
-            faked.result(settings, "vgg38_bn", seed)
-        faked.result(settings, "vgg38_bn", 1, (math.nan, 0.02), (math.nan, 0.1), epochs=1, snapshots=(0,))
+            examples.result(settings, "vgg08", seed)
+            examples.result(settings, "vgg38", seed, (GUESS, 0.1), (GUESS, 0.1), (GUESS, 0.1), layers=38)
+            examples.result(settings, "vgg38_bn", seed)
+        examples.result(settings, "vgg38_bn", 1, (math.nan, 0.02), (math.nan, 0.1), epochs=1, snapshots=(0,))
         return settings, Path.cwd()
 
 
@@ -80,7 +80,7 @@ def history(run="vgg08", seed=0, **columns):
     for column, value in columns.items():
         table.loc[len(table) - 1, column] = value
     table.to_csv(path, index=False, na_rep="nan")
-    faked.sign(run, seed)
+    examples.sign(run, seed)
 
 
 def test_good_results_have_a_row_for_each_check_and_what_it_is_about(study, capsys):
@@ -109,7 +109,7 @@ def test_the_same_results_give_the_same_bytes(study):
 
 
 def test_a_training_that_stopped_early_has_the_epochs_and_snapshots_of_its_summary(study, capsys):
-    faked.result(study, "vgg08", 0, epochs=1, snapshots=(0, 1), status="stopped early")
+    examples.result(study, "vgg08", 0, epochs=1, snapshots=(0, 1), status="stopped early")
     assert check(capsys) == []
     edit(SUMMARY, status="completed")
     assert [line.partition(" of vgg08")[0] for line in check(capsys)[:-1]] == ["epochs", "gradients"]
@@ -125,8 +125,8 @@ def test_a_missing_result_is_named_and_counted(lost, capsys):
 
 
 def test_results_of_another_configuration_do_not_count(study, capsys):
-    other = config.check(faked.content({"seeds": [0, 1], "train": {"epochs": 3}}, RUNS))
-    faked.result(other, "vgg08", 0, epochs=3, snapshots=(0, 1, 3))
+    other = config.check(examples.content({"seeds": [0, 1], "train": {"epochs": 3}}, RUNS))
+    examples.result(other, "vgg08", 0, epochs=3, snapshots=(0, 1, 3))
     told = check(capsys)
     assert "found another configuration in results/runs/vgg08/seed0, " in told[0]
     assert told[1] == "rows of core: found 3 runs, 5 trainings, expected 3 runs, 6 trainings"
@@ -186,23 +186,23 @@ def test_a_test_accuracy_of_no_whole_number_of_images_is_named(capsys):
 
 def test_a_short_last_minibatch_weighs_its_images_more():
     """The mean over minibatches of 40, 40, 40 and 30 is then of no whole number of images."""
-    whole = config.check(faked.content({"train": {"batch_size": 40}}, RUNS))
-    faked.result(whole, "vgg08", 0, train=(1.5, (0.5 + 0.5 + 0.5 + 1 / 30) / 4))
+    whole = config.check(examples.content({"train": {"batch_size": 40}}, RUNS))
+    examples.result(whole, "vgg08", 0, train=(1.5, (0.5 + 0.5 + 0.5 + 1 / 30) / 4))
     answer = checks.accuracies(store.read("vgg08", 0), whole.run("vgg08"))
     assert answer[2]
-    found = checks.accuracies(store.read("vgg08", 0), faked.study().run("vgg08"))
+    found = checks.accuracies(store.read("vgg08", 0), examples.study().run("vgg08"))
     assert not found[2]
 
 
 def test_an_epoch_that_is_missing_is_found(capsys):
     HISTORY.write_text("".join(HISTORY.read_text().splitlines(keepends=True)[:2]))
     edit(SUMMARY, epochs=1)
-    faked.sign("vgg08")
+    examples.sign("vgg08")
     assert only(capsys) == "epochs of vgg08 seed 0: found 1 to 1, expected 1 to 2"
 
 
 def test_a_training_longer_than_configured_is_found(study, capsys):
-    faked.result(study, "vgg08", 0, epochs=3, status="stopped early")
+    examples.result(study, "vgg08", 0, epochs=3, status="stopped early")
     assert only(capsys) == "epochs of vgg08 seed 0: found 1 to 3, expected 1 to 2"
 
 
@@ -244,8 +244,8 @@ def test_a_deep_plain_network_that_learns_is_found(capsys):
     ],
 )
 def test_plain_is_what_has_no_cure_at_all(model, layers, plain):
-    study = faked.study({"model": model})
-    faked.result(study, "vgg38", layers=layers)
+    study = examples.study({"model": model})
+    examples.result(study, "vgg38", layers=layers)
     raw, run = store.read("vgg38", 0), study.run("vgg38")
     assert (checks.chance(raw, run) is not None) == plain
     assert (checks.learning(raw, run) is None) == plain
@@ -253,9 +253,9 @@ def test_plain_is_what_has_no_cure_at_all(model, layers, plain):
 
 def test_a_training_below_chance_is_found():
     """Of 100 classes and 47,500 images, 475 minibatches of 100: 0.01 - 6 sqrt(0.01 0.99 / 47500) = 0.00726."""
-    real = config.load(faked.ROOT / "params.yaml")
+    real = config.load(examples.ROOT / "params.yaml")
     for accuracy, sound in ((0.0073, True), (0.0072, False)):
-        faked.result(real, "vgg08", train=(4.6, accuracy))
+        examples.result(real, "vgg08", train=(4.6, accuracy))
         answer = checks.learning(store.read("vgg08", 0), real.run("vgg08"))
         assert answer == ("training accuracy of at least 0.007261", f"{accuracy}", sound)
 
@@ -263,8 +263,8 @@ def test_a_training_below_chance_is_found():
 def test_a_short_minibatch_makes_the_training_accuracy_less_sure():
     """Four minibatches of which one has 8 images, as in the tiny catalogue: 0.072 and 0.065 were measured there."""
     overlay = {"data": {"validation_per_class": 10, "generated": {"train_per_class": 90}}, "train": {"batch_size": 264}}
-    study = faked.study(overlay)
-    faked.result(study, "vgg08", train=(2.3, 0.0653))
+    study = examples.study(overlay)
+    examples.result(study, "vgg08", train=(2.3, 0.0653))
     expected, _, sound = checks.learning(store.read("vgg08", 0), study.run("vgg08"))
     # 0.1 - 6 sqrt(0.09 (3 / 264 + 1 / 8) / 16) < 0
     assert (expected, sound) == ("training accuracy of at least 0", True)
@@ -275,9 +275,9 @@ def test_three_classes_and_twelve_validation_images_are_enough():
         "data": {"generated": {"classes": 3, "train_per_class": 14, "test_per_class": 5}, "validation_per_class": 4},
         "train": {"batch_size": 8},
     }
-    study = faked.study(overlay)
-    faked.result(study, "vgg08", train=(1.1, 0.28), val=(1.1, 1 / 3), test=(1.1, 7 / 15))
-    faked.result(study, "vgg38", train=(1.1, 0.28), val=(1.1, 5 / 12), test=(1.1, 2 / 15), layers=38)
+    study = examples.study(overlay)
+    examples.result(study, "vgg08", train=(1.1, 0.28), val=(1.1, 1 / 3), test=(1.1, 7 / 15))
+    examples.result(study, "vgg38", train=(1.1, 0.28), val=(1.1, 5 / 12), test=(1.1, 2 / 15), layers=38)
     checks.make(study)
     assert paths.CHECKS.exists()
 

@@ -6,10 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import faked
 import pytest
 import yaml
 
+import examples
 from vanishing import cli, config, files, paths, stages
 from vanishing.engines import catalogue
 from vanishing.errors import UserError
@@ -26,7 +26,7 @@ ROOM = "; make room, and the same command goes on"
 def folder(tmp_path, monkeypatch):
     """A folder with the parameters of a small study."""
     monkeypatch.chdir(tmp_path)
-    Path("params.yaml").write_text(yaml.safe_dump(faked.content()))
+    Path("params.yaml").write_text(yaml.safe_dump(examples.content()))
     return tmp_path
 
 
@@ -158,7 +158,7 @@ def test_a_full_disk_leaves_the_file_before_and_no_other(monkeypatch, capsys):
     def full(_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    faked.result(faked.study(), "vgg08")
+    examples.result(examples.study(), "vgg08")
     assert cli.main(["tables"]) == 0
     before = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
     monkeypatch.setattr(os, "fsync", full)
@@ -169,9 +169,9 @@ def test_a_full_disk_leaves_the_file_before_and_no_other(monkeypatch, capsys):
 
 def test_models_prints_the_counts_of_the_design(capsys):
     runs = ["vgg08", "vgg38", "vgg38_rc", "vgg38_bn", "vgg38_bn_rc"]
-    content = faked.PROJECT | {
+    content = examples.PROJECT | {
         "studies": {"core": {"title": "Depth", "runs": runs}},
-        "runs": {run: faked.PROJECT["runs"][run] for run in runs},
+        "runs": {run: examples.PROJECT["runs"][run] for run in runs},
     }
     Path("params.yaml").write_text(config.text(content))
     assert cli.main(["models"]) == 0
@@ -187,6 +187,6 @@ def test_models_prints_the_counts_of_the_design(capsys):
 def test_show_prints_the_tables_or_says_that_there_are_none(capsys):
     assert cli.main(["show"]) == 0
     assert capsys.readouterr().err == "no results yet\n"
-    faked.result(faked.study(), "vgg08")
+    examples.result(examples.study(), "vgg08")
     cli.main(["show"])
     assert capsys.readouterr().out.startswith("Depth\n  run  layers")

@@ -2,9 +2,9 @@
 
 import math
 
-import faked
 import pytest
 
+import examples
 from vanishing import config
 from vanishing.report import tables
 from vanishing.results import aggregate, differences, statistics
@@ -18,11 +18,11 @@ def folder(tmp_path, monkeypatch):
 def found(first, second):
     """Return the difference in validation accuracy of two runs, given by seed; None for a seed that diverged."""
     seeds = sorted({*first, *second})
-    study = faked.study({"seeds": seeds})
+    study = examples.study({"seeds": seeds})
     for run, accuracies in (("vgg38", first), ("vgg08", second)):
         for seed, accuracy in accuracies.items():
             train = (1.0, 0.5) if accuracy is not None else (math.nan, 0.1)
-            faked.result(study, run, seed, train=train, val=(1.0, accuracy or 0.1))
+            examples.result(study, run, seed, train=train, val=(1.0, accuracy or 0.1))
     rows = aggregate.collect(study)["core"]
     return next(differences.paired_differences(study.studies["core"], rows))
 

@@ -4,20 +4,20 @@ import re
 import shlex
 import tomllib
 
-import faked
 import pytest
 import yaml
 
+import examples
 from vanishing import cli, config
 
 DOCUMENTS = [
-    *(faked.ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")),
-    *sorted((faked.ROOT / "docs").glob("*.md")),
+    *(examples.ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")),
+    *sorted((examples.ROOT / "docs").glob("*.md")),
 ]
-PROJECT = tomllib.loads((faked.ROOT / "pyproject.toml").read_text())["project"]
-MAKEFILE = (faked.ROOT / "Makefile").read_text()
+PROJECT = tomllib.loads((examples.ROOT / "pyproject.toml").read_text())["project"]
+MAKEFILE = (examples.ROOT / "Makefile").read_text()
 WORDS_OF_README = 1200
-BASES = faked.ROOT, faked.ROOT / "src" / "vanishing"
+BASES = examples.ROOT, examples.ROOT / "src" / "vanishing"
 """Where the names of files begin; SECURITY.md has them within the package."""
 MADE = {"report/report.pdf"}
 """Files that documents name and git ignores."""
@@ -35,7 +35,7 @@ def code(path):
 
 
 def test_the_readme_is_short_and_begins_with_figure_and_commands():
-    text = (faked.ROOT / "README.md").read_text()
+    text = (examples.ROOT / "README.md").read_text()
     assert len(text.split()) < WORDS_OF_README
     first = text.splitlines()[:20]
     assert any(line.startswith("![") for line in first)
@@ -76,7 +76,7 @@ def test_every_command_of_vanishing_can_be_parsed(path, capsys):
 
 @every
 def test_every_target_of_snakemake_exists(path):
-    targets = {"report", "STUDY", "saturation", *config.load(faked.ROOT / "params.yaml").studies}
+    targets = {"report", "STUDY", "saturation", *config.load(examples.ROOT / "params.yaml").studies}
     for span in code(path):
         if target := re.match(r"snakemake --cores \d+ (\w+)", span):
             assert target[1] in targets, span
@@ -85,11 +85,11 @@ def test_every_target_of_snakemake_exists(path):
 def test_every_test_that_the_makefile_runs_exists():
     named = re.findall(r"(?:tests|benchmarks)/[\w/]+\.py", MAKEFILE)
     assert len(named) > 5
-    assert [name for name in named if not (faked.ROOT / name).exists()] == []
+    assert [name for name in named if not (examples.ROOT / name).exists()] == []
 
 
 def test_the_citation_is_of_this_version_and_license():
-    citation = yaml.safe_load((faked.ROOT / "CITATION.cff").read_text())
+    citation = yaml.safe_load((examples.ROOT / "CITATION.cff").read_text())
     assert citation["cff-version"] == "1.2.0"
     assert citation["version"] == PROJECT["version"]
     assert citation["license"] == PROJECT["license"] == "MIT"
@@ -98,31 +98,31 @@ def test_the_citation_is_of_this_version_and_license():
 
 
 def test_the_license_is_the_one_named_and_of_the_authors():
-    text = (faked.ROOT / "LICENSE").read_text()
+    text = (examples.ROOT / "LICENSE").read_text()
     assert PROJECT["license-files"] == ["LICENSE"]
     assert text.startswith("MIT License\n\nCopyright (c) 2026 The vanishing authors\n")
     assert text.endswith("SOFTWARE.\n")
 
 
 def test_the_changelog_has_this_version_below_what_is_unreleased():
-    versions = re.findall(r"^## \[(.+?)\]", (faked.ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    versions = re.findall(r"^## \[(.+?)\]", (examples.ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert versions[:2] == ["Unreleased", PROJECT["version"]]
 
 
 def test_ci_runs_what_the_repository_says_it_does():
-    workflow = yaml.safe_load((faked.ROOT / ".github/workflows/ci.yml").read_text())
+    workflow = yaml.safe_load((examples.ROOT / ".github/workflows/ci.yml").read_text())
     job = workflow["jobs"]["test"]
     assert job["strategy"]["matrix"]["python"] == ["3.11", "3.13"]
     assert PROJECT["requires-python"] == ">=3.11,<3.14"
     commands = [step["run"] for step in job["steps"] if "run" in step]
     assert commands[-1] == ".ci/run"
-    latex = re.search(r'^latex="(.+)"$', (faked.ROOT / "workflow/setup.sh").read_text(), re.MULTILINE)[1]
+    latex = re.search(r'^latex="(.+)"$', (examples.ROOT / "workflow/setup.sh").read_text(), re.MULTILINE)[1]
     assert commands[0].endswith(latex)
-    assert f"--no-install-recommends {latex}\n" in (faked.ROOT / "README.md").read_text()
+    assert f"--no-install-recommends {latex}\n" in (examples.ROOT / "README.md").read_text()
 
 
 def test_the_hooks_before_a_commit_call_the_locked_tools():
-    content = yaml.safe_load((faked.ROOT / ".pre-commit-config.yaml").read_text())
+    content = yaml.safe_load((examples.ROOT / ".pre-commit-config.yaml").read_text())
     assert [repository["repo"] for repository in content["repos"]] == ["local"]
     development = {re.match(r"[\w-]+", name)[0] for name in PROJECT["optional-dependencies"]["dev"]}
     hooks = content["repos"][0]["hooks"]

@@ -3,7 +3,6 @@
 import math
 from pathlib import Path
 
-import faked
 import numpy as np
 import oracle
 import pandas as pd
@@ -11,11 +10,12 @@ import pytest
 import torch
 from torch.nn import functional
 
+import examples
 from vanishing import config, paths
 from vanishing.report import comparison_tables, macros
 from vanishing.results import aggregate, checks, initialisation
 
-REAL = config.load(faked.ROOT / "params.yaml")
+REAL = config.load(examples.ROOT / "params.yaml")
 TABLE = paths.COMPARISON / "initialisation.csv"
 
 
@@ -99,7 +99,7 @@ def test_the_ratio_of_the_shallow_network_lies_in_a_bracket_as_wide_as_its_posit
 
 def started():
     """Return a study of CIFAR-100 whose shallow network has a training of one epoch too; no others are configured."""
-    content = config.read(faked.ROOT / "params.yaml")
+    content = config.read(examples.ROOT / "params.yaml")
     content["runs"] = {run: content["runs"][run] for run in ("vgg08", "vgg38")}
     content["runs"]["vgg08_start"] = content["runs"]["vgg08"] | {"train": {"epochs": 1}}
     content["studies"] = {"core": {"title": "Depth", "runs": ["vgg08_start", "vgg08", "vgg38"]}}
@@ -109,7 +109,7 @@ def started():
 def results(run, first, seed=0, layers=8):
     """Write results whose G_1 is `first` and whose G_L is 1, on plain images at epoch 0; all others are 7."""
     values = {(0, 1): first, (0, layers): 1.0}
-    faked.result(REAL, run, seed, layers=layers, gradient=lambda epoch, layer: values.get((epoch, layer), 7.0))
+    examples.result(REAL, run, seed, layers=layers, gradient=lambda epoch, layer: values.get((epoch, layer), 7.0))
 
 
 def found():
@@ -163,7 +163,7 @@ def test_means_over_seeds_are_geometric_and_a_short_training_serves():
 def test_a_training_of_one_epoch_comes_first():
     settings = started()
     for ending, ratio in (("", 0.08), ("_start", 0.02)):
-        faked.result(
+        examples.result(
             settings, f"vgg08{ending}", layers=8, gradient=lambda _, layer, ratio=ratio: {1: ratio}.get(layer, 1)
         )
     (row,) = initialisation.factors(settings, read(settings))
@@ -177,12 +177,12 @@ def test_a_training_of_one_epoch_comes_first():
 def test_what_is_missing_waits_for_the_shortest_training_that_gives_it():
     settings = started()
     assert dict(initialisation.awaited(settings, read(settings))) == {"vgg38": ["vgg08_start", "vgg38"]}
-    faked.result(settings, "vgg08", layers=8)
+    examples.result(settings, "vgg08", layers=8)
     assert dict(initialisation.awaited(settings, read(settings))) == {"vgg38": ["vgg38"]}
     macros.write_numbers(settings)
     text = (paths.REPORT / "numbers.tex").read_text()
     assert r"\defineresult{initialisation/awaited}{1}{\texttt{vgg38} for \texttt{vgg38}}" in text
-    faked.result(settings, "vgg38", layers=38)
+    examples.result(settings, "vgg38", layers=38)
     assert not dict(initialisation.awaited(settings, read(settings)))
 
 
@@ -193,9 +193,9 @@ def test_a_gradient_of_exactly_zero_is_no_ratio():
 
 
 def test_other_images_are_measured_and_not_judged():
-    study = faked.study()
+    study = examples.study()
     for run in ("vgg08", "vgg38"):
-        faked.result(study, run)
+        examples.result(study, run)
     comparison_tables.write_comparison(study)
     assert set(pd.read_csv(TABLE).verdict) == {"other data"}
     assert not list(checks._initialisation(study))

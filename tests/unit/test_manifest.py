@@ -4,11 +4,11 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import faked
 import pytest
 import torch
 import yaml
 
+import examples
 from vanishing import cli, files, paths
 from vanishing.training import devices
 from vanishing.verify import manifest
@@ -18,16 +18,16 @@ from vanishing.verify import manifest
 def folder(tmp_path, monkeypatch):
     """A folder with the parameters and the results of a small study of two seeds."""
     monkeypatch.chdir(tmp_path)
-    Path("params.yaml").write_text(yaml.safe_dump(faked.content({"seeds": [0, 1]})))
+    Path("params.yaml").write_text(yaml.safe_dump(examples.content({"seeds": [0, 1]})))
     for seed in (0, 1):
-        faked.result(study(), "vgg08", seed)
+        examples.result(study(), "vgg08", seed)
         set_environment(seed, "AVX2")
-    faked.result(study(), "vgg38", 0, train=(float("nan"), 0.1))
+    examples.result(study(), "vgg38", 0, train=(float("nan"), 0.1))
     return tmp_path
 
 
 def study():
-    return faked.study({"seeds": [0, 1]})
+    return examples.study({"seeds": [0, 1]})
 
 
 def set_environment(seed, kind):

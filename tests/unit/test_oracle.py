@@ -6,15 +6,15 @@ import math
 import re
 from pathlib import Path
 
-import faked
 import oracle
 import pytest
 
+import examples
 from vanishing import config, paths
 from vanishing.report import comparison_tables, tables
 from vanishing.results import columns
 
-REAL = config.load(faked.ROOT / "params.yaml")
+REAL = config.load(examples.ROOT / "params.yaml")
 CORE, DIFFERENCES = (oracle.path_of("core", kind) for kind in ("", "differences"))
 EVERY, SCHEDULES = (paths.COMPARISON / f"{name}.csv" for name in ("published", "schedules"))
 
@@ -36,11 +36,11 @@ def made(tmp_path_factory):
             diverged = run == "vgg38_bn_lr2_it" or (run == "vgg38_rc_it" and seed == 1)
             train = (math.nan, 0.1) if diverged else (1.5 + 0.01 * at, 0.5 + 0.01 * seed)
             val, test = (1.6 + at / 7, 0.46 + at / 300 + seed**2 / 900), (1.7 + at / 11, 0.3 + (3 * at) ** 0.5 / 70)
-            faked.result(study, run, seed, train, val, test, epochs=4 + seed, layers=2)
+            examples.result(study, run, seed, train, val, test, epochs=4 + seed, layers=2)
             if not diverged:
                 risen = [4.6, 4.6, 4.8 + at / 70, *[4.5] * seed, train[0]]
                 wandering = [0.1, *(val[1] + 0.01 * epoch * at / 3 for epoch in reversed(range(3 + seed)))]
-                faked.rewrite(run, seed, train_loss=risen if at % 4 else [4.6] * len(risen), val_accuracy=wandering)
+                examples.rewrite(run, seed, train_loss=risen if at % 4 else [4.6] * len(risen), val_accuracy=wandering)
         tables.write_tables(study)
         comparison_tables.write_comparison(study)
         return study, Path.cwd()
@@ -72,11 +72,11 @@ def test_three_seeds_of_the_real_study_agree(core):
 
 def test_one_seed_and_averaged_epochs_agree():
     for run in REAL.studies["learning_rate"].runs:
-        faked.result(REAL, run, 0, epochs=7, layers=2)
+        examples.result(REAL, run, 0, epochs=7, layers=2)
         path = paths.results(run, 0) / "history.csv"
         lines = [f"{epoch},0.001,{1 / epoch},{epoch / 9},{2 / epoch},{epoch / 13}" for epoch in range(1, 8)]
         path.write_text("\n".join([path.read_text().splitlines()[0], *lines, ""]))
-        faked.sign(run)
+        examples.sign(run)
     tables.write_tables(REAL, ["learning_rate"])
     assert oracle.compare(REAL, "learning_rate") == []
     row = oracle.table(oracle.path_of("learning_rate"))[0]
@@ -85,11 +85,11 @@ def test_one_seed_and_averaged_epochs_agree():
 
 
 def test_what_stopped_early_other_settings_and_missing_runs_agree():
-    study = faked.study({"seeds": [0, 1], "train": {"epochs": 9}}, runs=["vgg08", "vgg38", "vgg38_bn"])
+    study = examples.study({"seeds": [0, 1], "train": {"epochs": 9}}, runs=["vgg08", "vgg38", "vgg38_bn"])
     for seed in (0, 1):
-        faked.result(study, "vgg08", seed, epochs=3 + seed, status="stopped early", test=(1.7, 0.3 + seed / 10))
-    faked.result(study, "vgg38_bn", 1, val=(1.2, 1 / 3))
-    faked.result(faked.study(), "vgg38", 0)  # of another configuration
+        examples.result(study, "vgg08", seed, epochs=3 + seed, status="stopped early", test=(1.7, 0.3 + seed / 10))
+    examples.result(study, "vgg38_bn", 1, val=(1.2, 1 / 3))
+    examples.result(examples.study(), "vgg38", 0)  # of another configuration
     tables.write_tables(study)
     assert oracle.compare(study, "core") == []
     comparison_tables.write_comparison(study)
@@ -99,10 +99,10 @@ def test_what_stopped_early_other_settings_and_missing_runs_agree():
 
 
 def test_two_seeds_have_the_interval_worked_out_by_hand():
-    study = faked.study({"seeds": [0, 1]})
+    study = examples.study({"seeds": [0, 1]})
     for seed, accuracy in ((0, 0.4), (1, 0.5)):
-        faked.result(study, "vgg08", seed, val=(1.6, 0.2))
-        faked.result(study, "vgg38", seed, val=(1.6, accuracy))
+        examples.result(study, "vgg08", seed, val=(1.6, 0.2))
+        examples.result(study, "vgg38", seed, val=(1.6, accuracy))
     tables.write_tables(study)
     assert oracle.compare(study, "core") == []
     text = DIFFERENCES.read_text()
@@ -128,7 +128,7 @@ def attributed(**accuracies):
     """Fake BN under some schedules, two seeds of a training accuracy each; return how r1's 55.17 is judged."""
     for run, pair in accuracies.items():
         for seed, accuracy in enumerate(pair):
-            faked.result(REAL, run, seed, train=(1.59, accuracy), val=(1.95, 0.4704))
+            examples.result(REAL, run, seed, train=(1.59, accuracy), val=(1.95, 0.4704))
     comparison_tables.write_comparison(REAL)
     assert oracle.compare_published(REAL) == []
     return next(row for row in oracle.table(SCHEDULES) if (row["report"], row["run"]) == ("r1", "vgg38_bn"))
@@ -162,10 +162,10 @@ def test_a_row_is_left_with_what_it_does_not_reject(epoch, iteration, constant, 
 
 
 def test_other_settings_name_no_schedule():
-    content = config.read(faked.ROOT / "params.yaml")
+    content = config.read(examples.ROOT / "params.yaml")
     study = config.check(config.merge(content, {"train": {"epochs": 7}}))
     for run in ("vgg38_bn", "vgg38_bn_it"):
-        faked.result(study, run, 0)
+        examples.result(study, run, 0)
     comparison_tables.write_comparison(study)
     assert oracle.compare_published(study) == []
     assert {row["verdict"] for row in oracle.table(SCHEDULES)} == {"other settings"}
@@ -223,7 +223,7 @@ def test_a_changed_result_is_found_in_every_table_that_it_is_in(core):
 
 
 def test_the_committed_tables_are_what_the_committed_results_give(monkeypatch):
-    monkeypatch.chdir(faked.ROOT)
+    monkeypatch.chdir(examples.ROOT)
     assert oracle.compare_published(REAL) == []
     for key in REAL.studies:
         if oracle.path_of(key).exists():

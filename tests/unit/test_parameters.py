@@ -1,10 +1,10 @@
 from pathlib import Path
 
-import faked
 import pytest
 import yaml
 from bad_files import BAD_FILES, REFUSED
 
+import examples
 from vanishing import cli, config
 from vanishing.config import ParameterError
 
@@ -535,7 +535,7 @@ def test_training_images_of_a_class_are_those_that_validation_leaves(study, tiny
 
 def of_studies(studies, **overlay):
     """Return the parameters of runs that differ in nothing, in these studies."""
-    content = faked.content(overlay, runs=["vgg08", "a", "b", "c", "d"])
+    content = examples.content(overlay, runs=["vgg08", "a", "b", "c", "d"])
     titled = {key: {"title": key} | study for key, study in studies.items()}
     return config.check(content | {"studies": titled})
 

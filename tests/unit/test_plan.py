@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-import faked
 import pytest
 import yaml
 
+import examples
 from vanishing import cli, config, files, paths, stages
 from vanishing.config import ParameterError
 from vanishing.console import duration
@@ -20,7 +20,7 @@ def project(tmp_path, monkeypatch):
 
 
 def study(overlay=None):
-    return faked.study({"seeds": [0, 1], **(overlay or {})})
+    return examples.study({"seeds": [0, 1], **(overlay or {})})
 
 
 def never(run):
@@ -59,8 +59,8 @@ def test_the_disk_is_that_of_the_files(tmp_path):
 
 def test_what_is_there_already_is_not_to_be_trained():
     settings = study()
-    faked.result(settings, "vgg08", seed=1)
-    faked.result(settings, "vgg38", seed=0)
+    examples.result(settings, "vgg08", seed=1)
+    examples.result(settings, "vgg38", seed=0)
     (paths.results("vgg38", 0) / "gradients.csv").unlink()
     files.write(paths.snapshot(paths.checkpoints("vgg38", 0), 0), "weights")
     shallow, deep = remaining.entries(settings)
@@ -70,13 +70,13 @@ def test_what_is_there_already_is_not_to_be_trained():
 
 def test_without_its_trajectory_an_unmeasured_training_runs_again():
     settings = study()
-    faked.result(settings, "vgg38", seed=0)
+    examples.result(settings, "vgg38", seed=0)
     (paths.results("vgg38", 0) / "gradients.csv").unlink()
     assert remaining.entries(settings)[1].to_train == [0, 1]
 
 
 def test_a_changed_run_is_to_be_trained_again():
-    faked.result(study(), "vgg08", seed=0)
+    examples.result(study(), "vgg08", seed=0)
     changed = study({"runs": {"vgg08": {"train": {"learning_rate": 0.002}}}})
     assert remaining.entries(study())[0].to_train == [1]
     assert remaining.entries(changed)[0].to_train == [0, 1]
@@ -117,7 +117,7 @@ def test_a_clamped_fit_errs_alike_on_both_sides():
 
 
 def test_every_run_is_estimated_from_the_shallowest_and_the_deepest():
-    settings = faked.study({}, runs=["vgg38_bn", "vgg38", "vgg08"])
+    settings = examples.study({}, runs=["vgg38_bn", "vgg38", "vgg08"])
     listed, measured = remaining.entries(settings), []
 
     def step(run):
@@ -147,7 +147,7 @@ def test_precisions_are_measured_apart():
 def test_where_nothing_is_left_nothing_is_measured():
     settings = study()
     for run, seed in settings.jobs():
-        faked.result(settings, run, seed=seed)
+        examples.result(settings, run, seed=seed)
     listed = remaining.entries(settings)
     made = cost.estimate(listed, never)
     assert (made.seconds, made.measurements) == ({}, [])
@@ -157,15 +157,15 @@ def test_where_nothing_is_left_nothing_is_measured():
 def test_a_finished_run_is_no_reference():
     settings = study()
     for seed in (0, 1):
-        faked.result(settings, "vgg08", seed=seed)
+        examples.result(settings, "vgg08", seed=seed)
     made = cost.estimate(remaining.entries(settings), lambda run: (float(run.model.blocks), "a chip"))
     assert list(made.seconds) == ["vgg38"]
 
 
 def test_the_text_says_amounts_totals_and_that_it_is_an_estimate():
     settings = study()
-    faked.result(settings, "vgg08", seed=0)
-    faked.result(settings, "vgg38", seed=0)
+    examples.result(settings, "vgg08", seed=0)
+    examples.result(settings, "vgg38", seed=0)
     (paths.results("vgg38", 0) / "gradients.csv").unlink()
     files.write(paths.snapshot(paths.checkpoints("vgg38", 0), 0), "weights")
     listed = remaining.entries(settings)
@@ -232,7 +232,7 @@ def test_beside_others_each_takes_a_step(monkeypatch):
 
 def test_the_command_plans_a_study_and_then_what_is_left_of_it(monkeypatch, capsys):
     monkeypatch.setattr(cost, "MEASURED_FOR", 0.05)
-    Path("params.yaml").write_text(yaml.safe_dump(faked.content({"model": {"filters": 4}}, runs=["vgg08"])))
+    Path("params.yaml").write_text(yaml.safe_dump(examples.content({"model": {"filters": 4}}, runs=["vgg08"])))
     assert cli.main(["plan"]) == 0
     assert "left to train: 1 training, " in capsys.readouterr().out
     settings = config.load()

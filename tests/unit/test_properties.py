@@ -9,12 +9,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import faked
 import numpy as np
 import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
+import examples
 from vanishing import config
 from vanishing.config import ParameterError
 from vanishing.data.dataset import Split, canonical, content_hash, hold_out
@@ -62,7 +62,7 @@ def test_what_is_held_out_and_what_is_kept_are_the_whole_in_canonical_order(reco
 
 # The parameters
 
-BASE = faked.content()
+BASE = examples.content()
 BLOCKS = [(), ("data",), ("data", "generated"), ("model",), ("train",), ("gradients",), ("studies", "core")]
 BLOCKS += [("runs", "vgg08"), ("runs", "vgg08", "model")]
 plain = st.recursive(
@@ -144,7 +144,7 @@ titles = st.from_regex(config.LATIN.replace("]*$", "]{1,120}"), fullmatch=True)
 @example({"a": {}}, "1:40", [0])
 @given(runs_of_any_kind, titles, st.lists(st.integers(0, 2**31 - 1), min_size=1, unique=True))
 def test_parameters_survive_a_file(runs, title, seeds):
-    content = faked.content(runs=list(runs)) | {"runs": runs, "seeds": seeds}
+    content = examples.content(runs=list(runs)) | {"runs": runs, "seeds": seeds}
     content["studies"] = {"core": {"title": title, "runs": list(runs)}}
     checked = config.check(content)
     with tempfile.TemporaryDirectory() as folder:

@@ -7,9 +7,9 @@ import math
 from collections import Counter
 from dataclasses import replace
 
-import faked
 import pytest
 
+import examples
 from vanishing import config
 from vanishing.report import comparison_tables, macros
 from vanishing.results import aggregate, published, schedules, statistics
@@ -21,7 +21,7 @@ from vanishing.training import models
 
 @pytest.fixture(scope="module")
 def real():
-    return config.load(faked.ROOT / "params.yaml")
+    return config.load(examples.ROOT / "params.yaml")
 
 
 def source(**changes):
@@ -145,7 +145,7 @@ def test_every_published_row_is_of_the_network_of_its_run(real):
 
 
 def test_every_published_parameter_count_is_that_of_its_run(real):
-    with (faked.ROOT / "src/vanishing/results/published.csv").open(newline="") as handle:
+    with (examples.ROOT / "src/vanishing/results/published.csv").open(newline="") as handle:
         rows = [row for row in csv.DictReader(handle) if row["parameters"]]
     assert len(rows) > 20
     measure = functools.cache(lambda model: models.measure(model, classes=100))  # many rows are of one model
@@ -288,14 +288,14 @@ def test_brackets_stand_for_a_deviation_in_two_readings():
 
 def test_scatter_is_of_the_final_five_epochs_of_trainings_that_learn(tmp_path, monkeypatch, real):
     monkeypatch.chdir(tmp_path)
-    faked.result(real, "vgg08", epochs=7)
-    faked.result(real, "vgg38_bn", epochs=4)
-    faked.result(real, "vgg38", epochs=7, train=(math.log(100), 0.01), val=(4.6, 0.01))
+    examples.result(real, "vgg08", epochs=7)
+    examples.result(real, "vgg38_bn", epochs=4)
+    examples.result(real, "vgg38", epochs=7, train=(math.log(100), 0.01), val=(4.6, 0.01))
     path = tmp_path / "results/runs/vgg08/seed0/history.csv"
     accuracies = (0.9, 0.9, 0.50, 0.51, 0.49, 0.52, 0.48)
     lines = [f"{epoch},0.001,1.5,0.5,1.6,{accuracy}" for epoch, accuracy in enumerate(accuracies, start=1)]
     path.write_text("\n".join([path.read_text().splitlines()[0], *lines]) + "\n")
-    faked.sign("vgg08")
+    examples.sign("vgg08")
     # about 50 the final five are 0, 1, -1, 2 and -2 points off: squares of 10, over 4
     assert list(schedules.final_scatter(aggregate.collect(real))) == [
         Scatter("vgg08", 0, "cosine_per_epoch", 100, 100, pytest.approx(math.sqrt(2.5)))
@@ -305,7 +305,7 @@ def test_scatter_is_of_the_final_five_epochs_of_trainings_that_learn(tmp_path, m
 def lend(real, run, *values, **fields):
     """Fake a run of the core study, a seed for each training accuracy."""
     for seed, value in enumerate(values):
-        faked.result(real, run, seed=seed, train=(1.5, value), **fields)
+        examples.result(real, run, seed=seed, train=(1.5, value), **fields)
 
 
 def test_the_spread_is_borrowed_from_the_core_study_by_schedule(tmp_path, monkeypatch, real):
@@ -313,7 +313,7 @@ def test_the_spread_is_borrowed_from_the_core_study_by_schedule(tmp_path, monkey
     lend(real, "vgg08", 0.50, 0.52)  # squares about the mean: 2 points^2, one degree of freedom
     lend(real, "vgg38_bn", 0.50, 0.54)  # 8
     lend(real, "vgg38_bn_rc_it", 0.50, 0.60)  # 50, under the other schedule
-    faked.result(real, "vgg38_rc", train=(1.5, 0.6))
+    examples.result(real, "vgg38_rc", train=(1.5, 0.6))
     found = {(claim.run, claim.metric): claim for claim in claims_of(real) if claim.prediction}
     prediction = found["vgg38_rc", "train_accuracy"].prediction
     assert (prediction.std, prediction.freedom) == (pytest.approx(math.sqrt(5 * 2)), 2)
@@ -333,7 +333,7 @@ def test_a_short_last_minibatch_of_theirs_makes_their_validation_less_sure(tmp_p
     """2,500 images are three minibatches of 800 and one of 100, a quarter of the weight each."""
     monkeypatch.chdir(tmp_path)
     lend(real, "vgg08", 0.50, 0.52, val=(1.6, 0.4))
-    faked.result(real, "vgg38_bn_lr0_05_b800", epochs=5, val=(1.6, 0.4))
+    examples.result(real, "vgg38_bn_lr0_05_b800", epochs=5, val=(1.6, 0.4))
     (found,) = [each for each in claims_of(real) if each.run == "vgg38_bn_lr0_05_b800"]
     assert found.prediction.sampling == pytest.approx(40 * 60 * (1 / 2500 + (3 / 800 + 1 / 100) / 16))
 
@@ -363,11 +363,11 @@ CHANCE = {"val": (4.605, 0.01)}
 
 def test_a_network_at_chance_borrows_from_those_at_chance_alone_and_lends_to_no_other(tmp_path, monkeypatch, real):
     monkeypatch.chdir(tmp_path)
-    faked.result(real, "vgg38", train=(math.log(100), 0.010), **CHANCE)
+    examples.result(real, "vgg38", train=(math.log(100), 0.010), **CHANCE)
     lend(real, "vgg08", 0.50, 0.54)
     found = {(claim.run, claim.metric): claim for claim in claims_of(real)}
     assert found["vgg38", "train_accuracy"].verdict == "no spread", "that of the learners would let anything hold"
-    faked.result(real, "vgg38", seed=1, train=(math.log(100), 0.012), **CHANCE)
+    examples.result(real, "vgg38", seed=1, train=(math.log(100), 0.012), **CHANCE)
     found = {(claim.run, claim.metric): claim for claim in claims_of(real)}
     assert found["vgg38", "train_accuracy"].prediction.std == pytest.approx(math.sqrt(0.02 * 1.5))
     assert found["vgg08", "train_accuracy"].prediction.std == pytest.approx(math.sqrt(8 * 1.5))
@@ -398,7 +398,7 @@ def test_values_and_comparisons_are_counted_each_once():
 
 def test_what_is_not_run_is_listed_as_such(tmp_path, monkeypatch, real):
     monkeypatch.chdir(tmp_path)
-    faked.result(real, "vgg08", val=(1.95, 0.4684))
+    examples.result(real, "vgg08", val=(1.95, 0.4684))
     table = published.values_frame(claims_of(real))
     values = {(row.report, row.table, metric) for row in published.load() for metric in row.printed}
     assert {(row.report, row.table, row.metric) for row in table.itertuples()} == values
@@ -409,12 +409,12 @@ def test_what_is_not_run_is_listed_as_such(tmp_path, monkeypatch, real):
 
 def test_final_epochs_are_averaged_where_the_print_says_so(tmp_path, monkeypatch, real):
     monkeypatch.chdir(tmp_path)
-    faked.result(real, "vgg38_bn", epochs=6)
+    examples.result(real, "vgg38_bn", epochs=6)
     path = tmp_path / "results/runs/vgg38_bn/seed0/history.csv"
     lines = path.read_text().splitlines()
     lines[1:] = [f"{epoch},0.001,1.5,0.5,1.6,{0.1 * epoch:.1f}" for epoch in range(1, 7)]
     path.write_text("\n".join(lines) + "\n")
-    faked.sign("vgg38_bn")
+    examples.sign("vgg38_bn")
     table = published.values_frame(claims_of(real)).set_index(["report", "table", "run", "metric"])
     assert table.reproduced["r2", "Table 1", "vgg38_bn", "val_accuracy"] == pytest.approx(40.0)  # of 20 to 60
     assert table.reproduced["r1", "Table 1", "vgg38_bn", "val_accuracy"] == pytest.approx(60.0)

@@ -4,16 +4,16 @@ import dataclasses
 import math
 import re
 
-import faked
 import oracle
 import pandas as pd
 import pytest
 
+import examples
 from vanishing import config, paths
 from vanishing.report import comparison_tables, macros
 from vanishing.results import aggregate, published_gradients
 
-REAL = config.load(faked.ROOT / "params.yaml")
+REAL = config.load(examples.ROOT / "params.yaml")
 
 
 @pytest.fixture(autouse=True)
@@ -45,8 +45,8 @@ def test_every_bound_names_runs_of_the_study_and_has_an_end():
 @pytest.mark.parametrize(("sizes", "verdict"), [((0.01, 0.02, 0.03), "holds"), ((0.01, 0.03, 0.04), "does not hold")])
 def test_the_median_over_the_snapshots_from_epoch_1_decides(sizes, verdict):
     by_epoch = dict(zip((1, 2, 5), sizes, strict=True)) | {0: 9.0}
-    # faked gradients on augmented images are twice these; layer 1, its scale and the classifier are none of 2-7
-    faked.result(
+    # examples gradients on augmented images are twice these; layer 1, its scale and the classifier are none of 2-7
+    examples.result(
         REAL, "vgg08", layers=8, snapshots=(0, 1, 2, 5),
         gradient=lambda epoch, layer: by_epoch[epoch] / 2 if layer == 5 else 1e-4 if 1 < layer < 8 else 8.0,
     )  # fmt: skip
@@ -58,7 +58,7 @@ def test_the_median_over_the_snapshots_from_epoch_1_decides(sizes, verdict):
 def test_a_snapshot_weighs_as_much_as_the_epochs_nearest_to_it():
     # epochs 1, 2-3, 4-7 and 8-10: 1 + 2 of 10 have at least 0.04 on augmented images, and 7 have 0.01 or 0.02
     by_epoch = {0: 9.0, 1: 0.05, 2: 0.04, 5: 0.01, 10: 0.02}
-    faked.result(
+    examples.result(
         REAL, "vgg08", layers=8, epochs=10, snapshots=tuple(by_epoch), gradient=lambda epoch, _: by_epoch[epoch] / 2
     )
     found = row("vgg08", "1")
@@ -68,7 +68,7 @@ def test_a_snapshot_weighs_as_much_as_the_epochs_nearest_to_it():
 
 def test_an_epoch_as_near_to_two_snapshots_is_half_of_each():
     # of 5 epochs, 1, 2 and half of 3 are nearest to snapshot 1: the median lies between the two
-    faked.result(
+    examples.result(
         REAL, "vgg08", layers=8, epochs=5, snapshots=(0, 1, 5), gradient=lambda epoch, _: 0.04 if epoch == 5 else 0.02
     )
     assert row("vgg08", "1").median == pytest.approx(0.06)
@@ -82,7 +82,7 @@ def test_the_weighted_median_by_hand():
 
 def test_what_plain_images_do_to_a_bound_stands_in_the_numbers():
     # twice as much on augmented images: 0.08 and 0.03 there respect and break r4's bounds, 0.04 and 0.015 reverse both
-    faked.result(REAL, "vgg08", layers=8, gradient=lambda _, layer: 0.04 if layer == 1 else 0.015)
+    examples.result(REAL, "vgg08", layers=8, gradient=lambda _, layer: 0.04 if layer == 1 else 0.015)
     macros.write_numbers(REAL)
     text = (paths.REPORT / "numbers.tex").read_text()
     entry, others = "published/gradients/r4/vgg08/1/min", "published/gradients/r4/vgg08/2-7/max"
@@ -93,7 +93,7 @@ def test_what_plain_images_do_to_a_bound_stands_in_the_numbers():
 
 
 def test_the_entry_scale_is_weighted_too():
-    faked.result(
+    examples.result(
         REAL, "vgg08", layers=8, epochs=10, snapshots=(0, 1, 2, 3, 10), gradient=lambda epoch, _: float(epoch) / 2
     )
     scales = published_gradients.entry_scales(read(REAL)["vgg08"])
@@ -104,14 +104,14 @@ def test_the_entry_scale_is_weighted_too():
 @pytest.mark.parametrize(("size", "respected"), [(0.02, False), (0.03, True), (0.08, False)])
 def test_whether_the_entry_scale_respects_the_bounds_on_the_entry(size, respected):
     # on augmented images it is 0.04, 0.06 or 0.16, and the bounds are 0.05 and 0.15
-    faked.result(REAL, "vgg08", layers=8, gradient=lambda *_: size)
+    examples.result(REAL, "vgg08", layers=8, gradient=lambda *_: size)
     macros.write_numbers(REAL)
     fact = r"\definefact{published/entry_scale/respects}"
     assert (fact in (paths.REPORT / "numbers.tex").read_text()) == respected
 
 
 def test_the_handout_stands_apart_and_first():
-    faked.result(REAL, "vgg08", layers=8)
+    examples.result(REAL, "vgg08", layers=8)
     (authors, *_) = claims = [claim for claim in published_gradients.bound_claims(REAL, read(REAL)) if claim.values]
     course = dataclasses.replace(authors, bound=dataclasses.replace(authors.bound, origin="handout"))
     text = comparison_tables.bounds_table([*claims, course])
@@ -122,7 +122,7 @@ def test_the_handout_stands_apart_and_first():
 
 
 def test_the_table_of_the_report_names_a_statistic_where_there_are_several_layers():
-    faked.result(REAL, "vgg08", layers=8)
+    examples.result(REAL, "vgg08", layers=8)
     lines = comparison_tables.bounds_table(list(published_gradients.bound_claims(REAL, read(REAL)))).splitlines()
     found = [line for line in lines if "vgg08" in line]
     assert [line.split(" & ")[2:4] for line in found] == [["2--7", "largest"], ["1", ""]]
@@ -130,15 +130,17 @@ def test_the_table_of_the_report_names_a_statistic_where_there_are_several_layer
 
 def test_seeds_count_together_and_those_that_diverged_do_not():
     for seed, size in enumerate((0.04, 0.08)):
-        faked.result(REAL, "vgg08", seed, layers=8, snapshots=(0, 1), gradient=lambda epoch, layer, size=size: size / 2)
-    faked.result(REAL, "vgg08", 2, (math.nan, 0.1), layers=8, snapshots=(0, 1))
+        examples.result(
+            REAL, "vgg08", seed, layers=8, snapshots=(0, 1), gradient=lambda epoch, layer, size=size: size / 2
+        )
+    examples.result(REAL, "vgg08", 2, (math.nan, 0.1), layers=8, snapshots=(0, 1))
     found = row("vgg08", "1")
     assert (found.smallest, found.median, found.largest, found.n) == (pytest.approx(0.04), pytest.approx(0.06), 0.08, 2)
     assert found.verdict == "holds"
 
 
 def test_the_smallest_of_all_layers_counts_scales():
-    faked.result(REAL, "vgg38_bn", layers=38, gradient=lambda epoch, layer: 1e-3 if layer > 1 else 1e-5)
+    examples.result(REAL, "vgg38_bn", layers=38, gradient=lambda epoch, layer: 1e-3 if layer > 1 else 1e-5)
     comparison_tables.write_comparison(REAL)
     table = pd.read_csv(paths.COMPARISON / "gradients.csv")
     found = table[(table.run == "vgg38_bn") & (table.statistic == "min")].iloc[0]
@@ -146,20 +148,20 @@ def test_the_smallest_of_all_layers_counts_scales():
 
 
 def test_plain_images_alone_are_not_what_was_published():
-    faked.result(REAL, "vgg08", layers=8)
+    examples.result(REAL, "vgg08", layers=8)
     path = paths.results("vgg08", 0) / "gradients.csv"
     path.write_text("".join(line for line in path.read_text().splitlines(keepends=True) if "augmented" not in line))
     assert (row("vgg08", "1").n, row("vgg08", "1").verdict) == (0, "not run")
 
 
 def test_gradients_of_generated_images_are_not_judged():
-    study = faked.study()
-    faked.result(study, "vgg08", layers=8)
+    study = examples.study()
+    examples.result(study, "vgg08", layers=8)
     assert row("vgg08", "1", study).verdict == "other settings"
 
 
 def test_a_gradient_that_overflowed_is_written_as_infinite():
-    faked.result(REAL, "vgg08", layers=8, gradient=lambda _, layer: math.inf if layer == 1 else 0.01)
+    examples.result(REAL, "vgg08", layers=8, gradient=lambda _, layer: math.inf if layer == 1 else 0.01)
     found = row("vgg08", "1")
     assert (found.smallest, found.verdict) == (math.inf, "does not hold")
     text = (paths.REPORT / "comparison" / "gradients.tex").read_text()

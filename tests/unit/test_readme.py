@@ -4,9 +4,9 @@ import re
 import subprocess
 from pathlib import Path
 
-import faked
 import pytest
 
+import examples
 from vanishing import cli, config
 from vanishing.errors import UserError
 from vanishing.report import figures, readme
@@ -41,9 +41,9 @@ def rows(text):
 
 
 def test_a_row_has_settings_means_deviations_n_and_device():
-    study = faked.study({"seeds": [0, 1]})
+    study = examples.study({"seeds": [0, 1]})
     for seed in (0, 1):
-        faked.result(
+        examples.result(
             study, "vgg38", seed, train=(1.0 + seed, 0.5), val=(1.6, 0.3 + 0.2 * seed), test=(1.7, 0.25), epochs=2
         )
     text = written(study)
@@ -58,18 +58,18 @@ def test_a_row_has_settings_means_deviations_n_and_device():
 
 
 def test_one_seed_has_no_deviation_and_all_runs_leave_none_missing():
-    study = faked.study(runs=["vgg08"])
-    faked.result(study, "vgg08", train=(1.5, 0.5), val=(1.6, 0.4), test=(1.7, 0.3))
+    study = examples.study(runs=["vgg08"])
+    examples.result(study, "vgg08", train=(1.5, 0.5), val=(1.6, 0.4), test=(1.7, 0.3))
     text = written(study)
     assert rows(text)[0][4:10] == ["1.500", "50.00 %", "1.600", "40.00 %", "30.00 %", "1"]
     assert text.endswith("\n1 of the study's 1 trainings are complete. [All results](docs/results.md).\n\n")
 
 
 def test_diverged_seeds_are_counted_and_without_any_other_there_is_no_number():
-    study = faked.study({"seeds": [0, 1]})
+    study = examples.study({"seeds": [0, 1]})
     for run, seed in study.jobs():
         diverged = run == "vgg38" or seed == 1
-        faked.result(study, run, seed, train=(float("nan"), 0.1) if diverged else (1.5, 0.5), val=(1.6, 0.4))
+        examples.result(study, run, seed, train=(float("nan"), 0.1) if diverged else (1.5, 0.5), val=(1.6, 0.4))
     some, none = rows(written(study))
     assert (some[4], some[9]) == ("1.500", "1, 1 diverged (epoch 2)")
     assert (none[4], none[8], none[9]) == ("-", "-", "0, 2 diverged (epoch 2, 2)")
@@ -78,11 +78,11 @@ def test_diverged_seeds_are_counted_and_without_any_other_there_is_no_number():
 def test_the_core_study_is_in_the_readme_and_first_on_the_page_with_each_run_once():
     short = {"title": "Cut short", "runs": ["vgg38", "vgg38_short"], "average": 2}
     overlay = {"studies": {"short": short}, "runs": {"vgg38_short": {"train": {"epochs": 3}}}}
-    content = faked.content(overlay)
+    content = examples.content(overlay)
     content["studies"] = dict(reversed(content["studies"].items()))
     study = config.check(content)
     for run in study.runs:
-        faked.result(study, run, epochs=3 if run == "vgg38_short" else 2)
+        examples.result(study, run, epochs=3 if run == "vgg38_short" else 2)
     titles = ["Depth (`core`, 2 epochs):", "Cut short (`short`, 3 epochs, mean of the final 2):"]
     text = written(study)
     assert re.findall(r"^.*:$", text, re.MULTILINE) == titles[:1]
@@ -95,18 +95,18 @@ def test_the_core_study_is_in_the_readme_and_first_on_the_page_with_each_run_onc
 def test_without_results_they_say_so():
     count = "0 of the study's 2 trainings are complete."
     missing = f"{count} `core` has no results yet for `vgg08`, `vgg38`. [All results](docs/results.md)."
-    assert written(faked.study()) == f"\n\n{missing}\n\n"
+    assert written(examples.study()) == f"\n\n{missing}\n\n"
     assert page() == f"{readme.INTRODUCTION}\n{count}\n"
 
 
 def test_the_figure_has_the_gradients_at_initialisation_of_its_study_and_the_same_bytes_each_time():
     cured = {"model": {"norm": "batch", "shortcut": "identity"}}
     start = {"studies": {"initialisation": {"title": "Start", "runs": ["vgg38", "cured"]}}, "runs": {"cured": cured}}
-    study = faked.study(start)
+    study = examples.study(start)
     written(study)
     assert not Path("docs/result.svg").exists()
     for run in ("vgg38", "cured"):
-        faked.result(study, run)
+        examples.result(study, run)
     written(study)
     first = Path("docs/result.svg").read_bytes()
     written(study)
@@ -124,8 +124,8 @@ def test_the_figure_has_the_gradients_at_initialisation_of_its_study_and_the_sam
 
 
 def test_the_same_results_give_the_same_bytes():
-    study = faked.study()
-    faked.result(study, "vgg08")
+    study = examples.study()
+    examples.result(study, "vgg08")
     assert written(study) == written(study)
 
 
@@ -136,13 +136,13 @@ def test_the_same_results_give_the_same_bytes():
 def test_a_readme_without_one_place_for_the_results_is_left_alone(text):
     Path("README.md").write_text(text)
     with pytest.raises(UserError, match=r"^README.md: needs the line <!-- .* -->, and below it <!-- .* -->, each once"):
-        readme.write_readme(faked.study())
+        readme.write_readme(examples.study())
     assert Path("README.md").read_text() == text
 
 
 def test_a_folder_without_readme_is_one_line(capsys):
     Path("README.md").unlink()
-    Path("params.yaml").write_text((faked.ROOT / "params.yaml").read_text())
+    Path("params.yaml").write_text((examples.ROOT / "params.yaml").read_text())
     assert cli.main(["readme"]) == 1
     assert capsys.readouterr().err.endswith(
         "vanishing readme: README.md: missing; `vanishing readme` writes into the one of the project's folder\n"
@@ -156,7 +156,7 @@ def test_help_says_that_no_engine_makes_it(capsys):
 
 
 def test_the_projects_readme_has_the_committed_results(monkeypatch):
-    monkeypatch.chdir(faked.ROOT)
+    monkeypatch.chdir(examples.ROOT)
     changed = subprocess.run(["git", "status", "--porcelain", "results"], capture_output=True, text=True, check=False)
     if changed.returncode or changed.stdout:
         pytest.skip("not a git repository, or results that are not committed")
@@ -168,8 +168,8 @@ def test_the_projects_readme_has_the_committed_results(monkeypatch):
 
 
 def test_the_projects_pages_name_every_study_and_count_the_trainings():
-    text, study = (faked.ROOT / "README.md").read_text(), config.load(faked.ROOT / "params.yaml")
+    text, study = (examples.ROOT / "README.md").read_text(), config.load(examples.ROOT / "params.yaml")
     for key in study.studies:
-        assert re.search(rf"^\|.*`{key}`.* \|$", (faked.ROOT / "docs/studies.md").read_text(), re.MULTILINE), key
+        assert re.search(rf"^\|.*`{key}`.* \|$", (examples.ROOT / "docs/studies.md").read_text(), re.MULTILINE), key
     rest = readme.rewritten(text, "")
     assert re.findall(r"(\d+)\s+trainings", rest) == [str(len(list(study.jobs())))]

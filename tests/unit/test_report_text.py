@@ -4,10 +4,10 @@ import math
 import re
 from pathlib import Path
 
-import faked
 import numpy as np
 import pytest
 
+import examples
 from vanishing import config
 from vanishing.report import captions, macros
 from vanishing.results import aggregate
@@ -18,7 +18,7 @@ KEYED = ("result", "raw", "ifabove", "ifgreater", "ifwithin", "ifresults", "epoc
 
 def text():
     """Return the text of the report without comments and without the definitions of its commands."""
-    paths = sorted((faked.ROOT / "report" / "sections").glob("*.tex"))
+    paths = sorted((examples.ROOT / "report" / "sections").glob("*.tex"))
     return re.sub(r"(?<!\\)%.*", "", "\n".join(path.read_text() for path in paths))
 
 
@@ -33,16 +33,16 @@ def keys():
 def defined(tmp_path, monkeypatch):
     """Return the keys that `numbers` defines where every run has results."""
     monkeypatch.chdir(tmp_path)
-    settings = config.load(faked.ROOT / "params.yaml")
+    settings = config.load(examples.ROOT / "params.yaml")
     for run in settings.runs:
-        faked.result(settings, run, epochs=5)
+        examples.result(settings, run, epochs=5)
     macros.write_numbers(settings)
     return set(re.findall(r"\\define(?:result|fact)\{([^{}]+)\}", Path("report/numbers.tex").read_text()))
 
 
 def test_every_figure_that_the_text_points_to_is_one_that_its_study_draws():
     pointed = re.findall(r"\\seefigure\{([^{}]+)\}", text())
-    study = config.load(faked.ROOT / "params.yaml")
+    study = config.load(examples.ROOT / "params.yaml")
     assert pointed
     for key in pointed:
         name, figure = key.split("/")
@@ -60,14 +60,14 @@ def test_every_key_is_one_that_the_numbers_define(defined):
 )
 def test_every_run_that_a_command_stands_for_is_in_its_study(command, study, run):
     told = re.findall(rf"\\{command}\{{([^{{}}#\\]+)\}}", text())
-    runs = config.load(faked.ROOT / "params.yaml").studies[study].runs
+    runs = config.load(examples.ROOT / "params.yaml").studies[study].runs
     assert len(told) > 4
     assert {run.format(name) for name in told} | {"vgg38_resnet_wd3"} == set(runs)
 
 
 @pytest.mark.parametrize("study", ["controls", "controls_per_iteration"])
 def test_each_network_of_the_controls_is_told_at_its_three_rates(study):
-    settings = config.load(faked.ROOT / "params.yaml")
+    settings = config.load(examples.ROOT / "params.yaml")
     told = re.findall(rf"\\threerates\{{{study}\}}\{{(\w+)\}}\{{(\w+)\}}\{{(\w+)\}}", text())
     shallow = [name for name in settings.studies[study].runs if name.startswith("vgg08_bn")]
     assert sorted(sum(map(list, told), shallow)) == sorted(settings.studies[study].runs)
@@ -87,31 +87,31 @@ def test_each_network_of_the_controls_is_told_at_its_three_rates(study):
     ],
 )
 def test_the_final_learning_rates_of_the_stress_study_are_those_configured(factor, rate, told):
-    run = config.load(faked.ROOT / "params.yaml").run(f"vgg38_resnet_wd3_x{factor}")
+    run = config.load(examples.ROOT / "params.yaml").run(f"vgg38_resnet_wd3_x{factor}")
     assert run.train.final_learning_rate == rate
     assert told in " ".join(text().split())
 
 
 def test_every_run_of_the_common_table_that_diverged_is_told():
-    core = config.load(faked.ROOT / "params.yaml").studies["core"].runs
+    core = config.load(examples.ROOT / "params.yaml").studies["core"].runs
     assert re.findall(r"\\divergednote\{([^{}#]+)\}", text()) == [run for run in core if not run.endswith("_it")]
 
 
 def test_every_study_has_a_text_and_every_text_a_study():
-    texts = {path.stem.removeprefix("study-") for path in (faked.ROOT / "report/sections").glob("study-*.tex")}
-    assert texts == set(config.load(faked.ROOT / "params.yaml").studies)
+    texts = {path.stem.removeprefix("study-") for path in (examples.ROOT / "report/sections").glob("study-*.tex")}
+    assert texts == set(config.load(examples.ROOT / "params.yaml").studies)
 
 
 def test_every_citation_has_its_entry_and_every_entry_its_citation():
     cited = re.findall(r"\\cite[a-z]*(?:\[[^]]*\])*\{([^{}]+)\}", text())
-    entries = re.findall(r"@\w+\{([^,\s]+),", (faked.ROOT / "report" / "references.bib").read_text())
+    entries = re.findall(r"@\w+\{([^,\s]+),", (examples.ROOT / "report" / "references.bib").read_text())
     assert len(entries) == len(set(entries))
     assert {key.strip() for keys in cited for key in keys.split(",")} == set(entries)
 
 
 def test_every_label_that_the_text_points_to_exists():
     pointed = set(re.findall(r"\\(?:eq)?ref\{([^{}]+)\}", text()))
-    studies = {f"study:{key}" for key in config.load(faked.ROOT / "params.yaml").studies}
+    studies = {f"study:{key}" for key in config.load(examples.ROOT / "params.yaml").studies}
     made = {"figure:agreement", "table:schedules"}
     assert pointed <= set(re.findall(r"\\label\{([^{}]+)\}", text())) | studies | made
 

@@ -6,15 +6,15 @@ import subprocess
 import tomllib
 from pathlib import Path
 
-import faked
 import pytest
 import yaml
 
+import examples
 from vanishing import config
 from vanishing.config import strict_yaml
 from vanishing.engines import workspace
 
-PACKAGE = faked.ROOT / "src" / "vanishing"
+PACKAGE = examples.ROOT / "src" / "vanishing"
 TREES = {
     path.relative_to(PACKAGE).as_posix(): ast.parse(path.read_text(encoding="utf-8"))
     for path in sorted(PACKAGE.rglob("*.py"))
@@ -36,10 +36,10 @@ def nodes(kind):
 
 def committed():
     """List the committed files; skips the test where this is no git repository."""
-    done = subprocess.run(["git", "ls-files", "-z"], cwd=faked.ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(["git", "ls-files", "-z"], cwd=examples.ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
         pytest.skip("not a git repository")
-    return [faked.ROOT / name for name in done.stdout.split("\0") if name and (faked.ROOT / name).is_file()]
+    return [examples.ROOT / name for name in done.stdout.split("\0") if name and (examples.ROOT / name).is_file()]
 
 
 def test_nothing_is_evaluated_or_run_by_a_shell():
@@ -66,23 +66,23 @@ def test_no_call_turns_off_the_check_of_a_servers_identity():
 
 
 def test_secrets_of_remotes_are_ignored_by_git():
-    done = subprocess.run(["git", "check-ignore", "-q", ".dvc/config.local"], cwd=faked.ROOT, check=False)
+    done = subprocess.run(["git", "check-ignore", "-q", ".dvc/config.local"], cwd=examples.ROOT, check=False)
     assert done.returncode in (0, 128), "128: not a git repository"
 
 
 def test_no_remote_and_no_secret_is_in_the_committed_settings_of_dvc():
-    text = (faked.ROOT / ".dvc" / "config").read_text()
+    text = (examples.ROOT / ".dvc" / "config").read_text()
     assert not re.search(r"remote|url|user|password|key|token|secret|credential", text, re.IGNORECASE)
 
 
 def test_what_the_security_notes_name_is_there():
-    text = (faked.ROOT / "SECURITY.md").read_text()
+    text = (examples.ROOT / "SECURITY.md").read_text()
     modules = set(re.findall(r"\| `([\w/.]+)` \|$", text, re.MULTILINE))
     assert len(modules) == 10
     for name in modules:
         assert (PACKAGE / name).exists(), name
     for name in re.findall(r"`((?:tests|\.ci)/[\w./]+)`", text):
-        assert (faked.ROOT / name).exists(), name
+        assert (examples.ROOT / name).exists(), name
 
 
 def test_yaml_is_read_by_safe_loaders_alone():
@@ -158,7 +158,7 @@ def test_no_imports_go_in_a_circle():
 
 
 def test_every_package_is_pinned_by_version_and_hash():
-    text = (faked.ROOT / "requirements.lock").read_text()
+    text = (examples.ROOT / "requirements.lock").read_text()
     packages = re.split(r"\n(?=\S)", re.sub(r"^#.*\n", "", text, flags=re.MULTILINE).strip())
     assert len(packages) > 50
     for package in packages:
@@ -169,8 +169,8 @@ def test_every_package_is_pinned_by_version_and_hash():
 
 
 def test_every_dependency_is_locked():
-    project = tomllib.loads((faked.ROOT / "pyproject.toml").read_text())["project"]
-    locked = set(re.findall(r"^([A-Za-z0-9._-]+)==", (faked.ROOT / "requirements.lock").read_text(), re.MULTILINE))
+    project = tomllib.loads((examples.ROOT / "pyproject.toml").read_text())["project"]
+    locked = set(re.findall(r"^([A-Za-z0-9._-]+)==", (examples.ROOT / "requirements.lock").read_text(), re.MULTILINE))
     wanted = project["dependencies"] + project["optional-dependencies"]["dev"]
     names = {re.match(r"[A-Za-z0-9._-]+", requirement)[0].lower() for requirement in wanted}
     assert names <= {name.lower() for name in locked}
@@ -186,7 +186,7 @@ def test_no_committed_file_names_a_home_directory():
 
 def test_generated_files_are_not_committed():
     generated = ("data/", "checkpoints/", "report/tables/", "report/figures/", "report/build/", "logs/", ".snakemake/")
-    names = [path.relative_to(faked.ROOT).as_posix() for path in committed()]
+    names = [path.relative_to(examples.ROOT).as_posix() for path in committed()]
     assert [name for name in names if name.startswith(generated)] == []
     assert "report/report.pdf" not in names
 
@@ -197,7 +197,7 @@ SCRATCH = [".snakemake/log/x", ".vanishing/resume/x", "logs/x", "checkpoints/x/s
 
 @pytest.mark.parametrize("name", MADE + SCRATCH)
 def test_git_ignores_what_can_be_made_again(name):
-    done = subprocess.run(["git", "check-ignore", "-q", name], cwd=faked.ROOT, check=False)
+    done = subprocess.run(["git", "check-ignore", "-q", name], cwd=examples.ROOT, check=False)
     assert done.returncode in (0, 128), "128: not a git repository"
 
 
@@ -206,7 +206,7 @@ def test_dvc_ignores_the_scratch_of_both_engines(name, tmp_path):
     """Snakemake's mark in a folder that it makes would make DVC's record of the folder another."""
     from dvc.repo import Repo
 
-    workspace.lay_out(faked.ROOT, tmp_path, None)
+    workspace.lay_out(examples.ROOT, tmp_path, None)
     path = tmp_path / name
     path.parent.mkdir(parents=True)
     path.touch()
@@ -216,7 +216,7 @@ def test_dvc_ignores_the_scratch_of_both_engines(name, tmp_path):
 
 def test_dvc_links_no_output_to_the_bytes_in_its_cache():
     """Copies and reflinks, DVC's default, are safe from whoever writes in place; hard links are not."""
-    for text in ((faked.ROOT / ".dvc" / "config").read_text(), workspace.DVC_CONFIG):
+    for text in ((examples.ROOT / ".dvc" / "config").read_text(), workspace.DVC_CONFIG):
         assert "link" not in text
 
 
@@ -237,7 +237,7 @@ def test_files_are_written_by_the_one_function_that_replaces_them():
 
 def test_every_parameter_is_explained_beside_it():
     block = ""
-    for line in (faked.ROOT / "params.yaml").read_text().splitlines():
+    for line in (examples.ROOT / "params.yaml").read_text().splitlines():
         key = re.match(r"( {0,4})([a-z_0-9]+):", line)  # deeper are the entries of the list of sources
         if key and not key[1]:
             block = key[2]
@@ -247,7 +247,7 @@ def test_every_parameter_is_explained_beside_it():
 
 def test_what_the_comments_of_choices_offer_is_what_is_allowed():
     """`a | b | c` beside a key is the whole set of its values."""
-    text = (faked.ROOT / "params.yaml").read_text()
+    text = (examples.ROOT / "params.yaml").read_text()
     for block, model in (("data", config.Data), ("model", config.Model), ("train", config.Train)):
         schema = model.model_json_schema()["properties"]
         part = re.search(rf"^{block}:.*?(?=^\S|\Z)", text, re.MULTILINE | re.DOTALL)[0]
@@ -259,7 +259,7 @@ def test_what_the_comments_of_choices_offer_is_what_is_allowed():
 
 
 def test_the_makefile_explains_every_target():
-    text = (faked.ROOT / "Makefile").read_text()
+    text = (examples.ROOT / "Makefile").read_text()
     targets = re.search(r"^\.PHONY: (.*)$", text, re.MULTILINE)[1].split()
     for target in targets:
         assert re.search(rf"^{target}:.*## \S", text, re.MULTILINE), target

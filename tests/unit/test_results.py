@@ -2,10 +2,10 @@ import json
 import math
 import re
 
-import faked
 import pandas as pd
 import pytest
 
+import examples
 from vanishing import files, paths
 from vanishing.errors import UserError
 from vanishing.results import store
@@ -40,7 +40,7 @@ def trajectory(folder, names):
 
 
 def publish(folder, chosen=None):
-    run = faked.study().run("vgg08")
+    run = examples.study().run("vgg08")
     chosen = chosen or outcome()
     content = store.summarise(run, chosen, size()) | {"data": {"sha256": "0" * 64}, "environment": {"threads": 1}}
     names = [f"epoch{epoch:04d}.safetensors" for epoch in chosen.snapshots]
@@ -121,7 +121,7 @@ def test_tables_hold_ten_significant_digits_and_nan(folder):
 
 @pytest.mark.parametrize("name", ["summary.json", "history.csv", "gradients.csv"])
 def test_a_missing_file_is_named_with_the_command_that_makes_it(name):
-    faked.result(faked.study(), "vgg08")
+    examples.result(examples.study(), "vgg08")
     path = paths.results("vgg08", 0) / name
     path.unlink()
     with pytest.raises(UserError, match=rf"^{re.escape(str(path))}: missing; `snakemake {re.escape(str(path))}` makes"):
@@ -142,7 +142,7 @@ def test_a_missing_file_is_named_with_the_command_that_makes_it(name):
     ],
 )
 def test_a_damaged_file_is_one_line_that_says_what_to_do(name, damage):
-    faked.result(faked.study(), "vgg08")
+    examples.result(examples.study(), "vgg08")
     path = paths.results("vgg08", 0) / name
     path.write_bytes(damage)
     with pytest.raises(UserError, match="build it again") as raised:
@@ -178,18 +178,18 @@ def test_gradients_of_augmented_images_before_plain_ones_are_refused(folder):
 
 
 def test_only_complete_results_of_todays_configuration_are_available():
-    study = faked.study({"seeds": [0, 1]})
-    faked.result(study, "vgg08", 0)
-    faked.result(study, "vgg08", 1)
-    faked.result(faked.study({"train": {"weight_decay": 0.1}}), "vgg38", 0)
+    study = examples.study({"seeds": [0, 1]})
+    examples.result(study, "vgg08", 0)
+    examples.result(study, "vgg08", 1)
+    examples.result(examples.study({"train": {"weight_decay": 0.1}}), "vgg38", 0)
     (paths.results("vgg08", 1) / "gradients.csv").unlink()
     assert list(store.available(study)) == [("vgg08", 0)]
 
 
 @pytest.mark.parametrize("damage", ["{", "[]", "7"])
 def test_a_summary_that_is_none_is_named(damage):
-    study = faked.study()
-    faked.result(study, "vgg08")
+    study = examples.study()
+    examples.result(study, "vgg08")
     (paths.results("vgg08", 0) / "summary.json").write_text(damage)
     with pytest.raises(UserError, match=r"vgg08/seed0/summary.json: .*build it again"):
         list(store.available(study))

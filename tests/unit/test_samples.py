@@ -1,12 +1,12 @@
 from pathlib import Path
 
-import faked
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torchvision.transforms.v2 import functional as reference
 
+import examples
 from vanishing.data import dataset as images
 from vanishing.data.cifar100 import CLASSES
 from vanishing.data.dataset import DataError, Split
@@ -20,7 +20,7 @@ TINY = {"data": {"generated": {"classes": 3, "train_per_class": 14, "test_per_cl
 def settings(tmp_path, monkeypatch, dataset):
     """Parameters of a small study, in a folder with its data: 3 classes, of each 10 training images."""
     monkeypatch.chdir(tmp_path)
-    made = faked.study(TINY)
+    made = examples.study(TINY)
     images.save(made.data.path, dataset)
     return made
 
@@ -69,7 +69,7 @@ def test_the_page_is_the_same_bytes_again(settings):
 def test_another_seed_of_the_study_gives_other_views(settings):
     samples.write(settings)
     before = pixels("augmented.png"), pixels("classes.png")
-    samples.write(faked.study(TINY | {"seeds": [1]}))
+    samples.write(examples.study(TINY | {"seeds": [1]}))
     assert not np.array_equal(pixels("augmented.png"), before[0])
     assert np.array_equal(pixels("classes.png"), before[1])
 
@@ -106,7 +106,7 @@ def test_the_page_of_cifar100_is_ten_images_wide_and_twenty_high(tmp_path, monke
     generator = np.random.default_rng(0)
     labels = np.repeat(np.arange(100, dtype=np.uint8), 3)
     train = Split(generator.integers(0, 256, (300, 3, 32, 32), dtype=np.uint8), labels)
-    made = faked.study({"data": {"set": "cifar100"}})
+    made = examples.study({"data": {"set": "cifar100"}})
     images.save(made.data.path, images.Dataset(train, train, train, CLASSES))
     samples.write(made)
     grid = pixels("classes.png")
@@ -136,5 +136,5 @@ def test_generated_classes_stand_by_label_five_in_a_row():
 
 
 def test_the_page_is_no_file_of_git():
-    assert "/report/samples/" in (faked.ROOT / ".gitignore").read_text().splitlines()
+    assert "/report/samples/" in (examples.ROOT / ".gitignore").read_text().splitlines()
     assert Path("report/samples") == samples.FOLDER

@@ -3,11 +3,11 @@
 import json
 from types import SimpleNamespace
 
-import faked
 import oracle
 import pytest
 import torch
 
+import examples
 from vanishing import config, files, paths, stages
 from vanishing.analysis import gradient_flow
 from vanishing.data import dataset, synthetic
@@ -41,7 +41,7 @@ def tiny(**overlay):
         "train": {"epochs": 1, "batch_size": 8},
         "gradients": {"batches": 2, "batch_size": 8},
     }
-    return faked.study(config.merge(small, overlay), runs=["vgg08"])
+    return examples.study(config.merge(small, overlay), runs=["vgg08"])
 
 
 def test_images_held_out_in_another_number_are_refused(trained):

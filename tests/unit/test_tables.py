@@ -2,11 +2,11 @@ import math
 import re
 from pathlib import Path
 
-import faked
 import pandas as pd
 import pytest
 import yaml
 
+import examples
 from vanishing import config, paths
 from vanishing.errors import UserError
 from vanishing.report import latex, macros, readme, tables
@@ -48,9 +48,9 @@ def facts():
 
 
 def test_mean_and_deviation_of_three_seeds_are_those_worked_out_by_hand():
-    study = faked.study(SEEDS, runs=["vgg08"])
+    study = examples.study(SEEDS, runs=["vgg08"])
     for seed, accuracy in enumerate((0.1, 0.2, 0.6)):
-        faked.result(study, "vgg08", seed, val=(1.0 + seed, accuracy))
+        examples.result(study, "vgg08", seed, val=(1.0 + seed, accuracy))
     make(study)
     row = table().loc["vgg08"]
     assert row.n == 3
@@ -64,8 +64,8 @@ def test_mean_and_deviation_of_three_seeds_are_those_worked_out_by_hand():
 
 
 def test_one_seed_has_no_spread():
-    study = faked.study(runs=["vgg08"])
-    faked.result(study, "vgg08", val=(1.5, 0.25))
+    study = examples.study(runs=["vgg08"])
+    examples.result(study, "vgg08", val=(1.5, 0.25))
     make(study)
     assert math.isnan(table().loc["vgg08"].val_loss_std)
     assert r"\pm" not in Path("report/tables/core.tex").read_text()
@@ -73,10 +73,10 @@ def test_one_seed_has_no_spread():
 
 
 def test_a_diverged_seed_is_shown_and_left_out_of_the_means():
-    study = faked.study(SEEDS, runs=["vgg08"])
-    faked.result(study, "vgg08", 0, val=(1.0, 0.2))
-    faked.result(study, "vgg08", 1, val=(3.0, 0.4))
-    faked.result(study, "vgg08", 2, train=(math.nan, 0.1), val=(math.inf, 0.1), epochs=1)
+    study = examples.study(SEEDS, runs=["vgg08"])
+    examples.result(study, "vgg08", 0, val=(1.0, 0.2))
+    examples.result(study, "vgg08", 1, val=(3.0, 0.4))
+    examples.result(study, "vgg08", 2, train=(math.nan, 0.1), val=(math.inf, 0.1), epochs=1)
     make(study)
     row = table().loc["vgg08"]
     assert (row.n, row.diverged) == (3, 1)
@@ -88,9 +88,9 @@ def test_a_diverged_seed_is_shown_and_left_out_of_the_means():
 
 
 def test_a_training_that_stopped_early_is_shown_with_its_epoch():
-    study = faked.study(SEEDS, runs=["vgg08"])
+    study = examples.study(SEEDS, runs=["vgg08"])
     for seed in range(3):
-        faked.result(study, "vgg08", seed, epochs=7 + seed, status="stopped early" if seed else None)
+        examples.result(study, "vgg08", seed, epochs=7 + seed, status="stopped early" if seed else None)
     make(study)
     assert table().loc["vgg08"].n == 3
     assert "3, 2 stopped early (epoch 8, 9) \\\\" in Path("report/tables/core.tex").read_text()
@@ -98,12 +98,12 @@ def test_a_training_that_stopped_early_is_shown_with_its_epoch():
 
 
 def test_the_documented_study_has_its_tables_and_its_section():
-    runs, studies = re.findall(r"```yaml\n(.*?)```", (faked.ROOT / "docs/configuration.md").read_text(), re.DOTALL)
+    runs, studies = re.findall(r"```yaml\n(.*?)```", (examples.ROOT / "docs/configuration.md").read_text(), re.DOTALL)
     added = yaml.safe_load(f"runs:\n{runs}studies:\n{studies}")
-    study = config.check(config.merge(config.read(faked.ROOT / "params.yaml"), added))
+    study = config.check(config.merge(config.read(examples.ROOT / "params.yaml"), added))
     for name, seed in study.jobs():
         if name in added["runs"]:
-            faked.result(study, name, seed, val=(1.5, 0.3 + 0.1 * (name == "vgg20_bn_tanh") + 0.01 * seed))
+            examples.result(study, name, seed, val=(1.5, 0.3 + 0.1 * (name == "vgg20_bn_tanh") + 0.01 * seed))
     make(study)
     assert table("saturation").index.tolist() == ["vgg20_tanh", "vgg20_bn_tanh"]
     assert table("saturation").n.tolist() == [3, 3]
@@ -116,9 +116,9 @@ def test_the_documented_study_has_its_tables_and_its_section():
 
 
 def test_a_run_whose_seeds_all_diverged_has_dashes_and_no_numbers():
-    study = faked.study(SEEDS, runs=["vgg08"])
+    study = examples.study(SEEDS, runs=["vgg08"])
     for seed in range(3):
-        faked.result(study, "vgg08", seed, train=(math.nan, 0.1), val=(math.nan, 0.1), epochs=1 + seed)
+        examples.result(study, "vgg08", seed, train=(math.nan, 0.1), val=(math.nan, 0.1), epochs=1 + seed)
     make(study)
     assert table().loc["vgg08"].filter(like="_mean").isna().all()
     assert "-- & -- & -- & -- & -- & 0 + 3 diverged (epoch 1, 2, 3)" in Path("report/tables/core.tex").read_text()
@@ -128,31 +128,31 @@ def test_a_run_whose_seeds_all_diverged_has_dashes_and_no_numbers():
 
 
 def test_a_run_without_results_is_named_in_the_caption():
-    study = faked.study()
-    faked.result(study, "vgg08")
+    study = examples.study()
+    examples.result(study, "vgg08")
     make(study)
     assert list(table().index) == ["vgg08"]
     assert r"Not run: vgg38." in Path("report/studies.tex").read_text()
 
 
 def test_seeds_without_results_are_not_counted():
-    study = faked.study(SEEDS, runs=["vgg08"])
-    faked.result(study, "vgg08", seed=1)
+    study = examples.study(SEEDS, runs=["vgg08"])
+    examples.result(study, "vgg08", seed=1)
     make(study)
     assert table().loc["vgg08"].n == 1
 
 
 def test_results_of_another_configuration_are_not_used():
-    faked.result(faked.study({"train": {"epochs": 3}}), "vgg08")
-    faked.result(faked.study(), "vgg38")
-    make(faked.study())
+    examples.result(examples.study({"train": {"epochs": 3}}), "vgg08")
+    examples.result(examples.study(), "vgg38")
+    make(examples.study())
     assert list(table().index) == ["vgg38"]
 
 
 def test_a_study_without_results_leaves_its_section_out():
     other = {"title": "Other", "runs": ["vgg38"], "draw": ["training"]}
-    study = faked.study({"studies": {"other": other}})
-    faked.result(study, "vgg08")
+    study = examples.study({"studies": {"other": other}})
+    examples.result(study, "vgg08")
     make(study)
     assert re.findall(r"\\begin\{study\}\{(\w+)\}", Path("report/studies.tex").read_text()) == ["core"]
     assert not (paths.TABLES / "other.csv").exists()
@@ -160,7 +160,7 @@ def test_a_study_without_results_leaves_its_section_out():
 
 
 def test_without_any_results_there_are_numbers_and_no_study():
-    make(faked.study())
+    make(examples.study())
     assert not paths.TABLES.exists()
     assert Path("report/studies.tex").read_text() == ""
     assert "chance/loss" in defined()
@@ -168,20 +168,20 @@ def test_without_any_results_there_are_numbers_and_no_study():
 
 def test_tables_of_an_earlier_study_are_left_and_the_report_shows_none_of_them():
     earlier = {"title": "Other", "runs": ["vgg38"], "draw": ["training"]}
-    study = faked.study({"studies": {"other": earlier}})
-    faked.result(study, "vgg38")
+    study = examples.study({"studies": {"other": earlier}})
+    examples.result(study, "vgg38")
     make(study)
     left = {path: path.read_bytes() for path in [*paths.TABLES.glob("other*"), *Path("report/tables").glob("other*")]}
     assert len(left) == 2 + 3
-    make(faked.study())
+    make(examples.study())
     assert {path: path.read_bytes() for path in left} == left, "no stage deletes what another has made"
     assert "other" not in Path("report/studies.tex").read_text()
-    assert "other" not in {verdict.study for verdict in checks.verdicts(faked.study())}
+    assert "other" not in {verdict.study for verdict in checks.verdicts(examples.study())}
 
 
 def test_a_title_reaches_latex_as_text():
-    study = faked.study({"studies": {"core": {"title": r"50 % & _more_ \input{x}"}}})
-    faked.result(study, "vgg08")
+    study = examples.study({"studies": {"core": {"title": r"50 % & _more_ \input{x}"}}})
+    examples.result(study, "vgg08")
     make(study)
     layout = Path("report/studies.tex").read_text()
     assert r"\begin{study}{core}{50 \% \& \_more\_ \textbackslash{}input\{x\}}" in layout
@@ -221,15 +221,15 @@ def test_numbers_are_written_as_people_write_them(value, digits, text):
 @pytest.fixture
 def real_study():
     """Give a run of the real study results, in the test's folder."""
-    study = config.load(faked.ROOT / "params.yaml")
-    faked.result(study, "vgg08")
+    study = config.load(examples.ROOT / "params.yaml")
+    examples.result(study, "vgg08")
     make(study)
 
 
 def test_every_fact_that_the_report_asks_for_can_be_defined():
-    text = "".join(path.read_text() for path in sorted((faked.ROOT / "report" / "sections").glob("*.tex")))
+    text = "".join(path.read_text() for path in sorted((examples.ROOT / "report" / "sections").glob("*.tex")))
     used = set(re.findall(r"\\(?:iffact|ifpaired|pairedverb)\{([^}#]+)\}", text))
-    studies = config.load(faked.ROOT / "params.yaml").studies
+    studies = config.load(examples.ROOT / "params.yaml").studies
     known = {f"{key}/{run}/{fact}" for key, study in studies.items() for run in study.runs for fact in FACTS}
     pairs = {
         f"{key}/{first}-{second}/{metric}{verdict}"
@@ -262,34 +262,36 @@ def test_the_settings_are_those_of_the_configuration(real_study):
 
 
 def test_the_demonstration_is_named_one():
-    study = faked.study()
+    study = examples.study()
     make(study)
     assert "demo" in facts()
     assert defined()["data/train"] == ("150", "150")
 
 
 def test_chance_means_both_the_loss_and_the_accuracy_of_a_guess():
-    study = faked.study(runs=["vgg08", "vgg38", "vgg38_bn", "vgg38_rc"])
+    study = examples.study(runs=["vgg08", "vgg38", "vgg38_bn", "vgg38_rc"])
     chance = math.log(10)
-    faked.result(study, "vgg08", train=(1.009 * chance, 0.1), val=(chance, 0.119))
-    faked.result(study, "vgg38", train=(0.98 * chance, 0.1), val=(chance, 0.1))
-    faked.result(study, "vgg38_bn", train=(chance, 0.1), val=(chance, 0.13))
-    faked.result(study, "vgg38_rc", train=(math.nan, 0.1), val=(math.nan, 0.1))
+    examples.result(study, "vgg08", train=(1.009 * chance, 0.1), val=(chance, 0.119))
+    examples.result(study, "vgg38", train=(0.98 * chance, 0.1), val=(chance, 0.1))
+    examples.result(study, "vgg38_bn", train=(chance, 0.1), val=(chance, 0.13))
+    examples.result(study, "vgg38_rc", train=(math.nan, 0.1), val=(math.nan, 0.1))
     make(study)
     assert {fact for fact in facts() if fact.endswith("/chance")} == {"core/vgg08/chance"}
 
 
 def test_one_seed_that_learns_is_not_chance():
-    study = faked.study({"seeds": [0, 1]}, runs=["vgg08"])
-    faked.result(study, "vgg08", 0, train=(math.log(10), 0.1), val=(math.log(10), 0.1))
-    faked.result(study, "vgg08", 1)
+    study = examples.study({"seeds": [0, 1]}, runs=["vgg08"])
+    examples.result(study, "vgg08", 0, train=(math.log(10), 0.1), val=(math.log(10), 0.1))
+    examples.result(study, "vgg08", 1)
     make(study)
     assert "core/vgg08/chance" not in facts()
 
 
 def test_gradient_numbers_are_of_first_and_last_layer_at_the_start_and_the_end():
-    study = faked.study(runs=["vgg08"])
-    faked.result(study, "vgg08", layers=4, snapshots=(0, 2), gradient=lambda epoch, layer: 10.0**-layer * (1 + epoch))
+    study = examples.study(runs=["vgg08"])
+    examples.result(
+        study, "vgg08", layers=4, snapshots=(0, 2), gradient=lambda epoch, layer: 10.0**-layer * (1 + epoch)
+    )
     make(study)
     found = defined()
     assert found["core/vgg08/gradient_first"][0] == "0.1"
@@ -300,8 +302,8 @@ def test_gradient_numbers_are_of_first_and_last_layer_at_the_start_and_the_end()
 
 @pytest.mark.parametrize("last", [0.0, math.nan, math.inf])
 def test_a_ratio_of_gradients_that_is_no_number_is_not_defined(last):
-    study = faked.study(runs=["vgg08"])
-    faked.result(study, "vgg08", layers=2, gradient=lambda epoch, layer: last if layer == 2 else 0.5)
+    study = examples.study(runs=["vgg08"])
+    examples.result(study, "vgg08", layers=2, gradient=lambda epoch, layer: last if layer == 2 else 0.5)
     make(study)
     assert "core/vgg08/gradient_first" in defined()
     assert "core/vgg08/gradient_ratio" not in defined()
@@ -313,17 +315,17 @@ def test_the_same_results_give_the_same_bytes():
         chosen = [*paths.TABLES.iterdir(), *Path("report").rglob("*.tex")]
         return {path: path.read_bytes() for path in chosen}
 
-    study = faked.study({"seeds": [0, 1]})
+    study = examples.study({"seeds": [0, 1]})
     for run, seed in study.jobs():
-        faked.result(study, run, seed, val=(1 / 3 + seed, 0.1))
+        examples.result(study, run, seed, val=(1 / 3 + seed, 0.1))
     first = made()
     assert len(first) == 2 + 3 + 2
     assert made() == first
 
 
 def test_results_of_another_configuration_are_named_and_left_out(capsys):
-    faked.result(faked.study({"train": {"epochs": 3}}), "vgg08")
-    assert aggregate.collect(faked.study()) == {}
+    examples.result(examples.study({"train": {"epochs": 3}}), "vgg08")
+    assert aggregate.collect(examples.study()) == {}
     told = capsys.readouterr().err
     assert (
         told == "results/runs/vgg08/seed0: incomplete, or made with another configuration; left out\nno results yet\n"
@@ -331,9 +333,9 @@ def test_results_of_another_configuration_are_named_and_left_out(capsys):
 
 
 def test_a_seed_that_is_left_out_beside_another_is_named(capsys):
-    settings = faked.study(SEEDS, runs=["vgg08"])
-    faked.result(settings, "vgg08", 0)
-    faked.result(faked.study({"train": {"epochs": 3}}), "vgg08", 1)
+    settings = examples.study(SEEDS, runs=["vgg08"])
+    examples.result(settings, "vgg08", 0)
+    examples.result(examples.study({"train": {"epochs": 3}}), "vgg08", 1)
     assert [len(row.results) for row in aggregate.collect(settings)["core"]] == [1]
     told = capsys.readouterr().err
     assert told == "results/runs/vgg08/seed1: incomplete, or made with another configuration; left out\n"
@@ -342,9 +344,9 @@ def test_a_seed_that_is_left_out_beside_another_is_named(capsys):
 def test_a_metric_more_is_one_line_and_a_column_of_every_table(monkeypatch):
     gap = columns.Metric(lambda result, *_: result.summary["parameters"] * 1e-6, 1, 100, "Test", "Made up")
     monkeypatch.setitem(columns.METRICS, "made_up", gap)
-    study = faked.study(SEEDS, runs=["vgg08"])
+    study = examples.study(SEEDS, runs=["vgg08"])
     for seed in range(3):
-        faked.result(study, "vgg08", seed, test=(1.7, 0.3))
+        examples.result(study, "vgg08", seed, test=(1.7, 0.3))
     make(study)
     assert table().loc["vgg08", ["made_up_mean", "made_up_std"]].tolist() == pytest.approx([0.059716, 0])
     text = Path("report/tables/core.tex").read_text()
@@ -359,9 +361,9 @@ def test_a_metric_more_is_one_line_and_a_column_of_every_table(monkeypatch):
 
 def test_a_setting_more_is_one_line_and_stands_in_every_table(monkeypatch):
     monkeypatch.setitem(columns.SETTINGS, "l1", columns.Setting("L1", "L1 penalty"))
-    study = faked.study({"runs": {"vgg38": {"train": {"l1": 0.01}}}})
+    study = examples.study({"runs": {"vgg38": {"train": {"l1": 0.01}}}})
     for run in study.runs:
-        faked.result(study, run)
+        examples.result(study, run)
     make(study)
     assert table().l1.to_dict() == {"vgg08": 0, "vgg38": 0.01}
     assert "Parameters & L1 & Loss" in Path("report/tables/core.tex").read_text()
@@ -369,8 +371,8 @@ def test_a_setting_more_is_one_line_and_stands_in_every_table(monkeypatch):
 
 
 def test_plain_shows_per_cent_and_nats():
-    study = faked.study()
-    faked.result(study, "vgg08", val=(1.23456, 0.4321))
+    study = examples.study()
+    examples.result(study, "vgg08", val=(1.23456, 0.4321))
     lines = tables.study_text("Depth", aggregate.collect(study)["core"]).splitlines()
     assert lines[0] == "Depth"
     assert "val_accuracy" in lines[1]
@@ -379,9 +381,9 @@ def test_plain_shows_per_cent_and_nats():
 
 
 def test_final_figures_are_means_over_the_final_epochs_with_their_standard_error_in_brackets():
-    study = faked.study({"studies": {"core": {"average": 2}}}, runs=["vgg08"])
-    faked.result(study, "vgg08", epochs=3)
-    faked.rewrite("vgg08", val_loss=[9.0, 1.812, 1.818], val_accuracy=[0.9, 0.30, 0.34])
+    study = examples.study({"studies": {"core": {"average": 2}}}, runs=["vgg08"])
+    examples.result(study, "vgg08", epochs=3)
+    examples.rewrite("vgg08", val_loss=[9.0, 1.812, 1.818], val_accuracy=[0.9, 0.30, 0.34])
     make(study)
     row = table().loc["vgg08"]
     assert (row.averaged_epochs, row.val_loss_mean) == (2, pytest.approx(1.815))
@@ -391,10 +393,10 @@ def test_final_figures_are_means_over_the_final_epochs_with_their_standard_error
 
 
 def test_how_a_training_went_is_worked_out_by_hand():
-    study = faked.study(SEEDS | {"train": {"epochs": 6}}, runs=["vgg08"])
+    study = examples.study(SEEDS | {"train": {"epochs": 6}}, runs=["vgg08"])
     for seed, losses in enumerate(([2.3, 2.25, 2.41, 3.0, 1.5, 1.2], [2.3] * 6, [2.2, 2.1, 2.0, 1.9, 1.8, 1.7])):
-        faked.result(study, "vgg08", seed, epochs=6)
-        faked.rewrite("vgg08", seed, train_loss=losses, val_accuracy=[0.9, 0.1, 0.2, 0.3, 0.4, 0.5])
+        examples.result(study, "vgg08", seed, epochs=6)
+        examples.rewrite("vgg08", seed, train_loss=losses, val_accuracy=[0.9, 0.1, 0.2, 0.3, 0.4, 0.5])
     make(study)
     row = table().loc["vgg08"]  # ln 10 = 2.3026; seed 1 never leaves it by more than 0.1, the others in epochs 3 and 1
     assert (row.onset_mean, row.onset_std) == (2, pytest.approx(math.sqrt(2)))
@@ -408,8 +410,8 @@ def test_how_a_training_went_is_worked_out_by_hand():
 
 
 def test_a_short_training_that_never_leaves_chance_has_no_onset_no_peak_and_no_deviation():
-    study = faked.study({"train": {"epochs": 4}}, runs=["vgg08"])
-    faked.result(study, "vgg08", train=(math.log(10), 0.1), epochs=4)
+    study = examples.study({"train": {"epochs": 4}}, runs=["vgg08"])
+    examples.result(study, "vgg08", train=(math.log(10), 0.1), epochs=4)
     make(study)
     assert table().loc["vgg08", ["onset_mean", "peak_loss_mean", "val_final_std_mean"]].isna().all()
     assert r"\texttt{vgg08} & -- & -- & -- & 1 \\" in dynamics()
@@ -417,18 +419,18 @@ def test_a_short_training_that_never_leaves_chance_has_no_onset_no_peak_and_no_d
 
 
 def test_a_diverged_seed_is_in_no_mean_of_how_trainings_went():
-    study = faked.study({"seeds": [0, 1]}, runs=["vgg08"])
-    faked.result(study, "vgg08", 0, train=(1.5, 0.5))
-    faked.result(study, "vgg08", 1, train=(math.inf, 0.1), val=(math.inf, 0.1), epochs=2)
-    faked.rewrite("vgg08", 1, train_loss=[9.0, math.inf], val_loss=[9.0, math.inf])
+    study = examples.study({"seeds": [0, 1]}, runs=["vgg08"])
+    examples.result(study, "vgg08", 0, train=(1.5, 0.5))
+    examples.result(study, "vgg08", 1, train=(math.inf, 0.1), val=(math.inf, 0.1), epochs=2)
+    examples.rewrite("vgg08", 1, train_loss=[9.0, math.inf], val_loss=[9.0, math.inf])
     make(study)
     assert table().loc["vgg08"].peak_loss_mean == 1.5
 
 
 def test_an_n_over_both_kinds_of_device_is_marked_and_explained():
-    study = faked.study({"seeds": [0, 1]})
+    study = examples.study({"seeds": [0, 1]})
     for job in study.jobs():
-        faked.result(study, *job)
+        examples.result(study, *job)
     path = paths.results("vgg38", 1) / "summary.json"
     path.write_text(path.read_text().replace('"device": "cpu", "kind"', '"device": "cuda", "kind"'))
     make(study)
@@ -437,15 +439,15 @@ def test_an_n_over_both_kinds_of_device_is_marked_and_explained():
         assert re.findall(r"& (2\S*) \\\\", text) == ["2", r"2\dag{}"]
     explained = r"\dag{}: trained on CPU and on GPU."
     assert explained in Path("report/studies.tex").read_text()
-    faked.result(study, "vgg38", 1)
+    examples.result(study, "vgg38", 1)
     make(study)
     assert explained not in Path("report/studies.tex").read_text()
 
 
 def test_settings_that_differ_have_columns_and_the_others_stand_in_the_caption():
-    study = faked.study({"runs": {"vgg38": {"train": {"learning_rate": 0.01}}}})
+    study = examples.study({"runs": {"vgg38": {"train": {"learning_rate": 0.01}}}})
     for run in study.runs:
-        faked.result(study, run)
+        examples.result(study, run)
     rows = aggregate.collect(study)["core"]
     assert tables.differing_settings(rows) == ["learning_rate"]
     assert tables.common_settings(rows) == "schedule per epoch, batch 10, weight decay 0, epochs 2"
@@ -455,9 +457,9 @@ def test_settings_that_differ_have_columns_and_the_others_stand_in_the_caption()
 
 def test_a_named_study_without_results_is_an_error():
     with pytest.raises(UserError, match=r"^study 'core' has no results yet; `snakemake core` makes them$"):
-        tables.write_tables(faked.study(), ["core"])
+        tables.write_tables(examples.study(), ["core"])
     with pytest.raises(config.ParameterError, match=r"^study 'cor' is not configured; allowed: core$"):
-        tables.write_tables(faked.study(), ["cor"])
+        tables.write_tables(examples.study(), ["cor"])
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,10 @@
 import json
 import math
 
-import faked
 import pandas as pd
 import pytest
 
+import examples
 from vanishing import cli, config, files, paths, stages
 from vanishing.results import throughput
 from vanishing.training import loop, step
@@ -22,7 +22,7 @@ def project(tmp_path, monkeypatch):
 
 
 def study(**overlay):
-    return faked.study({"model": {"filters": 4}, "seeds": [0, 1, 2], **overlay}, runs=["vgg08"])
+    return examples.study({"model": {"filters": 4}, "seeds": [0, 1, 2], **overlay}, runs=["vgg08"])
 
 
 def record(settings, run, seed, iterations, **changes):
@@ -88,7 +88,7 @@ def test_what_another_configuration_took_is_left_out():
 
 
 def test_only_the_runs_of_the_studies_named_are_listed():
-    settings = faked.study({"studies": {"deep": {"title": "Deep", "runs": ["vgg38"]}}})
+    settings = examples.study({"studies": {"deep": {"title": "Deep", "runs": ["vgg38"]}}})
     for run in ("vgg08", "vgg38"):
         record(settings, run, 0, 10)
     assert throughput.table(settings).run.tolist() == ["vgg08", "vgg38"]
@@ -105,7 +105,7 @@ def test_the_published_throughput_is_r4s(run, printed):
 
 
 def test_the_command_prints_and_writes_the_table(tmp_path, capsys):
-    (tmp_path / "params.yaml").write_text(json.dumps(faked.content()))
+    (tmp_path / "params.yaml").write_text(json.dumps(examples.content()))
     assert cli.main(["rates"]) == 0
     assert capsys.readouterr().err == "no throughput in logs/rates; a training leaves its own when it ends\n"
     record(config.load(), "vgg08", 0, 123)

@@ -1,9 +1,9 @@
 import os
 import subprocess
 
-import faked
 import pytest
 
+import examples
 from vanishing import config
 from vanishing.engines import workspace
 from vanishing.errors import UserError
@@ -23,26 +23,26 @@ def origin(tmp_path):
     (folder / "notebooks").mkdir(parents=True)
     (folder / "Snakefile").write_text("rule all:\n")
     (folder / "notebooks" / "training.ipynb").write_text("{}")
-    (folder / "params.yaml").write_text((faked.ROOT / "params.yaml").read_text())
+    (folder / "params.yaml").write_text((examples.ROOT / "params.yaml").read_text())
     return folder
 
 
 def test_every_committed_file_that_the_pipeline_reads_is_laid_out(tmp_path):
-    listed = subprocess.run(["git", "ls-files"], cwd=faked.ROOT, capture_output=True, text=True, check=False)
+    listed = subprocess.run(["git", "ls-files"], cwd=examples.ROOT, capture_output=True, text=True, check=False)
     if listed.returncode:
         pytest.skip("not a git repository")
     wanted = {path for path in listed.stdout.splitlines() if path.startswith(READ)}
     assert len(wanted) > 40
-    workspace.lay_out(faked.ROOT, tmp_path / "copy", None)
+    workspace.lay_out(examples.ROOT, tmp_path / "copy", None)
     wanted.add("profiles/default/config.yaml")  # in the project behind a link
     assert wanted <= files_below(tmp_path / "copy")
 
 
 def test_the_code_is_found_where_it_is_in_the_project_and_not_copied(tmp_path):
     for _ in range(2):
-        workspace.lay_out(faked.ROOT, tmp_path / "copy", None)
+        workspace.lay_out(examples.ROOT, tmp_path / "copy", None)
     assert (tmp_path / "copy" / "src").is_symlink()
-    assert (tmp_path / "copy" / "src" / "vanishing").samefile(faked.ROOT / "src" / "vanishing")
+    assert (tmp_path / "copy" / "src" / "vanishing").samefile(examples.ROOT / "src" / "vanishing")
 
 
 def test_nothing_that_the_pipeline_makes_is_laid_out(origin, tmp_path):
@@ -68,7 +68,7 @@ def test_the_parameters_are_those_of_the_project_with_the_overlay_laid_over(orig
 
 
 def test_the_demonstration_is_laid_out_with_its_own_parameters(tmp_path):
-    workspace.lay_out(faked.ROOT, tmp_path / "copy", faked.ROOT / "workflow" / "demo.yaml")
+    workspace.lay_out(examples.ROOT, tmp_path / "copy", examples.ROOT / "workflow" / "demo.yaml")
     assert config.load(tmp_path / "copy" / "params.yaml").data.set == "generated"
 
 
@@ -146,6 +146,6 @@ def test_a_missing_overlay_is_named(origin, tmp_path):
 @pytest.mark.parametrize(("overlay", "epochs"), [("demo.yaml", 6), ("catalogue.yaml", 4)])
 def test_what_is_to_take_minutes_leaves_no_run_its_hundreds_of_epochs(overlay, epochs, tmp_path):
     studies = ["core"] if overlay == "demo.yaml" else None
-    workspace.lay_out(faked.ROOT, tmp_path / "copy", faked.ROOT / "workflow" / overlay, studies)
+    workspace.lay_out(examples.ROOT, tmp_path / "copy", examples.ROOT / "workflow" / overlay, studies)
     settings = config.load(tmp_path / "copy" / "params.yaml")
     assert {run for run in settings.runs if settings.run(run).train.epochs > epochs} == set()
