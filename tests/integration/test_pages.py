@@ -19,7 +19,7 @@ def test_with_the_snapshots_of_the_real_study_nothing_leaves_the_page_or_overlap
     study = examples.study({"train": {"epochs": 100}}, runs=runs)
     for run in runs:
         examples.result(study, run, epochs=100, snapshots=snapshots)
-    data = figures.load("core", study)
+    data = figures.read_study("core", study)
     drawn = {name: figure for family in CAPTIONS for name, figure in figures.draw(family, data).items()}
     for name, figure in drawn.items():
         figure.draw_without_rendering()

@@ -211,10 +211,11 @@ def test_a_longer_list_of_runs_takes_dvc_the_same_command_twice(built, copy):
     assert (folder / "results/runs/vgg20_bn/seed0/gradients.csv").exists()
 
 
-def test_the_report_is_rebuilt_from_results_alone(built, tmp_path):
+def test_the_report_is_rebuilt_from_results_and_the_page_of_the_data_set(built, tmp_path):
     folder = tmp_path / "clone"
     lay_out(folder, {})
-    shutil.copytree(built("snakemake") / "results" / "runs", folder / "results" / "runs")
+    for made in ("results/runs", "report/samples"):
+        shutil.copytree(built("snakemake") / made, folder / made)
     run(folder, "snakemake", "report", "--cores", "2", "--config", "from_results=true")
     assert not (folder / "data").exists()
     assert not (folder / "checkpoints").exists()

@@ -49,6 +49,7 @@ def built(tmp_path_factory):
         settings = examples.study(SMALL)
         graph.configure(settings)
         stages.data(settings)
+        stages.samples(settings)
         for run in settings.runs:
             stages.train(settings, [(run, 0)])
             stages.gradients(settings, run, 0)
@@ -104,7 +105,7 @@ def cached(path):
 def test_a_study_as_it_was_made_has_nothing_off(study, capsys):
     code, found, told = verify(capsys)
     assert (code, len(found)) == (0, 1)
-    assert re.fullmatch(r"nothing is off; \d{2,3} files compared, 2 measurements repeated", found[0])
+    assert re.fullmatch(r"no mismatch; \d{2,3} files compared, 2 measurements repeated", found[0])
     assert [line for line in told if not line.startswith("testing ")] == []
     assert verify(capsys, "--all")[1][0].endswith(", 4 measurements repeated")
 
@@ -142,7 +143,7 @@ def test_one_flipped_bit_is_named_with_what_makes_the_file_again(study, path, co
     assert named == str(path) or (path.parent == Path(named) and "results" in path.parts)
     assert found[0].endswith(f"; next: `{command}`")
     assert "expected " in found[0]
-    assert told[-1].startswith("vanishing verify: 1 files are off; ")
+    assert told[-1].startswith("vanishing verify: 1 file does not match; ")
 
 
 @pytest.mark.parametrize("original", [BEST, DATA, Path("report/figures/core/loss.pdf")], ids=str)
@@ -184,7 +185,7 @@ def test_the_cache_is_where_dvcs_configuration_says(study, tmp_path, monkeypatch
     assert list(dvc_lock.objects(scope)) == []
     assert scope.notes == []
     folder = Path(".dvc/cache") if level == "none" else elsewhere
-    assert scope.proven == set((folder / "files/md5").glob("??/*"))
+    assert scope.compared == set((folder / "files/md5").glob("??/*"))
 
 
 def test_a_damaged_configuration_of_dvcs_is_named(study, unbuilt, capsys):
@@ -210,7 +211,7 @@ def without_dvc():
     paths.CHECKS.unlink()
     for folder in ("results/tables", "results/comparison", "results/notebooks"):
         shutil.rmtree(folder)
-    for folder in ("tables", "figures", "comparison"):
+    for folder in ("samples", "tables", "figures", "comparison"):
         shutil.rmtree(paths.REPORT / folder)
     for made in ("numbers.tex", "studies.tex", "report.pdf"):
         (paths.REPORT / made).unlink()
@@ -327,8 +328,8 @@ def test_what_was_built_from_other_sources_is_not_compared_with_dvcs_record(stud
         "dvc.lock: made from other inputs, not compared: check, compare, configure, figures@core, gradients@vgg08-0, "
         "numbers, report, tables@core, train@vgg08-0; `vanishing sync` enters what is here"
     ]
-    assert paths.best(paths.checkpoints("vgg38", 0)) in scope.proven
-    assert path not in scope.proven
+    assert paths.best(paths.checkpoints("vgg38", 0)) in scope.compared
+    assert path not in scope.compared
 
 
 def test_an_edited_source_leaves_the_stages_before_it_compared(study):
@@ -347,7 +348,7 @@ def test_an_edited_source_leaves_the_stages_before_it_compared(study):
 def unbuilt(monkeypatch):
     """Have nothing built again, which takes a minute."""
 
-    def build(_):
+    def build(*_):
         raise UserError("no engine")
 
     monkeypatch.setattr(rebuild, "_build", build)
@@ -555,7 +556,7 @@ def test_an_empty_folder_is_told_what_is_not_there(tmp_path, monkeypatch, capsys
     monkeypatch.chdir(tmp_path)
     Path("params.yaml").write_text(yaml.safe_dump(examples.content(SMALL)))
     code, found, told = verify(capsys)
-    assert (code, found) == (0, ["nothing is off; 0 files compared, 0 measurements repeated"])
+    assert (code, found) == (0, ["no mismatch; 0 files compared, 0 measurements repeated"])
     assert "data/generated.npz: not here, not compared; `vanishing data` makes it" in told
 
 
@@ -601,12 +602,12 @@ def test_a_build_that_fails_is_a_finding_that_says_why(study, monkeypatch, capsy
     """Whoever breaks the build would have all that it makes forged."""
     Path("dvc.lock").unlink()
 
-    def build(_):
+    def build(*_):
         raise UserError("snakemake --cores failed: vanishing report: report/report.tex: LaTeX failed: ! \\nosuch")
 
     monkeypatch.setattr(rebuild, "_build", build)
     code, found, told = verify(capsys)
-    made = 2 + 3 + 13 + 3 + 3 + 1  # tables twice, comparison, figures, numbers, report
+    made = 3 + 2 + 3 + 13 + 3 + 2 + 1  # samples, tables twice, comparison, figures, numbers, report
     assert (code, found) == (
         1,
         [
@@ -615,7 +616,7 @@ def test_a_build_that_fails_is_a_finding_that_says_why(study, monkeypatch, capsy
             "`snakemake --cores 1 report --config from_results=true`"
         ],
     )
-    assert told[-1].startswith("vanishing verify: 1 files are off; ")
+    assert told[-1].startswith("vanishing verify: 1 file does not match; ")
     assert told[-1].endswith(f", {made} files here not compared")
 
 
@@ -624,5 +625,5 @@ def test_the_last_line_says_how_much_was_not_compared(study, capsys):
     without_dvc()
     code, found, _ = verify(capsys)
     assert code == 0
-    assert found[-1].startswith("nothing is off; ")
+    assert found[-1].startswith("no mismatch; ")
     assert found[-1].endswith(", 1 files here not compared"), "gradients.csv, whose snapshots are not here"

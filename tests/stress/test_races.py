@@ -50,5 +50,5 @@ def test_of_two_starts_one_works_and_the_other_names_it(tmp_path, first, second)
     assert re.search(BUSY[first, second].format(pid=process.pid), said, re.M), said
     output, _ = process.communicate()
     assert process.returncode == 0, output
-    assert engines.run(tmp_path, "vanishing", "verify").startswith("nothing is off; ")
+    assert engines.run(tmp_path, "vanishing", "verify").startswith("no mismatch; ")
     engines.run(tmp_path, *TARGETS[second])  # who was refused is not locked out

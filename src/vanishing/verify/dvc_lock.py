@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, 
 from vanishing import config, files, paths
 from vanishing.engines import catalogue, graph, sync
 from vanishing.errors import UserError
-from vanishing.verify.mismatch import Finding, Scope, guarded, problem, remove
+from vanishing.verify.mismatch import Mismatch, Scope, guarded, problem, remove
 
 LOCK = Path("dvc.lock")
 CACHE = Path(".dvc") / "cache"
@@ -25,8 +25,8 @@ CACHE = Path(".dvc") / "cache"
 DIRECTORY = ".dir"
 """What ends the hash of a directory: it is that of a list of its files."""
 
-MARKS = frozenset({".snakemake_timestamp"})
-"""Files in outputs that `.dvcignore` leaves out."""
+IGNORED = frozenset({".snakemake_timestamp", "__pycache__"})
+"""Files and folders that `.dvcignore` leaves out."""
 
 
 MAX_BYTES = 4 << 20
@@ -95,7 +95,7 @@ def read(path: Path = LOCK) -> list[Stage]:
     return [Stage(name, _by_path(entry.deps), _by_path(entry.outs)) for name, entry in entries.items()]
 
 
-def outputs(scope: Scope) -> Iterator[Finding]:
+def outputs(scope: Scope) -> Iterator[Mismatch]:
     """Compare the outputs with `dvc.lock`: those of stages whose inputs are still what they were made from."""
     if not LOCK.exists():
         scope.notes.append(f"{LOCK}: not here, so nothing is compared with it")
@@ -103,7 +103,7 @@ def outputs(scope: Scope) -> Iterator[Finding]:
     try:
         stages = read()
     except UserError as error:
-        yield Finding(LOCK, "DVC's record", problem(LOCK, error), "dvc repro")
+        yield Mismatch(LOCK, "DVC's record", problem(LOCK, error), "dvc repro")
         return
     outdated = stale(stages, scope.settings)
     if outdated:
@@ -123,13 +123,13 @@ def outputs(scope: Scope) -> Iterator[Finding]:
         scope.notes.append(f"{LOCK}: not here, not compared: {', '.join(missing)}; `dvc pull` brings what was pushed")
 
 
-def objects(scope: Scope) -> Iterator[Finding]:
+def objects(scope: Scope) -> Iterator[Mismatch]:
     """Compare every object in DVC's cache with its name, which is its MD5; DVC itself trusts those it may not write."""
     folder = _cache()
     if not folder.is_dir():
         scope.notes.append(f"{folder}: not here, so no cache of DVC's is checked")
         return
-    stages = read() if LOCK.exists() and LOCK not in scope.off else []
+    stages = read() if LOCK.exists() and LOCK not in scope.mismatched else []
     owners = dict(_owners(stages))
     for path in sorted(folder.glob("??/*")):
         name = path.parent.name + path.name
@@ -140,7 +140,7 @@ def objects(scope: Scope) -> Iterator[Finding]:
                 try:
                     _members(path, name)
                 except (UserError, OSError) as error:  # where it is damaged, that was found first
-                    yield Finding(path, "a list of a directory's files", problem(path, error), command)
+                    yield Mismatch(path, "a list of a directory's files", problem(path, error), command)
 
 
 def stale(stages: Iterable[Stage], settings: config.Parameters) -> set[str]:
@@ -172,22 +172,22 @@ def _changed(stage: Stage, texts: dict[Path, str], made: set[Path]) -> bool:
     return any((texts.get(path) or _content(path)) != digest for path, digest in sources.items())
 
 
-def _compare(scope: Scope, path: Path, digest: str, command: str, listing: dict[str, str] | None) -> Iterator[Finding]:
+def _compare(scope: Scope, path: Path, digest: str, command: str, listing: dict[str, str] | None) -> Iterator[Mismatch]:
     """Compare an output with its record: file by file where the cache still lists a directory's files."""
     if not digest.endswith(DIRECTORY):
         yield from scope.compare(path, digest, str(LOCK), command, "md5")
         return
     there = _files(path)
     if listing is None:
-        scope.proven.update(path / name for name in there)
+        scope.compared.update(path / name for name in there)
         if _listed({name: files.digest(path / name, "md5") for name in there}) != digest:
-            yield Finding(path, f"the files of {digest} ({LOCK})", f"others among its {len(there)}", command)
+            yield Mismatch(path, f"the files of {digest} ({LOCK})", f"others among its {len(there)}", command)
         return
     for name in sorted(set(there) | set(listing)):
         if name not in listing:
-            yield Finding(path / name, f"no such file ({LOCK})", "one", remove(path / name))
+            yield Mismatch(path / name, f"no such file ({LOCK})", "one", remove(path / name))
         elif name not in there:
-            yield Finding(path / name, f"{listing[name]} ({LOCK})", "nothing", command)
+            yield Mismatch(path / name, f"{listing[name]} ({LOCK})", "nothing", command)
         else:
             yield from scope.compare(path / name, listing[name], str(LOCK), command, "md5")
 
@@ -258,8 +258,8 @@ def _cache() -> Path:
 
 
 def _files(folder: Path) -> list[str]:
-    found = (path for path in folder.rglob("*") if path.is_file() and path.name not in MARKS)
-    return sorted(path.relative_to(folder).as_posix() for path in found)
+    found = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return sorted(path.as_posix() for path in found if not IGNORED.intersection(path.parts))
 
 
 def _content(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""What `vanishing verify` looks at, and what it finds."""
+"""The mismatches that `vanishing verify` finds, the trainings it looks at, and what it has compared so far."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from vanishing.errors import UserError
 from vanishing.results import store
 
 SAMPLE = 3
-"""Trainings that are tested again unless all are asked for."""
+"""Trainings that are evaluated again by default."""
 
 
 @dataclass(frozen=True)
-class Finding:
-    """A file that is not what a record says."""
+class Mismatch:
+    """A file that does not match a record."""
 
     path: Path
     expected: str
@@ -69,10 +69,10 @@ class Scope:
     settings: config.Parameters
     every: bool = False
     """Whether to test all trainings again, not a sample."""
-    proven: set[Path] = field(default_factory=set)
+    compared: set[Path] = field(default_factory=set)
     """Files that have been compared with a record."""
-    off: set[Path] = field(default_factory=set)
-    """Files that have been found off."""
+    mismatched: set[Path] = field(default_factory=set)
+    """Files that do not match a record."""
     notes: list[str] = field(default_factory=list)
     """What could not be checked, a line each."""
     tested: int = 0
@@ -80,19 +80,19 @@ class Scope:
 
     def compare(
         self, path: Path, digest: str, source: str, command: str, algorithm: str = "sha256"
-    ) -> Iterator[Finding]:
-        """Hash a file that is there, and yield a finding unless it has the `digest` that `source` gives."""
-        self.proven.add(path)
+    ) -> Iterator[Mismatch]:
+        """Hash a file that is there, and yield a mismatch unless it has the `digest` that `source` gives."""
+        self.compared.add(path)
         try:
             there = files.digest(path, algorithm)
             found = f"{'SHA-256' if algorithm == 'sha256' else 'MD5'} {there}"
         except (UserError, OSError) as error:
             there, found = "", problem(path, error)
         if there != digest:
-            yield Finding(path, f"{digest} ({source})", found, command)
+            yield Mismatch(path, f"{digest} ({source})", found, command)
 
     @cached_property
-    def read(self) -> tuple[list[Record], list[Finding]]:
+    def read(self) -> tuple[list[Record], list[Mismatch]]:
         """The summaries of all trainings in `results/`, and those that cannot be read."""
         records, broken = [], []
         for path in sorted((paths.RESULTS / "runs").glob("*/seed*/summary.json")):
@@ -104,7 +104,7 @@ class Scope:
             except UserError as error:
                 command = f"vanishing train {run} --seed {seed[1]}"
                 problem = re.sub(r"^.*cannot be read (\(.*\));.*$", r"damage \1", str(error))
-                broken.append(Finding(path, "the summary of a training", problem, command))
+                broken.append(Mismatch(path, "the summary of a training", problem, command))
         return records, broken
 
     @property
@@ -130,12 +130,12 @@ class Scope:
         return order if self.every else order[:SAMPLE]
 
 
-def guarded(path: Path, command: str, found: Iterator[Finding]) -> Iterator[Finding]:
-    """Yield what is found; where a file that cannot be read ends that, say so of `path` in its place."""
+def guarded(path: Path, command: str, found: Iterator[Mismatch]) -> Iterator[Mismatch]:
+    """Yield the mismatches; if an unreadable file stops them, yield `path` as one instead."""
     try:
         yield from found
     except (UserError, OSError) as error:
-        yield Finding(path, "what can be read", problem(path, error), command)
+        yield Mismatch(path, "what can be read", problem(path, error), command)
 
 
 def remove(path: Path, *options: str) -> str:

@@ -11,48 +11,48 @@ from vanishing import paths
 from vanishing.console import say
 from vanishing.engines import catalogue, sync, workspace
 from vanishing.errors import UserError
-from vanishing.verify.mismatch import Finding, Scope, guarded, remove
+from vanishing.verify.mismatch import Mismatch, Scope, guarded, remove
 
 ARGUMENTS = ("snakemake", "--cores", "1", "report", "--config", "from_results=true")
 """What builds all of it."""
 
 BUILD = " ".join(ARGUMENTS)
 
-
 SAMPLES = paths.REPORT / "samples"
 
 
-def reports(scope: Scope) -> Iterator[Finding]:
+def reports(scope: Scope) -> Iterator[Mismatch]:
     """Compare what is made of the results with what they give: the same results give the same bytes."""
+    data = scope.settings.data.path
     made = {
         path: catalogue.maker_of(path) or BUILD
         for stage in catalogue.STAGES
-        if stage.from_results or stage.name == "samples"
+        if stage.from_results or (stage.name == "samples" and data.exists())
         for pattern in stage.patterns
         for path in sorted(Path().glob(pattern))
-        if path not in scope.proven
+        if path not in scope.compared
     }
     if not made:
         return
     say(f"building {len(made)} files of results/ and report/ again")
     with tempfile.TemporaryDirectory() as name:
         try:
-            folder = _build(Path(name) / "study", scope.settings.data.path)
+            folder = _build(Path(name) / "study", data)
         except (UserError, OSError) as error:
             expected = f"{len(made)} files of results/ and report/ (built again)"
-            yield Finding(paths.REPORT, expected, f"none to compare: {error}", BUILD)
+            yield Mismatch(paths.REPORT, expected, f"none to compare: {error}", BUILD)
             return
         for path, command in made.items():
-            scope.proven.add(path)
+            scope.compared.add(path)
             if (folder / path).exists():
                 yield from guarded(path, command, _compare(path, folder / path, command))
             else:
-                yield Finding(path, "no such file (results/ give none)", "one", remove(path))
+                yield Mismatch(path, "no such file (results/ give none)", "one", remove(path))
 
 
-def _compare(path: Path, again: Path, command: str) -> Iterator[Finding]:
+def _compare(path: Path, again: Path, command: str) -> Iterator[Mismatch]:
     if not path.is_file() or path.read_bytes() != again.read_bytes():
-        yield Finding(path, "what results/ give (built again)", "other bytes", command)
+        yield Mismatch(path, "what results/ give (built again)", "other bytes", command)
 
 
 def _build(folder: Path, data: Path) -> Path:

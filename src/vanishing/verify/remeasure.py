@@ -14,13 +14,13 @@ from vanishing.data import dataset
 from vanishing.errors import UserError
 from vanishing.results import store
 from vanishing.training import checkpoints, devices, step
-from vanishing.verify.mismatch import Finding, Record, Scope, guarded
+from vanishing.verify.mismatch import Mismatch, Record, Scope, guarded
 
 TOLERANCE = 0.002
 """Difference of test accuracies, as a fraction, that another processor, GPU or PyTorch version may make."""
 
 
-def accuracies(scope: Scope) -> Iterator[Finding]:
+def accuracies(scope: Scope) -> Iterator[Mismatch]:
     """Test the best weights of some trainings, or of all, and compare the metrics with the summary.
 
     In the environment that the summary names they must be equal to the last bit; elsewhere the accuracy may differ by
@@ -40,11 +40,11 @@ def accuracies(scope: Scope) -> Iterator[Finding]:
         yield from _test(scope.settings.run(record.run), record, path, images.test)
 
 
-def gradient_flow(scope: Scope) -> Iterator[Finding]:
+def gradient_flow(scope: Scope) -> Iterator[Mismatch]:
     """Measure the gradient flow again where no record covers it, or everywhere if all is to be tested."""
     for record in scope.current:
         path = record.folder / "gradients.csv"
-        if not path.exists() or (path in scope.proven and not scope.every):
+        if not path.exists() or (path in scope.compared and not scope.every):
             continue
         run, there = scope.settings.run(record.run), any(record.trajectory.glob("epoch*.safetensors"))
         device, same = _device(run, record, measuring=True)
@@ -60,18 +60,18 @@ def gradient_flow(scope: Scope) -> Iterator[Finding]:
             scope.notes.append(f"{path}: not measured again: {error}")
             continue
         scope.tested += 1
-        scope.proven.add(path)
+        scope.compared.add(path)
         command = f"vanishing gradients {record.run} --seed {record.seed}"
         yield from guarded(path, command, _compare(path, store.as_text(table), command))
 
 
-def _test(run: config.Run, record: Record, path: Path, test: dataset.Split) -> Iterator[Finding]:
+def _test(run: config.Run, record: Record, path: Path, test: dataset.Split) -> Iterator[Mismatch]:
     device, same = _device(run, record)
     model = step.Learner(run, record.seed, device).model
     try:
         checkpoints.load_weights(path, model)
     except UserError:
-        yield Finding(
+        yield Mismatch(
             path, f"the weights of {record.run}", "a damaged file, or weights of another model", record.command
         )
         return
@@ -81,19 +81,19 @@ def _test(run: config.Run, record: Record, path: Path, test: dataset.Split) -> I
     if not (equal if same else abs(found.accuracy - said["accuracy"]) <= TOLERANCE):
         expected = f"test accuracy {said['accuracy']!r} and loss {said['loss']!r} ({record.path})"
         margin = "" if same else f", within {TOLERANCE:.1%} on another device or version"
-        yield Finding(path, f"{expected}{margin}", f"{found.accuracy!r} and {found.loss!r}", record.command)
+        yield Mismatch(path, f"{expected}{margin}", f"{found.accuracy!r} and {found.loss!r}", record.command)
 
 
-def _compare(path: Path, expected: str, command: str) -> Iterator[Finding]:
+def _compare(path: Path, expected: str, command: str) -> Iterator[Mismatch]:
     """Compare a table's text with the expected one, line by line."""
     files.check_plain(path, files.RESULT_BYTES)
     found, wanted = (text.splitlines() for text in (path.read_text(encoding="utf-8", errors="replace"), expected))
     for number, (line, right) in enumerate(zip(found, wanted, strict=False), start=1):
         if line != right:
-            yield Finding(path, f"{right!r} in line {number} (measured again)", repr(line), command)
+            yield Mismatch(path, f"{right!r} in line {number} (measured again)", repr(line), command)
             return
     if path.read_bytes() != expected.encode():
-        yield Finding(path, f"{len(wanted)} lines (measured again)", f"{len(found)}, or other ends of lines", command)
+        yield Mismatch(path, f"{len(wanted)} lines (measured again)", f"{len(found)}, or other ends of lines", command)
 
 
 def _device(run: config.Run, record: Record, measuring: bool = False) -> tuple[torch.device, bool]:

@@ -1,7 +1,7 @@
-"""Proof that what is here is what was made: every file against every record of it.
+"""`vanishing verify`: compares every file with every record of it.
 
-A record is a summary's hashes, `dvc.lock`, git's last commit, or a checkpoint's own checksum; what no record
-covers is measured or built again. Each check is independent of the others and yields what it finds.
+Records are the hashes in a summary, `dvc.lock`, git's last commit, and the checksum inside a checkpoint; what none of
+them covers is measured or built again. The checks do not depend on one another, and each yields its mismatches.
 """
 
 from __future__ import annotations
@@ -23,54 +23,55 @@ from vanishing.errors import UserError
 from vanishing.results import checks, store
 from vanishing.training import checkpoints
 from vanishing.verify import dvc_lock, rebuild, remeasure
-from vanishing.verify.mismatch import Finding, Record, Scope, guarded, printable, problem, remove
+from vanishing.verify.mismatch import Mismatch, Record, Scope, guarded, printable, problem, remove
 
-Check = Callable[[Scope], Iterator[Finding]]
+Check = Callable[[Scope], Iterator[Mismatch]]
 
 
 def verify(settings: config.Parameters, every: bool = False) -> None:
-    """Print every file that is not what a record says, and what could not be checked.
+    """Print every file that does not match a record, and what could not be checked.
 
     Args:
         settings: of the study.
-        every: whether to test the best weights of all trainings, and measure all gradient flow again, where
-            the default is a sample of the one and what no record covers of the other.
+        every: evaluate the best weights of all trainings and measure all gradient flow again. By default this is a
+            sample of the trainings, and the gradient flow that no record covers.
 
     Raises:
-        UserError: something is off.
+        UserError: a file does not match.
     """
     scope = Scope(settings, every)
-    for finding in _findings(scope):
-        if finding.path not in scope.off:  # damaged weights are found by several checks; the first says most
-            scope.off.add(finding.path)
-            print(finding, flush=True)
+    for mismatch in _mismatches(scope):
+        if mismatch.path not in scope.mismatched:  # damaged weights are found by several checks; the first says most
+            scope.mismatched.add(mismatch.path)
+            print(mismatch, flush=True)
     for note in scope.notes:
         say(printable(note))
-    counts = f"{len(scope.proven)} files compared, {scope.tested} measurements repeated"
+    counts = f"{len(scope.compared)} files compared, {scope.tested} measurements repeated"
     if left := _left(scope):
         counts += f", {len(left)} files here not compared"
-    if scope.off:
-        raise UserError(f"{len(scope.off)} files are off; {counts}")
-    print(f"nothing is off; {counts}")
+    if scope.mismatched:
+        number = len(scope.mismatched)
+        raise UserError(f"{number} {'file does' if number == 1 else 'files do'} not match; {counts}")
+    print(f"no mismatch; {counts}")
 
 
-def _findings(scope: Scope) -> Iterator[Finding]:
-    """Yield what the checks find; one that a file ends names it, and the next goes on."""
+def _mismatches(scope: Scope) -> Iterator[Mismatch]:
+    """Yield the mismatches of all checks; if a file stops a check, name the file and go on with the next check."""
     for check in CHECKS:
         try:
             yield from check(scope)
         except (UserError, OSError) as error:
             named = error.filename if isinstance(error, OSError) else str(error).partition(": ")[0]
             path = Path(named or check.__name__)
-            yield Finding(path, "what can be read", problem(path, error), f"ls -ld {shlex.quote(str(path))}")
+            yield Mismatch(path, "what can be read", problem(path, error), f"ls -ld {shlex.quote(str(path))}")
 
 
-def summaries(scope: Scope) -> Iterator[Finding]:
+def summaries(scope: Scope) -> Iterator[Mismatch]:
     """Compare history and checkpoints with the hashes in each `summary.json`."""
     _, broken = scope.read
     yield from broken
     for record in scope.records:
-        scope.proven.add(record.path)
+        scope.compared.add(record.path)
         if not record.trajectory.exists():
             scope.notes.append(f"{record.trajectory}: not here, not compared; `dvc pull` brings what was pushed")
         for name, digest in record.summary["files"].items():
@@ -78,21 +79,21 @@ def summaries(scope: Scope) -> Iterator[Finding]:
             if path.exists():
                 yield from scope.compare(path, digest, str(record.path), record.command)
             elif path.parent.exists():
-                yield Finding(path, f"{digest} ({record.path})", "nothing", record.command)
+                yield Mismatch(path, f"{digest} ({record.path})", "nothing", record.command)
         for path in sorted(record.trajectory.glob("*.safetensors")):
             if path.name not in record.summary["files"]:
-                yield Finding(path, f"no such file ({record.path})", "one", remove(path))
+                yield Mismatch(path, f"no such file ({record.path})", "one", remove(path))
 
 
-def histories(scope: Scope) -> Iterator[Finding]:
+def histories(scope: Scope) -> Iterator[Mismatch]:
     """Compare the figures of each summary with the history that it stands for."""
     for record in scope.records:
         path = record.folder / "history.csv"
-        if path not in scope.off and path.exists():
+        if path not in scope.mismatched and path.exists():
             yield from guarded(path, record.command, _history(record, path))
 
 
-def images(scope: Scope) -> Iterator[Finding]:
+def images(scope: Scope) -> Iterator[Mismatch]:
     """Compare the data file with each summary's hash, and its images with those that it must hold."""
     block = scope.settings.data
     path, command = block.path, "vanishing data"
@@ -101,36 +102,36 @@ def images(scope: Scope) -> Iterator[Finding]:
         return
     for record in scope.current:
         yield from scope.compare(path, record.summary["data"]["sha256"], str(record.path), command)
-    scope.proven.add(path)
+    scope.compared.add(path)
     try:
         arrays = dataset.load(path)
         dataset.check(arrays, block)
     except (UserError, OSError) as error:
-        yield Finding(path, "the arrays of the data set", problem(path, error), command)
+        yield Mismatch(path, "the arrays of the data set", problem(path, error), command)
         return
     expected, whole = _expected(block), joined(arrays.train, arrays.val)
     for title, split, digest in (("training", whole, expected.train), ("test", arrays.test, expected.test)):
         if (found := content_hash(split)) != digest:
-            yield Finding(path, f"{title} images of hash {digest}", f"images of hash {found}", command)
+            yield Mismatch(path, f"{title} images of hash {digest}", f"images of hash {found}", command)
     right = (*hold_out(whole, block.validation_per_class, block.seed), canonical(arrays.test))
     if not all(map(_equal, (arrays.train, arrays.val, arrays.test), right)):
-        yield Finding(path, "the images in their canonical order and splits", "another order", command)
+        yield Mismatch(path, "the images in their canonical order and splits", "another order", command)
 
 
-def states(scope: Scope) -> Iterator[Finding]:
+def states(scope: Scope) -> Iterator[Mismatch]:
     """Read every checkpoint, those of unfinished trainings included: each holds a checksum of its own."""
     for root, depth in ((Path("checkpoints"), "*/seed*"), (paths.SCRATCH / "resume", "*/seed*/*")):
         for path in sorted(root.glob(f"{depth}/*.safetensors")):
-            scope.proven.add(path)
+            scope.compared.add(path)
             try:
                 checkpoints.read(path)
             except (UserError, OSError) as error:
                 run, seed = path.relative_to(root).parts[:2]
                 command = shlex.join(["vanishing", "train", run, "--seed", seed.removeprefix("seed")])
-                yield Finding(path, "the checksum written in it", problem(path, error), command)
+                yield Mismatch(path, "the checksum written in it", problem(path, error), command)
 
 
-def committed(scope: Scope) -> Iterator[Finding]:
+def committed(scope: Scope) -> Iterator[Mismatch]:
     """Compare gradient flow with git's last commit, where parameters and summary are as they were committed.
 
     Nothing else in a checkout says what `gradients.csv` was when Snakemake alone has made it. Where either
@@ -146,24 +147,24 @@ def committed(scope: Scope) -> Iterator[Finding]:
     for record in scope.records if params in same else ():
         path = record.folder / "gradients.csv"
         if path in there and record.path in same:
-            scope.proven.add(path)
+            scope.compared.add(path)
             if path not in same:
                 command = f"vanishing gradients {record.run} --seed {record.seed}"
-                yield Finding(path, f"blob {tree[path]} (git's last commit)", "another", command)
+                yield Mismatch(path, f"blob {tree[path]} (git's last commit)", "another", command)
 
 
-def checked(scope: Scope) -> Iterator[Finding]:
+def checked(scope: Scope) -> Iterator[Mismatch]:
     """Compare `results/checks.csv`, if it is here, with what the checks give now, unless results do not match."""
     if not paths.CHECKS.exists():
         return
-    if any(paths.RESULTS / "runs" in path.parents for path in scope.off):
+    if any(paths.RESULTS / "runs" in path.parents for path in scope.mismatched):
         scope.notes.append(f"{paths.CHECKS}: not compared, since results are off")
         return
-    scope.proven.add(paths.CHECKS)
+    scope.compared.add(paths.CHECKS)
     expected = store.as_text(checks.table(checks.verdicts(scope.settings)))
     files.check_plain(paths.CHECKS, files.RESULT_BYTES)
     if paths.CHECKS.read_bytes() != expected.encode():
-        yield Finding(paths.CHECKS, "what the checks give (done again)", "other bytes", "vanishing check")
+        yield Mismatch(paths.CHECKS, "what the checks give (done again)", "other bytes", "vanishing check")
 
 
 CHECKS: tuple[Check, ...] = (
@@ -185,13 +186,13 @@ CHECKS: tuple[Check, ...] = (
 def _left(scope: Scope) -> set[Path]:
     """Return what the pipeline has made here and no check has compared."""
     here = {path for pattern in catalogue.patterns() for path in Path().glob(pattern)}
-    return here - scope.proven - scope.off
+    return here - scope.compared - scope.mismatched
 
 
-def _history(record: Record, path: Path) -> Iterator[Finding]:
+def _history(record: Record, path: Path) -> Iterator[Mismatch]:
     for key, said, right in _figures(record.summary, store.read_history(path)):
         if said != right:
-            yield Finding(record.path, f"{key} = {right} ({path})", f"{said}", record.command)
+            yield Mismatch(record.path, f"{key} = {right} ({path})", f"{said}", record.command)
             return
 
 
