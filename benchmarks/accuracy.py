@@ -22,8 +22,8 @@ import pandas as pd
 import torch
 
 from vanishing import config
-from vanishing.data import dataset, synthetic
-from vanishing.data.dataset import Dataset, Split
+from vanishing.data import dataset, records, synthetic
+from vanishing.data.records import Dataset, Split
 from vanishing.training import loop
 
 CLASSES, HELD_OUT, TEST = 100, 25, 10
@@ -41,7 +41,7 @@ def images_of(images: int) -> Dataset:
         ]
         return Dataset(*parts, real.classes)
     train, test, classes = synthetic.generate(CLASSES, images // CLASSES + HELD_OUT, TEST, seed=0)
-    return Dataset(*dataset.hold_out(train, HELD_OUT, 0), test, classes)
+    return Dataset(*records.hold_out(train, HELD_OUT, 0), test, classes)
 
 
 def _parts(whole: Dataset) -> tuple[Split, Split, Split]:

@@ -16,7 +16,7 @@ import measure
 import torch
 
 from vanishing import config
-from vanishing.data.dataset import Split
+from vanishing.data.records import Split
 from vanishing.training import devices
 
 Loop = tuple[Callable[[], object], Callable[[], object]]

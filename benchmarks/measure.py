@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vanishing import config
 from vanishing.data import dataset, synthetic
-from vanishing.data.dataset import Split
+from vanishing.data.records import Split
 from vanishing.training import augmentation, devices, step
 from vanishing.training.streams import Slot, Stream
 

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from vanishing import config
-from vanishing.data.dataset import Split
+from vanishing.data.records import Split
 from vanishing.training import augmentation, devices, models
 
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16}

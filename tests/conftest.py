@@ -14,7 +14,7 @@ from filelock import FileLock
 
 from vanishing import config
 from vanishing.data import synthetic
-from vanishing.data.dataset import Dataset, canonical, hold_out
+from vanishing.data.records import Dataset, canonical, hold_out
 
 # the same examples every time, so that no build fails by chance; without a deadline, which a busy machine misses
 hypothesis.settings.register_profile("project", deadline=None, derandomize=True, print_blob=True)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from vanishing.config import Parameters, Run
-    from vanishing.data.dataset import Dataset
+    from vanishing.data.records import Dataset
     from vanishing.training.loop import Outcome
     from vanishing.training.models import VGG
 
@@ -51,11 +51,11 @@ def load_images(parameters: Parameters, run: str) -> Dataset:
         ParameterError: if the run is not configured.
         DataError: if the file is missing, damaged or not of the configured size.
     """
-    from vanishing.data import dataset
+    from vanishing.data import dataset, records
 
     data = parameters.run(run).data
     images = dataset.load_split(data, parameters.data.seed)
-    dataset.check(images, data)
+    records.check(images, data)
     return images
 
 

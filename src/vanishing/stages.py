@@ -14,9 +14,9 @@ from vanishing.errors import UserError
 
 def data(settings: config.Parameters, sources: list[str] | None = None) -> None:
     """Make the arrays from the first of `sources` that works; by default those of `params.yaml`."""
-    from vanishing.data import dataset as images
+    from vanishing.data import dataset
 
-    images.prepare(settings.data, settings.data.path, sources, say)
+    dataset.prepare(settings.data, settings.data.path, sources, say)
 
 
 def samples(settings: config.Parameters) -> None:
@@ -42,7 +42,7 @@ def train(
 def gradients(settings: config.Parameters, name: str, seed: int) -> None:
     """Measure the gradient flow at every snapshot of a run."""
     from vanishing.analysis import gradient_flow as flow
-    from vanishing.data import dataset as images
+    from vanishing.data import dataset, records
     from vanishing.results import store
     from vanishing.training import devices
 
@@ -51,12 +51,12 @@ def gradients(settings: config.Parameters, name: str, seed: int) -> None:
     folder = paths.checkpoints(name, seed)
     if not paths.snapshot(folder, 0).exists():
         raise UserError(f"{folder}: no trajectory; `vanishing train {name} --seed {seed}` makes it")
-    dataset = images.load_split(run.data, settings.data.seed)
-    images.check(dataset, run.data)
+    images = dataset.load_split(run.data, settings.data.seed)
+    records.check(images, run.data)
     _check_trained_so(run, name, seed)
     _check_whole(name, seed)
     device = devices.configure(run.train, measuring=True)
-    table = flow.measure_trajectory(run, settings.gradients, dataset.train, folder, device)
+    table = flow.measure_trajectory(run, settings.gradients, images.train, folder, device)
     store.write_table(paths.results(name, seed) / "gradients.csv", table)
 
 

@@ -33,7 +33,7 @@ from safetensors.torch import save
 
 import examples
 from vanishing import cli, paths, stages
-from vanishing.data import dataset
+from vanishing.data import records
 from vanishing.training import checkpoints, models
 
 Prepare = Callable[[], object]
@@ -305,8 +305,8 @@ def test_names_of_sources(name, capsys):
 
 
 def arrays(**changes: Any) -> Prepare:
-    whole = {f"{part}_images": np.zeros((3, 3, 32, 32), np.uint8) for part in dataset.PARTS}
-    whole |= {f"{part}_labels": np.arange(3, dtype=np.uint8) for part in dataset.PARTS}
+    whole = {f"{part}_images": np.zeros((3, 3, 32, 32), np.uint8) for part in records.PARTS}
+    whole |= {f"{part}_labels": np.arange(3, dtype=np.uint8) for part in records.PARTS}
     whole |= {"classes": np.array(["a", "b", "c"])}
     return lambda: np.savez(DATA, **(whole | changes))
 

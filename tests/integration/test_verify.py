@@ -536,12 +536,12 @@ def test_a_damaged_summary_is_named(study, capsys):
 
 
 def test_images_in_another_order_are_no_data_set(study, capsys):
-    from vanishing.data import dataset
+    from vanishing.data import dataset, records
 
     without_dvc()
     whole = dataset.load(DATA)
-    turned = dataset.Split(whole.train.images[::-1].copy(), whole.train.labels[::-1].copy())
-    dataset.save(DATA, dataset.Dataset(turned, whole.val, whole.test, whole.classes))
+    turned = records.Split(whole.train.images[::-1].copy(), whole.train.labels[::-1].copy())
+    dataset.save(DATA, records.Dataset(turned, whole.val, whole.test, whole.classes))
     for path in (SUMMARY, paths.results("vgg38", 0) / "summary.json"):
         content = json.loads(path.read_text())
         content["data"]["sha256"] = files.sha256(DATA)

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from vanishing.data.cifar100 import CLASSES, Expected
-from vanishing.data.dataset import Split, content_hash
+from vanishing.data.records import Split, content_hash
 
 Splits = dict[str, Split]
 

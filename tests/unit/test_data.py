@@ -21,7 +21,7 @@ from PIL import Image
 from vanishing import files
 from vanishing.config import Address, Data, Generated
 from vanishing.data import cifar100, dataset
-from vanishing.data.dataset import DataError, Dataset, Split, canonical, content_hash, hold_out
+from vanishing.data.records import DataError, Dataset, Split, canonical, content_hash, hold_out
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "cifar-100"
 

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from vanishing import config, paths
 from vanishing.analysis.gradient_flow import fixed_batches, gradient_flow, measure_trajectory
-from vanishing.data.dataset import Split
+from vanishing.data.records import Split
 from vanishing.training import augmentation, checkpoints, models
 
 COLUMNS = [

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import examples
 from vanishing import config
 from vanishing.config import ParameterError
-from vanishing.data.dataset import Split, canonical, content_hash, hold_out
+from vanishing.data.records import Split, canonical, content_hash, hold_out
 from vanishing.results import aggregate
 
 # The canonical order

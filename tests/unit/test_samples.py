@@ -9,7 +9,7 @@ from torchvision.transforms.v2 import functional as reference
 import examples
 from vanishing.data import dataset as images
 from vanishing.data.cifar100 import CLASSES
-from vanishing.data.dataset import DataError, Split
+from vanishing.data.records import DataError, Split
 from vanishing.report import samples
 from vanishing.training import augmentation
 

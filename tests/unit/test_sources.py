@@ -27,7 +27,7 @@ from vanishing.config import Address
 from vanishing.data import downloads, sources
 from vanishing.data.archives import MEMBER_BYTES, SourceError
 from vanishing.data.cifar100 import CLASSES
-from vanishing.data.dataset import DataError, Split, content_hash
+from vanishing.data.records import DataError, Split, content_hash
 from vanishing.errors import UserError
 
 LAYOUTS: dict[str, Callable[[Path], Path]] = {

@@ -10,7 +10,7 @@ import torch
 import examples
 from vanishing import config, files, paths, stages
 from vanishing.analysis import gradient_flow
-from vanishing.data import dataset, synthetic
+from vanishing.data import dataset, records, synthetic
 from vanishing.engines import graph, trainer
 from vanishing.errors import UserError
 from vanishing.results import checks, store
@@ -62,7 +62,7 @@ def test_a_run_with_another_seed_of_the_split_trains_on_it_and_is_measured_on_it
     assert list(remeasure.gradient_flow(scope)) == []
     assert scope.tested == 1
     made = dataset.load(study.data.path)
-    train, val = dataset.hold_out(dataset.joined(made.train, made.val), 4, 7)
+    train, val = records.hold_out(records.joined(made.train, made.val), 4, 7)
     for each in read:
         assert (each.train.images == train.images).all()
         assert (each.val.images == val.images).all()

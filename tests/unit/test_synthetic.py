@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from vanishing.data.dataset import Split
+from vanishing.data.records import Split
 from vanishing.data.synthetic import COLOURS, PATTERNS, generate
 
 

@@ -13,7 +13,8 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from vanishing import paths
-from vanishing.data.dataset import Dataset, save
+from vanishing.data.dataset import save
+from vanishing.data.records import Dataset
 from vanishing.errors import UserError
 from vanishing.training import augmentation, checkpoints, devices, loop, models, step
 from vanishing.training.loop import Epoch, Place

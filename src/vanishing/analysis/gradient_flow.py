@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from vanishing import config, paths
 from vanishing.console import Progress
-from vanishing.data.dataset import Split
+from vanishing.data.records import Split
 from vanishing.results.store import IMAGES
 from vanishing.training import augmentation, checkpoints, models
 

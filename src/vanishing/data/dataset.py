@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,28 +16,18 @@ from vanishing import config, files
 from vanishing.data import synthetic
 from vanishing.data.archives import one_line
 from vanishing.data.cifar100 import CIFAR100, CLASSES, Expected
-from vanishing.data.records import SHAPE, DataError, Split, canonical, content_hash, hold_out, joined
+from vanishing.data.records import (
+    NEXT,
+    PARTS,
+    SHAPE,
+    DataError,
+    Dataset,
+    Split,
+    canonical,
+    hold_out,
+    joined,
+)  # fmt: skip
 from vanishing.data.sources import CACHE, Source, read_first
-
-__all__ = [
-    "DataError", "Dataset", "Split", "canonical", "check", "content_hash", "hold_out", "joined", "load", "load_split",
-    "prepare", "save",
-]  # fmt: skip
-
-PARTS = ("train", "val", "test")
-"""The splits of a data set, in the order of its file."""
-
-NEXT = "run `vanishing data`"
-
-
-@dataclass(frozen=True, eq=False)
-class Dataset:
-    """Training, validation and test images; `classes[label]` is the name of a label."""
-
-    train: Split
-    val: Split
-    test: Split
-    classes: tuple[str, ...]
 
 
 def save(path: Path, dataset: Dataset) -> None:
@@ -87,16 +77,6 @@ def load_split(data: config.Data, seed: int) -> Dataset:
         return dataset
     train, val = hold_out(joined(dataset.train, dataset.val), data.validation_per_class, data.seed)
     return replace(dataset, train=train, val=val)
-
-
-def check(dataset: Dataset, data: config.Data) -> None:
-    """Raise `DataError` unless `dataset` has the classes, and the images in each split, that `data` describes."""
-    per_class = (data.train_per_class, data.validation_per_class, data.test_per_class)
-    expected = (data.classes, *(data.classes * count for count in per_class))
-    found = (len(dataset.classes), *(len(getattr(dataset, part).labels) for part in PARTS))
-    if found != expected:
-        names = "classes, training, validation and test images"
-        raise DataError(f"{data.path}: {names}: found {found}, and the parameters say {expected}; {NEXT}")
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:

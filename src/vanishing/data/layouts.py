@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from vanishing.config import IMAGE_SIZE
+from vanishing.config.block import IMAGE_SIZE
 from vanishing.data import pickles
 from vanishing.data.archives import MEMBERS, TOTAL_BYTES, SourceError, one_line
 from vanishing.data.records import IMAGE_BYTES, SHAPE, Bytes, Split

@@ -8,17 +8,26 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vanishing.config import IMAGE_SIZE
+from vanishing.config.block import IMAGE_SIZE
 from vanishing.errors import UserError
+
+if TYPE_CHECKING:
+    from vanishing import config
 
 SHAPE = (3, IMAGE_SIZE, IMAGE_SIZE)
 """Channels (red, green, blue), height and width of an image."""
 
 IMAGE_BYTES = 3 * IMAGE_SIZE * IMAGE_SIZE
+
+PARTS = ("train", "val", "test")
+"""The splits of a data set, in the order of its file."""
+
+NEXT = "run `vanishing data`"
 
 Bytes = NDArray[np.uint8]
 
@@ -36,6 +45,26 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Training, validation and test images; `classes[label]` is the name of a label."""
+
+    train: Split
+    val: Split
+    test: Split
+    classes: tuple[str, ...]
+
+
+def check(dataset: Dataset, data: config.Data) -> None:
+    """Raise `DataError` unless `dataset` has the classes, and the images in each split, that `data` describes."""
+    per_class = (data.train_per_class, data.validation_per_class, data.test_per_class)
+    expected = (data.classes, *(data.classes * count for count in per_class))
+    found = (len(dataset.classes), *(len(getattr(dataset, part).labels) for part in PARTS))
+    if found != expected:
+        names = "classes, training, validation and test images"
+        raise DataError(f"{data.path}: {names}: found {found}, and the parameters say {expected}; {NEXT}")
 
 
 def canonical(split: Split) -> Split:

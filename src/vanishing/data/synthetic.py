@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from vanishing.config import IMAGE_SIZE
+from vanishing.config.block import IMAGE_SIZE
 from vanishing.data.records import IMAGE_BYTES, SHAPE, Bytes, Split
 
 Plane = NDArray[np.float64]

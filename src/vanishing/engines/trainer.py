@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from vanishing import config, files, paths
 from vanishing.console import say
-from vanishing.data import dataset
+from vanishing.data import dataset, records
 from vanishing.engines.lock import DYING
 from vanishing.engines.time_limit import LEAST, Budget
 from vanishing.errors import UserError, line
@@ -128,7 +128,7 @@ class Inputs:
         key = described.path, described.seed, device
         if key not in self._images:
             loaded = dataset.load_split(described, self._seed)
-            dataset.check(loaded, described)
+            records.check(loaded, described)
             self._images[key] = loop.Images.upload(loaded, device)
         return self._images[key]
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vanishing import config, files, paths
-from vanishing.data import dataset
+from vanishing.data import dataset, records
 from vanishing.data.cifar100 import SUPERCLASSES
 from vanishing.data.records import Bytes
 from vanishing.report import latex
@@ -70,7 +70,7 @@ def write(settings: config.Parameters) -> None:
 
     images = dataset.load(settings.data.path)
     if len(np.unique(images.train.labels)) < len(images.classes):
-        raise dataset.DataError(f"{settings.data.path}: a class has no training image; {dataset.NEXT}")
+        raise records.DataError(f"{settings.data.path}: a class has no training image; {records.NEXT}")
     rows = groups(images.classes)
     labels = [images.classes.index(name) for _, names in rows for name in names]
     shown = [index for label in labels for index in chosen(images.train.labels, label, OF_CLASS)]

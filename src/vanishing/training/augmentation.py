@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from vanishing.config import IMAGE_SIZE
+from vanishing.config.block import IMAGE_SIZE
 
 PADDING = 4
 """Pixels of zeros around a training image before it is cropped back to its size."""

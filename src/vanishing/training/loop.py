@@ -23,7 +23,7 @@ from torch import Tensor
 
 from vanishing import config, paths
 from vanishing.console import Progress, say
-from vanishing.data.dataset import Dataset, check
+from vanishing.data.records import Dataset, check
 from vanishing.training import augmentation, checkpoints, devices, round_robin
 from vanishing.training.step import Evaluation, Learner, Metrics, Step, evaluate, loss_std, upload
 from vanishing.training.streams import Mark, Slot, Stream

@@ -10,7 +10,7 @@ import torch
 from vanishing import config, files, paths
 from vanishing.analysis.gradient_flow import measure_trajectory
 from vanishing.console import say
-from vanishing.data import dataset
+from vanishing.data import dataset, records
 from vanishing.errors import UserError
 from vanishing.results import store
 from vanishing.training import checkpoints, devices, step
@@ -65,7 +65,7 @@ def gradient_flow(scope: Scope) -> Iterator[Mismatch]:
         yield from guarded(path, command, _compare(path, store.as_text(table), command))
 
 
-def _test(run: config.Run, record: Record, path: Path, test: dataset.Split) -> Iterator[Mismatch]:
+def _test(run: config.Run, record: Record, path: Path, test: records.Split) -> Iterator[Mismatch]:
     device, same = _device(run, record)
     model = step.Learner(run, record.seed, device).model
     try:
@@ -104,7 +104,7 @@ def _device(run: config.Run, record: Record, measuring: bool = False) -> tuple[t
     return device, devices.environment(run.train, device) == record.summary["environment"]
 
 
-def _dataset(scope: Scope, record: Record) -> dataset.Dataset | None:
+def _dataset(scope: Scope, record: Record) -> records.Dataset | None:
     """Return the data set that a training used, if it is here and undamaged."""
     block = scope.settings.run(record.run).data
     if not block.path.is_file() or files.sha256(block.path) != record.summary["data"]["sha256"]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from vanishing import config, files, git, paths
 from vanishing.console import say
-from vanishing.data import dataset, synthetic
+from vanishing.data import dataset, records, synthetic
 from vanishing.data.cifar100 import CIFAR100, Expected
 from vanishing.data.records import Split, canonical, content_hash, hold_out, joined
 from vanishing.engines import catalogue
@@ -105,7 +105,7 @@ def images(scope: Scope) -> Iterator[Mismatch]:
     scope.compared.add(path)
     try:
         arrays = dataset.load(path)
-        dataset.check(arrays, block)
+        records.check(arrays, block)
     except (UserError, OSError) as error:
         yield Mismatch(path, "the arrays of the data set", problem(path, error), command)
         return
