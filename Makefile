@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-dvc catalogue study report readme test test-fast test-stress test-all lint bench gpu study-gpu format lock clean distclean
+.PHONY: help setup demo demo-dvc every-run study report readme test test-fast test-stress test-all lint bench gpu study-gpu format lock clean distclean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,10 +29,10 @@ demo-dvc: $(READY)  ## the same with DVC, in build/demo-dvc
 	cd build/demo-dvc && dvc repro
 	@cd build/demo-dvc && vanishing show && echo && echo build/demo-dvc/report/report.pdf
 
-catalogue: $(READY)  ## every run of every study, tiny and on generated images: build/catalogue/report/report.pdf
-	@vanishing workspace build/catalogue --overlay workflow/catalogue.yaml
-	cd build/catalogue && snakemake --cores $(CORES)
-	@echo build/catalogue/report/report.pdf
+every-run: $(READY)  ## every run of every study, tiny and on generated images: build/every-run/report/report.pdf
+	@vanishing workspace build/every-run --overlay workflow/every_run.yaml
+	cd build/every-run && snakemake --cores $(CORES)
+	@echo build/every-run/report/report.pdf
 
 study: $(READY)  ## the full study on CIFAR-100, on a GPU if there is one
 	snakemake --cores $(CORES)

@@ -1,6 +1,6 @@
 """The stages of the pipeline as both engines call them: read what a stage needs, compute, write.
 
-Each function is a command of `vanishing` and a rule of the same name.
+Each function is a command of `vanishing` and a rule of the same name. CONTRIBUTING.md says how to add one.
 """
 
 from __future__ import annotations

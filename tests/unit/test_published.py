@@ -12,9 +12,9 @@ import pytest
 import examples
 from vanishing import config
 from vanishing.report import comparison_tables, macros
-from vanishing.results import aggregate, published, schedules, statistics
+from vanishing.results import aggregate, published, published_schedules, statistics
 from vanishing.results.published import Claim
-from vanishing.results.schedules import Scatter
+from vanishing.results.published_schedules import Scatter
 from vanishing.results.statistics import Spread
 from vanishing.training import models
 
@@ -218,13 +218,13 @@ def test_a_diverged_training_is_told_in_the_table_whatever_its_settings(comparab
     ],
 )
 def test_a_schedule_is_possible_unless_the_row_rejects_it(probabilities, verdict):
-    assert schedules.judge(dict(zip(published.SCHEDULES, probabilities, strict=True))) == verdict
+    assert published_schedules.judge(dict(zip(published.SCHEDULES, probabilities, strict=True))) == verdict
 
 
 def test_the_least_probable_of_several_values_is_corrected_for_their_number():
-    assert schedules.bonferroni([0.02, 0.5, 0.9]) == pytest.approx(0.06)
-    assert schedules.bonferroni([0.5, 0.9]) == 1
-    assert schedules.bonferroni([]) is None
+    assert published_schedules.bonferroni([0.02, 0.5, 0.9]) == pytest.approx(0.06)
+    assert published_schedules.bonferroni([0.5, 0.9]) == 1
+    assert published_schedules.bonferroni([]) is None
 
 
 def attributed(**by_schedule):
@@ -235,7 +235,7 @@ def attributed(**by_schedule):
         for schedule, values in by_schedule.items()
         for metric, value in zip(of.printed, values, strict=True)
     ]
-    (found,) = schedules.attribute(claims)
+    (found,) = published_schedules.attribute(claims)
     return found
 
 
@@ -262,20 +262,20 @@ def test_a_row_that_one_of_its_values_rejects_is_rejected():
 def test_other_settings_name_no_schedule_and_a_training_that_diverged_is_rejected():
     of = source()
     other = claim("47.04", [47.0], lent=LENT, source=of, comparable=False)
-    assert [item.verdict for item in schedules.attribute([other])] == ["other settings"]
+    assert [item.verdict for item in published_schedules.attribute([other])] == ["other settings"]
     diverged = claim("47.04", [], source=of, diverged=1)
-    assert [item.verdict for item in schedules.attribute([diverged])] == ["not tested"]
+    assert [item.verdict for item in published_schedules.attribute([diverged])] == ["not tested"]
 
 
 def test_a_row_without_results_is_not_attributed():
-    assert list(schedules.attribute([claim("47.0", []), claim("47.0", [47.0])])) == []
+    assert list(published_schedules.attribute([claim("47.0", []), claim("47.0", [47.0])])) == []
 
 
 def test_brackets_stand_for_a_deviation_in_two_readings():
     """40.2(1) is 0.05 to 0.15 points, or sqrt(5) times as much; ours scatter by 0.1 and by 1.5 points."""
     ours = [Scatter("a", 0, "cosine_per_epoch", 100, 100, 0.1), Scatter("b", 0, "cosine_per_iteration", 100, 100, 1.5)]
     ours += [Scatter("c", 0, "cosine_per_epoch", 15, 100, 0.9), Scatter("d", 0, "cosine_per_epoch", 100, 800, 0.9)]
-    brackets = list(schedules.read_brackets(ours))
+    brackets = list(published_schedules.read_brackets(ours))
     assert len(brackets) == 2 * 12
     plain, error = brackets[:2]
     assert (plain.low, plain.high) == pytest.approx((0.05, 0.15))
@@ -297,7 +297,7 @@ def test_scatter_is_of_the_final_five_epochs_of_trainings_that_learn(tmp_path, m
     path.write_text("\n".join([path.read_text().splitlines()[0], *lines]) + "\n")
     examples.sign("vgg08")
     # about 50 the final five are 0, 1, -1, 2 and -2 points off: squares of 10, over 4
-    assert list(schedules.final_scatter(aggregate.collect(real))) == [
+    assert list(published_schedules.final_scatter(aggregate.collect(real))) == [
         Scatter("vgg08", 0, "cosine_per_epoch", 100, 100, pytest.approx(math.sqrt(2.5)))
     ]
 

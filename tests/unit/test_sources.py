@@ -24,7 +24,7 @@ from layouts import SMALL, SMALL_HASHES, member, tar, tar_of, tree
 from PIL import Image
 
 from vanishing.config import Address
-from vanishing.data import downloads, sources
+from vanishing.data import cifar100, downloads, sources
 from vanishing.data.archives import MEMBER_BYTES, SourceError
 from vanishing.data.cifar100 import CLASSES
 from vanishing.data.records import DataError, Split, content_hash
@@ -400,7 +400,7 @@ def test_when_none_works_one_line_has_them_all(tmp_path: Path) -> None:
 
 def test_the_official_archive_is_told_by_its_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tar(tmp_path / "set.tar", layouts.python(tmp_path / "raw"))
-    monkeypatch.setattr(sources, "OFFICIAL_ARCHIVE", hashlib.sha256(path.read_bytes()).hexdigest())
+    monkeypatch.setattr(cifar100, "OFFICIAL_ARCHIVE", hashlib.sha256(path.read_bytes()).hexdigest())
     lines: list[str] = []
     sources.read(path, lines.append)
     assert lines == [f"{path}: the official archive, byte for byte"]

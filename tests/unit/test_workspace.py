@@ -143,7 +143,7 @@ def test_a_missing_overlay_is_named(origin, tmp_path):
         workspace.lay_out(origin, tmp_path / "copy", tmp_path / "none.yaml")
 
 
-@pytest.mark.parametrize(("overlay", "epochs"), [("demo.yaml", 6), ("catalogue.yaml", 4)])
+@pytest.mark.parametrize(("overlay", "epochs"), [("demo.yaml", 6), ("every_run.yaml", 4)])
 def test_what_is_to_take_minutes_leaves_no_run_its_hundreds_of_epochs(overlay, epochs, tmp_path):
     studies = ["core"] if overlay == "demo.yaml" else None
     workspace.lay_out(examples.ROOT, tmp_path / "copy", examples.ROOT / "workflow" / overlay, studies)

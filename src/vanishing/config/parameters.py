@@ -15,8 +15,8 @@ from pydantic import Field, ValidationError
 
 from vanishing.config.block import IMAGE_SIZE, Block, Name, ParameterError, Seed, dotted, short
 from vanishing.config.data import Data
+from vanishing.config.error_messages import explain
 from vanishing.config.gradients import Gradients
-from vanishing.config.messages import explain
 from vanishing.config.model import Model
 from vanishing.config.run import Run
 from vanishing.config.strict_yaml import merge, read_yaml

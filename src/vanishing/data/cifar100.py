@@ -44,6 +44,9 @@ vehicles 1: bicycle bus motorcycle pickup_truck train
 vehicles 2: lawn_mower rocket streetcar tank tractor
 """
 
+OFFICIAL_ARCHIVE = "85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7"
+"""SHA-256 of cifar-100-python.tar.gz (169,001,437 bytes) of https://www.cs.toronto.edu/~kriz/cifar.html."""
+
 SUPERCLASSES = {
     name: tuple(classes.split()) for name, classes in (line.split(": ") for line in _TABLE.strip().splitlines())
 }

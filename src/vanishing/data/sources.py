@@ -10,7 +10,7 @@ from pathlib import Path
 
 from vanishing import files
 from vanishing.config import Address
-from vanishing.data import archives, downloads, layouts
+from vanishing.data import archives, cifar100, downloads, layouts
 from vanishing.data.archives import SourceError
 from vanishing.data.cifar100 import Expected
 from vanishing.data.records import DataError, Split, content_hash
@@ -18,8 +18,6 @@ from vanishing.data.records import DataError, Split, content_hash
 CACHE = Path(".vanishing") / "downloads"
 """Folder of downloads, finished and unfinished."""
 
-OFFICIAL_ARCHIVE = "85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7"
-"""SHA-256 of cifar-100-python.tar.gz (169,001,437 bytes) of https://www.cs.toronto.edu/~kriz/cifar.html."""
 
 ARCHIVE_SUFFIXES = (".tar.gz", ".tgz", ".tar")
 
@@ -56,7 +54,7 @@ def read(path: Path, report: Report) -> tuple[Split, Split]:
         path.stat()
         if not (path.is_file() or path.is_dir()):
             raise SourceError("neither a file nor a directory")
-        official = path.is_file() and files.sha256(path) == OFFICIAL_ARCHIVE
+        official = path.is_file() and files.sha256(path) == cifar100.OFFICIAL_ARCHIVE
     except FileNotFoundError:
         raise SourceError("not there") from None
     except ValueError:

@@ -11,11 +11,11 @@ from collections.abc import Iterable
 from vanishing import config, files, paths
 from vanishing.report import latex
 from vanishing.report.cells import latex_cell
-from vanishing.results import aggregate, initialisation, published, published_gradients, schedules, store
-from vanishing.results.initialisation import Factor
+from vanishing.results import aggregate, initial_gradients, published, published_gradients, published_schedules, store
+from vanishing.results.initial_gradients import Factor
 from vanishing.results.published import SCHEDULES, Claim, Published
 from vanishing.results.published_gradients import BoundClaim
-from vanishing.results.schedules import READINGS, Attribution, Bracket, Scatter, fitting
+from vanishing.results.published_schedules import READINGS, Attribution, Bracket, Scatter, fitting
 
 PARTS = {"train": "Training", "val": "Validation", "test": "Test"}
 """Of the data, by what the published metrics begin with."""
@@ -26,18 +26,18 @@ def write_comparison(settings: config.Parameters) -> None:
     results = aggregate.read_results(settings, settings.runs)
     studies = aggregate.rows_of_studies(settings, results, settings.studies)
     claims = published.value_claims(settings, studies)
-    attributed = list(schedules.attribute(claims))
-    scattered = list(schedules.final_scatter(studies))
-    brackets = schedules.brackets_of(settings, scattered)
+    attributed = list(published_schedules.attribute(claims))
+    scattered = list(published_schedules.final_scatter(studies))
+    brackets = published_schedules.brackets_of(settings, scattered)
     bounds = list(published_gradients.bound_claims(settings, results))
-    factors = list(initialisation.factors(settings, results))
+    factors = list(initial_gradients.factors(settings, results))
     for name, frame in (
         ("published", published.values_frame(claims)),
-        ("schedules", schedules.schedules_frame(attributed)),
-        ("scatter", schedules.scatter_frame(scattered)),
-        ("brackets", schedules.brackets_frame(brackets)),
+        ("schedules", published_schedules.schedules_frame(attributed)),
+        ("scatter", published_schedules.scatter_frame(scattered)),
+        ("brackets", published_schedules.brackets_frame(brackets)),
         ("gradients", published_gradients.bounds_frame(bounds)),
-        ("initialisation", initialisation.factors_frame(factors)),
+        ("initialisation", initial_gradients.factors_frame(factors)),
     ):
         store.write_table(paths.COMPARISON / f"{name}.csv", frame)
     for name, text in (
@@ -107,7 +107,7 @@ def schedules_table(found: Iterable[Attribution]) -> str:
 
 def scatter_table(scattered: Iterable[Scatter], brackets: list[Bracket]) -> str:
     """Return a line a schedule in LaTeX: our scatter, and how many of r2's brackets fit it in either reading."""
-    by_schedule = schedules.stds_by_schedule(scattered)
+    by_schedule = published_schedules.stds_by_schedule(scattered)
     head = [
         rf"& & \multicolumn{{3}}{{c}}{{Ours (points)}} & \multicolumn{{{len(READINGS)}}}{{c}}{{Brackets that fit}} \\",
         rf"\cmidrule(lr){{3-5}}\cmidrule(lr){{6-{5 + len(READINGS)}}}",
@@ -116,7 +116,7 @@ def scatter_table(scattered: Iterable[Scatter], brackets: list[Bracket]) -> str:
     body = []
     for key, name in SCHEDULES.items():
         stds = by_schedule.get(key, [])
-        ours = (min(stds), schedules.root_mean_square(stds), max(stds)) if stds else [math.nan] * 3
+        ours = (min(stds), published_schedules.root_mean_square(stds), max(stds)) if stds else [math.nan] * 3
         counts = [fitting(brackets, key, reading) for reading in READINGS]
         fit = [f"{some} of {tested}" if tested else "--" for some, tested in counts]
         body.append([name, str(len(stds)), *(latex.number(each, 2) for each in ours), *fit])

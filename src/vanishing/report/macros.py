@@ -19,10 +19,10 @@ from vanishing.report.latex import code, escape, number
 from vanishing.results import (
     aggregate,
     differences,
-    initialisation,
+    initial_gradients,
     published,
     published_gradients,
-    schedules,
+    published_schedules,
     statistics,
     store,
 )
@@ -116,18 +116,18 @@ def _published() -> Iterator[str]:
 def _comparison(settings: config.Parameters, studies: Studies) -> Iterator[str]:
     """Define how many published values hold, how many would fail by chance, and what is said of the schedules."""
     claims = published.value_claims(settings, studies)
-    attributed = [item.verdict for item in schedules.attribute(claims)]
+    attributed = [item.verdict for item in published_schedules.attribute(claims)]
     counts = _verdicts(claims) | {
         "published/rows": len({claim.source for claim in claims}),
         "published/schedules": len(attributed),
-        "published/none": attributed.count(schedules.NONE),
+        "published/none": attributed.count(published_schedules.NONE),
         "published/several": sum(" or " in verdict for verdict in attributed),
-        "published/untested": attributed.count(schedules.UNTESTED),
+        "published/untested": attributed.count(published_schedules.UNTESTED),
     }
     counts |= {f"published/{key}": attributed.count(name) for key, name in published.SCHEDULES.items()}
     for name, count in counts.items():
         yield _result(name, count)
-    expected = schedules.LEVEL * counts["published/judged"]
+    expected = published_schedules.LEVEL * counts["published/judged"]
     yield _result("published/expected", expected, number(expected, 1))
     covered = 100 * (1 - statistics.student(statistics.quantile(math.inf) / 2, math.inf))
     yield _result("published/covered_by_half", covered, number(covered, 0))
@@ -138,10 +138,10 @@ def _comparison(settings: config.Parameters, studies: Studies) -> Iterator[str]:
 
 def _brackets(settings: config.Parameters, studies: Studies) -> Iterator[str]:
     """Define how many of r2's brackets fit each tested schedule, in each reading: brackets/SCHEDULE/sd and /se."""
-    brackets = schedules.brackets_of(settings, schedules.final_scatter(studies))
+    brackets = published_schedules.brackets_of(settings, published_schedules.final_scatter(studies))
     for schedule in published.SCHEDULES:
-        for reading, short in zip(schedules.READINGS, ("sd", "se"), strict=True):
-            fit, tested = schedules.fitting(brackets, schedule, reading)
+        for reading, short in zip(published_schedules.READINGS, ("sd", "se"), strict=True):
+            fit, tested = published_schedules.fitting(brackets, schedule, reading)
             if tested:
                 yield _result(f"brackets/{schedule}/{short}", fit, f"{fit} of {tested}")
 
@@ -173,20 +173,20 @@ def _verdicts(claims: list[published.Claim]) -> dict[str, int]:
 
 def _gradients(settings: config.Parameters, results: Mapping[str, list[Result]]) -> Iterator[str]:
     """Define what is predicted of gradients at initialisation, and how many published bounds hold."""
-    for item in initialisation.factors(settings, results):
+    for item in initial_gradients.factors(settings, results):
         stem = f"initialisation/{item.network}"
-        for ending in initialisation.SIMILAR:
+        for ending in initial_gradients.SIMILAR:
             stem = stem.removesuffix(ending)
         for name in ("predicted", "measured", "tolerance", "n"):
             yield _result(f"{stem}/{name}", getattr(item, name))
-        if item.verdict == initialisation.MET:
+        if item.verdict == initial_gradients.MET:
             yield _fact(f"{stem}/met")
     awaited = [
         f"{code(network)} for {' and '.join(map(code, runs))}"
-        for network, runs in initialisation.awaited(settings, results)
+        for network, runs in initial_gradients.awaited(settings, results)
     ]
     yield _result("initialisation/awaited", len(awaited), "; ".join(awaited))
-    yield _result("initialisation/explosion", initialisation.explosion())
+    yield _result("initialisation/explosion", initial_gradients.explosion())
     if scales := published_gradients.entry_scales(results.get("vgg08", [])):
         median = published_gradients.median(scales)
         yield _result("published/entry_scale", median)

@@ -15,7 +15,7 @@ import pandas as pd
 from vanishing import config, paths
 from vanishing.console import say
 from vanishing.errors import UserError
-from vanishing.results import aggregate, initialisation, store
+from vanishing.results import aggregate, initial_gradients, store
 from vanishing.results.store import Result
 
 COLUMNS = ["check", "study", "run", "seed", "expected", "found"]
@@ -198,10 +198,10 @@ def _read(settings: config.Parameters, run: str, seed: int) -> Result:
 
 def _initialisation(settings: config.Parameters) -> Iterator[Verdict]:
     """Yield whether gradients at initialisation are what theory predicts, on the images that it is meant for."""
-    for factor in initialisation.factors(settings, aggregate.read_results(settings, settings.runs)):
+    for factor in initial_gradients.factors(settings, aggregate.read_results(settings, settings.runs)):
         if factor.comparable:
             expected = f"{factor.quantity} {factor.predicted:.4g}, within a factor of {factor.tolerance:.4g}"
-            sound = factor.verdict == initialisation.MET
+            sound = factor.verdict == initial_gradients.MET
             yield Verdict("initialisation", "", factor.network, "", expected, f"{factor.measured:.4g}", sound)
 
 

@@ -1,4 +1,4 @@
-"""Order, crops and flips of an epoch, drawn on the CPU and applied to whole minibatches on any device.
+"""Normalisation of images, and the order, crops and flips of an epoch: drawn on the CPU, applied on any device.
 
 The draws depend on (seed, epoch) alone: a resumed run needs no generator's state, and every GPU model gets the same
 ones.

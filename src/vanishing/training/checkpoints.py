@@ -2,7 +2,7 @@
 
 Snapshots, the weights of the best epoch and the resumable state have one format: tensors, plain values beside them, and
 a SHA-256 over both, so that a flipped byte is an error and never a slightly different model. Equal content gives equal
-bytes, whatever the file's name.
+bytes, whatever the file's name. `loop.Training` resumes from the state.
 """
 
 from __future__ import annotations

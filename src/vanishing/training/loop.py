@@ -25,6 +25,7 @@ from vanishing import config, paths
 from vanishing.console import Progress, say
 from vanishing.data.records import Dataset, check
 from vanishing.training import augmentation, checkpoints, devices, round_robin
+from vanishing.training.schedule import learning_rate
 from vanishing.training.step import Evaluation, Learner, Metrics, Step, evaluate, loss_std, upload
 from vanishing.training.streams import Mark, Slot, Stream
 
@@ -95,26 +96,6 @@ class Outcome:
     """Number that this process did: fewer than all of them after an interruption."""
     seconds: float = field(default=0.0, compare=False, repr=False)
     """Duration of these iterations, with the validation after each epoch; files are written meanwhile."""
-
-
-def learning_rate(train: config.Train, epoch: int, iteration: int, iterations: int) -> float:
-    """Return the learning rate of an iteration: constant, or cosine annealing (Loshchilov & Hutter 2017, no restarts).
-
-    `cosine_per_epoch` changes once an epoch and nears the final learning rate in the last. `cosine_per_iteration`
-    steps at every iteration while its half period stays `train.epochs` steps: it falls to the final learning rate in
-    `train.epochs` iterations, rises again in as many, and so on.
-
-    Args:
-        train: initial and final learning rate, number of epochs, and schedule.
-        epoch: from 1.
-        iteration: within the epoch, from 0.
-        iterations: number in an epoch.
-    """
-    if train.schedule == "constant":
-        return train.learning_rate
-    steps = epoch - 1 if train.schedule == "cosine_per_epoch" else (epoch - 1) * iterations + iteration
-    share = (1 + math.cos(math.pi * steps / train.epochs)) / 2
-    return train.final_learning_rate + (train.learning_rate - train.final_learning_rate) * share
 
 
 def train(run: config.Run, seed: int, dataset: Dataset, folder: Path, title: str) -> Outcome:

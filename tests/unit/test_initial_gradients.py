@@ -13,7 +13,7 @@ from torch.nn import functional
 import examples
 from vanishing import config, paths
 from vanishing.report import comparison_tables, macros
-from vanishing.results import aggregate, checks, initialisation
+from vanishing.results import aggregate, checks, initial_gradients
 
 REAL = config.load(examples.ROOT / "params.yaml")
 TABLE = paths.COMPARISON / "initialisation.csv"
@@ -35,15 +35,15 @@ def read(settings):
 def test_the_error_kept_at_the_borders_is_the_leading_eigenvalue():
     for pixels in (32, 16, 8):
         taps = sum(np.eye(pixels, k=offset) for offset in (-1, 0, 1)) / 3
-        assert initialisation.kept(pixels) == pytest.approx(np.linalg.eigvalsh(taps)[-1], rel=1e-12)
+        assert initial_gradients.kept(pixels) == pytest.approx(np.linalg.eigvalsh(taps)[-1], rel=1e-12)
 
 
 def test_factors_a_layer_are_those_of_the_text():
-    assert initialisation.plain_factor(model("vgg38")) == pytest.approx(0.401, abs=5e-4)
-    assert initialisation.explosion() == pytest.approx(1.211, abs=5e-4)
-    assert initialisation.normalised_factor(model("vgg38_bn")) == pytest.approx(1.186, abs=5e-4)
-    assert initialisation.shortcut_factor(model("vgg38_rc")) == 1
-    assert initialisation.both_factor(model("vgg38_bn_rc")) == pytest.approx(1.075, abs=5e-4)
+    assert initial_gradients.plain_factor(model("vgg38")) == pytest.approx(0.401, abs=5e-4)
+    assert initial_gradients.explosion() == pytest.approx(1.211, abs=5e-4)
+    assert initial_gradients.normalised_factor(model("vgg38_bn")) == pytest.approx(1.186, abs=5e-4)
+    assert initial_gradients.shortcut_factor(model("vgg38_rc")) == 1
+    assert initial_gradients.both_factor(model("vgg38_bn_rc")) == pytest.approx(1.075, abs=5e-4)
 
 
 @pytest.mark.parametrize(("pixels", "factor"), [(32, 1.20), (16, 1.19), (8, 1.17)])
@@ -53,7 +53,7 @@ def test_the_borders_under_normalisation_are_those_of_the_text(pixels, factor, m
     assert math.sqrt(math.pi * g**2 / (math.pi * g**2 - h**2)) == pytest.approx(factor, abs=5e-3)
     monkeypatch.setattr(config, "IMAGE_SIZE", pixels)
     single = model("vgg38_bn").model_copy(update={"stages": 1})
-    assert initialisation.normalised_factor(single) == pytest.approx(factor, abs=5e-3)
+    assert initial_gradients.normalised_factor(single) == pytest.approx(factor, abs=5e-3)
     generator = torch.Generator().manual_seed(pixels)
     activations = torch.randn(20, 32, pixels, pixels, generator=generator).relu()
     weights = (2 * torch.rand(512, 32, 3, 3, generator=generator) - 1) / math.sqrt(9 * 32)
@@ -69,7 +69,7 @@ def test_no_network_is_as_predicted_with_the_factor_of_another():
         "vgg38_rc": (0.986, 1.013),
         "vgg38_bn_rc": (1.047, 1.055),
     }
-    for network, (_, predict, tolerance) in initialisation.NETWORKS.items():
+    for network, (_, predict, tolerance) in initial_gradients.NETWORKS.items():
         predicted = predict(model(network))
         for other, ends in spread.items():
             met = [predicted / tolerance <= end <= predicted * tolerance for end in ends]
@@ -80,19 +80,21 @@ def test_the_walk_of_a_residual_stage_is_that_of_a_simulation():
     x, draws = np.zeros(400_000), np.random.default_rng(0)
     for steps in range(1, 7):
         x = np.maximum(0, x + draws.standard_normal(x.size))
-        assert initialisation.walk_variance(steps) == pytest.approx(x.var(), rel=0.01)
-        assert initialisation.walk_positive(steps) == pytest.approx((x > 0).mean(), abs=0.003)
+        assert initial_gradients.walk_variance(steps) == pytest.approx(x.var(), rel=0.01)
+        assert initial_gradients.walk_positive(steps) == pytest.approx((x > 0).mean(), abs=0.003)
 
 
 def test_one_block_with_both_by_hand():
     # Var x_1 = 1/2 - 1/(2 pi) and Var x_2 = 1 + 1/(2 pi) - (1 + 1/sqrt 2)^2 / (2 pi); x_2 > 0 with 5/8
     first, second = 0.5 - 1 / (2 * math.pi), 1 + (1 - (1 + math.sqrt(0.5)) ** 2) / (2 * math.pi)
     expected = (first / second * 5 / 8 * (1 + 0.5 / first**2)) ** (1 / 4)
-    assert initialisation.both_factor(model("vgg38_bn_rc").model_copy(update={"blocks": 1})) == pytest.approx(expected)
+    assert initial_gradients.both_factor(model("vgg38_bn_rc").model_copy(update={"blocks": 1})) == pytest.approx(
+        expected
+    )
 
 
 def test_the_ratio_of_the_shallow_network_lies_in_a_bracket_as_wide_as_its_positions_are_many():
-    low, high = initialisation.shallow_ratio(model("vgg08"), 100)
+    low, high = initial_gradients.shallow_ratio(model("vgg08"), 100)
     assert (low, high) == (pytest.approx(0.0068, abs=5e-5), pytest.approx(0.218, abs=5e-4))
     assert high / low == pytest.approx(32)
 
@@ -141,7 +143,7 @@ def test_a_factor_is_that_of_one_of_the_additional_layers(factor, verdict):
     ],
 )
 def test_each_network_has_a_tolerance(run, factor, predicted, verdict):
-    results(initialisation.NETWORKS[run][0], 0.5)
+    results(initial_gradients.NETWORKS[run][0], 0.5)
     results(run, 0.5 * factor**30, layers=38)
     row = found().loc[run]
     assert (row.measured, row.predicted) == (pytest.approx(factor), pytest.approx(predicted, abs=5e-4))
@@ -166,7 +168,7 @@ def test_a_training_of_one_epoch_comes_first():
         examples.result(
             settings, f"vgg08{ending}", layers=8, gradient=lambda _, layer, ratio=ratio: {1: ratio}.get(layer, 1)
         )
-    (row,) = initialisation.factors(settings, read(settings))
+    (row,) = initial_gradients.factors(settings, read(settings))
     assert (row.network, row.measured) == ("vgg08_start", pytest.approx(0.02))
     comparison_tables.write_comparison(settings)
     assert oracle.compare_published(settings) == []
@@ -176,14 +178,14 @@ def test_a_training_of_one_epoch_comes_first():
 
 def test_what_is_missing_waits_for_the_shortest_training_that_gives_it():
     settings = started()
-    assert dict(initialisation.awaited(settings, read(settings))) == {"vgg38": ["vgg08_start", "vgg38"]}
+    assert dict(initial_gradients.awaited(settings, read(settings))) == {"vgg38": ["vgg08_start", "vgg38"]}
     examples.result(settings, "vgg08", layers=8)
-    assert dict(initialisation.awaited(settings, read(settings))) == {"vgg38": ["vgg38"]}
+    assert dict(initial_gradients.awaited(settings, read(settings))) == {"vgg38": ["vgg38"]}
     macros.write_numbers(settings)
     text = (paths.REPORT / "numbers.tex").read_text()
     assert r"\defineresult{initialisation/awaited}{1}{\texttt{vgg38} for \texttt{vgg38}}" in text
     examples.result(settings, "vgg38", layers=38)
-    assert not dict(initialisation.awaited(settings, read(settings)))
+    assert not dict(initial_gradients.awaited(settings, read(settings)))
 
 
 def test_a_gradient_of_exactly_zero_is_no_ratio():
