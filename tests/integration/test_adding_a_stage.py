@@ -27,7 +27,7 @@ def measure(run: str, seed: int) -> None:
     "workflow/rules/extremes.smk": '''rule extremes:
     """Find the largest training loss of one run."""
     input:
-        summary="results/runs/{run}/seed{seed}/summary.json",
+        history="results/runs/{run}/seed{seed}/history.csv",
     output:
         graph.outputs("extremes"),
     log:
@@ -54,7 +54,7 @@ def extremes(settings: config.Parameters, name: str, seed: int) -> None:
     do:
       cmd: vanishing extremes ${item.run} --seed ${item.seed}
       deps:
-        - results/runs/${item.run}/seed${item.seed}/summary.json
+        - results/runs/${item.run}/seed${item.seed}/history.csv
       outs:
         - results/runs/${item.run}/seed${item.seed}/extremes.csv:
             cache: false
@@ -63,7 +63,7 @@ def extremes(settings: config.Parameters, name: str, seed: int) -> None:
 ROW = """    Stage(
         "extremes", "find the largest training loss of trained runs",
         outputs=(RESULT + "extremes.csv",),
-        inputs=(RESULT + "summary.json",),
+        inputs=(RESULT + "history.csv",),
         each="job", from_results=False,
     ),
     Stage(

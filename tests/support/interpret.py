@@ -1,4 +1,4 @@
-"""Runs the kernels of `vanishing.fused_triton` in Triton's interpreter, each case twice; no test in itself.
+"""Runs the kernels of `vanishing.training.fused_triton` in Triton's interpreter, each case twice; no test in itself.
 
 Called as a program of its own with two paths: Triton chooses between interpreter and compiler when it is imported.
 """

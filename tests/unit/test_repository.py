@@ -3,6 +3,7 @@
 import ast
 import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -119,6 +120,24 @@ def test_only_the_bridges_and_the_notebooks_know_the_engines():
         assert not engines or module in BRIDGES, f"{module}:{node.lineno}"
 
 
+OPTIONAL = {"triton"}
+"""Comes with PyTorch for CUDA, and is imported where there is a GPU alone."""
+
+
+def test_every_imported_package_is_declared_and_every_declared_one_used():
+    project = tomllib.loads((examples.ROOT / "pyproject.toml").read_text())["project"]
+    declared = {re.match(r"[A-Za-z0-9._-]+", text)[0].replace("-", "_").lower() for text in project["dependencies"]}
+    names = {"pyyaml": "yaml", "pillow": "pil"}
+    imported = set()
+    for _, node in nodes((ast.Import, ast.ImportFrom)):
+        modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+        imported |= {module.partition(".")[0].lower() for module in modules}
+    foreign = imported - {name.lower() for name in sys.stdlib_module_names} - {"vanishing", ""} - OPTIONAL
+    installed = {names.get(name, name) for name in declared}
+    assert foreign - installed == set()
+    assert installed - foreign == {"ipykernel", "snakemake"}, "run as programs"
+
+
 LAYERS = (
     "errors", "paths", "files", "git", "console", "config", "data", "training", "results", "analysis", "report",
     "engines", "verify", "stages", "cli",
@@ -129,7 +148,9 @@ LAYERS = (
 def imports():
     """Yield every import of this package in itself as a pair of files; what type checkers alone read is left out."""
     for module, tree in TREES.items():
-        typing = {id(node) for item in ast.walk(tree) if isinstance(item, ast.If) for node in ast.walk(item)}
+        branches = (item for item in ast.walk(tree) if isinstance(item, ast.If))
+        guarded = (item for item in branches if ast.unparse(item.test) == "TYPE_CHECKING")
+        typing = {id(node) for item in guarded for node in ast.walk(item)}
         for node in ast.walk(tree):
             taken = isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "vanishing"
             if taken and id(node) not in typing:

@@ -39,10 +39,21 @@ def test_every_committed_file_that_the_pipeline_reads_is_laid_out(tmp_path):
 
 
 def test_the_code_is_found_where_it_is_in_the_project_and_not_copied(tmp_path):
-    for _ in range(2):
+    link = tmp_path / "copy" / "src"
+
+    def lay_out():
         workspace.lay_out(examples.ROOT, tmp_path / "copy", None)
-    assert (tmp_path / "copy" / "src").is_symlink()
-    assert (tmp_path / "copy" / "src" / "vanishing").samefile(examples.ROOT / "src" / "vanishing")
+        assert link.is_symlink()
+        assert (link / "vanishing").samefile(examples.ROOT / "src" / "vanishing")
+
+    lay_out()
+    lay_out()
+    link.unlink()
+    (link / "vanishing").mkdir(parents=True)  # a copy, as earlier versions made it
+    lay_out()
+    link.unlink()
+    link.symlink_to(tmp_path / "moved")
+    lay_out()
 
 
 def test_nothing_that_the_pipeline_makes_is_laid_out(origin, tmp_path):

@@ -6,6 +6,7 @@ The same Snakefile, `dvc.yaml`, notebooks and report work there as here; nothing
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -81,6 +82,12 @@ def _sources(folder: Path) -> Iterator[Path]:
 
 
 def _link(link: Path, target: Path) -> None:
-    """Have the code, which stages are stale after a change of, found where it is in the project."""
-    if target.is_dir() and not link.exists():
-        link.symlink_to(os.path.relpath(target.resolve(), link.parent.resolve()), target_is_directory=True)
+    """Link the code, after whose change stages are stale, in place of whatever an earlier version has left."""
+    wanted = os.path.relpath(target.resolve(), link.parent.resolve())
+    if not target.is_dir() or (link.is_symlink() and str(link.readlink()) == wanted):
+        return
+    if link.is_dir() and not link.is_symlink():
+        shutil.rmtree(link)
+    else:
+        link.unlink(missing_ok=True)
+    link.symlink_to(wanted, target_is_directory=True)

@@ -178,9 +178,7 @@ def factors(settings: config.Parameters, results: Mapping[str, list[Result]]) ->
         yield Factor(run, against, "factor a layer", predict(model), tolerance, each, comparable)
 
 
-def awaited(
-    settings: config.Parameters, results: Mapping[str, list[Result]]
-) -> Iterator[tuple[str, list[str]]]:
+def awaited(settings: config.Parameters, results: Mapping[str, list[Result]]) -> Iterator[tuple[str, list[str]]]:
     """Yield each network whose factor is not measured yet, with the shortest runs that would give what is missing.
 
     What no run of this configuration gives is left out.

@@ -205,4 +205,5 @@ def _ratio(low: float, high: float, ours: tuple[float, int] | None) -> float | N
 
 
 def root_mean_square(values: list[float]) -> float:
+    """Return the root of the mean of squares."""
     return math.sqrt(fmean(value**2 for value in values))

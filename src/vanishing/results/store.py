@@ -22,8 +22,8 @@ from vanishing import config, files, paths
 from vanishing.errors import UserError
 
 if TYPE_CHECKING:  # PyTorch takes seconds to import, and readers of results have no use for it
-    from vanishing.training.models import Size
     from vanishing.training.loop import Outcome
+    from vanishing.training.models import Size
 
 HISTORY_COLUMNS = ["epoch", "learning_rate", "train_loss", "train_accuracy", "val_loss", "val_accuracy"]
 GRADIENT_COLUMNS = ["epoch", "images", "layer", "kind", "name", "mean_abs_gradient"]
@@ -43,7 +43,7 @@ GRADIENT_MEASURES = [
     "gradient_weight_ratio",
     "zero_share",
 ]
-"""Numbers that `vanishing.gradients` writes beside them."""
+"""Measures that `vanishing.analysis.gradient_flow` writes beside them."""
 
 Content = TypeVar("Content")
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from vanishing import config, files, paths
-from vanishing.results import published
 from vanishing.console import say
+from vanishing.results import published
 
 if TYPE_CHECKING:  # PyTorch takes seconds to import
     import torch

@@ -13,16 +13,13 @@ from typing import Any
 import torch
 
 from vanishing import config, files, git
-from vanishing.engines import catalogue
+from vanishing.engines import catalogue, graph
 from vanishing.results import store
 from vanishing.training import devices
 
 PACKAGES = (
     "torchvision", "numpy", "pandas", "matplotlib", "seaborn", "safetensors", "papermill", "snakemake", "dvc",
 )  # fmt: skip
-
-SOURCES = ("report/*.tex",)
-"""What the report is made of beside them."""
 
 
 def collect(settings: config.Parameters) -> dict[str, Any]:
@@ -36,8 +33,10 @@ def as_text(content: dict[str, Any]) -> str:
 
 
 def _repeats(settings: config.Parameters) -> dict[str, Any]:
-    data, patterns = settings.data.path, (*catalogue.patterns(), *SOURCES)
-    made = [path for pattern in patterns for path in Path().glob(pattern)]
+    data = settings.data.path
+    made = [path for pattern in catalogue.patterns() for path in Path().glob(pattern)] + [
+        path for path in graph.report_text() if path.exists()
+    ]
     return {
         "configuration": settings.model_dump(mode="json", exclude={"data": {"sources"}}),
         "data": {str(data): files.sha256(data) if data.exists() else None},
