@@ -1,4 +1,4 @@
-# In:   report/*.tex, report/sections/, report/references.bib, and all that tables, figures, compare and numbers make
+# In:   report/*.tex, report/sections/, report/references.bib, and what samples, tables, figures, compare and numbers make
 # Out:  report/report.pdf
 # Steps: latexmk
 
