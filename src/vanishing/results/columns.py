@@ -69,8 +69,8 @@ def _final(column: str) -> Value:
 
 
 def _summary(part: str, key: str) -> Value:
-    """Read a metric off `summary.json`."""
-    return lambda result, *_: result.summary[part][key]
+    """Read a metric off `summary.json`, NaN where that has null."""
+    return lambda result, *_: math.nan if (value := result.summary[part][key]) is None else value
 
 
 def _dynamics(of: Callable[[pd.DataFrame, int], float]) -> Value:

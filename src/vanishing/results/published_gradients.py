@@ -22,6 +22,7 @@ import pandas as pd
 
 from vanishing import config
 from vanishing.results.published import FAILS, HOLDS, NOT_RUN, OTHER
+from vanishing.results import published
 from vanishing.results.store import Result
 
 COLUMNS = [
@@ -54,7 +55,7 @@ class Bound:
     @property
     def name(self) -> str:
         """What the bound is called in print."""
-        return f"{'handout, in ' if self.origin == 'handout' else ''}{self.report}, {self.place}"
+        return published.title(self.origin, self.report, self.place)
 
     @property
     def several(self) -> bool:

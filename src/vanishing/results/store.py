@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -216,10 +216,15 @@ def read_gradients(path: Path) -> pd.DataFrame:
 def trainings(settings: config.Parameters) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield RUN/seedS and the summary of each training made with today's configuration of that run."""
     for name, seed in settings.jobs():
+def matches(settings: config.Parameters, name: str, summary: Mapping[str, Any]) -> bool:
+    """Return whether a summary, or another record of a training, has today's configuration of the run `name`."""
+    return config.completed(summary["configuration"]) == settings.run(name).configuration()
+
+
         path = paths.results(name, seed) / "summary.json"
         if path.exists():
             summary = read_summary(path)
-            if config.completed(summary["configuration"]) == settings.run(name).configuration():
+            if matches(settings, name, summary):
                 yield f"{name}/seed{seed}", summary
 
 
@@ -245,8 +250,7 @@ def _made_so(settings: config.Parameters, name: str, seed: int, wanted: list[Pat
     """Whether the files `wanted` are there and the summary names today's configuration of the run."""
     if not all(path.exists() for path in wanted):
         return False
-    summary = read_summary(paths.results(name, seed) / "summary.json")
-    return config.completed(summary["configuration"]) == settings.run(name).configuration()
+    return matches(settings, name, read_summary(paths.results(name, seed) / "summary.json"))
 
 
 def _read(path: Path, reader: Callable[[Path], Content]) -> Content:
