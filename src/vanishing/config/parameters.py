@@ -75,8 +75,8 @@ class Parameters(Block):
     def presented(self, runs: Collection[str]) -> list[str]:
         """List the studies to show where `runs` have results.
 
-        A study is shown with its first run that no study before it shows, or once all of its runs are there: what it
-        shares with others alone would only be said again.
+        A study is shown with its first run that no study before it shows, or once all of its runs are there. Runs shown
+        by an earlier study are not repeated.
         """
         before: set[str] = set()
         shown = []

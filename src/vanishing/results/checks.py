@@ -27,7 +27,7 @@ PLAIN = {
 """The model of a network without any cure, whatever the defaults are."""
 
 DEEP = 38
-"""Layers from which on such a network does not leave chance."""
+"""Depth from which such a network stays at chance."""
 
 ABOVE = 3
 """Standard deviations above chance within which an accuracy over images counts as that of chance."""
@@ -162,7 +162,10 @@ def chance(result: Result, run: config.Run) -> Answer | None:
 
 
 def learning(result: Result, run: config.Run) -> Answer | None:
-    """Any other ends at the training accuracy of a guess at least, as a mean over minibatches, the short one too."""
+    """Every other network ends with a training accuracy no worse than guessing.
+
+    The accuracy is a mean over minibatches, the short one included.
+    """
     if result.diverged or _plain(result, run):
         return None
     images, size = run.data.sizes[0], run.train.batch_size

@@ -129,7 +129,7 @@ class Claim:
     """Seeds that diverged, which have no value."""
     comparable: bool
     prediction: Prediction | None
-    """Of one more training; None where there is none of ours, or nothing to take the spread from."""
+    """Of one more training; None without a run of ours or an estimate of its spread."""
 
     @property
     def printed(self) -> str:
