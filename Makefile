@@ -11,7 +11,7 @@ READY := .venv/.ready
 .PHONY: help setup demo demo-dvc every-run study report readme test test-fast test-stress test-all lint bench gpu study-gpu format lock clean distclean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## make .venv from requirements.lock and install LaTeX; the other targets do it as needed
 
@@ -49,7 +49,7 @@ test: lint  ## formatting, lint, types, unit tests, and a tiny study with both e
 test-fast: $(READY)  ## unit tests only
 	$(PYTEST) tests/unit
 
-test-stress: $(READY)  ## kills, a full disk, races, clones, builds among other surroundings (long)
+test-stress: $(READY)  ## kills, a full disk, races, clones, builds under other dates, locales and umasks (long)
 	$(PYTEST) tests/stress
 
 test-all: test test-stress  ## every test

@@ -116,7 +116,7 @@ def _select_studies(parser: argparse.ArgumentParser) -> None:
 _OPTIONS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "": lambda _: None, "job": _select_jobs, "study": _select_studies
 }  # fmt: skip
-"""What a stage is told, by what it runs for each of."""
+"""Adds a stage's arguments, by `Stage.each`."""
 
 
 def _load() -> Parameters:
@@ -274,7 +274,7 @@ def _show(_: argparse.Namespace) -> None:
 
 
 _COMMANDS: dict[str, Command] = {"data": _data, "train": _train}
-"""Of the stages that take more options than what they run for."""
+"""Commands of stages with options of their own."""
 
 
 if __name__ == "__main__":

@@ -19,5 +19,5 @@ def line(error: Exception) -> str:
     """Say in one line what went wrong, and for a full disk the next step."""
     if not isinstance(error, OSError):
         return str(error)
-    room = "; make room, and the same command goes on" if error.errno in FULL else ""
+    room = "; make room, then run the same command to resume" if error.errno in FULL else ""
     return f"{error.filename or 'system'}: {error.strerror or error}{room}"

@@ -83,21 +83,21 @@ def write_if_changed(path: Path, content: bytes | str) -> bool:
 
 
 def check_plain(path: Path, most: int) -> None:
-    """Raise `UserError` unless `path` is a plain file, of at most `most` bytes: a pipe or device may have no end."""
+    """Raise `UserError` unless `path` is a regular file, of at most `most` bytes: a pipe or device may have no end."""
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
-        raise UserError(f"{path}: no plain file; delete it and build it again")
+        raise UserError(f"{path}: not a regular file; delete it and build it again")
     if status.st_size > most:
         raise UserError(f"{path}: larger than {most:,} bytes; delete it and build it again")
 
 
 def sha256(path: Path) -> str:
-    """Return the SHA-256 of the file's bytes, in hexadecimal; `UserError` if it is no plain file."""
+    """Return the SHA-256 of the file's bytes, in hexadecimal; `UserError` if it is not a regular file."""
     return digest(path, "sha256")
 
 
 def digest(path: Path, algorithm: str) -> str:
-    """Return the hash of the file's bytes by `sha256` or `md5`, in hexadecimal; `UserError` if it is no plain file."""
+    """Return the `sha256` or `md5` of the file's bytes, in hexadecimal; `UserError` if it is not a regular file."""
     check_plain(path, FILE_BYTES)
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()

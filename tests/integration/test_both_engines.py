@@ -204,7 +204,7 @@ def test_a_longer_list_of_runs_takes_dvc_the_same_command_twice(built, copy):
     target = "gradients@vgg08-0"  # which is there before and after
     first, _ = (process := start([*COMMANDS["dvc"], target], folder)).communicate(timeout=300)
     assert process.returncode != 0
-    assert "workflow/jobs.json: runs, seeds or studies have changed; the same command again" in first
+    assert "workflow/jobs.json: runs, seeds or studies have changed; run the same command again" in first
     assert content(folder) == before
     run(folder, *COMMANDS["dvc"], target)
     run(folder, *COMMANDS["dvc"], "gradients@vgg20_bn-0")

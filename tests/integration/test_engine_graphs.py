@@ -323,7 +323,7 @@ def test_dvc_is_told_of_a_changed_list_of_jobs_before_it_goes_on(project, monkey
     assert json.loads(paths.JOBS.read_text())["jobs"]["vgg38-7"] == {"run": "vgg38", "seed": 7}
     graph.configure(settings, same_jobs=True)
     paths.JOBS.write_text('{"jobs": {}}')
-    with pytest.raises(UserError, match=r"^workflow/jobs\.json: runs, seeds or studies have changed; the same command"):
+    with pytest.raises(UserError, match=r"^workflow/jobs\.json: runs, seeds or studies have changed; run the same"):
         graph.configure(settings, same_jobs=True)
     graph.configure(settings, same_jobs=True)
 

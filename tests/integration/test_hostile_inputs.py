@@ -115,7 +115,7 @@ def runs(*names: str) -> Prepare:
 
 
 def replaced_by(make: Callable[[], object], path: Path) -> Prepare:
-    """Put something that is no plain file where a file was."""
+    """Put something that is not a regular file where a file was."""
 
     def replace() -> None:
         path.unlink(missing_ok=True)
@@ -129,8 +129,8 @@ BAD_PARAMETERS: Cases = {
     name: (text_of(content), message.removeprefix(": "))
     for name, (content, message) in BAD_FILES.items()
 } | {
-    "a pipe": (replaced_by(lambda: os.mkfifo(PARAMS), PARAMS), "params.yaml: no plain file"),
-    "an endless device": (replaced_by(lambda: PARAMS.symlink_to("/dev/zero"), PARAMS), "params.yaml: no plain file"),
+    "a pipe": (replaced_by(lambda: os.mkfifo(PARAMS), PARAMS), "params.yaml: not a regular file"),
+    "an endless device": (replaced_by(lambda: PARAMS.symlink_to("/dev/zero"), PARAMS), "params.yaml: not a regular"),
     "a folder": (replaced_by(PARAMS.mkdir, PARAMS), "params.yaml: cannot be read: Is a directory"),
     "a link to itself": (replaced_by(lambda: PARAMS.symlink_to(PARAMS), PARAMS), "cannot be read"),
     "a name that leads out": (runs("../../vgg08"), "runs.../../vgg08"),
@@ -253,7 +253,7 @@ BAD_SOURCES: Cases = {
     "an absolute member": (archive((member("/executed", 1), b"x")), "'/executed' leads out"),
     "a link in an archive": (archive((member("l", kind=tarfile.SYMTYPE, link="/etc"), b"")), "'l' is no"),
     "a hard link": (archive((member("l", kind=tarfile.LNKTYPE, link="train"), b"")), "'l' is no"),
-    "a device in an archive": (archive((member("d", kind=tarfile.CHRTYPE), b"")), "'d' is no plain file"),
+    "a device in an archive": (archive((member("d", kind=tarfile.CHRTYPE), b"")), "'d' is not a regular file"),
     "a member with terminal codes": (archive((member("\x1b[2J", kind=tarfile.FIFOTYPE), b"")), "'\\x1b[2J' is no"),
     "a huge member": (source_file(member("train", 1 << 40).tobuf() + bytes(1024)), "1,099,511,627,776 bytes; the"),
     "an archive that unpacks to 1 GiB": (lambda: SOURCE.write_bytes(bomb()), "unpacks to more than the limit"),
@@ -274,7 +274,7 @@ BAD_SOURCES: Cases = {
         python(pickle.dumps({"data": np.zeros((1, 3000), np.uint8), "fine_labels": [0]}, 2)),
         "found 3,000 bytes of pixels and 1 labels, expected 3,072 bytes a label",
     ),
-    "a pipe for a file": (inside("test.bin", os.mkfifo), "'test.bin' is no plain file"),
+    "a pipe for a file": (inside("test.bin", os.mkfifo), "'test.bin' is not a regular file"),
     "an endless device for a file": (inside("test.bin", lambda p: p.symlink_to("/dev/zero")), "'test.bin' is no"),
     "a file of 1 TiB": (inside("test.bin", lambda p: [p.touch(), os.truncate(p, 1 << 40)]), "'test.bin' says it has"),
     "records cut short": (inside("test.bin", lambda p: p.write_bytes(bytes(100))), "found 100 bytes, expected records"),
@@ -507,7 +507,7 @@ BAD_RESULTS: Cases = {
     ),
     "a cell more": (edited(HISTORY, "0.4\n", "0.4,7\n", 2), "a row has more cells"),
     "a cell less": (row(HISTORY, 2, lambda cells: [",".join(cells[:-1])]), "a rate or accuracy that is no number"),
-    "no number in the middle": (cell(HISTORY, 1, 2, "nan"), "a loss that is a number after one that is none"),
+    "no number in the middle": (cell(HISTORY, 1, 2, "nan"), "a finite loss after a non-finite one"),
     "an end that the status denies": (cell(HISTORY, 2, 4, "inf"), "do not fit the summary's 'completed'"),
     "a status that the end denies": (summary("status", "diverged"), "do not fit the summary's 'diverged'"),
     "an epoch twice": (row(HISTORY, 2, twice), "the epochs are not 1, 2, 3"),
@@ -524,8 +524,8 @@ BAD_RESULTS: Cases = {
     "an open quote": (cell(HISTORY, 1, 1, '"'), "cannot be read"),
     "an empty history": (lambda: HISTORY.write_bytes(b""), "No columns to parse"),
     "a header alone": (lambda: HISTORY.write_text(HISTORY.read_text().split("\n")[0]), "no rows"),
-    "a history that is a pipe": (replaced_by(lambda: os.mkfifo(HISTORY), HISTORY), "no plain file"),
-    "a history without end": (replaced_by(lambda: HISTORY.symlink_to("/dev/zero"), HISTORY), "no plain file"),
+    "a history that is a pipe": (replaced_by(lambda: os.mkfifo(HISTORY), HISTORY), "not a regular file"),
+    "a history without end": (replaced_by(lambda: HISTORY.symlink_to("/dev/zero"), HISTORY), "not a regular file"),
     "a history of 1 TiB": (lambda: os.truncate(HISTORY, 1 << 40), "larger than 67,108,864 bytes"),
     "text for a gradient": (cell(GRADIENTS, 3, 5, "small"), "text in column mean_abs_gradient"),
     "a negative gradient": (cell(GRADIENTS, 3, 5, "-1e-9"), "a negative number in column mean_abs_gradient"),
@@ -542,7 +542,7 @@ BAD_RESULTS: Cases = {
     "a summary cut short": (lambda: os.truncate(SUMMARY, 40), "summary.json: cannot be read"),
     "a summary of another kind": (lambda: SUMMARY.write_text("[]"), "no summary of a training"),
     "a summary of endless depth": (lambda: SUMMARY.write_text("[" * 200_000), "summary.json: cannot be read"),
-    "a summary that is a folder": (replaced_by(SUMMARY.mkdir, SUMMARY), "no plain file"),
+    "a summary that is a folder": (replaced_by(SUMMARY.mkdir, SUMMARY), "not a regular file"),
     "a summary without figures": (without("train"), "'train': Field required"),
     "a summary without files": (without("files"), "no summary of a training"),
     "a summary without a configuration": (without("configuration"), "'configuration': Field required"),
@@ -598,7 +598,7 @@ def test_what_has_no_end_is_not_read(make, path, command, capsys):
     replaced_by(lambda: make(path), path)()
     if path in (TABLE, DATA) and command == "check":  # which has no use for tables and images
         return
-    assert "plain file" in refused(capsys, command, code=1) or command != "manifest"
+    assert "regular file" in refused(capsys, command, code=1) or command != "manifest"
 
 
 @pytest.mark.parametrize("path", [HISTORY, GRADIENTS, SUMMARY, TABLE, SNAPSHOT, DATA], ids=lambda path: path.name)
@@ -610,7 +610,7 @@ def test_sync_lets_no_engine_read_what_has_no_end(kind, path, capsys):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
     ENDLESS[kind](path)
-    assert refused(capsys, "sync", code=1).startswith(f"vanishing sync: {path}: no plain file")
+    assert refused(capsys, "sync", code=1).startswith(f"vanishing sync: {path}: not a regular file")
 
 
 def test_there_are_enough():

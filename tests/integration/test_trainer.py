@@ -157,7 +157,7 @@ def test_a_signal_reaches_all_and_the_line_names_the_command_that_goes_on(study,
     told = capsys.readouterr().err.splitlines()[-1]
     assert told == (
         "vanishing train: stopped by SIGTERM, saved: vgg08:0 at epoch 1, iteration 3; vgg38:0 at epoch 1, iteration 2; "
-        "`vanishing train vgg08:0 vgg38:0 vgg38_bn:0 --at-once 2` goes on"
+        "run `vanishing train vgg08:0 vgg38:0 vgg38_bn:0 --at-once 2` to resume"
     )
     assert cli.main(told.split("`")[1].split()[1:]) == 0
     assert made() == whole
@@ -356,6 +356,6 @@ def test_within_a_budget_nothing_is_lost(study, monkeypatch, capsys):
         assert cli.main(["train", "--missing", "core", "--at-once", "2", "--until", "1h"]) == 124
     told = capsys.readouterr().err.splitlines()[-1]
     assert told.startswith("vanishing train: the time is up: 0 of 3 trainings done; saved: vgg08:0 at epoch ")
-    assert told.endswith("; `vanishing train --missing core --at-once 2 --until 1h` goes on")
+    assert told.endswith("; run `vanishing train --missing core --at-once 2 --until 1h` to resume")
     assert cli.main(told.split("`")[1].split()[1:]) == 0
     assert made() == whole

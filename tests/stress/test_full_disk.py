@@ -117,13 +117,13 @@ def vanishing(arguments, start="-m vanishing.cli"):
 
 def test_while_a_snapshot_is_written(built, tmp_path):
     gone = [TRAINED[0], f"{TRAINED[1]}/history.csv", f"{TRAINED[1]}/summary.json"]
-    words = [FULL, "epoch0000.safetensors", "make room, and the same command goes on"]
+    words = [FULL, "epoch0000.safetensors", "make room, then run the same command to resume"]
     check(tmp_path, built, vanishing("train vgg08 --seed 0"), 10 * PAGE, gone, words)
 
 
 def test_while_the_resumable_state_is_written(built, tmp_path):
     gone = [TRAINED[0], f"{TRAINED[1]}/history.csv", f"{TRAINED[1]}/summary.json"]
-    words = [FULL, "state.safetensors", "make room, and the same command goes on"]
+    words = [FULL, "state.safetensors", "make room, then run the same command to resume"]
     command = vanishing("train vgg08 --seed 0", f"-c '{EAGER}'")
     check(tmp_path, built, command, 30 * PAGE, gone, words)
 
@@ -131,7 +131,7 @@ def test_while_the_resumable_state_is_written(built, tmp_path):
 def test_while_a_finished_training_is_published(built, tmp_path):
     """The trajectory lies in the scratch folder and is complete; there is no room for it beside."""
     gone = [TRAINED[0], f"{TRAINED[1]}/history.csv", f"{TRAINED[1]}/summary.json"]
-    words = [FULL, f"{TRAINED[0]}/", "make room, and the same command goes on"]
+    words = [FULL, f"{TRAINED[0]}/", "make room, then run the same command to resume"]
     check(tmp_path, built, vanishing("train vgg08 --seed 0"), 70 * PAGE, gone, words)
 
 

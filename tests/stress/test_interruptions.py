@@ -67,9 +67,8 @@ def test_a_training_told_to_stop_saves_its_state_in_time_and_goes_on_from_it(und
     assert process.wait(timeout=60) == 128 + number
     took = time.monotonic() - since
     assert took < LEAVE_WITHIN
-    stopped = (
-        rf"^vanishing train: stopped by {number.name}, saved at (epoch (\d), iteration \d+); the same command goes on$"
-    )
+    place = r"saved at (epoch (\d), iteration \d+)"
+    stopped = rf"^vanishing train: stopped by {number.name}, {place}; run the same command to resume$"
     found = re.search(stopped, output.read_text(), re.M)
     print(f"{number.name}: left within {took:.2f} s, {found[1]}")
     assert 3 <= int(found[2]) <= TRAIN["epochs"]

@@ -282,7 +282,7 @@ def test_three_classes_and_twelve_validation_images_are_enough():
     assert paths.CHECKS.exists()
 
 
-def test_verify_compares_the_recorded_checks_unless_results_are_off(study):
+def test_verify_compares_the_recorded_checks_unless_results_do_not_match(study):
     assert list(verification.checked(Scope(study))) == []
     checks.make(study)
     assert list(verification.checked(Scope(study))) == []
@@ -290,9 +290,9 @@ def test_verify_compares_the_recorded_checks_unless_results_are_off(study):
     (finding,) = verification.checked(Scope(study))
     told = "found other bytes, expected what the checks give (done again); next: `vanishing check`"
     assert f"{finding}" == f"results/checks.csv: {told}"
-    scope = Scope(study, off={HISTORY})
+    scope = Scope(study, mismatched={HISTORY})
     assert list(verification.checked(scope)) == []
-    assert scope.notes == ["results/checks.csv: not compared, since results are off"]
+    assert scope.notes == ["results/checks.csv: not compared, because some results do not match their records"]
 
 
 def test_every_check_has_a_row_or_a_reason(study):

@@ -19,7 +19,7 @@ COMMANDS = [
     "models", "plan", "rates", "readme", "show", "sync", "verify", "manifest", "workspace",
 ]  # fmt: skip
 
-ROOM = "; make room, and the same command goes on"
+ROOM = "; make room, then run the same command to resume"
 
 
 @pytest.fixture(autouse=True)

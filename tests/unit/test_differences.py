@@ -56,6 +56,15 @@ def test_only_seeds_that_both_completed_are_paired():
     assert item.values == pytest.approx([0.2])
 
 
+def test_a_test_loss_that_overflowed_has_no_difference():
+    study = examples.study({"seeds": [0]})
+    examples.result(study, "vgg38", test=(None, 0.3))  # as a summary has it
+    examples.result(study, "vgg08")
+    by_run = {row.run: row for row in aggregate.collect(study)["core"]}
+    assert math.isnan(by_run["vgg38"].values("test_loss")[0])
+    assert math.isnan(differences.between(by_run["vgg38"], by_run["vgg08"], "test_loss").mean)
+
+
 def test_no_common_seed_is_a_dash():
     item = found({0: 0.5}, {1: 0.4})
     assert (item.values, item.verdict) == ([], "cannot tell")

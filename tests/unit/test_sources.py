@@ -135,12 +135,12 @@ def test_a_file_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
         (member("a/../../train"), "'a/../../train' leads out"),
         (member("/etc/train"), "'/etc/train' leads out"),
         (member("..\\train"), "leads out"),
-        (member("train", kind=tarfile.SYMTYPE, link="/etc/passwd"), "'train' is no plain file"),
-        (member("train", kind=tarfile.LNKTYPE, link="test"), "'train' is no plain file"),
-        (member("train", kind=tarfile.CHRTYPE), "'train' is no plain file"),
-        (member("train", kind=tarfile.BLKTYPE), "'train' is no plain file"),
-        (member("train", kind=tarfile.FIFOTYPE), "'train' is no plain file"),
-        (member("a\nb", kind=tarfile.FIFOTYPE), "'a\\nb' is no plain file"),
+        (member("train", kind=tarfile.SYMTYPE, link="/etc/passwd"), "'train' is not a regular file"),
+        (member("train", kind=tarfile.LNKTYPE, link="test"), "'train' is not a regular file"),
+        (member("train", kind=tarfile.CHRTYPE), "'train' is not a regular file"),
+        (member("train", kind=tarfile.BLKTYPE), "'train' is not a regular file"),
+        (member("train", kind=tarfile.FIFOTYPE), "'train' is not a regular file"),
+        (member("a\nb", kind=tarfile.FIFOTYPE), "'a\\nb' is not a regular file"),
     ],
 )
 def test_hostile_members_refuse_the_archive_by_name(tmp_path: Path, info: tarfile.TarInfo, reason: str) -> None:

@@ -420,7 +420,7 @@ def test_a_terminated_training_goes_on_to_the_same_bytes(attempt, monkeypatch, u
         with pytest.raises(Interrupted) as caught:
             attempt()
     assert caught.value.exit_code == 143
-    assert str(caught.value) == f"stopped by SIGTERM, saved at {place}; the same command goes on"
+    assert str(caught.value) == f"stopped by SIGTERM, saved at {place}; run the same command to resume"
     steps = []
     at_step(monkeypatch, range(1, STEPS + 1), steps.append)
     assert attempt() == uninterrupted

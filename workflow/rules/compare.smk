@@ -1,6 +1,6 @@
 # In:   results/runs/
 # Out:  results/comparison/, report/comparison/
-# Steps: every published figure beside ours, which schedule each published row came from, and gradients: what was
+# Steps: every published value beside ours, which schedule each published row came from, and gradients: what was
 #        published and what theory predicts, beside ours
 
 

@@ -56,6 +56,13 @@ class Data(Block):
         return 100 if self.set == "cifar100" else self.generated.test_per_class
 
     @property
+    def sizes(self) -> tuple[int, int, int]:
+        """Numbers of training, validation and test images."""
+        per_class = self.train_per_class, self.validation_per_class, self.test_per_class
+        train, val, test = (self.classes * count for count in per_class)
+        return train, val, test
+
+    @property
     def path(self) -> Path:
         """Where `vanishing data` leaves the arrays; the same for every seed of a run."""
         return Path("data") / f"{self.set}.npz"

@@ -75,8 +75,8 @@ class Parameters(Block):
     def presented(self, runs: Collection[str]) -> list[str]:
         """List the studies to show where `runs` have results.
 
-        A study is shown with its first run that no study before it shows, or once all of its runs are there: what it
-        shares with others alone would only be said again.
+        A study is shown with its first run that no study before it shows, or once all of its runs are there. Runs shown
+        by an earlier study are not repeated.
         """
         before: set[str] = set()
         shown = []
@@ -184,7 +184,7 @@ def _refuse_others(content: Mapping[str, Any], location: tuple[str, ...], allowe
 
 
 def _check_sizes(run: Run, name: str, differences: Mapping[str, Any]) -> None:
-    images = run.data.classes * run.data.train_per_class
+    images = run.data.sizes[0]
     if run.train.batch_size > images:
         key = "train.batch_size"
         prefix = f"runs.{name}." if _reaches(differences, ("train", "batch_size")) else ""
@@ -204,7 +204,7 @@ def _needs_two_images(model: Model) -> bool:
 
 
 def _check_gradients(parameters: Parameters) -> None:
-    images = parameters.data.classes * parameters.data.train_per_class
+    images = parameters.data.sizes[0]
     wanted = parameters.gradients.batches * parameters.gradients.batch_size
     if wanted > images:
         key = "gradients.batches x gradients.batch_size"

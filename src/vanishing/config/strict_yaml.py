@@ -78,7 +78,7 @@ def read_yaml(path: Path, most: int, kind: str) -> Any:
     """Read YAML of at most so many bytes as plain values; `ParameterError` if it is missing, larger or not such."""
     try:
         if not (path.is_file() or path.is_dir()) and path.exists():
-            raise ParameterError(f"{path}: no plain file")
+            raise ParameterError(f"{path}: not a regular file")
         if path.stat().st_size > most:
             raise ParameterError(f"{path}: larger than {most:,} bytes; that is no {kind}")
         return yaml.load(path.read_text(encoding="utf-8"), Loader=StrictLoader)  # noqa: S506 - a SafeLoader

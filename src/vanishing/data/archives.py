@@ -1,6 +1,6 @@
 """Files of a directory or tar archive, as names and bytes; nothing is unpacked to the disk.
 
-An archive may come from anywhere. It is refused, with the name of the member, where a member is no plain file, has
+An archive may come from anywhere. It is refused, with the name of the member, where a member is not a regular file, has
 a name that leads out of the archive, or is larger than any file of CIFAR-100.
 """
 
@@ -64,7 +64,7 @@ def _directory(root: Path, wanted: Wanted) -> Iterator[tuple[str, bytes]]:
         if not wanted(name):
             continue
         if not path.is_file():
-            raise SourceError(f"{name!r} is no plain file")
+            raise SourceError(f"{name!r} is not a regular file")
         _check_size(name, path.stat().st_size)
         yield name, path.read_bytes()
 
@@ -102,7 +102,7 @@ def _check_member(member: tarfile.TarInfo) -> None:
     if name.is_absolute() or ".." in name.parts or "\\" in member.name or "\0" in member.name:
         raise SourceError(f"refused: the member {member.name!r} leads out of the archive")
     if not (member.isdir() or member.isreg()) or member.issparse():
-        raise SourceError(f"refused: the member {member.name!r} is no plain file")
+        raise SourceError(f"refused: the member {member.name!r} is not a regular file")
     _check_size(member.name, member.size)
 
 

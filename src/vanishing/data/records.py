@@ -59,8 +59,7 @@ class Dataset:
 
 def check(dataset: Dataset, data: config.Data) -> None:
     """Raise `DataError` unless `dataset` has the classes, and the images in each split, that `data` describes."""
-    per_class = (data.train_per_class, data.validation_per_class, data.test_per_class)
-    expected = (data.classes, *(data.classes * count for count in per_class))
+    expected = (data.classes, *data.sizes)
     found = (len(dataset.classes), *(len(getattr(dataset, part).labels) for part in PARTS))
     if found != expected:
         names = "classes, training, validation and test images"

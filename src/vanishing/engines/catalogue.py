@@ -226,7 +226,10 @@ def patterns() -> list[str]:
 
 
 def command_of(dvc_name: str) -> str:
-    """Return the command of a stage of `dvc.yaml` by its name: a record's own may be anybody's, and not for pasting."""
+    """Return the command of a stage of `dvc.yaml` by its name.
+
+    The command stored in dvc.lock is untrusted and never shown.
+    """
     for each in STAGES:
         if found := _expression(each.dvc_name).fullmatch(dvc_name):
             return each.command.format(**found.groupdict())

@@ -167,5 +167,5 @@ def configure(settings: Parameters, same_jobs: bool = False) -> None:
         files.write_if_changed(path, text)
     if files.write_if_changed(paths.JOBS, job_list(settings)) and same_jobs:
         raise UserError(
-            f"{paths.JOBS}: runs, seeds or studies have changed; the same command again goes on with the new ones"
+            f"{paths.JOBS}: runs, seeds or studies have changed; run the same command again to go on with the new ones"
         )

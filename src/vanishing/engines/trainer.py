@@ -147,7 +147,7 @@ def train(
         chosen: runs and seeds, in the order in which to begin.
         at_once: trainings that share the device.
         until: time of the monotonic clock by which all states must be saved; see `time_limit`.
-        again: the command that goes on after an interruption; by default one that names the trainings left.
+        again: the command that resumes after an interruption; by default one that names the trainings left.
 
     Raises:
         Interrupted: after SIGINT or SIGTERM, once the states are saved.
@@ -195,7 +195,7 @@ def _conclude(jobs: Sequence[Job], end: round_robin.End, again: str) -> None:
     if left:
         done = f"{sum(job.published for job in jobs)} of {len(jobs)} trainings done"
         why = f"the time is up: {done}; {state}" if saved else f"too little time is left to begin another: {done}"
-        raise OutOfTime(f"{why}; {again} goes on")
+        raise OutOfTime(f"{why}; run {again} to resume")
     if failed:
         raise UserError(f"{len(failed)} of {len(jobs)} trainings failed: {', '.join(failed)}; the others are done")
 

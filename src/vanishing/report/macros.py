@@ -55,9 +55,9 @@ def _settings(settings: config.Parameters) -> Iterator[str]:
     yield _result("data/digest", 0, CIFAR100.train[:16])
     counts = {
         "data/classes": data.classes,
-        "data/train": data.classes * data.train_per_class,
-        "data/val": data.classes * data.validation_per_class,
-        "data/test": data.classes * data.test_per_class,
+        "data/train": data.sizes[0],
+        "data/val": data.sizes[1],
+        "data/test": data.sizes[2],
         "train/epochs": train.epochs,
         "train/batch_size": train.batch_size,
         "train/threads": train.threads,

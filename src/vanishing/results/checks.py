@@ -27,7 +27,7 @@ PLAIN = {
 """The model of a network without any cure, whatever the defaults are."""
 
 DEEP = 38
-"""Layers from which on such a network does not leave chance."""
+"""Depth from which such a network stays at chance."""
 
 ABOVE = 3
 """Standard deviations above chance within which an accuracy over images counts as that of chance."""
@@ -127,7 +127,7 @@ def losses(result: Result, _: config.Run) -> Answer | None:
 
 def accuracies(result: Result, run: config.Run) -> Answer:
     """Of a whole number of images; in training so where minibatches are of one size."""
-    train, val, test = _images(run)
+    train, val, test = run.data.sizes
     parts = {"val": val} if train % run.train.batch_size else {"train": train, "val": val}
     named = [
         (f"{part} {epoch}", accuracy, images)
@@ -156,16 +156,19 @@ def chance(result: Result, run: config.Run) -> Answer | None:
     """A deep network without any cure ends at the validation accuracy of a guess."""
     if result.diverged or not _plain(result, run):
         return None
-    guess, deviation = _guess(run, 1 / _images(run)[1])
+    guess, deviation = _guess(run, 1 / run.data.sizes[1])
     most, found = guess + ABOVE * deviation, result.history.val_accuracy.iloc[-1]
     return f"validation accuracy of at most {most:.4g}", f"{found:.4g}", bool(found <= most)
 
 
 def learning(result: Result, run: config.Run) -> Answer | None:
-    """Any other ends at the training accuracy of a guess at least, as a mean over minibatches, the short one too."""
+    """Every other network ends with a training accuracy no worse than guessing.
+
+    The accuracy is a mean over minibatches, the short one included.
+    """
     if result.diverged or _plain(result, run):
         return None
-    images, size = _images(run)[0], run.train.batch_size
+    images, size = run.data.sizes[0], run.train.batch_size
     sizes = [min(size, images - start) for start in range(0, images, size)]
     guess, deviation = _guess(run, sum(1 / images for images in sizes) / len(sizes) ** 2)
     least, found = max(0.0, guess - BELOW * deviation), result.history.train_accuracy.iloc[-1]
@@ -208,13 +211,6 @@ def _initialisation(settings: config.Parameters) -> Iterator[Verdict]:
 def _plain(result: Result, run: config.Run) -> bool:
     """Whether this is a deep network without any cure."""
     return bool(result.summary["layers"] >= DEEP) and all(getattr(run.model, key) == PLAIN[key] for key in PLAIN)
-
-
-def _images(run: config.Run) -> tuple[int, int, int]:
-    """Count training, validation and test images."""
-    data = run.data
-    train, val, test = data.train_per_class, data.validation_per_class, data.test_per_class
-    return data.classes * train, data.classes * val, data.classes * test
 
 
 def _guess(run: config.Run, inverse: float) -> tuple[float, float]:

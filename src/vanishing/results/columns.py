@@ -1,6 +1,7 @@
 """The columns that every table of a study has: settings of its runs, and metrics of their trainings.
 
-A column more is a line here: `aggregate.study_frame` writes it for machines; report, README and terminal for people.
+To add a column, add one line here: `aggregate.study_frame` writes it for machines; report, README and terminal for
+people.
 """
 
 from __future__ import annotations
@@ -69,8 +70,8 @@ def _final(column: str) -> Value:
 
 
 def _summary(part: str, key: str) -> Value:
-    """Read a metric off `summary.json`."""
-    return lambda result, *_: result.summary[part][key]
+    """Read a metric off `summary.json`, NaN where that has null."""
+    return lambda result, *_: math.nan if (value := result.summary[part][key]) is None else value
 
 
 def _dynamics(of: Callable[[pd.DataFrame, int], float]) -> Value:
@@ -88,7 +89,7 @@ class Metric:
     scale: int = 1
     """For people: 100 for per cent of an accuracy, and points of its deviation."""
     part: str = ""
-    """Of the data, or `DYNAMICS`: by what columns for people are grouped; without one, a metric is for machines."""
+    """Column group in printed tables; empty for metrics only in the CSV."""
     head: str = ""
 
 

@@ -74,6 +74,11 @@ COLUMNS = [
 """Of the table for machines."""
 
 
+def title(origin: str, report: str, place: str) -> str:
+    """Return what a published row or bound is called in print."""
+    return f"{'handout, in ' if origin == 'handout' else ''}{report}, {place}"
+
+
 @dataclass(frozen=True, eq=False)
 class Published:
     """A row of a published table."""
@@ -99,7 +104,7 @@ class Published:
     @property
     def name(self) -> str:
         """What the row is called in print."""
-        return f"{'handout, in ' if self.origin == 'handout' else ''}{self.report}, {self.table}"
+        return title(self.origin, self.report, self.table)
 
     def describes(self, run: config.Run) -> bool:
         """Return whether a run has every setting of this row, on the split of CIFAR-100 that the reports had."""
@@ -124,7 +129,7 @@ class Claim:
     """Seeds that diverged, which have no value."""
     comparable: bool
     prediction: Prediction | None
-    """Of one more training; None where there is none of ours, or nothing to take the spread from."""
+    """Of one more training; None without a run of ours or an estimate of its spread."""
 
     @property
     def printed(self) -> str:
@@ -271,7 +276,7 @@ def _setting(text: str) -> tuple[str, object]:
 def _scaled(row: Row, metric: str) -> list[float]:
     """List a metric of each completed seed, in per cent or nats, as far as it is finite."""
     values = row.values(metric).values()
-    return [each * columns.METRICS[metric].scale for each in values if each is not None and math.isfinite(each)]
+    return [each * columns.METRICS[metric].scale for each in values if math.isfinite(each)]
 
 
 def _loss_stds(rows: Iterable[Row]) -> list[float]:

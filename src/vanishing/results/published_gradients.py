@@ -6,7 +6,8 @@ them, or weight layers by number. As in the reports, ours are measured on augmen
 the median on plain images stands beside them.
 
 A bound **holds** where the median of ours, over seeds and epochs, respects it: plots show what most epochs do. A
-snapshot stands for the epochs that are nearer to it than to others, half of one that is as near to its neighbour.
+snapshot stands for the epochs that are nearer to it than to others; an epoch midway between two snapshots counts half
+for each.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from itertools import pairwise
 import pandas as pd
 
 from vanishing import config
+from vanishing.results import published
 from vanishing.results.published import FAILS, HOLDS, NOT_RUN, OTHER
 from vanishing.results.store import Result
 
@@ -54,7 +56,7 @@ class Bound:
     @property
     def name(self) -> str:
         """What the bound is called in print."""
-        return f"{'handout, in ' if self.origin == 'handout' else ''}{self.report}, {self.place}"
+        return published.title(self.origin, self.report, self.place)
 
     @property
     def several(self) -> bool:

@@ -93,7 +93,7 @@ def judge(probabilities: Mapping[str, float | None]) -> str:
 
 
 def bonferroni(probabilities: Sequence[float]) -> float | None:
-    """Return how probable the least probable of several values is, given that it is the least; None for no value."""
+    """Return the Bonferroni-corrected smallest of several probabilities; None for no value."""
     return min(1.0, len(probabilities) * min(probabilities)) if probabilities else None
 
 
@@ -125,7 +125,10 @@ def schedules_frame(found: Iterable[Attribution]) -> pd.DataFrame:
 
 
 def final_scatter(studies: Mapping[str, list[Row]]) -> Iterator[Scatter]:
-    """Yield the scatter of every training that is long enough and completed; one at chance has none worth the name."""
+    """Yield the scatter of every training that is long enough and completed.
+
+    Trainings at chance are skipped: their accuracy hardly varies.
+    """
     rows: dict[str, Row] = {row.run: row for found in studies.values() for row in found}
     for row in rows.values():
         deviations, train = row.values("val_final_std"), row.configuration.train

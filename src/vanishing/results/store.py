@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -64,7 +64,7 @@ class Result:
 
     @property
     def diverged(self) -> bool:
-        """Whether a loss was no number."""
+        """Whether a loss became non-finite."""
         return bool(self.summary["status"] == "diverged")
 
     def final(self, count: int) -> pd.DataFrame:
@@ -72,22 +72,22 @@ class Result:
         return self.history.sort_values("epoch").tail(count)
 
 
-class _Figures(BaseModel):
-    """A loss in nats, None for one that is no number, and an accuracy as a fraction."""
+class _Metrics(BaseModel):
+    """A loss in nats, None for a non-finite one, and an accuracy as a fraction."""
 
     model_config = ConfigDict(strict=True, extra="allow")
     loss: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None
     accuracy: Annotated[float, Field(ge=0, le=1)]
 
 
-class _Validation(_Figures):
+class _Validation(_Metrics):
     """And the standard deviation of the loss over images, which early trainings do not say."""
 
     loss_std: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
 
 
-class _Best(_Figures):
-    """The figures of the epoch of best validation accuracy."""
+class _Best(_Metrics):
+    """The metrics of the epoch of best validation accuracy."""
 
     epoch: Annotated[int, Field(ge=1)]
 
@@ -107,10 +107,10 @@ class _Summary(BaseModel):
     layers: Annotated[int, Field(ge=1)]
     parameters: Annotated[int, Field(ge=1)]
     epochs: Annotated[int, Field(ge=1)]
-    train: _Figures
+    train: _Metrics
     validation: _Validation
     best: _Best | None
-    test: _Figures | None
+    test: _Metrics | None
     snapshots: list[Annotated[int, Field(ge=0)]]
     configuration: dict[str, dict[str, Any]]
     files: dict[
@@ -188,7 +188,10 @@ def read(name: str, seed: int) -> Result:
 
 
 def check_history(name: str, seed: int, summary: dict[str, Any]) -> None:
-    """Raise `UserError` unless the history is the one that the summary names: figures edited by hand are plausible."""
+    """Raise `UserError` unless the history is the one that the summary names.
+
+    Values edited by hand can look plausible.
+    """
     folder = paths.results(name, seed)
     path, expected = folder / "history.csv", summary["files"]["history.csv"]
     if files.sha256(path) != expected:
@@ -213,13 +216,18 @@ def read_gradients(path: Path) -> pd.DataFrame:
     return _read(path, _gradients)
 
 
+def matches(settings: config.Parameters, name: str, summary: Mapping[str, Any]) -> bool:
+    """Return whether a summary, or another record of a training, has today's configuration of the run `name`."""
+    return config.completed(summary["configuration"]) == settings.run(name).configuration()
+
+
 def trainings(settings: config.Parameters) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield RUN/seedS and the summary of each training made with today's configuration of that run."""
     for name, seed in settings.jobs():
         path = paths.results(name, seed) / "summary.json"
         if path.exists():
             summary = read_summary(path)
-            if config.completed(summary["configuration"]) == settings.run(name).configuration():
+            if matches(settings, name, summary):
                 yield f"{name}/seed{seed}", summary
 
 
@@ -245,8 +253,7 @@ def _made_so(settings: config.Parameters, name: str, seed: int, wanted: list[Pat
     """Whether the files `wanted` are there and the summary names today's configuration of the run."""
     if not all(path.exists() for path in wanted):
         return False
-    summary = read_summary(paths.results(name, seed) / "summary.json")
-    return config.completed(summary["configuration"]) == settings.run(name).configuration()
+    return matches(settings, name, read_summary(paths.results(name, seed) / "summary.json"))
 
 
 def _read(path: Path, reader: Callable[[Path], Content]) -> Content:
@@ -285,7 +292,7 @@ def _history(path: Path) -> pd.DataFrame:
     finite = pd.DataFrame(np.isfinite(table), columns=table.columns)
     losses = finite.train_loss & finite.val_loss
     if not losses.is_monotonic_decreasing:
-        raise ValueError("a loss that is a number after one that is none: a training ends with the first")
+        raise ValueError("a finite loss after a non-finite one; training stops at the first non-finite loss")
     if not finite.drop(columns=["train_loss", "val_loss"]).all(axis=None):
         raise ValueError("a rate or accuracy that is no number")
     if (table[["train_accuracy", "val_accuracy"]] > 1).any(axis=None):

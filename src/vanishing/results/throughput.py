@@ -14,7 +14,7 @@ import pandas as pd
 
 from vanishing import config, files, paths
 from vanishing.console import say
-from vanishing.results import published
+from vanishing.results import published, store
 
 if TYPE_CHECKING:  # PyTorch takes seconds to import
     import torch
@@ -82,6 +82,6 @@ def _read(settings: config.Parameters, runs: Sequence[str]) -> list[dict[str, An
         path = paths.rate(name, seed)
         if name in runs and path.exists():
             content = json.loads(path.read_text(encoding="utf-8"))
-            if config.completed(content["configuration"]) == settings.run(name).configuration():
+            if store.matches(settings, name, content):
                 rows.append({"at_once": 1} | content | {"throughput": content["iterations"] / content["seconds"]})
     return rows

@@ -111,7 +111,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return the tensors and values that `write` wrote; `CheckpointError` if the file is missing or damaged."""
     try:
         if path.exists() and not path.is_file():
-            raise IsADirectoryError(path) if path.is_dir() else ValueError("no plain file")
+            raise IsADirectoryError(path) if path.is_dir() else ValueError("not a regular file")
         if path.stat().st_size > MAX_BYTES:
             raise CheckpointError(f"{path}: larger than {MAX_BYTES:,} bytes; no checkpoint of this project")
         content = path.read_bytes()

@@ -57,19 +57,19 @@ class Entry:
     @property
     def macs(self) -> int:
         """Multiply-accumulates of a training, evaluation included."""
-        train, val, test = self._images
+        train, val, test = self.run.data.sizes
         return self.size.macs * (self.run.train.epochs * (STEP * train + val) + test)
 
     @property
     def last_share(self) -> float:
         """Share of a training's arithmetic that follows its last epoch: the test, and the validation once more."""
-        _, val, test = self._images
+        _, val, test = self.run.data.sizes
         return self.size.macs * (val + test) / self.macs
 
     @property
     def steps(self) -> float:
         """Steps of a training, the evaluation counted in steps of the same arithmetic."""
-        train, val, test = self._images
+        train, val, test = self.run.data.sizes
         epochs, size = self.run.train.epochs, self.run.train.batch_size
         return epochs * math.ceil(train / size) + (epochs * val + test) / (STEP * size)
 
@@ -88,13 +88,6 @@ class Entry:
         """What a step's time depends on beside its arithmetic: device, threads, precision, kernels."""
         train = self.run.train
         return train.device, train.threads, train.precision, train.kernels
-
-    @property
-    def _images(self) -> tuple[int, int, int]:
-        """Numbers of training, validation and test images."""
-        data = self.run.data
-        train, val, test = data.train_per_class, data.validation_per_class, data.test_per_class
-        return data.classes * train, data.classes * val, data.classes * test
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ class Interrupted(UserError):
     """The process was told to stop; what was under way is saved."""
 
     def __init__(self, signal_number: int, state: str, again: str = "the same command") -> None:
-        super().__init__(f"stopped by {signal.Signals(signal_number).name}, {state}; {again} goes on")
+        super().__init__(f"stopped by {signal.Signals(signal_number).name}, {state}; run {again} to resume")
         self.exit_code = 128 + signal_number
 
 

@@ -81,7 +81,7 @@ class Stage:
 
     @property
     def command(self) -> str:
-        """What makes its outputs again, by its name: a record may be anybody's, and its command is not for pasting."""
+        """What makes its outputs again. The command stored in dvc.lock is untrusted and never shown."""
         return catalogue.command_of(self.name)
 
 

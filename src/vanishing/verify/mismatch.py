@@ -119,8 +119,7 @@ class Scope:
         return [
             record
             for record in self.records
-            if (record.run, record.seed) in jobs
-            and config.completed(record.summary["configuration"]) == self.settings.run(record.run).configuration()
+            if (record.run, record.seed) in jobs and store.matches(self.settings, record.run, record.summary)
         ]
 
     @cached_property

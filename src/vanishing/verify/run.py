@@ -86,7 +86,7 @@ def summaries(scope: Scope) -> Iterator[Mismatch]:
 
 
 def histories(scope: Scope) -> Iterator[Mismatch]:
-    """Compare the figures of each summary with the history that it stands for."""
+    """Compare the metrics of each summary with the history that it stands for."""
     for record in scope.records:
         path = record.folder / "history.csv"
         if path not in scope.mismatched and path.exists():
@@ -158,7 +158,7 @@ def checked(scope: Scope) -> Iterator[Mismatch]:
     if not paths.CHECKS.exists():
         return
     if any(paths.RESULTS / "runs" in path.parents for path in scope.mismatched):
-        scope.notes.append(f"{paths.CHECKS}: not compared, since results are off")
+        scope.notes.append(f"{paths.CHECKS}: not compared, because some results do not match their records")
         return
     scope.compared.add(paths.CHECKS)
     expected = store.as_text(checks.table(checks.verdicts(scope.settings)))
@@ -190,14 +190,14 @@ def _left(scope: Scope) -> set[Path]:
 
 
 def _history(record: Record, path: Path) -> Iterator[Mismatch]:
-    for key, said, right in _figures(record.summary, store.read_history(path)):
+    for key, said, right in _metrics(record.summary, store.read_history(path)):
         if said != right:
             yield Mismatch(record.path, f"{key} = {right} ({path})", f"{said}", record.command)
             return
 
 
-def _figures(summary: dict[str, Any], history: Any) -> Iterator[tuple[str, str, str]]:
-    """Yield each figure that a summary repeats: its key, as it is there, and as the history has it."""
+def _metrics(summary: dict[str, Any], history: Any) -> Iterator[tuple[str, str, str]]:
+    """Yield each metric that a summary repeats: its key, as it is there, and as the history has it."""
     last = history.iloc[-1]
     finite = history[np.isfinite(history.train_loss) & np.isfinite(history.val_loss)]
     pairs = {"epochs": (summary["epochs"], last.epoch)}
@@ -216,7 +216,7 @@ BEST = {"epoch": "epoch", "loss": "val_loss", "accuracy": "val_accuracy"}
 
 
 def _digits(value: float | None) -> str:
-    """Write a figure as tables have it; what is no number is None in a summary."""
+    """Write a metric as tables have it; non-finite values are None in a summary."""
     return "None" if value is None or not np.isfinite(value) else f"{value:.10g}"
 
 
