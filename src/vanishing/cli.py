@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -34,6 +36,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.typed = typed
     try:
         options.run(options)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough; what is left to flush goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except (UserError, OSError) as error:
         print(f"vanishing {options.command}: {line(error)}", file=sys.stderr)
         return error.exit_code if isinstance(error, UserError) else 1

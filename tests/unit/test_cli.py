@@ -78,6 +78,12 @@ def test_the_package_runs_as_a_module_under_the_name_of_the_command():
         assert getattr(done, printed).startswith("usage: vanishing [-h] COMMAND")
 
 
+def test_a_reader_that_has_seen_enough_ends_a_command_without_a_word():
+    command = f"{sys.executable} -m vanishing models | true; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout, done.stderr) == ("141\n", "")
+
+
 @pytest.mark.parametrize("arguments", [[], ["trian"], ["workspace"], ["train", "vgg08", "--seed", "x"]])
 def test_a_mistyped_call_ends_with_2_and_the_usage(arguments, capsys):
     with pytest.raises(SystemExit) as raised:

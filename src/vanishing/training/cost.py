@@ -123,7 +123,9 @@ def estimate(
             samples.append((reference.size.layers, reference.work, measured))
             beside = f" beside {at_once - 1} other{'s' if at_once > 2 else ''}" if at_once > 1 else ""
             precision = reference.run.train.precision
-            lines.append(f"{reference.name}: {measured * 1000:.3g} ms a step{beside} in {precision} on {device}")
+            lines.append(
+                f"{reference.name}: {float(f'{measured * 1000:.3g}'):g} ms a step{beside} in {precision} on {device}"
+            )
         a, b = fit(samples)
         seconds |= {entry.name: entry.steps * (a * entry.size.layers + b * entry.work) for entry in group}
     return Estimate(seconds, lines, at_once)
