@@ -174,9 +174,8 @@ def _data(options: argparse.Namespace) -> None:
 def _train(options: argparse.Namespace) -> None:
     from vanishing.engines import remaining, time_limit
 
-    until = (
-        time_limit.parse(options.until) if options.until is not None else None
-    )  # before PyTorch, whose import takes seconds
+    # before PyTorch, whose import takes seconds of it
+    until = None if options.until is None else time_limit.parse(options.until)
     settings = _load()
     if chosen := _chosen(options, settings, remaining.to_train):
         from vanishing import stages
@@ -260,7 +259,7 @@ def _plan(options: argparse.Namespace) -> None:
 def _rates(options: argparse.Namespace) -> None:
     from vanishing.results import throughput
 
-    throughput.make(_load(), options.studies)
+    throughput.report_throughput(_load(), options.studies)
 
 
 def _readme(_: argparse.Namespace) -> None:

@@ -53,8 +53,7 @@ def gradients(settings: config.Parameters, name: str, seed: int) -> None:
         raise UserError(f"{folder}: no trajectory; `vanishing train {name} --seed {seed}` makes it")
     images = dataset.load_split(run.data, settings.data.seed)
     records.check(images, run.data)
-    _check_trained_so(run, name, seed)
-    _check_whole(name, seed)
+    store.check_trajectory(run, name, seed)
     device = devices.configure(run.train, measuring=True)
     table = flow.measure_trajectory(run, settings.gradients, images.train, folder, device)
     store.write_table(paths.results(name, seed) / "gradients.csv", table)
@@ -78,7 +77,7 @@ def figures(settings: config.Parameters, keys: Sequence[str] = ()) -> None:
 
 
 def compare(settings: config.Parameters) -> None:
-    """Hold what was published against what is reproduced: tables and a figure."""
+    """Compare the published numbers with the results, in tables and a figure."""
     from vanishing.report import notebooks
     from vanishing.report.comparison_tables import write_comparison
 
@@ -87,17 +86,17 @@ def compare(settings: config.Parameters) -> None:
 
 
 def numbers(settings: config.Parameters) -> None:
-    """Write every number that the report's prose names, and the order of its studies."""
+    """Write the values that the report's text quotes, and the order of its studies."""
     from vanishing.report.macros import write_numbers
 
     write_numbers(settings)
 
 
 def check(settings: config.Parameters) -> None:
-    """Hold the results against what must be true of any."""
+    """Check that the results are complete, possible, and as theory predicts."""
     from vanishing.results import checks
 
-    checks.make(settings)
+    checks.write_checks(settings)
 
 
 def report(_: config.Parameters) -> None:
@@ -105,29 +104,3 @@ def report(_: config.Parameters) -> None:
     from vanishing.report import typeset as paper
 
     say(f"{paper.typeset()}")
-
-
-def _check_trained_so(run: config.Run, name: str, seed: int) -> None:
-    """Raise `UserError` if the trajectory was made with another configuration than the run has now."""
-    from vanishing.results import store
-
-    path = paths.results(name, seed) / "summary.json"
-    made_with = config.completed(store.read_summary(path)["configuration"])
-    for block, values in run.configuration().items():
-        for key, value in values.items():
-            before = made_with.get(block, {}).get(key)
-            if before != value:
-                raise UserError(
-                    f"{path}: trained with {block}.{key} = {before!r}, and the parameters say {value!r}; "
-                    f"`vanishing train {name} --seed {seed}` trains anew"
-                )
-
-
-def _check_whole(name: str, seed: int) -> None:
-    """Raise `UserError` if a file of the trajectory that the summary names is not there: no epoch is left out."""
-    from vanishing.results import store
-
-    summary = store.read_summary(paths.results(name, seed) / "summary.json")
-    for path in (paths.trained(name, seed, file) for file in summary["files"]):
-        if not path.exists():
-            raise UserError(f"{path}: missing; `vanishing train {name} --seed {seed}` makes it")

@@ -102,9 +102,9 @@ def test_good_results_have_a_row_for_each_check_and_what_it_is_about(study, caps
 
 
 def test_the_same_results_give_the_same_bytes(study):
-    checks.make(study)
+    checks.write_checks(study)
     first = paths.CHECKS.read_bytes()
-    checks.make(study)
+    checks.write_checks(study)
     assert paths.CHECKS.read_bytes() == first
 
 
@@ -278,13 +278,13 @@ def test_three_classes_and_twelve_validation_images_are_enough():
     study = examples.study(overlay)
     examples.result(study, "vgg08", train=(1.1, 0.28), val=(1.1, 1 / 3), test=(1.1, 7 / 15))
     examples.result(study, "vgg38", train=(1.1, 0.28), val=(1.1, 5 / 12), test=(1.1, 2 / 15), layers=38)
-    checks.make(study)
+    checks.write_checks(study)
     assert paths.CHECKS.exists()
 
 
 def test_verify_compares_the_recorded_checks_unless_results_do_not_match(study):
     assert list(verification.checked(Scope(study))) == []
-    checks.make(study)
+    checks.write_checks(study)
     assert list(verification.checked(Scope(study))) == []
     paths.CHECKS.write_text(paths.CHECKS.read_text().replace("0.1\n", "0.2\n", 1))
     (finding,) = verification.checked(Scope(study))

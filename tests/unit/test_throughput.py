@@ -70,11 +70,11 @@ def test_a_row_is_the_median_over_the_seeds_of_one_machine():
     settings = study()
     for seed, iterations in enumerate([10, 90, 30]):
         record(settings, "vgg08", seed, iterations)
-    row = throughput.table(settings).iloc[0]
+    row = throughput.throughput_frame(settings).iloc[0]
     assert (row.run, row.hardware, row.throughput, row.n, row.layers) == ("vgg08", "a chip", 3.0, 3, 8)
     assert math.isnan(row.published)
     record(settings, "vgg08", 2, 30, hardware="another chip")
-    assert throughput.table(settings)[["hardware", "throughput", "n"]].values.tolist() == [
+    assert throughput.throughput_frame(settings)[["hardware", "throughput", "n"]].values.tolist() == [
         ["a chip", 5.0, 2],
         ["another chip", 3.0, 1],
     ]
@@ -83,16 +83,16 @@ def test_a_row_is_the_median_over_the_seeds_of_one_machine():
 def test_what_another_configuration_took_is_left_out():
     before = study()
     record(before, "vgg08", 0, 10)
-    assert len(throughput.table(before)) == 1
-    assert throughput.table(study(model={"filters": 8})).empty
+    assert len(throughput.throughput_frame(before)) == 1
+    assert throughput.throughput_frame(study(model={"filters": 8})).empty
 
 
 def test_only_the_runs_of_the_studies_named_are_listed():
     settings = examples.study({"studies": {"deep": {"title": "Deep", "runs": ["vgg38"]}}})
     for run in ("vgg08", "vgg38"):
         record(settings, run, 0, 10)
-    assert throughput.table(settings).run.tolist() == ["vgg08", "vgg38"]
-    assert throughput.table(settings, ["deep"]).run.tolist() == ["vgg38"]
+    assert throughput.throughput_frame(settings).run.tolist() == ["vgg08", "vgg38"]
+    assert throughput.throughput_frame(settings, ["deep"]).run.tolist() == ["vgg38"]
 
 
 @pytest.mark.parametrize(

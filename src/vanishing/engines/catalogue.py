@@ -41,7 +41,7 @@ class Stage:
     each: Literal["", "job", "study"] = ""
     """Whether it runs once, for each run and seed, or for each study."""
     code: tuple[str, ...] = ()
-    """Packages that it is stale after a change of; a stage that costs hours has a `recipe` in its configuration."""
+    """Packages after whose change it is stale; a stage that costs hours has a `recipe` in its configuration."""
     configuration: Callable[..., object] | None = None
     """Its slice of the configuration: of the parameters, and of the run or study that it is cut by."""
     cut_by: Literal["", "run", "study"] = ""
@@ -209,7 +209,7 @@ STAGES = (
 """In the order of the pipeline."""
 
 TARGETS = ("all", "configure", *(stage.name for stage in STAGES))
-"""Targets of Snakemake and stages of DVC that no study can be called after."""
+"""Targets of Snakemake and stages of DVC that no study can be named after."""
 
 FOLDERS = sorted({Path(output).parts[0] for stage in STAGES for output in stage.outputs if output != SET})
 """Folders of what the stages make, beside the data."""

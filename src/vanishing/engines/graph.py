@@ -27,7 +27,7 @@ Job = tuple[str, int]
 
 
 def load(overrides: Mapping[str, Any] | None = None, path: Path = Path("params.yaml")) -> Parameters:
-    """Load and check `params.yaml`, and that no study is called after a target of Snakemake.
+    """Load and check `params.yaml`, and that no study is named after a target of Snakemake.
 
     Args:
         overrides: Snakemake's configuration; `ParameterError` where `--config` would change what the file says. The
@@ -109,7 +109,7 @@ def outputs(name: str, folder: str = "") -> list[str]:
 
 
 def code(name: str) -> list[Path]:
-    """List the files of the library that a stage is stale after a change of."""
+    """List the files of the library after whose change a stage is stale."""
     found = (SOURCE / package for package in catalogue.stage(name).code)
     return sorted(path for package in found for path in package.iterdir() if path.is_file())
 

@@ -101,9 +101,9 @@ def views(images: Tensor, index: int, seed: int, epochs: int) -> Tensor:
     from vanishing.training import augmentation
 
     image = images[index : index + 1]
-    plans = (augmentation.draw(len(images), seed, epoch) for epoch in range(1, epochs + 1))
-    own = (plan.batch(plan.order.tolist().index(index), 1) for plan in plans)
-    return torch.cat([image, *(augmentation.augment(image, plan) for plan in own)])
+    draws = (augmentation.draw(len(images), seed, epoch) for epoch in range(1, epochs + 1))
+    own = (each.batch(each.order.tolist().index(index), 1) for each in draws)
+    return torch.cat([image, *(augmentation.augment(image, each) for each in own)])
 
 
 def page(rows: Sequence[tuple[str, Sequence[str]]], seed: int) -> str:

@@ -7,7 +7,7 @@ if all checks hold. What a file must be to be read at all is up to `store`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import astuple, dataclass
 
 import pandas as pd
@@ -15,7 +15,7 @@ import pandas as pd
 from vanishing import config, paths
 from vanishing.console import say
 from vanishing.errors import UserError
-from vanishing.results import aggregate, initial_gradients, store
+from vanishing.results import initial_gradients, store
 from vanishing.results.store import Result
 
 COLUMNS = ["check", "study", "run", "seed", "expected", "found"]
@@ -66,7 +66,7 @@ Answer = tuple[str, str, bool]
 """What was expected, what was found, and whether that is sound."""
 
 
-def make(settings: config.Parameters) -> None:
+def write_checks(settings: config.Parameters) -> None:
     """Write `results/checks.csv`.
 
     Raises:
@@ -79,10 +79,10 @@ def make(settings: config.Parameters) -> None:
     if unsound:
         paths.CHECKS.unlink(missing_ok=True)
         raise UserError(f"{len(unsound)} of {len(found)} checks fail; `vanishing verify` names mismatched files")
-    store.write_table(paths.CHECKS, table(found))
+    store.write_table(paths.CHECKS, checks_frame(found))
 
 
-def table(found: Iterable[Verdict]) -> pd.DataFrame:
+def checks_frame(found: Iterable[Verdict]) -> pd.DataFrame:
     """Return a row for each verdict."""
     return pd.DataFrame([astuple(verdict)[: len(COLUMNS)] for verdict in found], columns=COLUMNS)
 
@@ -106,7 +106,7 @@ def verdicts(settings: config.Parameters) -> Iterator[Verdict]:
         there = [job for job in wanted if job in read]
         yield Verdict("rows", key, "", "", _counts(wanted), _counts(there), there == wanted)
     if len(read) == len(list(settings.jobs())):
-        yield from _initialisation(settings)
+        yield from _initialisation(settings, read)
 
 
 def epochs(result: Result, run: config.Run) -> Answer:
@@ -199,9 +199,12 @@ def _read(settings: config.Parameters, run: str, seed: int) -> Result:
     return store.read(run, seed)
 
 
-def _initialisation(settings: config.Parameters) -> Iterator[Verdict]:
+def _initialisation(settings: config.Parameters, read: Mapping[tuple[str, int], Result]) -> Iterator[Verdict]:
     """Yield whether gradients at initialisation are what theory predicts, on the images that it is meant for."""
-    for factor in initial_gradients.factors(settings, aggregate.read_results(settings, settings.runs)):
+    by_run: dict[str, list[Result]] = {}
+    for (run, _), result in read.items():
+        by_run.setdefault(run, []).append(result)
+    for factor in initial_gradients.factors(settings, by_run):
         if factor.comparable:
             expected = f"{factor.quantity} {factor.predicted:.4g}, within a factor of {factor.tolerance:.4g}"
             sound = factor.verdict == initial_gradients.MET

@@ -201,6 +201,24 @@ def check_history(name: str, seed: int, summary: dict[str, Any]) -> None:
         )
 
 
+def check_trajectory(run: config.Run, name: str, seed: int) -> None:
+    """Raise `UserError` unless all files of a trajectory are there, made with the current configuration of its run."""
+    path, again = paths.results(name, seed) / "summary.json", f"`vanishing train {name} --seed {seed}`"
+    summary = read_summary(path)
+    made_with = config.completed(summary["configuration"])
+    for block, values in run.configuration().items():
+        for key, value in values.items():
+            before = made_with.get(block, {}).get(key)
+            if before != value:
+                raise UserError(
+                    f"{path}: trained with {block}.{key} = {before!r}, and the parameters say {value!r}; "
+                    f"{again} trains anew"
+                )
+    for file in (paths.trained(name, seed, each) for each in summary["files"]):
+        if not file.exists():
+            raise UserError(f"{file}: missing; {again} makes it")
+
+
 def read_summary(path: Path) -> dict[str, Any]:
     """Read a `summary.json`; `UserError` if it is missing, damaged or does not name the files it stands for."""
     return _read(path, _summary)

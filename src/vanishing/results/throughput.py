@@ -44,9 +44,9 @@ def record(run: config.Run, name: str, seed: int, outcome: Outcome, device: torc
         files.write(paths.rate(name, seed), json.dumps(content, indent=2) + "\n")
 
 
-def make(settings: config.Parameters, studies: Sequence[str] = ()) -> None:
+def report_throughput(settings: config.Parameters, studies: Sequence[str] = ()) -> None:
     """Print the throughput of the runs of `studies`, all if none is named, and write it to `logs/rates.csv`."""
-    rows = table(settings, studies)
+    rows = throughput_frame(settings, studies)
     if rows.empty:
         return say(f"no throughput in {paths.RATES}; a training leaves its own when it ends")
     files.write(paths.RATES.with_suffix(".csv"), rows.to_csv(index=False, float_format="%.4g", lineterminator="\n"))
@@ -54,7 +54,7 @@ def make(settings: config.Parameters, studies: Sequence[str] = ()) -> None:
     print(shown.to_string(index=False, float_format=lambda value: f"{value:.3g}", na_rep="-"))
 
 
-def table(settings: config.Parameters, studies: Sequence[str] = ()) -> pd.DataFrame:
+def throughput_frame(settings: config.Parameters, studies: Sequence[str] = ()) -> pd.DataFrame:
     """Return the median throughput over seeds of each run, by hardware, with that published of the same model.
 
     Trainings under another configuration than the run has now are left out.

@@ -161,7 +161,7 @@ def checked(scope: Scope) -> Iterator[Mismatch]:
         scope.notes.append(f"{paths.CHECKS}: not compared, because some results do not match their records")
         return
     scope.compared.add(paths.CHECKS)
-    expected = store.as_text(checks.table(checks.verdicts(scope.settings)))
+    expected = store.as_text(checks.checks_frame(checks.verdicts(scope.settings)))
     files.check_plain(paths.CHECKS, files.RESULT_BYTES)
     if paths.CHECKS.read_bytes() != expected.encode():
         yield Mismatch(paths.CHECKS, "what the checks give (done again)", "other bytes", "vanishing check")
