@@ -200,13 +200,13 @@ def test_other_images_are_measured_and_not_judged():
         examples.result(study, run)
     comparison_tables.write_comparison(study)
     assert set(pd.read_csv(TABLE).verdict) == {"other data"}
-    assert not list(checks._initialisation(study))
+    assert not list(checks._initialisation(study, read(study)))
 
 
 def test_the_check_names_the_network_that_is_not_as_predicted():
     results("vgg08", 0.08)
     results("vgg38", 0.08, layers=38)
-    verdicts = [f"{verdict}" for verdict in checks._initialisation(REAL) if not verdict.sound]
+    verdicts = [f"{verdict}" for verdict in checks._initialisation(REAL, read(REAL)) if not verdict.sound]
     assert verdicts == ["initialisation of vgg38: found 1, expected factor a layer 0.4008, within a factor of 1.1"]
 
 

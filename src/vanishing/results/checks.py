@@ -106,7 +106,8 @@ def verdicts(settings: config.Parameters) -> Iterator[Verdict]:
         there = [job for job in wanted if job in read]
         yield Verdict("rows", key, "", "", _counts(wanted), _counts(there), there == wanted)
     if len(read) == len(list(settings.jobs())):
-        yield from _initialisation(settings, read)
+        by_run = {run: [read[run, seed] for seed in settings.seeds_of(run)] for run in settings.runs}
+        yield from _initialisation(settings, by_run)
 
 
 def epochs(result: Result, run: config.Run) -> Answer:
@@ -199,12 +200,9 @@ def _read(settings: config.Parameters, run: str, seed: int) -> Result:
     return store.read(run, seed)
 
 
-def _initialisation(settings: config.Parameters, read: Mapping[tuple[str, int], Result]) -> Iterator[Verdict]:
+def _initialisation(settings: config.Parameters, results: Mapping[str, list[Result]]) -> Iterator[Verdict]:
     """Yield whether gradients at initialisation are what theory predicts, on the images that it is meant for."""
-    by_run: dict[str, list[Result]] = {}
-    for (run, _), result in read.items():
-        by_run.setdefault(run, []).append(result)
-    for factor in initial_gradients.factors(settings, by_run):
+    for factor in initial_gradients.factors(settings, results):
         if factor.comparable:
             expected = f"{factor.quantity} {factor.predicted:.4g}, within a factor of {factor.tolerance:.4g}"
             sound = factor.verdict == initial_gradients.MET
