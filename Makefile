@@ -93,7 +93,7 @@ lock: $(READY)  ## pin the newest allowed versions of everything in requirements
 	  --no-header --no-annotate --output-file requirements.lock
 
 clean:  ## remove what can be made again in minutes: build/, logs/, the typeset report, caches
-	rm -rf build logs dvc_plots report/build report/report.pdf report/samples report/tables report/figures report/comparison report/numbers.tex \
+	rm -rf build logs dvc_plots report/build report/report.pdf report/samples report/tables report/figures report/comparison report/why report/numbers.tex \
 	  report/studies.tex .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -55,7 +55,7 @@ rule all:
     """Build everything."""
     default_target: True
     input:
-        graph.wanted(stages, jobs, studies),
+        graph.wanted(settings, stages, jobs, studies),
 
 
 for stage in stages:
@@ -70,6 +70,7 @@ for study in studies:
             study
         input:
             graph.wanted(
+                settings,
                 [stage for stage in stages if stage.each],
                 graph.study_jobs(settings, jobs, study),
                 [study],

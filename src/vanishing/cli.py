@@ -149,12 +149,13 @@ def _run(stage: catalogue.Stage) -> Command:
 
 def _unmeasured(stage: catalogue.Stage, settings: Parameters, studies: Sequence[str]) -> list[tuple[str, int]]:
     """List the trainings of `studies`, of all where none is named, that have no output of this stage yet."""
+    from vanishing.engines import graph
     from vanishing.results import store
 
     runs = settings.runs_of(studies)
     return [
         (run, seed)
-        for run, seed in store.trained(settings)
+        for run, seed in graph.stage_jobs(settings, stage, store.trained(settings))
         if run in runs and not all(path.exists() for path in stage.output_paths(run=run, seed=seed))
     ]
 

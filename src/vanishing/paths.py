@@ -17,6 +17,10 @@ JOBS = Path("workflow") / "jobs.json"
 """Every run with each of its seeds, for DVC, which cannot work that out."""
 CONFIGURATION = Path("configuration")
 """What each stage depends on beside its input files, for DVC to compare."""
+ANALYSES = RESULTS / "analyses"
+"""What was measured along trajectories, beside the gradient flow."""
+WHY = REPORT / "why"
+"""What the report's section on causes is made of."""
 RATES = Path("logs") / "rates"
 """How long trainings took: no result, and no input of anything."""
 SCRATCH = Path(".vanishing")
@@ -31,6 +35,16 @@ def checkpoints(run: str, seed: int) -> Path:
 def results(run: str, seed: int) -> Path:
     """Folder of a run's small results: history, summary and gradient flow."""
     return RESULTS / "runs" / run / f"seed{seed}"
+
+
+def analysis(name: str, run: str, seed: int) -> Path:
+    """File of what an analysis has measured along a run's trajectory."""
+    return ANALYSES / run / f"seed{seed}" / f"{name}.csv"
+
+
+def measured(name: str, run: str, seed: int) -> Path:
+    """Folder of the snapshots that an unfinished analysis has measured."""
+    return SCRATCH / "analyses" / run / f"seed{seed}" / name
 
 
 def result_files(run: str, seed: int) -> list[Path]:

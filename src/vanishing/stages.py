@@ -5,11 +5,19 @@ Each function is a command of `vanishing` and a rule of the same name. CONTRIBUT
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING
 
 from vanishing import config, paths
 from vanishing.console import say
 from vanishing.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+    from vanishing.data.records import Split
 
 
 def data(settings: config.Parameters, sources: list[str] | None = None) -> None:
@@ -42,6 +50,16 @@ def train(
 def gradients(settings: config.Parameters, name: str, seed: int) -> None:
     """Measure the gradient flow at every snapshot of a run."""
     from vanishing.analysis import gradient_flow as flow
+    from vanishing.results import store
+
+    images, device = _trajectory(settings, name, seed)
+    run, folder = settings.run(name), paths.checkpoints(name, seed)
+    table = flow.measure_trajectory(run, settings.gradients, images, folder, device)
+    store.write_table(paths.results(name, seed) / "gradients.csv", table)
+
+
+def _trajectory(settings: config.Parameters, name: str, seed: int) -> tuple[Split, torch.device]:
+    """Check the trajectory of a run; return the training images, and the device to measure it on."""
     from vanishing.data import dataset, records
     from vanishing.results import store
     from vanishing.training import devices
@@ -54,9 +72,50 @@ def gradients(settings: config.Parameters, name: str, seed: int) -> None:
     images = dataset.load_split(run.data, settings.data.seed)
     records.check(images, run.data)
     store.check_trajectory(run, name, seed)
-    device = devices.configure(run.train, measuring=True)
-    table = flow.measure_trajectory(run, settings.gradients, images.train, folder, device)
-    store.write_table(paths.results(name, seed) / "gradients.csv", table)
+    return images.train, devices.configure(run.train, measuring=True)
+
+
+def signal(settings: config.Parameters, name: str, seed: int) -> None:
+    """Measure how signal and gradient change from layer to layer along a trajectory."""
+    _analyse("signal", settings, name, seed)
+
+
+def smoothness(settings: config.Parameters, name: str, seed: int) -> None:
+    """Measure how smooth the loss is along its gradient, at snapshots of a trajectory."""
+    _analyse("smoothness", settings, name, seed)
+
+
+def landscape(settings: config.Parameters, name: str, seed: int) -> None:
+    """Measure the loss on cuts and planes around a trajectory."""
+    _analyse("landscape", settings, name, seed)
+
+
+def curvature(settings: config.Parameters, name: str, seed: int) -> None:
+    """Measure the spectrum of the Hessian at snapshots of a trajectory."""
+    _analyse("curvature", settings, name, seed)
+
+
+def effective_depth(settings: config.Parameters, name: str, seed: int) -> None:
+    """Measure how many layers a network makes use of, at snapshots of a trajectory."""
+    _analyse("effective_depth", settings, name, seed)
+
+
+def _analyse(analysis: str, settings: config.Parameters, name: str, seed: int) -> None:
+    """Measure a trajectory by the module of an analysis, and write what was found."""
+    from vanishing.analysis import snapshots
+    from vanishing.results import store
+
+    job = name, seed
+    images, device = _trajectory(settings, *job)
+    if job not in settings.analysed(analysis):
+        raise config.ParameterError(f"analyses.{analysis}: {name!r} with seed {seed} is not among its runs and seeds")
+    module = importlib.import_module(f"vanishing.analysis.{analysis}")
+    measure = partial(module.measure, settings=settings.analyses[analysis])
+    store.write_table(
+        paths.analysis(analysis, *job),
+        snapshots.measure_trajectory(analysis, job, settings, images, device, measure),
+    )
+    snapshots.forget(analysis, *job)
 
 
 def tables(settings: config.Parameters, keys: Sequence[str] = ()) -> None:
@@ -83,6 +142,14 @@ def compare(settings: config.Parameters) -> None:
 
     write_comparison(settings)
     notebooks.draw_comparison()
+
+
+def explain(settings: config.Parameters) -> None:
+    """Draw what the analyses found, and write their tables and the values that the report quotes of them."""
+    from vanishing.report import notebooks
+    from vanishing.report.why import section
+
+    notebooks.draw_analyses(section.write(settings))
 
 
 def numbers(settings: config.Parameters) -> None:

@@ -21,6 +21,7 @@ SMALL: dict[str, Any] = {
     "data": {"set": "generated", "validation_per_class": 5, "generated": {"classes": 10, "train_per_class": 20}},
     "train": {"epochs": 2, "batch_size": 10, "precision": "fp32", "device": "cpu", "threads": 1, "snapshots": [1]},
     "gradients": {"batches": 2, "batch_size": 10},
+    "analyses": {name: {"snapshots": [0], "batches": 2, "batch_size": 10} for name in PROJECT["analyses"]},
     "seeds": [0],
 }
 """Laid over the project's parameters: seconds of work, and 10 classes, so that chance is 10 % and ln 10."""
@@ -30,6 +31,8 @@ def content(overlay: Mapping[str, Any] | None = None, runs: Sequence[str] = ("vg
     """Return the project's parameters as plain values, made small, with the study `core` of `runs` only."""
     merged = config.merge(copy.deepcopy(PROJECT), SMALL)
     merged["runs"] = {run: merged["runs"].get(run, {}) for run in runs}
+    for block in merged["analyses"].values():
+        block["runs"] = [run for run in block["runs"] if run in runs]
     merged["studies"] = {"core": {"title": "Depth", "runs": list(runs)}}
     return config.merge(merged, overlay or {})
 

@@ -22,6 +22,6 @@ rule gradients:
     params:
         configuration=graph.configuration("gradients", settings),
     message:
-        "gradient flow of {wildcards.run}, seed {wildcards.seed}; progress in {log}"
+        "{rule} of {wildcards.run}, seed {wildcards.seed}; progress in {log}"
     shell:
-        "vanishing gradients {wildcards.run} --seed {wildcards.seed} 2>&1 | tee {log}"
+        "vanishing {rule} {wildcards.run} --seed {wildcards.seed} 2>&1 | tee {log}"

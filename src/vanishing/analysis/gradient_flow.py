@@ -94,7 +94,7 @@ def measure_trajectory(
     batches = {images: fixed_batches(gradients, train, device, images == "augmented") for images in IMAGES}
     unamplified = run.model.model_copy(update={"gradient_amplification": 1.0})  # the gradient of the loss itself
     model = models.build(unamplified, run.data.classes, seed=0).to(device)
-    epochs = sorted(map(_epoch, folder.glob("epoch*.safetensors")))
+    epochs = snapshot_epochs(folder)
     tables = []
     with Progress(f"gradient flow of {folder}", len(epochs), unit="snapshot") as progress:
         for epoch in epochs:
@@ -108,19 +108,24 @@ def measure_trajectory(
     return pd.concat(tables, ignore_index=True)
 
 
+def snapshot_epochs(folder: Path) -> list[int]:
+    """List the epochs of a trajectory's snapshots, in order; `CheckpointError` for a file that has no such name."""
+    return sorted(map(_epoch, folder.glob("epoch*.safetensors")))
+
+
 def fixed_batches(
-    gradients: config.Gradients, train: Split, device: torch.device, augmented: bool = False
+    chosen: config.Gradients | config.Analysis, train: Split, device: torch.device, augmented: bool = False
 ) -> list[tuple[Tensor, Tensor]]:
     """Choose the minibatches on which every model and snapshot is measured: images without repetition.
 
     With `augmented` they are the same images, each cropped and flipped once as in training, alike for all models.
     """
-    generator = torch.Generator().manual_seed(gradients.seed)
-    order = torch.randperm(len(train.images), generator=generator)[: gradients.batches * gradients.batch_size]
+    generator = torch.Generator().manual_seed(chosen.seed)
+    order = torch.randperm(len(train.images), generator=generator)[: chosen.batches * chosen.batch_size]
     images, labels = torch.from_numpy(train.images)[order], torch.from_numpy(train.labels)[order].long()
     if augmented:
-        images = augmentation.augment(images, augmentation.draw(len(order), gradients.seed, epoch=0))
-    parts = zip(torch.split(images, gradients.batch_size), torch.split(labels, gradients.batch_size), strict=True)
+        images = augmentation.augment(images, augmentation.draw(len(order), chosen.seed, epoch=0))
+    parts = zip(torch.split(images, chosen.batch_size), torch.split(labels, chosen.batch_size), strict=True)
     return [(augmentation.normalise(part.to(device)), target.to(device)) for part, target in parts]
 
 

@@ -1,11 +1,18 @@
 """The study's configuration: `params.yaml`, typed and checked before anything runs."""
 
+from vanishing.config.analyses import Analyses
+from vanishing.config.analysis import Analysis
 from vanishing.config.block import IMAGE_SIZE, LATIN, NAME, ParameterError
+from vanishing.config.curvature import Curvature
 from vanishing.config.data import Address, Data, Generated
+from vanishing.config.effective_depth import EffectiveDepth
 from vanishing.config.gradients import Gradients
+from vanishing.config.landscape import Landscape
 from vanishing.config.model import BOTTLENECK, Model
 from vanishing.config.parameters import Parameters, check, load, looks, read
 from vanishing.config.run import Run, completed
+from vanishing.config.signal import Signal
+from vanishing.config.smoothness import Smoothness
 from vanishing.config.strict_yaml import merge, read_yaml, text
 from vanishing.config.study import Study
 from vanishing.config.train import Train
@@ -16,13 +23,20 @@ __all__ = [
     "LATIN",
     "NAME",
     "Address",
+    "Analyses",
+    "Analysis",
+    "Curvature",
     "Data",
+    "EffectiveDepth",
     "Generated",
     "Gradients",
+    "Landscape",
     "Model",
     "ParameterError",
     "Parameters",
     "Run",
+    "Signal",
+    "Smoothness",
     "Study",
     "Train",
     "check",

@@ -13,6 +13,8 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 
+from vanishing.config.analyses import Analyses
+from vanishing.config.analysis import Analysis
 from vanishing.config.block import IMAGE_SIZE, Block, Name, ParameterError, Seed, dotted, short
 from vanishing.config.data import Data
 from vanishing.config.error_messages import explain
@@ -34,6 +36,7 @@ class Parameters(Block):
     model: Model
     train: Train
     gradients: Gradients
+    analyses: Analyses
     runs: Annotated[dict[Name, dict[str, Any]], Field(min_length=1)]
     studies: Annotated[dict[Name, Study], Field(min_length=1)]
     seeds: Annotated[list[Seed], Field(min_length=1)]
@@ -90,6 +93,11 @@ class Parameters(Block):
     def jobs(self) -> Iterator[tuple[str, int]]:
         """Yield every run with each of its seeds."""
         return ((run, seed) for run in self.runs for seed in self._seeds[run])
+
+    def analysed(self, analysis: str) -> list[tuple[str, int]]:
+        """List the runs and seeds whose trajectories an analysis measures."""
+        block = self.analyses[analysis]
+        return [(run, seed) for run in block.runs for seed in block.seeds if seed in self.seeds_of(run)]
 
     def named(self, text: str, seed: int | None = None) -> list[tuple[str, int]]:
         """Return the run and seed that `RUN:SEED` names; of `RUN` alone `seed`, or all of its seeds where that is None.
@@ -153,7 +161,8 @@ def check(content: Mapping[str, Any], path: Path = Path("params.yaml")) -> Param
         parameters = Parameters.model_validate(content)
         for name in parameters.runs:
             _check_sizes(_effective(content, name), name, parameters.runs[name])
-        _check_gradients(parameters)
+        _check_batches(parameters, "gradients", parameters.gradients, parameters.runs)
+        _check_analyses(parameters)
         _check_studies(parameters)
         _check_unique("seeds", parameters.seeds)
     except ParameterError as error:
@@ -203,16 +212,28 @@ def _needs_two_images(model: Model) -> bool:
     return model.norm == "batch" and 2**model.stages == IMAGE_SIZE
 
 
-def _check_gradients(parameters: Parameters) -> None:
-    images = parameters.data.sizes[0]
-    wanted = parameters.gradients.batches * parameters.gradients.batch_size
+def _check_batches(parameters: Parameters, key: str, block: Gradients | Analysis, runs: Iterable[str]) -> None:
+    """Check that there are images enough for the fixed minibatches of `block`, and enough in each of them."""
+    images, wanted = parameters.data.sizes[0], block.batches * block.batch_size
     if wanted > images:
-        key = "gradients.batches x gradients.batch_size"
-        raise ParameterError(f"{key} = {wanted}: allowed: at most the {images:,} training images")
-    if parameters.gradients.batch_size == 1:
-        for name in parameters.runs:
+        raise ParameterError(
+            f"{key}.batches x {key}.batch_size = {wanted}: allowed: at most the {images:,} training images"
+        )
+    if block.batch_size == 1:
+        for name in runs:
             if _needs_two_images(parameters.run(name).model):
-                raise ParameterError(f"gradients.batch_size = 1: allowed: 2 or more, for the run {name}")
+                raise ParameterError(f"{key}.batch_size = 1: allowed: 2 or more, for the run {name}")
+
+
+def _check_analyses(parameters: Parameters) -> None:
+    for name, block in parameters.analyses:
+        key = f"analyses.{name}"
+        for run in block.runs:
+            if run not in parameters.runs:
+                raise ParameterError(f"{key}.runs = {run!r}: no such run; allowed: {', '.join(parameters.runs)}")
+        for values in ("runs", "seeds", "snapshots"):
+            _check_unique(f"{key}.{values}", getattr(block, values))
+        _check_batches(parameters, key, block, block.runs)
 
 
 def _check_studies(parameters: Parameters) -> None:

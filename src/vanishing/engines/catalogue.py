@@ -40,6 +40,8 @@ class Stage:
     """Beside its code, and the hand-written sources of the report."""
     each: Literal["", "job", "study"] = ""
     """Whether it runs once, for each run and seed, or for each study."""
+    chosen: bool = False
+    """Whether only the runs and seeds of its block in `analyses` have it."""
     code: tuple[str, ...] = ()
     """Packages after whose change it is stale; a stage that costs hours has a `recipe` in its configuration."""
     configuration: Callable[..., object] | None = None
@@ -100,6 +102,18 @@ def _gradients(settings: Parameters) -> object:
     return settings.gradients.model_dump(mode="json")
 
 
+def _analysis(name: str) -> Callable[[Parameters], object]:
+    return lambda settings: settings.analyses[name].configuration()
+
+
+def _explain(settings: Parameters) -> object:
+    """Every analysis, with the looks of its runs."""
+    from vanishing.config import looks
+
+    numbers = looks(settings)
+    return [[block.model_dump(mode="json"), [numbers[run] for run in block.runs]] for _, block in settings.analyses]
+
+
 def _tables(settings: Parameters, key: str) -> object:
     study = settings.studies[key]
     return [study.model_dump(mode="json"), {run: settings.run(run).configuration() for run in study.runs}]
@@ -132,6 +146,20 @@ SET = "data/{set}.npz"
 TRAJECTORY = "checkpoints/{run}/seed{seed}/"
 RESULT = "results/runs/{run}/seed{seed}/"
 
+ANALYSIS = "results/analyses/{run}/seed{seed}/"
+
+
+def _analyses(**does: str) -> Iterator[Stage]:
+    """Yield the stages that measure a trajectory, with their phrases for the help."""
+    for name, phrase in does.items():
+        yield Stage(
+            name, phrase,
+            outputs=(f"{ANALYSIS}{name}.csv",),
+            inputs=(SET, TRAJECTORY, RESULT + "summary.json"),
+            each="job", chosen=True, configuration=_analysis(name), from_results=False,
+        )  # fmt: skip
+
+
 STAGES = (
     Stage(
         "data", "make data/SET.npz from any source of the images",
@@ -155,6 +183,13 @@ STAGES = (
         outputs=(RESULT + "gradients.csv",),
         inputs=(SET, TRAJECTORY, RESULT + "summary.json"),
         each="job", configuration=_gradients, from_results=False,
+    ),
+    *_analyses(
+        signal="measure how signal and gradient change from layer to layer",
+        smoothness="measure how smooth the loss is along its gradient",
+        landscape="measure the loss on cuts and planes around a trajectory",
+        curvature="measure the spectrum of the Hessian along a trajectory",
+        effective_depth="measure how many layers a network makes use of",
     ),
     Stage(
         "tables", "write the tables of studies from results/",
@@ -185,6 +220,15 @@ STAGES = (
         configuration=_compare, code=("results", "report"),
     ),
     Stage(
+        "explain", "draw and tabulate what the analyses found",
+        outputs=("report/why/", "results/why.ipynb"),
+        inputs=(
+            "results/analyses/", "notebooks/signal.ipynb", "notebooks/smoothness.ipynb", "notebooks/landscape.ipynb",
+            "notebooks/curvature.ipynb", "notebooks/effective_depth.ipynb",
+        ),
+        configuration=_explain, code=("analysis", "results", "report"),
+    ),
+    Stage(
         "numbers", "write the values that the report's text quotes, and its layout",
         outputs=("report/numbers.tex", "report/studies.tex"),
         inputs=("results/runs/",),
@@ -200,7 +244,7 @@ STAGES = (
         "report", "typeset report/report.pdf",
         outputs=("report/report.pdf",),
         inputs=(
-            "report/samples/", "report/tables/", "report/figures/", "report/comparison/",
+            "report/samples/", "report/tables/", "report/figures/", "report/comparison/", "report/why/",
             "report/numbers.tex", "report/studies.tex",
         ),
         code=("report",),

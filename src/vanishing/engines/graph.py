@@ -6,7 +6,7 @@ each other. It imports nothing slow, since Snakemake loads it for every job.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,9 @@ FROM_RESULTS = "from_results"
 """Key of `--config` that leaves out every rule which could train, for `make report`."""
 
 SOURCE = Path("src") / "vanishing"
+
+CODE = (".py", ".csv", ".mplstyle")
+"""Endings of the files of a package."""
 
 Job = tuple[str, int]
 """A run and a seed."""
@@ -78,23 +81,49 @@ def study_jobs(settings: Parameters, chosen: Iterable[Job], key: str) -> list[Jo
     return [job for job in chosen if job[0] in settings.studies[key].runs]
 
 
-def wanted(chosen: Iterable[catalogue.Stage], of_jobs: Iterable[Job], keys: Iterable[str]) -> list[str]:
+def stage_jobs(settings: Parameters, stage: catalogue.Stage, chosen: Iterable[Job]) -> list[Job]:
+    """List the jobs that a stage has, of those `chosen`: all, or those of its block in `analyses`."""
+    analysed = set(settings.analysed(stage.name)) if stage.chosen else None
+    return [job for job in chosen if analysed is None or job in analysed]
+
+
+def analyses(settings: Parameters, chosen: Collection[Job], overrides: Mapping[str, Any]) -> list[Path]:
+    """List what the analyses have measured of the trajectories of jobs; from the results alone, what there is."""
+    found = [
+        path
+        for stage in catalogue.STAGES
+        if stage.chosen
+        for run, seed in stage_jobs(settings, stage, chosen)
+        for path in stage.output_paths(run=run, seed=seed)
+    ]
+    return [path for path in found if path.exists()] if from_results(overrides) else found
+
+
+def notebooks(name: str) -> list[str]:
+    """List the notebooks that a stage runs."""
+    return [path for path in catalogue.stage(name).inputs if path.startswith("notebooks/")]
+
+
+def wanted(
+    settings: Parameters, chosen: Iterable[catalogue.Stage], of_jobs: Collection[Job], keys: Collection[str]
+) -> list[str]:
     """List what stages leave in `results/` and `report/`, for these jobs and studies.
 
     Each is asked for by name, since Snakemake leaves out what only up-to-date files stand on. Data and trajectories are
     not: results can be there without them.
     """
-    fields: dict[str, list[dict[str, object]]] = {
-        "": [{}],
-        "job": [{"run": run, "seed": seed} for run, seed in of_jobs],
-        "study": [{"study": key} for key in keys],
-    }
+
+    def fields(stage: catalogue.Stage) -> list[dict[str, object]]:
+        if stage.each == "job":
+            return [{"run": run, "seed": seed} for run, seed in stage_jobs(settings, stage, of_jobs)]
+        return [{"study": key} for key in keys] if stage.each else [{}]
+
     return [
         output.format(**each).removesuffix("/")
         for stage in chosen
         for output in stage.outputs
         if output.startswith(("results/", "report/"))
-        for each in fields[stage.each]
+        for each in fields(stage)
     ]
 
 
@@ -111,7 +140,7 @@ def outputs(name: str, folder: str = "") -> list[str]:
 def code(name: str) -> list[Path]:
     """List the files of the library after whose change a stage is stale."""
     found = (SOURCE / package for package in catalogue.stage(name).code)
-    return sorted(path for package in found for path in package.iterdir() if path.is_file())
+    return sorted(path for package in found for path in package.rglob("*") if path.suffix in CODE)
 
 
 def configuration(name: str, settings: Parameters, key: str = "") -> str:
@@ -139,9 +168,15 @@ def threads(settings: Parameters, run: str) -> int:
 
 
 def job_list(settings: Parameters) -> str:
-    """Return what `dvc.yaml` expands: every run with each of its seeds, by the name of its stage."""
-    lines = [f'  "{run}-{seed}": {{"run": "{run}", "seed": {seed}}}' for run, seed in settings.jobs()]
-    return '{"jobs": {\n' + ",\n".join(lines) + "\n}}\n"
+    """Return what `dvc.yaml` expands: every run with each of its seeds, and those of each analysis, by their names."""
+    analysed = (f'"{name}": {_named(settings.analysed(name))}' for name, _ in settings.analyses)
+    return f'{{"jobs": {_named(settings.jobs())},\n"analysed": {{{", ".join(analysed)}}}}}\n'
+
+
+def _named(chosen: Iterable[Job]) -> str:
+    """Write jobs as JSON, a line each."""
+    lines = [f'  "{run}-{seed}": {{"run": "{run}", "seed": {seed}}}' for run, seed in chosen]
+    return "{\n" + ",\n".join(lines) + "\n}"
 
 
 def configurations(settings: Parameters) -> dict[Path, str]:

@@ -62,6 +62,8 @@ def lay_out(origin: Path, folder: Path, overlay: Path | None, studies: Sequence[
         content["studies"] = {key: content["studies"][key] for key in studies if settings.study(key)}
         kept = {run for key in studies for run in settings.study(key).runs}
         content["runs"] = {run: differences for run, differences in content["runs"].items() if run in kept}
+        for block in content["analyses"].values():
+            block["runs"] = [run for run in block["runs"] if run in kept]
         settings = config.check(content)
     sources = set(_sources(origin))
     files.write_if_changed(mark, b"laid out by `vanishing workspace`; its sources are replaced each time\n")

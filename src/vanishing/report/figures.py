@@ -82,12 +82,17 @@ def read_study(key: str, settings: config.Parameters) -> StudyResults:
     runs = [run for run in settings.studies[key].runs if any(run == job[0] for job in found)]
     return StudyResults(
         runs=runs,
-        looks={run: _look(at) for run, at in config.looks(settings).items()},
+        looks=looks(settings),
         groups=_groups(runs, settings),
         classes=settings.data.classes,
         history=_stack((result, result.history) for result in read),
         gradients=_stack((result, result.gradients) for result in read),
     )
+
+
+def looks(settings: config.Parameters) -> dict[str, tuple[Colour, str]]:
+    """Return colour and line style of each configured run."""
+    return {run: _look(at) for run, at in config.looks(settings).items()}
 
 
 def draw(family: str, data: StudyResults) -> dict[str, Figure]:

@@ -51,8 +51,8 @@ def write_numbers(settings: config.Parameters) -> None:
 def _settings(settings: config.Parameters) -> Iterator[str]:
     """Define the numbers and facts of the configuration's defaults."""
     data, train, model, gradients = settings.data, settings.train, settings.model, settings.gradients
-    yield _result("data/name", 0, "CIFAR-100" if data.set == "cifar100" else "the generated set")
-    yield _result("data/digest", 0, CIFAR100.train[:16])
+    yield result("data/name", 0, "CIFAR-100" if data.set == "cifar100" else "the generated set")
+    yield result("data/digest", 0, CIFAR100.train[:16])
     counts = {
         "data/classes": data.classes,
         "data/train": data.sizes[0],
@@ -70,13 +70,13 @@ def _settings(settings: config.Parameters) -> Iterator[str]:
         "train/snapshots": len(train.snapshot_epochs),
     }
     for key, count in counts.items():
-        yield _result(key, count)
-    yield _result("chance/loss", math.log(data.classes), number(math.log(data.classes), 3))
-    yield _result("chance/accuracy", 100 / data.classes)
+        yield result(key, count)
+    yield result("chance/loss", math.log(data.classes), number(math.log(data.classes), 3))
+    yield result("chance/accuracy", 100 / data.classes)
     for key in ("learning_rate", "final_learning_rate"):
-        yield _result(f"train/{key}", getattr(train, key))
+        yield result(f"train/{key}", getattr(train, key))
     if data.set == "generated":
-        yield _fact("demo")
+        yield fact("demo")
 
 
 def _trainings(settings: config.Parameters) -> Iterator[str]:
@@ -94,12 +94,12 @@ def _trainings(settings: config.Parameters) -> Iterator[str]:
         "epochs": sum(summary["epochs"] for summary in summaries),
     }
     for key, count in counts.items():
-        yield _result(f"trainings/{key}", count)
+        yield result(f"trainings/{key}", count)
     if seeds > 1:
-        yield _fact("trainings/spread")
+        yield fact("trainings/spread")
     for name, keys in (("hardware", ("device", "kind")), *((key, (key,)) for key in ("torch", "threads", "precision"))):
         found = {" ".join(str(summary["environment"].get(key, "?")) for key in keys) for summary in summaries}
-        yield _result(f"trainings/{name}", len(found), escape(", ".join(sorted(found)) or "no training yet"))
+        yield result(f"trainings/{name}", len(found), escape(", ".join(sorted(found)) or "no training yet"))
 
 
 def _published() -> Iterator[str]:
@@ -109,7 +109,7 @@ def _published() -> Iterator[str]:
         for metric, text in source.printed.items():
             key = f"published/{source.report}/{source.runs[0]}/{metric}"
             if key not in seen:
-                yield _result(key, published.value(text), text)
+                yield result(key, published.value(text), text)
             seen.add(key)
 
 
@@ -126,13 +126,13 @@ def _comparison(settings: config.Parameters, studies: Studies) -> Iterator[str]:
     }
     counts |= {f"published/{key}": attributed.count(name) for key, name in published.SCHEDULES.items()}
     for name, count in counts.items():
-        yield _result(name, count)
+        yield result(name, count)
     expected = published_schedules.LEVEL * counts["published/judged"]
-    yield _result("published/expected", expected, number(expected, 1))
+    yield result("published/expected", expected, number(expected, 1))
     covered = 100 * (1 - statistics.student(statistics.quantile(math.inf) / 2, math.inf))
-    yield _result("published/covered_by_half", covered, number(covered, 0))
+    yield result("published/covered_by_half", covered, number(covered, 0))
     if any(claim.verdict != published.NOT_RUN for claim in claims):
-        yield _fact("comparison")
+        yield fact("comparison")
     yield from _brackets(settings, studies)
 
 
@@ -143,7 +143,7 @@ def _brackets(settings: config.Parameters, studies: Studies) -> Iterator[str]:
         for reading, short in zip(published_schedules.READINGS, ("sd", "se"), strict=True):
             fit, tested = published_schedules.fitting(brackets, schedule, reading)
             if tested:
-                yield _result(f"brackets/{schedule}/{short}", fit, f"{fit} of {tested}")
+                yield result(f"brackets/{schedule}/{short}", fit, f"{fit} of {tested}")
 
 
 def _verdicts(claims: list[published.Claim]) -> dict[str, int]:
@@ -178,45 +178,45 @@ def _gradients(settings: config.Parameters, results: Mapping[str, list[Result]])
         for ending in initial_gradients.SIMILAR:
             stem = stem.removesuffix(ending)
         for name in ("predicted", "measured", "tolerance", "n"):
-            yield _result(f"{stem}/{name}", getattr(item, name))
+            yield result(f"{stem}/{name}", getattr(item, name))
         if item.verdict == initial_gradients.MET:
-            yield _fact(f"{stem}/met")
+            yield fact(f"{stem}/met")
     awaited = [
         f"{code(network)} for {' and '.join(map(code, runs))}"
         for network, runs in initial_gradients.awaited(settings, results)
     ]
-    yield _result("initialisation/awaited", len(awaited), "; ".join(awaited))
-    yield _result("initialisation/explosion", initial_gradients.explosion())
+    yield result("initialisation/awaited", len(awaited), "; ".join(awaited))
+    yield result("initialisation/explosion", initial_gradients.explosion())
     if scales := published_gradients.entry_scales(results.get("vgg08", [])):
         median = published_gradients.median(scales)
-        yield _result("published/entry_scale", median)
+        yield result("published/entry_scale", median)
         if all(bound.admits(median) for bound in published_gradients.published_bounds() if bound.layers == "1"):
-            yield _fact("published/entry_scale/respects")
+            yield fact("published/entry_scale/respects")
     claims = [claim for claim in published_gradients.bound_claims(settings, results) if claim.values]
     for claim in claims:
         stem = f"published/gradients/{claim.bound.report}/{claim.run}/{claim.bound.layers}/{claim.bound.statistic}"
         for images, median in (("augmented", claim.quantiles[1]), ("plain", claim.plain_median)):
             if math.isfinite(median):
-                yield _result(f"{stem}/{images}", median)
+                yield result(f"{stem}/{images}", median)
                 if claim.bound.admits(median):
-                    yield _fact(f"{stem}/{images}")
+                    yield fact(f"{stem}/{images}")
     judged = [claim.verdict for claim in claims]
-    yield _result("published/gradients", len(judged))
-    yield _result("published/gradients_hold", judged.count(published.HOLDS))
+    yield result("published/gradients", len(judged))
+    yield result("published/gradients_hold", judged.count(published.HOLDS))
 
 
 def _numbers(key: str, study: config.Study, rows: list[Row]) -> Iterator[str]:
     """Define the numbers and facts of a study."""
-    yield _fact(f"study/{key}")
+    yield fact(f"study/{key}")
     if all(len(row.completed) < 2 for row in rows):
-        yield _fact(f"{key}/one")
+        yield fact(f"{key}/one")
     for row in rows:
         yield from _run_numbers(f"{key}/{row.run}", row)
     for item in differences.paired_differences(study, rows):
         stem = f"{key}/{item.first}-{item.second}/{item.metric}"
         if item.values:
-            yield _result(stem, 100 * item.mean, tables.difference_text(item))
-            yield _fact(f"{stem}/{item.verdict.replace('cannot tell', 'open')}")
+            yield result(stem, 100 * item.mean, tables.difference_text(item))
+            yield fact(f"{stem}/{item.verdict.replace('cannot tell', 'open')}")
 
 
 def _run_numbers(stem: str, row: Row) -> Iterator[str]:
@@ -224,16 +224,16 @@ def _run_numbers(stem: str, row: Row) -> Iterator[str]:
     counts = {"layers": summary["layers"], "parameters": summary["parameters"], "n": len(row.results)}
     settings = ("epochs", "batch_size", "learning_rate", "weight_decay")
     for name, value in (counts | {name: getattr(train, name) for name in settings}).items():
-        yield _result(f"{stem}/{name}", value)
+        yield result(f"{stem}/{name}", value)
     for key, metric in METRICS.items():
         mean = row.cell(key).mean
         if not math.isnan(mean):
-            yield _result(f"{stem}/{key}", mean * metric.scale, latex_metric(row, key))
+            yield result(f"{stem}/{key}", mean * metric.scale, latex_metric(row, key))
     yield from _gradient_numbers(stem, row)
     if row.at_chance:
-        yield _fact(f"{stem}/chance")
+        yield fact(f"{stem}/chance")
     if len(row.completed) < len(row.results):
-        yield _fact(f"{stem}/diverged")
+        yield fact(f"{stem}/diverged")
 
 
 def _gradient_numbers(stem: str, row: Row) -> Iterator[str]:
@@ -243,16 +243,17 @@ def _gradient_numbers(stem: str, row: Row) -> Iterator[str]:
         values["gradient_ratio"] = first / last
     for name, value in values.items():
         if math.isfinite(value):
-            yield _result(f"{stem}/{name}", value)
+            yield result(f"{stem}/{name}", value)
 
 
-def _result(key: str, raw: float, text: str | None = None) -> str:
+def result(key: str, raw: float, text: str | None = None) -> str:
     """Define a result, printed as a number, a whole one where `raw` is an `int`, unless `text` says it otherwise."""
     printed = number(raw, 0 if isinstance(raw, int) else None) if text is None else text
     return f"\\defineresult{{{key}}}{{{raw:.10g}}}{{{printed}}}"
 
 
-def _fact(key: str) -> str:
+def fact(key: str) -> str:
+    """Define a fact, which a text can test for."""
     return f"\\definefact{{{key}}}"
 
 

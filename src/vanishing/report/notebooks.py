@@ -56,6 +56,19 @@ def draw_comparison() -> None:
     files.write(paths.COMPARISON / "agreement.ipynb", execute([SOURCES / "agreement.ipynb"], {}))
 
 
+def draw_analyses(names: Sequence[str]) -> None:
+    """Run the notebooks of analyses as one: figures into `report/why/`; errors as in `draw_study`.
+
+    Without an analysis there is a notebook without cells.
+    """
+    executed = execute([SOURCES / f"{name}.ipynb" for name in names], {}) if names else _empty()
+    files.write(paths.RESULTS / "why.ipynb", executed)
+
+
+def _empty() -> str:
+    return f"{nbformat.writes(nbformat.v4.new_notebook())}\n"
+
+
 def execute(sources: Sequence[Path], values: dict[str, str]) -> str:
     """Run notebooks as one in the project's folder, with `values` as its parameters, and return it as text."""
     logging.getLogger("papermill").setLevel(logging.WARNING)

@@ -1,0 +1,24 @@
+# In:   results/analyses/, notebooks/
+# Out:  report/why/, results/why.ipynb
+# Steps: tables and values of every analysis; papermill runs their notebooks as one
+
+
+rule explain:
+    """Draw and tabulate what the analyses found."""
+    input:
+        results=graph.analyses(settings, jobs, config),
+        notebooks=graph.notebooks("explain"),
+        code=graph.code("explain"),
+    output:
+        folder=directory("report/why"),
+        notebook="results/why.ipynb",
+    log:
+        "logs/explain.log",
+    benchmark:
+        "logs/benchmarks/explain.tsv"
+    params:
+        configuration=graph.configuration("explain", settings),
+    message:
+        "why it works; progress in {log}"
+    shell:
+        "vanishing explain 2>&1 | tee {log}"
