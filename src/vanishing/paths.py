@@ -20,7 +20,7 @@ CONFIGURATION = Path("configuration")
 ANALYSES = RESULTS / "analyses"
 """What was measured along trajectories, beside the gradient flow."""
 WHY = REPORT / "why"
-"""What the report's section on causes is made of."""
+"""What the report's section on causes is made of; `parts/` has a folder of figures and tables for each analysis."""
 RATES = Path("logs") / "rates"
 """How long trainings took: no result, and no input of anything."""
 SCRATCH = Path(".vanishing")
@@ -40,6 +40,11 @@ def results(run: str, seed: int) -> Path:
 def analysis(name: str, run: str, seed: int) -> Path:
     """File of what an analysis has measured along a run's trajectory."""
     return ANALYSES / run / f"seed{seed}" / f"{name}.csv"
+
+
+def why(name: str) -> Path:
+    """Folder of an analysis' figures and tables for the report."""
+    return WHY / "parts" / name
 
 
 def measured(name: str, run: str, seed: int) -> Path:

@@ -10,7 +10,7 @@ from vanishing.config import ParameterError
 
 PARAMS = (Path(__file__).parents[2] / "params.yaml").read_text()
 RUNS = ", ".join(yaml.safe_load(PARAMS)["runs"])
-BLOCKS = "data, model, train, gradients, runs, studies, seeds"
+BLOCKS = "data, model, train, gradients, analyses, runs, studies, seeds"
 DATA = "recipe, set, sources, validation_per_class, seed, generated"
 MODEL = (
     "stages, blocks, filters, activation, norm, groups, convolutions, kernel_size, shortcut, reduction, "
@@ -28,7 +28,7 @@ SHA = "85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7"
 
 # old text of params.yaml, its replacement (first occurrence), the message after the file's name
 BAD = {
-    "unknown block": ("seeds: [0]", "seeds: [0]\nsched: 1", f": sched = 1: unknown key; allowed: {BLOCKS}"),
+    "unknown block": ("\nseeds: [0]", "\nseeds: [0]\nsched: 1", f": sched = 1: unknown key; allowed: {BLOCKS}"),
     "unknown key of data": (
         "validation_per_class: 25",
         "validation_per_clas: 25",
@@ -101,7 +101,7 @@ BAD = {
     ),
     "repeated key": ("epochs: 100", "epochs: 100\n  epochs: 5", ", line LINE: key 'epochs' is repeated"),
     "repeated run": ("  vgg38: {}", "  vgg08: {}", ", line LINE: key 'vgg08' is repeated"),
-    "missing block": ("seeds: [0]", "", ": seeds: missing"),
+    "missing block": ("\nseeds: [0]", "\n", ": seeds: missing"),
     "missing key": ("  stages: 3", "", ": model.stages: missing"),
     "text for a number": ("epochs: 100", "epochs: many", ": train.epochs = 'many': allowed: an integer"),
     "quoted number": ("epochs: 100", "epochs: '100'", ": train.epochs = '100': allowed: an integer"),
@@ -282,14 +282,29 @@ BAD = {
         SHA[1:],
         f": data.sources.1.sha256 = '{SHA[1:57]}...: allowed: text that matches '^[0-9a-f]{{64}}$'",
     ),
+    "analysis of a missing run": (
+        "    runs: [vgg08, vgg38, vgg38_bn, vgg38_rc, vgg38_bn_rc, vgg38_bn_lr2, vgg38_bn_rc_lr2, vgg08_short",
+        "    runs: [vgg39",
+        f": analyses.signal.runs = 'vgg39': no such run; allowed: {RUNS}",
+    ),
+    "analysis of a snapshot twice": (
+        "snapshots: [0, 1, 5, 20]",
+        "snapshots: [0, 1, 1]",
+        ": analyses.signal.snapshots = 1: allowed: each once",
+    ),
+    "analysis of more images than there are": (
+        "batches: 5               # minibatches, the same",
+        "batches: 476  # minibatches, the same",
+        ": analyses.signal.batches x analyses.signal.batch_size = 47600: allowed: at most the 47,500 training images",
+    ),
     "study of a missing run": (
-        "runs: [vgg08, vgg38,",
-        "runs: [vgg08, vgg39,",
+        "schedules\n    runs: [vgg08, vgg38,",
+        "schedules\n    runs: [vgg08, vgg39,",
         f": studies.core.runs = 'vgg39': no such run; allowed: {RUNS}",
     ),
     "run twice in a study": (
-        "runs: [vgg08, vgg38,",
-        "runs: [vgg08, vgg08,",
+        "schedules\n    runs: [vgg08, vgg38,",
+        "schedules\n    runs: [vgg08, vgg08,",
         ": studies.core.runs = 'vgg08': allowed: each once",
     ),
     "run twice in a study without pairs": (
@@ -345,10 +360,10 @@ BAD = {
         'title: "a\\nb"',
         ": studies.core.title = 'a\\nb': allowed: text of one line, in Latin letters and the signs of the keyboard",
     ),
-    "no seeds": ("seeds: [0]", "seeds: []", ": seeds = []: allowed: at least 1 item"),
-    "seeds that are no list": ("seeds: [0]", "seeds: 3", ": seeds = 3: allowed: a list"),
-    "negative seed": ("seeds: [0]", "seeds: [0, -1]", ": seeds.1 = -1: allowed: greater than or equal to 0"),
-    "repeated seed": ("seeds: [0]", "seeds: [0, 1, 0]", ": seeds = 0: allowed: each once"),
+    "no seeds": ("\nseeds: [0]", "\nseeds: []", ": seeds = []: allowed: at least 1 item"),
+    "seeds that are no list": ("\nseeds: [0]", "\nseeds: 3", ": seeds = 3: allowed: a list"),
+    "negative seed": ("\nseeds: [0]", "\nseeds: [0, -1]", ": seeds.1 = -1: allowed: greater than or equal to 0"),
+    "repeated seed": ("\nseeds: [0]", "\nseeds: [0, 1, 0]", ": seeds = 0: allowed: each once"),
     "run in capitals": ("vgg38: {}", "VGG38: {}", f": runs.VGG38 = 'VGG38': allowed: {NAME}"),
     "run that leaves its folder": ("vgg38: {}", "../vgg38: {}", f": runs.../vgg38 = '../vgg38': allowed: {NAME}"),
     "run named by a number": ("vgg38: {}", "38: {}", ", line LINE: key 38 is not text"),

@@ -11,4 +11,5 @@ use rule gradients as curvature with:
     benchmark:
         "logs/benchmarks/curvature/{run}-seed{seed}.tsv"
     params:
+        command="curvature",
         configuration=graph.configuration("curvature", settings),

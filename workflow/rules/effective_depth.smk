@@ -11,4 +11,5 @@ use rule gradients as effective_depth with:
     benchmark:
         "logs/benchmarks/effective_depth/{run}-seed{seed}.tsv"
     params:
+        command="effective_depth",
         configuration=graph.configuration("effective_depth", settings),

@@ -10,7 +10,9 @@ rule explain:
         notebooks=graph.notebooks("explain"),
         code=graph.code("explain"),
     output:
-        folder=directory("report/why"),
+        parts=directory("report/why/parts"),
+        hashes="report/why/parts.sha256",
+        text=["report/why/why.tex", "report/why/numbers.tex"],
         notebook="results/why.ipynb",
     log:
         "logs/explain.log",

@@ -20,8 +20,9 @@ rule gradients:
     resources:
         gpu=lambda wildcards: graph.gpus(settings, wildcards.run),
     params:
+        command="gradients",
         configuration=graph.configuration("gradients", settings),
     message:
-        "{rule} of {wildcards.run}, seed {wildcards.seed}; progress in {log}"
+        "{params.command} of {wildcards.run}, seed {wildcards.seed}; progress in {log}"
     shell:
-        "vanishing {rule} {wildcards.run} --seed {wildcards.seed} 2>&1 | tee {log}"
+        "vanishing {params.command} {wildcards.run} --seed {wildcards.seed} 2>&1 | tee {log}"

@@ -11,4 +11,5 @@ use rule gradients as landscape with:
     benchmark:
         "logs/benchmarks/landscape/{run}-seed{seed}.tsv"
     params:
+        command="landscape",
         configuration=graph.configuration("landscape", settings),

@@ -15,8 +15,8 @@ rule report:
         # of a folder Snakemake compares the time alone, of a small file the content
         figures=ancient(expand("report/figures/{study}", study=studies)),
         hashes=expand("report/figures/{study}.sha256", study=studies),
-        why=ancient(graph.outputs("explain", "report/")),
-        explained=graph.outputs("explain", "results/"),
+        parts=ancient("report/why/parts"),
+        why=["report/why/parts.sha256", "report/why/why.tex", "report/why/numbers.tex"],
         comparison=graph.outputs("compare", "report/") if studies else [],
     output:
         "report/report.pdf",

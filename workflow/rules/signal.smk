@@ -11,4 +11,5 @@ use rule gradients as signal with:
     benchmark:
         "logs/benchmarks/signal/{run}-seed{seed}.tsv"
     params:
+        command="signal",
         configuration=graph.configuration("signal", settings),

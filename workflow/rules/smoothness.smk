@@ -11,4 +11,5 @@ use rule gradients as smoothness with:
     benchmark:
         "logs/benchmarks/smoothness/{run}-seed{seed}.tsv"
     params:
+        command="smoothness",
         configuration=graph.configuration("smoothness", settings),

@@ -221,7 +221,10 @@ STAGES = (
     ),
     Stage(
         "explain", "draw and tabulate what the analyses found",
-        outputs=("report/why/", "results/why.ipynb"),
+        outputs=(
+            "report/why/parts/", "report/why/parts.sha256", "report/why/why.tex", "report/why/numbers.tex",
+            "results/why.ipynb",
+        ),
         inputs=(
             "results/analyses/", "notebooks/signal.ipynb", "notebooks/smoothness.ipynb", "notebooks/landscape.ipynb",
             "notebooks/curvature.ipynb", "notebooks/effective_depth.ipynb",
@@ -244,7 +247,8 @@ STAGES = (
         "report", "typeset report/report.pdf",
         outputs=("report/report.pdf",),
         inputs=(
-            "report/samples/", "report/tables/", "report/figures/", "report/comparison/", "report/why/",
+            "report/samples/", "report/tables/", "report/figures/", "report/comparison/", "report/why/parts/",
+            "report/why/parts.sha256", "report/why/why.tex", "report/why/numbers.tex",
             "report/numbers.tex", "report/studies.tex",
         ),
         code=("report",),

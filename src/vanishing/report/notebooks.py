@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -43,7 +43,7 @@ def draw_study(key: str, settings: config.Parameters) -> None:
     missing = [path for path in drawn if not path.exists()]
     if missing:
         raise UserError(f"{missing[0]}: no notebook of study {key!r} has drawn it")
-    files.write(paths.FIGURES / f"{key}.sha256", "".join(f"{files.sha256(path)}  {path}\n" for path in drawn))
+    files.write(paths.FIGURES / f"{key}.sha256", _hashes(drawn))
 
 
 def outputs(key: str, study: config.Study) -> list[Path]:
@@ -57,16 +57,20 @@ def draw_comparison() -> None:
 
 
 def draw_analyses(names: Sequence[str]) -> None:
-    """Run the notebooks of analyses as one: figures into `report/why/`; errors as in `draw_study`.
+    """Run the notebooks of analyses as one: figures into `report/why/parts/`; errors as in `draw_study`.
 
-    Without an analysis there is a notebook without cells.
+    Without an analysis there is a notebook without cells. The hashes of the figures and tables stand beside the folder.
     """
-    executed = execute([SOURCES / f"{name}.ipynb" for name in names], {}) if names else _empty()
+    parts = paths.WHY / "parts"
+    parts.mkdir(parents=True, exist_ok=True)
+    empty = f"{nbformat.writes(nbformat.v4.new_notebook())}\n"
+    executed = execute([SOURCES / f"{name}.ipynb" for name in names], {}) if names else empty
     files.write(paths.RESULTS / "why.ipynb", executed)
+    files.write(paths.WHY / "parts.sha256", _hashes(path for path in sorted(parts.rglob("*")) if path.is_file()))
 
 
-def _empty() -> str:
-    return f"{nbformat.writes(nbformat.v4.new_notebook())}\n"
+def _hashes(found: Iterable[Path]) -> str:
+    return "".join(f"{files.sha256(path)}  {path}\n" for path in found)
 
 
 def execute(sources: Sequence[Path], values: dict[str, str]) -> str:
