@@ -88,14 +88,9 @@ def stage_jobs(settings: Parameters, stage: catalogue.Stage, chosen: Iterable[Jo
 
 
 def analyses(settings: Parameters, chosen: Collection[Job], overrides: Mapping[str, Any]) -> list[Path]:
-    """List what the analyses have measured of the trajectories of jobs; from the results alone, what there is."""
-    found = [
-        path
-        for stage in catalogue.STAGES
-        if stage.chosen
-        for run, seed in stage_jobs(settings, stage, chosen)
-        for path in stage.output_paths(run=run, seed=seed)
-    ]
+    """List what the analyses leave in `results/`; from the results alone, what there is."""
+    stages_of = [stage for stage in catalogue.STAGES if stage.outputs[0].startswith(f"{paths.ANALYSES}/")]
+    found = [Path(output) for output in wanted(settings, stages_of, chosen, ())]
     return [path for path in found if path.exists()] if from_results(overrides) else found
 
 

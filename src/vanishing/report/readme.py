@@ -5,6 +5,7 @@ No engine makes these: whoever commits results writes them again with `vanishing
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -13,12 +14,14 @@ from vanishing.errors import UserError
 from vanishing.report import figures
 from vanishing.report.cells import plain_metric
 from vanishing.report.tables import endings
+from vanishing.report.why import section
 from vanishing.results import aggregate, columns, store
 from vanishing.results.aggregate import Row
 from vanishing.results.columns import METRICS, SCHEDULES
 
 README, DOCS = Path("README.md"), Path("docs")
 PAGE = DOCS / "results.md"
+COLUMNS = DOCS / "analyses.md"
 BEGIN, END = "<!-- results: made by vanishing readme -->", "<!-- end of results -->"
 """Lines that the results in README.md stand between."""
 
@@ -28,6 +31,13 @@ CORE = "core"
 START = "initialisation"
 """The study that README.md has a figure of, `docs/result.svg`."""
 
+
+ANALYSES = """# Analyses of trajectories
+
+`vanishing readme` makes this page from the modules in `src/vanishing/analysis/`. Each analysis reads the trajectories of the runs
+that its block in `params.yaml` lists and writes `results/analyses/RUN/seedS/NAME.csv`; the column `epoch` of the snapshot comes first.
+`vanishing NAME RUN --seed S` measures one trajectory, `vanishing NAME --missing` all that are left. Losses are in nats.
+"""
 
 INTRODUCTION = """# Results
 
@@ -46,6 +56,7 @@ def write_readme(settings: config.Parameters) -> None:
     found = aggregate.collect(settings)
     files.write(README, rewritten(README.read_text(encoding="utf-8"), block(settings, found)))
     files.write(PAGE, page(settings, found))
+    files.write(COLUMNS, columns_page())
     if START in found:
         labels = {row.run: _label(row) for row in found[START]}
         drawn = figures.initial_gradient_flow(figures.read_study(START, settings), labels)
@@ -78,6 +89,17 @@ def page(settings: config.Parameters, found: Mapping[str, list[Row]]) -> str:
             lines += [*_table(key, settings, rows), ""]
         shown |= {row.run for row in rows}
     return "\n".join([*lines, _count(settings), ""])
+
+
+def columns_page() -> str:
+    """Return `docs/analyses.md`: what each analysis measures, and the columns of its file."""
+    lines = [ANALYSES]
+    for name in section.TITLES:
+        module = importlib.import_module(f"vanishing.analysis.{name}")
+        lines += [f"## {name}", "", (module.__doc__ or "").strip(), ""]
+        lines += [_line(["column", "meaning"]), _line(["---", "---"])]
+        lines += [*(_line([f"`{column}`", meaning]) for column, meaning in module.COLUMNS.items()), ""]
+    return "\n".join(lines)
 
 
 def _table(key: str, settings: config.Parameters, rows: list[Row]) -> Iterator[str]:
