@@ -11,6 +11,9 @@ from vanishing import config
 from vanishing.analysis import gradient_flow, smoothness
 from vanishing.analysis.smoothness import Landscape, path
 from vanishing.analysis.snapshots import Snapshot
+from vanishing.report import figures
+from vanishing.report.why import smoothness as why
+from vanishing.report.why.measured import Measured
 from vanishing.training import models
 
 NOTHING = [(torch.zeros(1), torch.zeros(1))]
@@ -239,3 +242,50 @@ def test_single_precision_is_enough_for_a_network_of_38_layers(snapshot, setting
 def test_mistakes_in_the_block_name_key_and_allowed_values(settings, change, message):
     with pytest.raises(ValueError, match=message):
         config.Smoothness.model_validate(settings.model_dump() | change)
+
+
+def measured(study, rows):
+    """Return what was measured at the distance of the comparison, with 1 for what `rows` do not name."""
+    block = study.analyses.smoothness
+    base = dict.fromkeys(smoothness.COLUMNS, 1.0) | {"seed": 0, "epoch": 0, "kind": "minibatch", "agreement": math.nan}
+    base |= {"size": block.minibatch, "group": 0, "direction": "gradient", "step": block.size_distance}
+    table = pd.DataFrame([base | row for row in rows])
+    return Measured(table, list(dict.fromkeys(table.run)), figures.looks(study), study)
+
+
+def values(data):
+    return {key: value for key, value, _ in why.numbers(data)}
+
+
+def test_networks_are_compared_by_paired_ratios(study):
+    rows = [{"run": "vgg38_start", "group": group, "beta": beta} for group, beta in ((0, 1.0), (1, 10.0))]
+    rows += [{"run": "vgg38_bn_short", "group": group, "beta": beta} for group, beta in ((0, 2.0), (1, 80.0))]
+    found = values(measured(study, rows))
+    assert found["vgg38_bn-vgg38/0/beta"] == pytest.approx(4)  # the geometric mean of 2 and 8
+    half = 12.7062 * math.log(2)  # Student's quantile for one degree; the deviation is ln(2) sqrt(2), over sqrt(2)
+    assert found["vgg38_bn-vgg38/0/beta/low"] == pytest.approx(4 * math.exp(-half), rel=1e-4)
+    assert found["vgg38_bn-vgg38/0/beta/high"] == pytest.approx(4 * math.exp(half), rel=1e-4)
+    assert found["vgg38_bn-vgg38/0/loss_range"] == 1
+
+
+def test_trainings_of_several_lengths_share_their_first_snapshots(study):
+    rows = [{"run": run, "epoch": epoch} for run in ("vgg38_short", "vgg38_start") for epoch in (0, 1)]
+    assert len(why.networks(measured(study, rows).table)) == 2
+
+
+def test_sizes_are_compared_with_the_whole_group(study):
+    whole = {"run": "vgg38_bn", "size": study.analyses.smoothness.batch_size, "kind": "landscape", "agreement": 1.0}
+    rows = [whole | {"group": group, "gradient_norm": norm} for group, norm in ((0, 1.0), (1, 5.0))]
+    small = {"run": "vgg38_bn", "size": 50, "kind": "landscape", "agreement": 0.5}
+    rows += [small | {"group": group, "gradient_norm": norm} for group, norm in ((0, 3.0), (1, 15.0))]
+    data = measured(study, rows)
+    found = values(data)
+    assert found["vgg38_bn/0/landscape/50/gradient_norm"] == pytest.approx(3)
+    assert found["vgg38_bn/0/landscape/50/gradient_norm/low"] == pytest.approx(3)
+    assert found["vgg38_bn/0/landscape/50/agreement"] == 0.5
+    assert why.tables(data)["size_ratios"].count("vgg38") == 1  # not the whole group against itself
+
+
+def test_every_caption_has_a_figure_or_a_table_whatever_was_measured(study):
+    data = measured(study, [{"run": "vgg38_bn_rc"}])
+    assert sorted(why.CAPTIONS) == sorted([*why.draw(data), *why.tables(data)])
