@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import fmean, stdev
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -108,10 +109,16 @@ def compare_sizes(data: Measured) -> Iterator[tuple[str, int, str, int, dict[str
     table = table[table.agreement.notna()]
     whole = table[(table.kind == "landscape") & (table["size"] == data.settings.analyses.smoothness.batch_size)]
     both = table.merge(whole, on=["network", *PAIRED], suffixes=("", "_whole"))
-    for key in both[["network", "epoch", "kind", "size"]].drop_duplicates().itertuples(index=False):
-        rows = both[(both[list(key._fields)] == list(key)).all(axis=1)]
+    for key, rows in _split(both, ["network", "epoch", "kind", "size"]):
         found = {name: ratio(rows[name], rows[f"{name}_whole"]) for name in OF_SIZES}
-        yield *key, found | {"agreement": mean(rows.agreement)}
+        network, epoch, kind, size = key
+        yield network, epoch, kind, size, found | {"agreement": mean(rows.agreement)}
+
+
+def _split(table: pd.DataFrame, columns: list[str]) -> Iterator[tuple[list[Any], pd.DataFrame]]:
+    """Yield the values of the columns, in the order of the table, with the rows that have them."""
+    for key in table[columns].drop_duplicates().to_numpy(object).tolist():
+        yield key, table[(table[columns] == key).all(axis=1)]
 
 
 def numbers(data: Measured) -> Iterator[tuple[str, float, str]]:
@@ -127,9 +134,8 @@ def numbers(data: Measured) -> Iterator[tuple[str, float, str]]:
         yield from _bounds(f"{network}-{plain}/{epoch}", found)
     for network, epoch, kind, size, found in compare_sizes(data):
         yield from _bounds(f"{network}/{epoch}/{kind}/{size}", found)
-    steps = _alone(data).groupby(["network", "epoch", "direction", "step"])
-    for (network, epoch, direction, step), rows in steps:
-        key = f"{network}/{epoch}/{direction}/{float(step):g}"
+    for (network, epoch, direction, step), rows in _split(_alone(data), ["network", "epoch", "direction", "step"]):
+        key = f"{network}/{epoch}/{direction}/{step:g}"
         found = {name: ratio(rows[name]) for name in ("relative_distance", *QUANTITIES)}
         yield from _bounds(key, found | {"cosine": mean(rows.cosine)})
 
