@@ -25,6 +25,8 @@ CAPTIONS = {
     "$\\beta$. Lines are geometric means over the groups of images, bands their 95\\,\\% intervals.",
     "ratios": "What BN changes at equal distance: the network with BN over the network without, paired by minibatch. "
     "Geometric means with 95\\,\\% intervals over the $n$ groups of images.",
+    "adam": "The first step of Adam from a fresh state, at two rates: its distance relative to the norm of the "
+    "kernels, and the range of the loss (nats). Geometric means with 95\\,\\% intervals over the groups of images.",
     "sizes": "Minibatches of several sizes, at the same weights and on the same images, relative to the landscape of "
     "the whole group: landscapes (solid), and one minibatch alone (dashed). Agreement is the cosine between the "
     "gradient and that of the whole group. Bars are 95\\,\\% intervals over the groups of images.",
@@ -162,8 +164,23 @@ def tables(data: Measured) -> dict[str, str]:
     ]
     return {
         "ratios": latex.tabular("llrrrrr", [head], rows),
+        "adam": _adam(data),
         "size_ratios": latex.tabular("lrlrrrrrr", [of_sizes], sizes),
     }
+
+
+def _adam(data: Measured) -> str:
+    """Write how far Adam's first step leads at each rate, and how much it changes the loss."""
+    rates = data.settings.analyses.smoothness.rates
+    table = _alone(data)
+    rows = []
+    for (network, epoch), each in _split(table[table.direction == "adam"], ["network", "epoch"]):
+        at = [each[each.step == rate] for rate in rates]
+        cells = [str(ratio(step[name])) for step in at for name in ("relative_distance", "loss_range")]
+        rows.append([latex.code(network), str(epoch), *cells])
+    over = "".join(f" & \\multicolumn{{2}}{{c}}{{rate {latex.number(rate)}}}" for rate in rates)
+    head = [f" & {over} \\\\", " & epoch" + " & distance & loss" * len(rates) + r" \\"]
+    return latex.tabular("lr" + "rr" * len(rates), head, rows)
 
 
 def draw(data: Measured) -> dict[str, Figure]:
@@ -181,12 +198,13 @@ def paths(data: Measured) -> Figure:
     figure = Figure(figsize=(6.3, 1.8 * max(1, len(epochs)) + 0.5))
     grid = figure.subplots(max(1, len(epochs)), len(QUANTITIES), squeeze=False, sharex=True, sharey="col")
     lines = {}
-    for line, epoch in zip(grid, epochs, strict=False):
+    for at, (line, epoch) in enumerate(zip(grid, epochs, strict=False)):
         for axis, (quantity, label) in zip(line, QUANTITIES.items(), strict=True):
             for network, rows in table[table.epoch == epoch].groupby("network", sort=False):
                 steps = {step: ratio(each[quantity]) for step, each in rows.groupby("step")}
                 lines[network] = _band(axis, steps, data.looks.get(network, data.looks[rows.run.iloc[0]]))
-            axis.set(xscale="log", yscale="log", title=label)
+            axis.set(xscale="log", yscale="log", title="" if at else label)
+            axis.minorticks_off()
         line[0].set_ylabel("initialisation" if epoch == 0 else f"epoch {epoch}")
     figure.supxlabel("distance / norm of the kernels", fontsize=8)
     figure.legend(lines.values(), lines.keys(), loc="outside upper center", ncols=len(NETWORKS) * 2, handlelength=3)
