@@ -286,6 +286,18 @@ def test_sizes_are_compared_with_the_whole_group(study):
     assert why.tables(data)["size_ratios"].count("vgg38") == 1  # not the whole group against itself
 
 
+@pytest.mark.parametrize(("averaged", "share"), [(2.0, 1.0), (0.5, 0.0)])
+def test_gradients_that_are_noise_have_nothing_in_common(study, averaged, share):
+    whole = (
+        study.analyses.smoothness.batch_size
+    )  # of 16 gradients of length 2, the mean of noise has 2 over the root of 16
+    base = {"run": "vgg38_bn", "size": whole // 16, "agreement": 0.5}
+    kinds = {"minibatch": 2.0, "landscape": averaged}
+    rows = [base | {"kind": kind, "group": at, "gradient_norm": norm} for kind, norm in kinds.items() for at in (0, 1)]
+    [(_, _, _, found)] = why.common(measured(study, rows))
+    assert found.mean == pytest.approx(share)
+
+
 def test_every_caption_has_a_figure_or_a_table_whatever_was_measured(study):
     data = measured(study, [{"run": "vgg38_bn_rc"}])
     assert sorted(why.CAPTIONS) == sorted([*why.draw(data), *why.tables(data)])

@@ -117,6 +117,22 @@ def compare_sizes(data: Measured) -> Iterator[tuple[str, int, str, int, dict[str
         yield network, epoch, kind, size, found | {"agreement": mean(rows.agreement)}
 
 
+def common(data: Measured) -> Iterator[tuple[str, int, int, Interval]]:
+    """Yield network, epoch, size, and the share of a minibatch's squared gradient that all minibatches have in common.
+
+    It is 0 for gradients that are noise, and 1 for equal ones. With K minibatches in a group it is
+    (K |mean of g|^2 - |g|^2) / (K - 1) over |g|^2 (McCandlish et al. 2018, appendix A.1), by chance also below 0.
+    """
+    table = networks(data.table)
+    table = table[table.agreement.notna()]
+    alone, averaged = (table[table.kind == kind] for kind in ("minibatch", "landscape"))
+    both = averaged.merge(alone, on=["network", "size", *PAIRED], suffixes=("", "_alone"))
+    for (network, epoch, size), rows in _split(both, ["network", "epoch", "size"]):
+        count = data.settings.analyses.smoothness.batch_size / size
+        shares = (count * (rows.gradient_norm / rows.gradient_norm_alone) ** 2 - 1) / (count - 1)
+        yield network, epoch, size, mean(shares)
+
+
 def _split(table: pd.DataFrame, columns: list[str]) -> Iterator[tuple[list[Any], pd.DataFrame]]:
     """Yield the values of the columns, in the order of the table, with the rows that have them."""
     for key in table[columns].drop_duplicates().to_numpy(object).tolist():
@@ -136,6 +152,8 @@ def numbers(data: Measured) -> Iterator[tuple[str, float, str]]:
         yield from _bounds(f"{network}-{plain}/{epoch}", found)
     for network, epoch, kind, size, found in compare_sizes(data):
         yield from _bounds(f"{network}/{epoch}/{kind}/{size}", found)
+    for network, epoch, size, share in common(data):
+        yield from _bounds(f"{network}/{epoch}/landscape/{size}", {"common": share})
     for (network, epoch, direction, step), rows in _split(_alone(data), ["network", "epoch", "direction", "step"]):
         key = f"{network}/{epoch}/{direction}/{step:g}"
         found = {name: ratio(rows[name]) for name in ("relative_distance", *QUANTITIES)}
