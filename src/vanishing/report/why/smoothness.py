@@ -70,6 +70,12 @@ def mean(values: pd.Series) -> Interval:
     return Interval(fmean(found), fmean(found) - half, fmean(found) + half, len(found))
 
 
+def cosine(values: pd.Series) -> Interval:
+    """Return the mean of cosines, with its interval, which ends at -1 and 1."""
+    found = mean(values)
+    return Interval(found.mean, max(found.low, -1.0), min(found.high, 1.0), found.count)
+
+
 def ratio(first: pd.Series, second: pd.Series | float = 1.0) -> Interval:
     """Return the geometric mean of paired ratios; NaN where a value is not positive."""
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -114,7 +120,7 @@ def compare_sizes(data: Measured) -> Iterator[tuple[str, int, str, int, dict[str
     for key, rows in _split(both, ["network", "epoch", "kind", "size"]):
         found = {name: ratio(rows[name], rows[f"{name}_whole"]) for name in OF_SIZES}
         network, epoch, kind, size = key
-        yield network, epoch, kind, size, found | {"agreement": mean(rows.agreement)}
+        yield network, epoch, kind, size, found | {"agreement": cosine(rows.agreement)}
 
 
 def common(data: Measured) -> Iterator[tuple[str, int, int, Interval]]:
@@ -157,7 +163,7 @@ def numbers(data: Measured) -> Iterator[tuple[str, float, str]]:
     for (network, epoch, direction, step), rows in _split(_alone(data), ["network", "epoch", "direction", "step"]):
         key = f"{network}/{epoch}/{direction}/{step:g}"
         found = {name: ratio(rows[name]) for name in ("relative_distance", *QUANTITIES)}
-        yield from _bounds(key, found | {"cosine": mean(rows.cosine)})
+        yield from _bounds(key, found | {"cosine": cosine(rows.cosine)})
 
 
 def _bounds(key: str, found: dict[str, Interval]) -> Iterator[tuple[str, float, str]]:
@@ -213,12 +219,15 @@ def paths(data: Measured) -> Figure:
     table = table[(table.direction == "gradient") & table.network.isin([*NETWORKS, *NETWORKS.values()])]
     shared = table.groupby("epoch").network.nunique()
     epochs = sorted(shared[shared == shared.max()].index if shared.max() == 1 else shared[shared > 1].index)
-    figure = Figure(figsize=(6.3, 1.8 * max(1, len(epochs)) + 0.5))
+    figure = Figure(figsize=(6.3, 1.6 * max(1, len(epochs)) + 0.5))
     grid = figure.subplots(max(1, len(epochs)), len(QUANTITIES), squeeze=False, sharex=True, sharey="col")
     lines = {}
     for at, (line, epoch) in enumerate(zip(grid, epochs, strict=False)):
         for axis, (quantity, label) in zip(line, QUANTITIES.items(), strict=True):
-            for network, rows in table[table.epoch == epoch].groupby("network", sort=False):
+            for network in [*NETWORKS.values(), *NETWORKS]:
+                rows = table[(table.epoch == epoch) & (table.network == network)]
+                if rows.empty:
+                    continue
                 steps = {step: ratio(each[quantity]) for step, each in rows.groupby("step")}
                 lines[network] = _band(axis, steps, data.looks.get(network, data.looks[rows.run.iloc[0]]))
             axis.set(xscale="log", yscale="log", title="" if at else label)
@@ -244,8 +253,11 @@ def sizes(data: Measured) -> Figure:
         for axis, name in zip(axes, names, strict=True):
             values = {size: found[name] for size, found in sorted((by_size | {max(whole): whole[max(whole)]}).items())}
             _bars(axis, values, palette[network, epoch], dashes, label)
+    shown = sorted({size for by_size in lines.values() for size in by_size})
     for axis, title in zip(axes, names.values(), strict=True):
         axis.set(xscale="log", title=title)
+        axis.minorticks_off()
+        axis.set_xticks(shown, [str(size) for size in shown])
     figure.supxlabel("images in a minibatch", fontsize=8)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
     return figure
