@@ -162,7 +162,9 @@ def numbers(data: Measured) -> Iterator[tuple[str, float, str]]:
         yield from _bounds(f"{network}/{epoch}/landscape/{size}", {"common": share})
     for (network, epoch, direction, step), rows in _split(_alone(data), ["network", "epoch", "direction", "step"]):
         key = f"{network}/{epoch}/{direction}/{step:g}"
-        found = {name: ratio(rows[name]) for name in ("relative_distance", *QUANTITIES)}
+        distance = ratio(rows.relative_distance).mean
+        yield f"{key}/relative_distance", distance, latex.number(distance)
+        found = {name: ratio(rows[name]) for name in QUANTITIES}
         yield from _bounds(key, found | {"cosine": cosine(rows.cosine)})
 
 
@@ -200,7 +202,11 @@ def _adam(data: Measured) -> str:
     rows = []
     for (network, epoch), each in _split(table[table.direction == "adam"], ["network", "epoch"]):
         at = [each[each.step == rate] for rate in rates]
-        cells = [str(ratio(step[name])) for step in at for name in ("relative_distance", "loss_range")]
+        cells = [
+            text
+            for step in at
+            for text in (latex.number(ratio(step.relative_distance).mean), str(ratio(step.loss_range)))
+        ]
         rows.append([latex.code(network), str(epoch), *cells])
     over = "".join(f" & \\multicolumn{{2}}{{c}}{{rate {latex.number(rate)}}}" for rate in rates)
     head = [f" & {over} \\\\", " & epoch" + " & distance & loss" * len(rates) + r" \\"]
@@ -247,11 +253,14 @@ def sizes(data: Measured) -> Figure:
     for network, epoch, kind, size, found in compare_sizes(data):
         lines.setdefault((network, epoch, kind), {})[size] = found
     palette = dict(zip(dict.fromkeys(key[:2] for key in lines), sns.color_palette("colorblind"), strict=False))
+    places = list(palette)
     for (network, epoch, kind), by_size in lines.items():
+        aside = 1.1 ** places.index((network, epoch))  # bars of several snapshots do not hide one another
         whole = lines[network, epoch, "landscape"]  # whose largest minibatch is both
         dashes, label = ("-", f"{network}, epoch {epoch}") if kind == "landscape" else ("--", None)
         for axis, name in zip(axes, names, strict=True):
-            values = {size: found[name] for size, found in sorted((by_size | {max(whole): whole[max(whole)]}).items())}
+            points = sorted((by_size | {max(whole): whole[max(whole)]}).items())
+            values = {aside * size: found[name] for size, found in points}
             _bars(axis, values, palette[network, epoch], dashes, label)
     shown = sorted({size for by_size in lines.values() for size in by_size})
     for axis, title in zip(axes, names.values(), strict=True):
@@ -273,7 +282,7 @@ def _band(axis: Axes, found: dict[float, Interval], look: tuple[figures.Colour, 
     return axis.plot(distances, [i.mean for i in intervals], color=colour, linestyle=dashes)[0]
 
 
-def _bars(axis: Axes, found: dict[int, Interval], colour: figures.Colour, dashes: str, label: str | None) -> None:
+def _bars(axis: Axes, found: dict[float, Interval], colour: figures.Colour, dashes: str, label: str | None) -> None:
     """Draw means over the size of the minibatch, with their intervals as bars."""
     means = [i.mean for i in found.values()]
     errors = [[i.mean - i.low for i in found.values()], [i.high - i.mean for i in found.values()]]
