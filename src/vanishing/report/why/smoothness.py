@@ -86,8 +86,8 @@ def ratio(first: pd.Series, second: pd.Series | float = 1.0) -> Interval:
 def networks(table: pd.DataFrame) -> pd.DataFrame:
     """Add the column `network`, and keep each of its snapshots once.
 
-    Trainings of 1, 15 and 100 epochs of a network share initialisation and first epoch, for which the schedule knows no
-    number of epochs yet.
+    Trainings of 1, 15 and 100 epochs start from the same weights, and their first epochs have the same settings: they
+    differ there by the rounding of the device that trained them. The first in the order of the block is kept.
     """
     named = table.assign(network=table.run.str.replace(r"_(?:short|start)$", "", regex=True))
     return named.drop_duplicates(["network", "kind", "size", *PAIRED])
