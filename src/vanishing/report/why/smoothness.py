@@ -1,0 +1,291 @@
+"""How smooth the loss is along its gradient: with and without batch normalisation, and by the size of the minibatch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from statistics import fmean, stdev
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from vanishing.report import figures, latex
+from vanishing.report.why.measured import Measured
+from vanishing.results import statistics
+
+CAPTIONS = {
+    "paths": "Along the negative gradient of one minibatch, over the distance relative to the norm of the kernels: the "
+    "range of the loss up to there, the change of the gradient relative to its length at the start, and the effective "
+    "$\\beta$. Lines are geometric means over the groups of images, bands their 95\\,\\% intervals.",
+    "ratios": "What BN changes at equal distance: the network with BN over the network without, paired by minibatch. "
+    "Geometric means with 95\\,\\% intervals over the $n$ groups of images.",
+    "adam": "The first step of Adam from a fresh state, at two rates: its distance relative to the norm of the "
+    "kernels, and the range of the loss (nats). Geometric means with 95\\,\\% intervals over the groups of images.",
+    "sizes": "Minibatches of several sizes, at the same weights and on the same images, relative to the landscape of "
+    "the whole group: landscapes (solid), and one minibatch alone (dashed). Agreement is the cosine between the "
+    "gradient and that of the whole group. Bars are 95\\,\\% intervals over the groups of images.",
+    "size_ratios": "Small minibatches relative to the landscape of the whole group, on the same images. Geometric "
+    "means of ratios with 95\\,\\% intervals over the $n$ groups of images; agreement is a mean.",
+}
+"""What each figure and table shows."""
+
+NETWORKS = {"vgg08_bn": "vgg08", "vgg38_bn": "vgg38", "vgg38_bn_rc": "vgg38_rc"}
+"""Networks with batch normalisation, each with the same without."""
+
+QUANTITIES = {"loss_range": "range of the loss", "relative_change": "relative change", "beta": r"effective $\beta$"}
+"""What networks are compared in."""
+
+OF_SIZES = {"start_loss": "loss", "gradient_norm": "gradient norm", "relative_change": "relative change"}
+"""What sizes are compared in, beside the agreement of their gradients."""
+
+PAIRED = ["seed", "epoch", "group", "direction", "step"]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with the 95 % interval of Student's distribution; geometric for ratios. NaN where it is not defined."""
+
+    mean: float
+    low: float
+    high: float
+    count: int
+
+    def __str__(self) -> str:
+        """Write it in LaTeX."""
+        return f"{latex.number(self.mean)} [{latex.number(self.low)}, {latex.number(self.high)}]"
+
+
+def mean(values: pd.Series) -> Interval:
+    """Return the mean of values, with its interval over them; one value has none."""
+    found = [float(value) for value in values]
+    if len(found) < 2:
+        return Interval(found[0] if found else math.nan, math.nan, math.nan, len(found))
+    half = statistics.quantile(len(found) - 1) * stdev(found) / math.sqrt(len(found))
+    return Interval(fmean(found), fmean(found) - half, fmean(found) + half, len(found))
+
+
+def cosine(values: pd.Series) -> Interval:
+    """Return the mean of cosines, with its interval, which ends at -1 and 1."""
+    found = mean(values)
+    return Interval(found.mean, max(found.low, -1.0), min(found.high, 1.0), found.count)
+
+
+def ratio(first: pd.Series, second: pd.Series | float = 1.0) -> Interval:
+    """Return the geometric mean of paired ratios; NaN where a value is not positive."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found = mean(pd.Series(np.log(first / second)))
+    return Interval(math.exp(found.mean), math.exp(found.low), math.exp(found.high), found.count)
+
+
+def networks(table: pd.DataFrame) -> pd.DataFrame:
+    """Add the column `network`, and keep each of its snapshots once.
+
+    Trainings of 1, 15 and 100 epochs start from the same weights, and their first epochs have the same settings: they
+    differ there by the rounding of the device that trained them. The first in the order of the block is kept.
+    """
+    named = table.assign(network=table.run.str.replace(r"_(?:short|start)$", "", regex=True))
+    return named.drop_duplicates(["network", "kind", "size", *PAIRED])
+
+
+def _alone(data: Measured) -> pd.DataFrame:
+    """Return the rows of the minibatches on which every network is measured."""
+    table = networks(data.table)
+    return table[table.agreement.isna()]
+
+
+def compare(data: Measured) -> Iterator[tuple[str, str, int, dict[str, Interval]]]:
+    """Yield every network with batch normalisation, its fellow without, the epoch, and the ratios of `QUANTITIES`."""
+    settings = data.settings.analyses.smoothness
+    at = _alone(data)
+    at = at[(at.direction == "gradient") & (at.step == settings.size_distance)]
+    for network, plain in NETWORKS.items():
+        both = at[at.network == network].merge(at[at.network == plain], on=PAIRED, suffixes=("", "_plain"))
+        for epoch in sorted(both.epoch.unique()):
+            rows = both[both.epoch == epoch]
+            yield network, plain, int(epoch), {name: ratio(rows[name], rows[f"{name}_plain"]) for name in QUANTITIES}
+
+
+def compare_sizes(data: Measured) -> Iterator[tuple[str, int, str, int, dict[str, Interval]]]:
+    """Yield network, epoch, kind and size, and the ratios of `OF_SIZES` to the whole group, with the `agreement`."""
+    table = networks(data.table)
+    table = table[table.agreement.notna()]
+    whole = table[(table.kind == "landscape") & (table["size"] == data.settings.analyses.smoothness.batch_size)]
+    both = table.merge(whole, on=["network", *PAIRED], suffixes=("", "_whole"))
+    for key, rows in _split(both, ["network", "epoch", "kind", "size"]):
+        found = {name: ratio(rows[name], rows[f"{name}_whole"]) for name in OF_SIZES}
+        network, epoch, kind, size = key
+        yield network, epoch, kind, size, found | {"agreement": cosine(rows.agreement)}
+
+
+def common(data: Measured) -> Iterator[tuple[str, int, int, Interval]]:
+    """Yield network, epoch, size, and the share of a minibatch's squared gradient that all minibatches have in common.
+
+    It is 0 for gradients that are noise, and 1 for equal ones. With K minibatches in a group it is
+    (K |mean of g|^2 - |g|^2) / (K - 1) over |g|^2 (McCandlish et al. 2018, appendix A.1), by chance also below 0.
+    """
+    table = networks(data.table)
+    table = table[table.agreement.notna()]
+    alone, averaged = (table[table.kind == kind] for kind in ("minibatch", "landscape"))
+    both = averaged.merge(alone, on=["network", "size", *PAIRED], suffixes=("", "_alone"))
+    for (network, epoch, size), rows in _split(both, ["network", "epoch", "size"]):
+        count = data.settings.analyses.smoothness.batch_size / size
+        shares = (count * (rows.gradient_norm / rows.gradient_norm_alone) ** 2 - 1) / (count - 1)
+        yield network, epoch, size, mean(shares)
+
+
+def _split(table: pd.DataFrame, columns: list[str]) -> Iterator[tuple[list[Any], pd.DataFrame]]:
+    """Yield the values of the columns, in the order of the table, with the rows that have them."""
+    for key in table[columns].drop_duplicates().to_numpy(object).tolist():
+        yield key, table[(table[columns] == key).all(axis=1)]
+
+
+def numbers(data: Measured) -> Iterator[tuple[str, float, str]]:
+    """Yield what the text quotes, by network and epoch: the mean as NAME, its bounds as NAME/low and NAME/high.
+
+    Ratios stand under the two networks or under the size, the quantities themselves under direction and step.
+    """
+    settings = data.settings.analyses.smoothness
+    yield "distance", settings.size_distance, latex.number(settings.size_distance)
+    yield "images", settings.batch_size, str(settings.batch_size)
+    yield "minibatch", settings.minibatch, str(settings.minibatch)
+    for network, plain, epoch, found in compare(data):
+        yield from _bounds(f"{network}-{plain}/{epoch}", found)
+    for network, epoch, kind, size, found in compare_sizes(data):
+        yield from _bounds(f"{network}/{epoch}/{kind}/{size}", found)
+    for network, epoch, size, share in common(data):
+        yield from _bounds(f"{network}/{epoch}/landscape/{size}", {"common": share})
+    for (network, epoch, direction, step), rows in _split(_alone(data), ["network", "epoch", "direction", "step"]):
+        key = f"{network}/{epoch}/{direction}/{step:g}"
+        distance = ratio(rows.relative_distance).mean
+        yield f"{key}/relative_distance", distance, latex.number(distance)
+        found = {name: ratio(rows[name]) for name in QUANTITIES}
+        yield from _bounds(key, found | {"cosine": cosine(rows.cosine)})
+
+
+def _bounds(key: str, found: dict[str, Interval]) -> Iterator[tuple[str, float, str]]:
+    for name, interval in found.items():
+        yield f"{key}/{name}", interval.mean, str(interval)
+        yield f"{key}/{name}/low", interval.low, latex.number(interval.low)
+        yield f"{key}/{name}/high", interval.high, latex.number(interval.high)
+
+
+def tables(data: Measured) -> dict[str, str]:
+    """Write the ratios of networks with batch normalisation, and those of the sizes of the minibatch."""
+    head = " & ".join(["", "without", "epoch", *(f"{name}" for name in QUANTITIES.values()), "$n$"]) + r" \\"
+    rows = [
+        [latex.code(network), latex.code(plain), str(epoch), *map(str, found.values()), str(found["beta"].count)]
+        for network, plain, epoch, found in compare(data)
+    ]
+    of_sizes = " & ".join(["", "epoch", "", "size", *OF_SIZES.values(), "agreement", "$n$"]) + r" \\"
+    sizes = [
+        [latex.code(network), str(epoch), kind, str(size), *map(str, found.values()), str(found["agreement"].count)]
+        for network, epoch, kind, size, found in compare_sizes(data)
+        if found["agreement"].mean < 1  # not the whole group against itself
+    ]
+    return {
+        "ratios": latex.tabular("llrrrrr", [head], rows),
+        "adam": _adam(data),
+        "size_ratios": latex.tabular("lrlrrrrrr", [of_sizes], sizes),
+    }
+
+
+def _adam(data: Measured) -> str:
+    """Write how far Adam's first step leads at each rate, and how much it changes the loss."""
+    rates = data.settings.analyses.smoothness.rates
+    table = _alone(data)
+    rows = []
+    for (network, epoch), each in _split(table[table.direction == "adam"], ["network", "epoch"]):
+        at = [each[each.step == rate] for rate in rates]
+        cells = [
+            text
+            for step in at
+            for text in (latex.number(ratio(step.relative_distance).mean), str(ratio(step.loss_range)))
+        ]
+        rows.append([latex.code(network), str(epoch), *cells])
+    over = "".join(f" & \\multicolumn{{2}}{{c}}{{rate {latex.number(rate)}}}" for rate in rates)
+    head = [f" & {over} \\\\", " & epoch" + " & distance & loss" * len(rates) + r" \\"]
+    return latex.tabular("lr" + "rr" * len(rates), head, rows)
+
+
+def draw(data: Measured) -> dict[str, Figure]:
+    """Draw the paths of all networks, and what the size of the minibatch changes."""
+    with figures.style():
+        return {"paths": paths(data), "sizes": sizes(data)}
+
+
+def paths(data: Measured) -> Figure:
+    """Draw the quantities over the distance, a line of panels for each epoch that networks share."""
+    table = _alone(data)
+    table = table[(table.direction == "gradient") & table.network.isin([*NETWORKS, *NETWORKS.values()])]
+    shared = table.groupby("epoch").network.nunique()
+    epochs = sorted(shared[shared == shared.max()].index if shared.max() == 1 else shared[shared > 1].index)
+    figure = Figure(figsize=(6.3, 1.6 * max(1, len(epochs)) + 0.5))
+    grid = figure.subplots(max(1, len(epochs)), len(QUANTITIES), squeeze=False, sharex=True, sharey="col")
+    lines = {}
+    for at, (line, epoch) in enumerate(zip(grid, epochs, strict=False)):
+        for axis, (quantity, label) in zip(line, QUANTITIES.items(), strict=True):
+            for network in [*NETWORKS.values(), *NETWORKS]:
+                rows = table[(table.epoch == epoch) & (table.network == network)]
+                if rows.empty:
+                    continue
+                steps = {step: ratio(each[quantity]) for step, each in rows.groupby("step")}
+                lines[network] = _band(axis, steps, data.looks.get(network, data.looks[rows.run.iloc[0]]))
+            axis.set(xscale="log", yscale="log", title="" if at else label)
+            axis.minorticks_off()
+        line[0].set_ylabel("initialisation" if epoch == 0 else f"epoch {epoch}")
+    figure.supxlabel("distance / norm of the kernels", fontsize=8)
+    figure.legend(lines.values(), lines.keys(), loc="outside upper center", ncols=len(NETWORKS) * 2, handlelength=3)
+    return figure
+
+
+def sizes(data: Measured) -> Figure:
+    """Draw the quantities over the size of the minibatch, a colour for each snapshot."""
+    names = OF_SIZES | {"agreement": "agreement"}
+    figure = Figure(figsize=(6.3, 2.3))
+    axes = figure.subplots(1, len(names), squeeze=False)[0]
+    lines: dict[tuple[str, int, str], dict[int, dict[str, Interval]]] = {}
+    for network, epoch, kind, size, found in compare_sizes(data):
+        lines.setdefault((network, epoch, kind), {})[size] = found
+    palette = dict(zip(dict.fromkeys(key[:2] for key in lines), sns.color_palette("colorblind"), strict=False))
+    places = list(palette)
+    for (network, epoch, kind), by_size in lines.items():
+        aside = 1.1 ** places.index((network, epoch))  # bars of several snapshots do not hide one another
+        whole = lines[network, epoch, "landscape"]  # whose largest minibatch is both
+        dashes, label = ("-", f"{network}, epoch {epoch}") if kind == "landscape" else ("--", None)
+        for axis, name in zip(axes, names, strict=True):
+            points = sorted((by_size | {max(whole): whole[max(whole)]}).items())
+            values = {aside * size: found[name] for size, found in points}
+            _bars(axis, values, palette[network, epoch], dashes, label)
+    shown = sorted({size for by_size in lines.values() for size in by_size})
+    for axis, title in zip(axes, names.values(), strict=True):
+        axis.set(xscale="log", title=title)
+        axis.minorticks_off()
+        axis.set_xticks(shown, [str(size) for size in shown])
+    figure.supxlabel("images in a minibatch", fontsize=8)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
+    return figure
+
+
+def _band(axis: Axes, found: dict[float, Interval], look: tuple[figures.Colour, str]) -> Line2D:
+    """Draw means over the distance, with their intervals as a band; return the line."""
+    colour, dashes = look
+    distances, intervals = list(found), list(found.values())
+    axis.fill_between(
+        distances, [i.low for i in intervals], [i.high for i in intervals], color=colour, alpha=0.2, linewidth=0
+    )
+    return axis.plot(distances, [i.mean for i in intervals], color=colour, linestyle=dashes)[0]
+
+
+def _bars(axis: Axes, found: dict[float, Interval], colour: figures.Colour, dashes: str, label: str | None) -> None:
+    """Draw means over the size of the minibatch, with their intervals as bars."""
+    means = [i.mean for i in found.values()]
+    errors = [[i.mean - i.low for i in found.values()], [i.high - i.mean for i in found.values()]]
+    axis.errorbar(
+        list(found), means, yerr=errors, color=colour, linestyle=dashes, marker="o", markersize=3, label=label
+    )
