@@ -2,14 +2,16 @@
 
 import math
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import examples
-from vanishing import config
+from vanishing import config, paths
 from vanishing.report import captions, macros
+from vanishing.report.why import section
 from vanishing.results import aggregate
 
 KEYED = ("result", "raw", "ifabove", "ifgreater", "ifwithin", "ifresults", "epochs")
@@ -50,8 +52,25 @@ def test_every_figure_that_the_text_points_to_is_one_that_its_study_draws():
 
 
 def test_every_key_is_one_that_the_numbers_define(defined):
-    looked_up = keys()
+    looked_up = {key for key in keys() if not key.startswith("why/")}
     assert len(looked_up) > 100
+    assert looked_up <= defined
+
+
+def test_every_key_of_an_analysis_is_one_that_the_analysis_defines(tmp_path, monkeypatch):
+    """Up to the run: that of a trajectory that is not measured yet is defined once it is."""
+    settings = config.load(examples.ROOT / "params.yaml")
+
+    def any_run(key):
+        return "/".join("RUN" if part in settings.runs else part for part in key.split("/"))
+
+    shutil.copytree(examples.ROOT / "results", tmp_path / "results")
+    monkeypatch.chdir(tmp_path)
+    assert set(section.write(settings)) == set(section.TITLES)
+    made = (paths.WHY / "numbers.tex").read_text()
+    defined = {any_run(key) for key in re.findall(r"\\defineresult\{([^{}]+)\}", made)}
+    looked_up = {any_run(key) for key in keys() if key.startswith("why/")}
+    assert len(looked_up) > 50
     assert looked_up <= defined
 
 
@@ -112,7 +131,8 @@ def test_every_citation_has_its_entry_and_every_entry_its_citation():
 def test_every_label_that_the_text_points_to_exists():
     pointed = set(re.findall(r"\\(?:eq)?ref\{([^{}]+)\}", text()))
     studies = {f"study:{key}" for key in config.load(examples.ROOT / "params.yaml").studies}
-    made = {"figure:agreement", "table:schedules"}
+    made = {"figure:agreement", "table:schedules"} | {f"why:{name}" for name in section.TITLES}
+    made |= {f"why:{name}/{item}" for name in section.TITLES for item in section.module(name).CAPTIONS}
     assert pointed <= set(re.findall(r"\\label\{([^{}]+)\}", text())) | studies | made
 
 

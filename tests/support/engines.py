@@ -27,6 +27,7 @@ TINY = {
 }
 RUNS = {"vgg08": {"model": {"blocks": 0}}, "vgg14_bn": {"model": {"blocks": 1, "norm": "batch"}}}
 STUDIES = {"core": {"title": "Depth & norm", "runs": list(RUNS), "draw": ["training", "gradient_flow"]}}
+ANALYSED = ["vgg14_bn"]
 COMMANDS = {"snakemake": ["snakemake", "--cores", "1"], "dvc": ["dvc", "repro"]}
 BYTES_OF = ["data", "checkpoints", "results", "report"]
 
@@ -35,6 +36,9 @@ def lay_out(folder, differences, data=None, train=None):
     """Lay out the tiny study, with `differences` laid over its runs, and others over its defaults."""
     content = config.merge(examples.PROJECT, TINY)
     content |= {"runs": config.merge(RUNS, differences), "studies": STUDIES}
+    tiny = config.read(examples.ROOT / "workflow" / "every_run.yaml")
+    for name, block in content["analyses"].items():
+        content["analyses"][name] = block | tiny["analyses"][name] | {"runs": ANALYSED, "batch_size": 20}
     content["data"] |= data or {}
     content["train"] |= train or {}
     workspace.lay_out(examples.ROOT, folder, None)

@@ -34,9 +34,10 @@ START = "initialisation"
 
 ANALYSES = """# Analyses of trajectories
 
-`vanishing readme` makes this page from the modules in `src/vanishing/analysis/`. Each analysis reads the trajectories of the runs
-that its block in `params.yaml` lists and writes `results/analyses/RUN/seedS/NAME.csv`; the column `epoch` of the snapshot comes first.
-`vanishing NAME RUN --seed S` measures one trajectory, `vanishing NAME --missing` all that are left. Losses are in nats.
+`vanishing readme` makes this page from the modules in `src/vanishing/analysis/`. Each analysis reads the trajectories
+of the runs that its block in `params.yaml` lists and writes `results/analyses/RUN/seedS/NAME.csv`; the column `epoch`
+of the snapshot comes first. `vanishing NAME RUN --seed S` measures one trajectory, `vanishing NAME --missing` all that
+are left. Losses are in nats.
 """
 
 INTRODUCTION = """# Results
