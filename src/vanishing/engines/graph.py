@@ -171,7 +171,7 @@ def job_list(settings: Parameters) -> str:
 def _named(chosen: Iterable[Job]) -> str:
     """Write jobs as JSON, a line each."""
     lines = [f'  "{run}-{seed}": {{"run": "{run}", "seed": {seed}}}' for run, seed in chosen]
-    return "{\n" + ",\n".join(lines) + "\n}"
+    return "{\n" + ",\n".join(lines) + "\n}" if lines else "{}"
 
 
 def configurations(settings: Parameters) -> dict[Path, str]:
