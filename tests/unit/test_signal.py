@@ -1,4 +1,5 @@
 import math
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -6,7 +7,14 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from vanishing.analysis.signal import agreement, by_layer, gradient_correlation, trace
+import examples
+from vanishing import config
+from vanishing.analysis.gradient_flow import fixed_batches
+from vanishing.analysis.signal import COLUMNS, agreement, by_layer, gradient_correlation, measure, trace
+from vanishing.analysis.snapshots import Snapshot
+from vanishing.report.figures import looks
+from vanishing.report.why.measured import Measured
+from vanishing.report.why.signal import CAPTIONS, draw, networks, numbers, tables
 from vanishing.training import models
 
 
@@ -250,3 +258,88 @@ def test_gradients_of_an_absolute_value_by_hand():
     # the line from 1 passes 0 at a quarter of its way, the line back at three quarters
     assert table.gradient_cosine.tolist() == [1, 0, -1]
     assert table.gradient_cosine_std.tolist() == pytest.approx([0, math.sqrt(2), 0])
+
+
+@pytest.fixture
+def snapshot(tiny, dataset):
+    run = tiny(model={"norm": "batch"})
+    sizes = config.Gradients(recipe=2, batches=3, batch_size=6, seed=0)
+    batches = fixed_batches(sizes, dataset.train, torch.device("cpu"))
+    return Snapshot(models.build(run.model, 3, seed=0), 0, [0], Path(), run, batches)
+
+
+def test_a_snapshot_has_its_layers_and_then_its_lines(snapshot):
+    settings = config.Signal(
+        recipe=1, runs=[], seeds=[0], snapshots=[0], batches=3, batch_size=6, seed=0, lines=4, distances=[0.5, 1.0]
+    )
+    table = measure(snapshot, settings)
+    assert list(table.columns) == list(COLUMNS)
+    layers, lines = table[table.kind == "layer"], table[table.kind == "line"]
+    assert layers.layer.tolist() == [1, 2, 3, 4, 5, 6]
+    assert lines.distance.tolist() == [0.5, 1]
+    expected = by_layer(snapshot.model, snapshot.batches)
+    pd.testing.assert_frame_equal(layers[expected.columns], expected, check_dtype=False)
+    assert (layers.agreement_fp32 > 0.999999).all()
+    assert ((layers.agreement_bf16 > 0.9) & (layers.agreement_bf16 < layers.agreement_fp32)).all()
+    assert (lines.gradient_cosine.abs() <= 1).all()
+    others = [name for name in COLUMNS if name not in {"kind", "distance", "gradient_cosine", "gradient_cosine_std"}]
+    assert lines[others].isna().all(axis=None)
+
+
+@pytest.fixture
+def measured():
+    """Return two trainings of a network of four layers, of which two are in processing blocks, and one of another."""
+    settings = examples.study(runs=("vgg38_start", "vgg38", "vgg08"))
+    names = ["entry.conv", "stage1.block1.conv1", "stage1.block1.conv2", "stage1.reduction.conv1", "classifier"]
+    tables = []
+    for run, epochs in (("vgg08", [0]), ("vgg38", [0, 5]), ("vgg38_start", [0, 1])):
+        for epoch in epochs:
+            layers = pd.DataFrame({"kind": "layer", "layer": range(1, 6), "name": names, "width": [32, 32, 32, 16, 1]})
+            layers = layers.assign(
+                common_square=1.0,
+                image_variance=[1, 1e-2, 1e-6, 1e-12, 1e-16],
+                error=[1.0, 2.0, 8.0, 8.0, 8.0],
+                signal_to_noise=[1.0, 2.0, 3.0, 4.0, 50.0],
+                **dict.fromkeys(("constant_units", "one_sided", "cosine_distance"), 0.5),
+                **dict.fromkeys(("agreement_fp32", "agreement_bf16"), 0.25),
+            )
+            layers["forward_factor"] = (layers.image_variance / layers.image_variance.shift(1)) ** 0.5
+            layers["backward_factor"] = layers.error / layers.error.shift(-1)
+            lines = pd.DataFrame({"kind": "line", "distance": [0.5, 1.0], "gradient_cosine": [0.75, 0.25]})
+            tables.append(pd.concat([layers, lines]).assign(run=run, seed=0, epoch=epoch))
+    return Measured(pd.concat(tables, ignore_index=True), ["vgg38", "vgg08", "vgg38_start"], looks(settings), settings)
+
+
+def test_each_network_is_shown_by_its_longest_training(measured):
+    assert networks(measured) == {"vgg38": "vgg38", "vgg08": "vgg08"}
+
+
+def test_values_that_the_report_quotes_by_hand(measured):
+    values = {key: value for key, value, _ in numbers(measured)}
+    start = {key.removeprefix("vgg38/start/"): value for key, value in values.items() if "vgg38/start/" in key}
+    # through the two layers of the block the signal falls from 1 to 1e-3, and the error from 8 to 1
+    assert start["forward"] == pytest.approx(10**-1.5)
+    assert start["backward"] == pytest.approx(8**-0.5)
+    assert start["share"] == pytest.approx(1e-6)
+    assert (start["below_bf16"], start["below_fp32"]) == (3, 5)
+    assert (start["noise"], start["near"], start["far"], start["nearest"]) == (3, 0.75, 0.25, 0.5)
+    assert start["predicted"] == pytest.approx(0.4, abs=0.01)
+    assert values["vgg38/end/epoch"] == 5
+    assert values["rounding/bf16"] == 1 / 256
+    assert "vgg08/start/predicted" not in values
+    assert "vgg08/end/epoch" not in values
+
+
+def test_a_network_that_keeps_its_signal_has_no_layer_below_rounding(measured):
+    measured.table["image_variance"] = 1.0
+    assert not [key for key, *_ in numbers(measured) if "below" in key]
+    rows = [line.split(" & ") for line in tables(measured)["summary"].splitlines() if "texttt" in line]
+    # a fall of the signal is read from forward_factor alone, which still has it
+    assert rows[0][:8] == [r"\texttt{vgg38}", "0", "0.0316", "0.354", "0.401", "0.707", "--", "--"]
+    assert rows[2][:8] == [r"\texttt{vgg08}", "0", "0.0316", "0.354", "--", "0.707", "--", "--"]
+
+
+@pytest.mark.parametrize("runs", [["vgg38", "vgg08"], ["vgg08"]])
+def test_figures_and_tables_have_captions(measured, runs):
+    chosen = Measured(measured.table, runs, measured.looks, measured.settings)
+    assert {*draw(chosen), *tables(chosen)} == set(CAPTIONS)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import copy
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -23,6 +23,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from vanishing import config
+from vanishing.analysis.snapshots import Snapshot
+
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 WEIGHTS = (nn.modules.conv._ConvNd, nn.Linear)
@@ -30,6 +33,46 @@ WEIGHTS = (nn.modules.conv._ConvNd, nn.Linear)
 
 ROUNDING = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8}
 """Unit roundoff: the largest relative error of rounding to nearest (Higham 2002, section 2.1)."""
+
+COLUMNS = {
+    "kind": "layer, or line: the gradient with respect to the input on the way from one image to another",
+    "layer": "number of the convolution or linear layer in forward order, from 1",
+    "name": "of the layer's module",
+    "width": "height and width of the layer's output (pixels), 1 without positions",
+    "common_square": "square of a unit's mean over the images, mean over the units; units are channels at positions",
+    "image_variance": "variance of a unit over the images, mean over the units; adds to common_square",
+    "cosine_distance": "1 - cosine of the signals of two images, mean over pairs",
+    "centred_distance": "the same without each image's mean over the units: 1 - correlation",
+    "constant_units": "share of the units that vary over the images by no more than the rounding of fp32",
+    "zero_units": "share of the units that are 0 for all images",
+    "zeros": "share of the outputs that are exactly 0",
+    "negative": "share of negative inputs of the activation",
+    "one_sided": "share of the units for which these have the same sign for all images",
+    "error": "root mean square of dL/dz over units and images, z the output of the layer itself",
+    "forward_factor": "root of image_variance over that of the layer before",
+    "backward_factor": "error over that of the layer behind",
+    "signal_to_noise": "norm of the mean of dL/dW over the minibatches, by its standard error; about 1 for noise alone",
+    "agreement_fp32": "cosine of what depends on the image in fp32 and in double precision",
+    "agreement_bf16": "the same for bf16, with weights rounded to it in both",
+    "distance": "from the start of the line, as a share of its length",
+    "gradient_cosine": "cosine of the gradients there and at the start, mean over the lines",
+    "gradient_cosine_std": "its standard deviation over the lines (n - 1)",
+}
+"""Of `signal.csv`, behind the epoch; means are over the minibatches too."""
+
+
+def measure(snapshot: Snapshot, settings: config.Signal) -> pd.DataFrame:
+    """Measure every layer of a snapshot, then the lines between images; the columns are those of `COLUMNS`."""
+    inputs = snapshot.batches[0][0]
+    layers = by_layer(snapshot.model, snapshot.batches).assign(
+        kind="layer",
+        agreement_fp32=agreement(snapshot.model, inputs, torch.float32),
+        agreement_bf16=agreement(snapshot.model, inputs, torch.bfloat16),
+    )
+    generator = torch.Generator().manual_seed(settings.seed)
+    direction = torch.randn(snapshot.run.data.classes, generator=generator, dtype=torch.float64).to(inputs.device)
+    lines = gradient_correlation(snapshot.model, inputs[: settings.lines], settings.distances, direction)
+    return pd.concat([layers, lines.assign(kind="line")], ignore_index=True)[list(COLUMNS)]
 
 
 @dataclass
@@ -44,8 +87,8 @@ class Site:
     """Input of its activation, after normalisation and shortcut; None without an activation."""
     after: Tensor
     """The activation's output, a_l; without an activation, the layer's own."""
-    error: Tensor | None = None
-    """dL/dz_l, once L has been differentiated; None if L does not depend on the layer."""
+    errors: list[Tensor] = field(default_factory=list)
+    """dL/dz_l, once an L that depends on the layer has been differentiated."""
 
 
 def trace(model: nn.Module, inputs: Tensor) -> tuple[list[Site], Tensor]:
@@ -59,7 +102,8 @@ def trace(model: nn.Module, inputs: Tensor) -> tuple[list[Site], Tensor]:
     def layer(name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         site = Site(name, output, None, output)
         if output.requires_grad:
-            output.register_hook(partial(setattr, site, "error"))
+            # not the site itself, which would keep the graph alive by a cycle
+            output.register_hook(site.errors.append)  # type: ignore[no-untyped-call]
         sites.append(site)
 
     def activation(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -117,13 +161,11 @@ def by_layer(
         ValueError: without a minibatch, or without a layer.
     """
     model = _private(model, torch.float64)
-    measured, names, gradients = [], [], defaultdict(list)
+    measured, gradients = [], defaultdict(list)
+    names: list[str] = []
     for inputs, targets in batches:
-        model.zero_grad(set_to_none=True)
-        sites, outputs = trace(model, inputs.double())
-        loss(outputs, targets).backward()  # type: ignore[no-untyped-call]
-        measured.append(pd.DataFrame([_signal(site) for site in sites]))
-        names = [site.name for site in sites]
+        names, signals = _minibatch(model, inputs.double(), targets, loss)
+        measured.append(signals)
         for name in dict.fromkeys(names):
             weight = model.get_parameter(f"{name}.weight")
             gradients[name].append(torch.zeros_like(weight) if weight.grad is None else weight.grad)
@@ -170,8 +212,8 @@ def gradient_correlation(
 
     After Balduzzi et al. 2017 ("The shattered gradients problem"), who correlate the gradients of a network's output
     at neighbouring inputs on a line: those of a shattered network resemble white noise. Here a line leads from each
-    image x to the next one x', and with g(t) the gradient of direction . f at x + t (x' - x), the value at distance t is
-    the cosine of g(0) and g(t). It is 1 for a linear network. The statistics of batch normalisation are those of
+    image x to the next one x', and with g(t) the gradient of direction . f at x + t (x' - x), the value at distance t
+    is the cosine of g(0) and g(t). It is 1 for a linear network. The statistics of batch normalisation are those of
     `images`, so that the function does not change along a line.
 
     Args:
@@ -207,7 +249,7 @@ def _private(model: nn.Module, precision: torch.dtype) -> nn.Module:
     model = copy.deepcopy(model).to(precision).train()
     for module in model.modules():
         if hasattr(module, "inplace"):
-            module.inplace = False
+            module.inplace = False  # type: ignore[assignment]
     return model
 
 
@@ -219,6 +261,14 @@ def _hold_statistics(model: nn.Module, images: Tensor) -> None:
     with torch.no_grad():
         model(images)
     model.eval()
+
+
+def _minibatch(model: nn.Module, inputs: Tensor, targets: Tensor, loss: Loss) -> tuple[list[str], pd.DataFrame]:
+    """Differentiate the loss on a minibatch; return the names of the layers, and what `_signal` measures of each."""
+    model.zero_grad(set_to_none=True)
+    sites, outputs = trace(model, inputs)
+    loss(outputs, targets).backward()  # type: ignore[no-untyped-call]
+    return [site.name for site in sites], pd.DataFrame([_signal(site) for site in sites])
 
 
 def _signal(site: Site) -> dict[str, float]:
@@ -238,7 +288,7 @@ def _signal(site: Site) -> dict[str, float]:
         "zeros": _share(signal == 0),
         "negative": float("nan") if negative is None else _share(negative),
         "one_sided": float("nan") if negative is None else _share(negative.all(0) | ~negative.any(0)),
-        "error": 0.0 if site.error is None else site.error.square().mean().sqrt().item(),
+        "error": site.errors[0].square().mean().sqrt().item() if site.errors else 0.0,
     }
 
 
@@ -248,7 +298,7 @@ def _flat(signal: Tensor) -> Tensor:
 
 
 def _deviations(rows: Tensor) -> Tensor:
-    """Subtract the mean over the rows; equal rows give exact zeros, since they are subtracted before they are summed."""
+    """Subtract the mean over the rows; rows are subtracted before they are summed, so that equal ones give zeros."""
     shifted = rows - rows[:1]
     return shifted - shifted.mean(0)
 
@@ -268,7 +318,8 @@ def _share(condition: Tensor) -> float:
 
 def _row_cosines(first: Tensor, second: Tensor) -> Tensor:
     """Return the cosine of each pair of rows; PyTorch's own takes a norm below 1e-8 for 1e-8."""
-    return (first * second).sum(1) / (first.norm(dim=1) * second.norm(dim=1))
+    norms: Tensor = first.norm(dim=1) * second.norm(dim=1)
+    return (first * second).sum(1) / norms
 
 
 def _cosine(first: Tensor, second: Tensor) -> float:
@@ -280,7 +331,8 @@ def _signal_to_noise(gradients: Tensor) -> float:
     """Divide the norm of the mean over minibatches by its standard error, of gradients (minibatches, ...)."""
     count = len(gradients)
     mean = gradients.mean(0)
-    return (mean.norm() / ((gradients - mean).square().sum() / (count - 1) / count).sqrt()).item()
+    error = ((gradients - mean).square().sum() / (count - 1) / count).sqrt()
+    return float(mean.norm() / error)
 
 
 def _ratio(numerator: pd.Series, denominator: pd.Series) -> pd.Series:
