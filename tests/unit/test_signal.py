@@ -172,7 +172,7 @@ def test_a_convolutional_net_has_the_signals_and_errors_of_plain_autograd(net, i
     signal = functional.leaky_relu(before, 0.1)
     outputs.append(double[4](functional.avg_pool2d(signal, 2)))
     outputs.append(double[6](outputs[1].flatten(1)))
-    errors = torch.autograd.grad(functional.cross_entropy(outputs[2], targets), outputs)
+    errors = torch.autograd.grad(functional.cross_entropy(outputs[2], targets), [before, *outputs[1:]])
     assert table.error.tolist() == pytest.approx([error.square().mean().sqrt().item() for error in errors])
     first = table.loc["0"]
     assert first.image_variance == pytest.approx(signal.var(0, unbiased=False).mean().item())
@@ -301,7 +301,8 @@ def measured():
                 error=[1.0, 2.0, 8.0, 8.0, 8.0],
                 signal_to_noise=[1.0, 2.0, 3.0, 4.0, 50.0],
                 **dict.fromkeys(("constant_units", "one_sided", "cosine_distance"), 0.5),
-                **dict.fromkeys(("agreement_fp32", "agreement_bf16"), 0.25),
+                agreement_fp32=[1.0, 1.0, 0.9, 0.6, 0.4],
+                agreement_bf16=[1.0, 0.3, 0.9, 0.1, 0.0],
             )
             layers["forward_factor"] = (layers.image_variance / layers.image_variance.shift(1)) ** 0.5
             layers["backward_factor"] = layers.error / layers.error.shift(-1)
@@ -322,10 +323,12 @@ def test_values_that_the_report_quotes_by_hand(measured):
     assert start["backward"] == pytest.approx(8**-0.5)
     assert start["share"] == pytest.approx(1e-6)
     assert (start["below_bf16"], start["below_fp32"]) == (3, 5)
+    assert (start["lost_bf16"], start["lost_fp32"]) == (2, 5)
     assert (start["noise"], start["near"], start["far"], start["nearest"]) == (3, 0.75, 0.25, 0.5)
     assert start["predicted"] == pytest.approx(0.4, abs=0.01)
     assert values["vgg38/end/epoch"] == 5
-    assert values["rounding/bf16"] == 1 / 256
+    assert values["bf16"] == 1 / 256
+    assert values["batches"] == 2
     assert "vgg08/start/predicted" not in values
     assert "vgg08/end/epoch" not in values
 

@@ -48,7 +48,7 @@ COLUMNS = {
     "zeros": "share of the outputs that are exactly 0",
     "negative": "share of negative inputs of the activation",
     "one_sided": "share of the units for which these have the same sign for all images",
-    "error": "root mean square of dL/dz over units and images, z the output of the layer itself",
+    "error": "root mean square of dL/dy over units and images, y the activation's input, or the output without one",
     "forward_factor": "root of image_variance over that of the layer before",
     "backward_factor": "error over that of the layer behind",
     "signal_to_noise": "norm of the mean of dL/dW over the minibatches, by its standard error; about 1 for noise alone",
@@ -88,7 +88,7 @@ class Site:
     after: Tensor
     """The activation's output, a_l; without an activation, the layer's own."""
     errors: list[Tensor] = field(default_factory=list)
-    """dL/dz_l, once an L that depends on the layer has been differentiated."""
+    """dL / d before, or output without an activation, once an L that depends on the layer has been differentiated."""
 
 
 def trace(model: nn.Module, inputs: Tensor) -> tuple[list[Site], Tensor]:
@@ -100,15 +100,13 @@ def trace(model: nn.Module, inputs: Tensor) -> tuple[list[Site], Tensor]:
     sites: list[Site] = []
 
     def layer(name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        site = Site(name, output, None, output)
-        if output.requires_grad:
-            # not the site itself, which would keep the graph alive by a cycle
-            output.register_hook(site.errors.append)  # type: ignore[no-untyped-call]
-        sites.append(site)
+        sites.append(Site(name, output, None, output))
+        _watch(sites[-1], output)
 
     def activation(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         if sites:
             sites[-1].before, sites[-1].after = inputs[0], output
+            _watch(sites[-1], inputs[0])
 
     hooks = []
     for name, module in model.named_modules():
@@ -120,6 +118,14 @@ def trace(model: nn.Module, inputs: Tensor) -> tuple[list[Site], Tensor]:
     for hook in hooks:
         hook.remove()
     return sites, outputs
+
+
+def _watch(site: Site, tensor: Tensor) -> None:
+    """Take the gradient with respect to this tensor, and no other, for the error of a site."""
+    site.errors = []
+    if tensor.requires_grad:
+        # holds the list and not the site, which would keep the graph alive by a cycle
+        tensor.register_hook(site.errors.append)  # type: ignore[no-untyped-call]
 
 
 def by_layer(
@@ -150,7 +156,8 @@ def by_layer(
             negative: share of negative inputs of the activation; NaN without one.
             one_sided: share of the units for which these have the same sign for all images: to these images, the
                 activation is linear.
-            error: root mean square of dL/dz over units and images, z the layer's output before normalisation.
+            error: root mean square over units and images of dL/dy, y the input of the activation (behind normalisation
+                and shortcut) or, without one, the layer's output.
             forward_factor: root of image_variance over that of the layer before; NaN for the first.
             backward_factor: error over that of the layer behind; NaN for the last.
             signal_to_noise: norm of the mean of dL/dW over the minibatches, by its standard error, the root of the

@@ -79,8 +79,10 @@ def tables(data: Measured) -> dict[str, str]:
 
 def numbers(data: Measured) -> Iterator[tuple[str, float, str]]:
     """Yield the values that the text quotes: NETWORK/start/... at initialisation, NETWORK/end/... at the last epoch."""
-    for precision, unit in ROUNDING.items():
-        yield f"rounding/{precision}", unit, number(unit)
+    block = data.settings.analyses.signal
+    counts = {"batches": block.batches, "batch_size": block.batch_size, "lines": block.lines}
+    for key, value in (counts | ROUNDING).items():
+        yield key, value, number(value)
     for name, run in networks(data).items():
         for when, (epoch, layers, lines) in zip(("start", "end"), _ends(_means(data, run)), strict=False):
             found = summarise(layers, lines) | {"epoch": float(epoch)}
@@ -100,9 +102,10 @@ def networks(data: Measured) -> dict[str, str]:
 
 
 def summarise(layers: pd.DataFrame, lines: pd.DataFrame) -> dict[str, float]:
-    """Summarise a snapshot; NaN where a network has no processing blocks, or no layer below a rounding.
+    """Summarise a snapshot; NaN where a network has no processing blocks, or no layer of that kind.
 
-    The factors are those of eq:additional: within the processing blocks, so that pooling plays no part.
+    The factors are those of eq:additional: within the processing blocks, so that pooling plays no part. Below: the
+    first layer whose share is below a precision's rounding; lost: the first whose agreement is below a half.
     """
     share = _share(layers)
     last = layers.iloc[-2]  # the last hidden layer
@@ -112,7 +115,7 @@ def summarise(layers: pd.DataFrame, lines: pd.DataFrame) -> dict[str, float]:
         "backward": _geometric(layers.backward_factor[inside.shift(-1, fill_value=False)]),
         "share": share.iloc[-2],
         **{f"below_{name}": _first(layers.layer[share < unit]) for name, unit in ROUNDING.items()},
-        **{f"agreement_{name}": last[f"agreement_{name}"] for name in ROUNDING},
+        **{f"lost_{name}": _first(layers.layer[layers[f"agreement_{name}"] < 0.5]) for name in ROUNDING},
         "constant": last.constant_units,
         "one_sided": last.one_sided,
         "cosine_distance": last.cosine_distance,
@@ -124,9 +127,18 @@ def summarise(layers: pd.DataFrame, lines: pd.DataFrame) -> dict[str, float]:
 
 
 def predicted(data: Measured, run: str) -> float:
-    """Return what a layer multiplies the error by at initialisation, where the report predicts it."""
-    network = initial_gradients.NETWORKS.get(_name(run))
-    return network[1](data.settings.run(run).model) if network else math.nan
+    """Return what a layer multiplies the error by at initialisation, where the report predicts it.
+
+    The factor of eq:both includes what the reduction block behind the blocks does; here that is divided out.
+    """
+    if _name(run) not in initial_gradients.NETWORKS:
+        return math.nan
+    model = data.settings.run(run).model
+    factor = initial_gradients.NETWORKS[_name(run)][1](model)
+    if model.norm == "batch" and model.shortcut == "identity":
+        reduction = initial_gradients.walk_variance(1) / initial_gradients.walk_variance(model.blocks + 1)
+        factor /= math.pow(reduction, 1 / (2 * model.convolutions * model.blocks))
+    return factor
 
 
 def _name(run: str) -> str:
