@@ -71,8 +71,8 @@ def tables(data: Measured) -> dict[str, str]:
             found = summarise(layers, lines)
             forecast = predicted(data, run) if epoch == 0 else math.nan
             cells = [found["forward"], found["backward"], forecast, found["share"]]
-            cells += [found["below_bf16"], found["below_fp32"], found["one_sided"], found["noise"], found["near"]]
-            rows.append([code(run), str(epoch), *map(number, cells)])
+            cells += [found["below_bf16"], found["below_fp32"], found["one_sided"], found["noise"]]
+            rows.append([code(run), str(epoch), *map(number, cells), number(found["near"], 2)])
         bodies.append(rows)
     return {"summary": tabular("lrrrrrrrrrr", head, *bodies)}
 
@@ -90,7 +90,7 @@ def numbers(data: Measured) -> Iterator[tuple[str, float, str]]:
                 found["predicted"] = predicted(data, run)
             for key, value in found.items():
                 if not math.isnan(value):
-                    yield f"{name}/{when}/{key}", value, number(value)
+                    yield f"{name}/{when}/{key}", value, number(value, 2 if key in {"near", "far"} else None)
 
 
 def networks(data: Measured) -> dict[str, str]:
@@ -209,6 +209,8 @@ def _roundings(axis: Axes) -> None:
 
 def _noise(axis: Axes) -> None:
     axis.axhline(1, color="0.5", linestyle=":", linewidth=0.8)
+    low, high = axis.get_ylim()
+    axis.set_ylim(min(low, 0.1), max(high, 10))  # scatter around 1 is not to fill the panel
 
 
 def _factors(tables: dict[str, pd.DataFrame]) -> Figure:
