@@ -338,8 +338,8 @@ def test_a_network_that_keeps_its_signal_has_no_layer_below_rounding(measured):
     assert not [key for key, *_ in numbers(measured) if "below" in key]
     rows = [line.split(" & ") for line in tables(measured)["summary"].splitlines() if "texttt" in line]
     # a fall of the signal is read from forward_factor alone, which still has it
-    assert rows[0][:8] == [r"\texttt{vgg38}", "0", "0.0316", "0.354", "0.401", "0.707", "--", "--"]
-    assert rows[2][:8] == [r"\texttt{vgg08}", "0", "0.0316", "0.354", "--", "0.707", "--", "--"]
+    assert rows[0][:8] == [r"\texttt{vgg38}", "0", "0.03", "0.35", "0.40", "0.707", "--", "--"]
+    assert rows[2][:8] == [r"\texttt{vgg08}", "0", "0.03", "0.35", "--", "0.707", "--", "--"]
 
 
 @pytest.mark.parametrize("runs", [["vgg38", "vgg08"], ["vgg08"]])

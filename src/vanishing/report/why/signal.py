@@ -22,6 +22,15 @@ NETWORKS = ("vgg38", "vgg38_bn", "vgg38_rc", "vgg38_bn_rc")
 ROUNDING = {"fp32": 2.0**-24, "bf16": 2.0**-8}
 """Unit roundoff of the precisions of training."""
 
+DECIMALS = dict.fromkeys(("forward", "backward", "predicted", "one_sided", "noise", "near", "far"), 2)
+"""Of the values that vary around 1; the others have three digits."""
+
+TABLE = {
+    "forward": "forward", "backward": "backward", "predicted": "predicted", "share": "share", "below_bf16": "bf16",
+    "below_fp32": "fp32", "one_sided": "one-sided", "noise": "S/N", "near": "alike",
+}  # fmt: skip
+"""Columns of the table: values of `summarise`, and `predicted`, with their heads."""
+
 CAPTIONS = {
     "summary": r"Signal and gradient, at initialisation and at the last snapshot. Forward: what a layer of the "
     r"processing blocks multiplies the image-dependent part of the signal by; backward: the same for the error "
@@ -61,20 +70,16 @@ def draw(data: Measured) -> dict[str, Figure]:
 
 def tables(data: Measured) -> dict[str, str]:
     """Write the table of all networks."""
-    head = (
-        "network & epoch & forward & backward & predicted & share & bf16 & fp32 & one-sided & S/N & alike" + r" \\",
-    )
+    head = " & ".join(("network", "epoch", *TABLE.values())) + r" \\"
     bodies = []
     for run in networks(data).values():
         rows = []
         for epoch, layers, lines in _ends(_means(data, run)):
             found = summarise(layers, lines)
-            forecast = predicted(data, run) if epoch == 0 else math.nan
-            cells = [found["forward"], found["backward"], forecast, found["share"]]
-            cells += [found["below_bf16"], found["below_fp32"], found["one_sided"], found["noise"]]
-            rows.append([code(run), str(epoch), *map(number, cells), number(found["near"], 2)])
+            found["predicted"] = predicted(data, run) if epoch == 0 else math.nan
+            rows.append([code(run), str(epoch), *(number(found[key], DECIMALS.get(key)) for key in TABLE)])
         bodies.append(rows)
-    return {"summary": tabular("lrrrrrrrrrr", head, *bodies)}
+    return {"summary": tabular("lr" + "r" * len(TABLE), [head], *bodies)}
 
 
 def numbers(data: Measured) -> Iterator[tuple[str, float, str]]:
@@ -90,7 +95,7 @@ def numbers(data: Measured) -> Iterator[tuple[str, float, str]]:
                 found["predicted"] = predicted(data, run)
             for key, value in found.items():
                 if not math.isnan(value):
-                    yield f"{name}/{when}/{key}", value, number(value, 2 if key in {"near", "far"} else None)
+                    yield f"{name}/{when}/{key}", value, number(value, DECIMALS.get(key))
 
 
 def networks(data: Measured) -> dict[str, str]:
