@@ -150,6 +150,11 @@ def _name(run: str) -> str:
     return run.removesuffix("_short").removesuffix("_start")
 
 
+def _look(data: Measured, run: str) -> tuple[figures.Colour, str]:
+    """Return the look of the network, which no other network has; those of runs may repeat."""
+    return data.looks.get(_name(run), data.looks[run])
+
+
 def _means(data: Measured, run: str) -> pd.DataFrame:
     """Average a run's measurements over its seeds."""
     rows = data.table[data.table.run == run].drop(columns=["run", "seed"])
@@ -195,7 +200,7 @@ def _by_depth(
     figure, grid = _panels(list(tables))
     for axis, (run, table) in zip(grid[0], tables.items(), strict=True):
         for at, (epoch, layers, _) in enumerate(_ends(table)):
-            look = {"color": data.looks[run][0]} if at else {"color": "0.3", "linestyle": "--"}
+            look = {"color": _look(data, run)[0]} if at else {"color": "0.3", "linestyle": "--"}
             axis.plot(layers.layer, quantity(layers), label=f"epoch {epoch}", **look)
         axis.legend(loc="best", handlelength=2)
         axis.set_title(run, fontsize=7)
@@ -250,12 +255,11 @@ def _shattering(tables: dict[str, pd.DataFrame], data: Measured) -> Figure:
     figure = Figure(figsize=(6.3, 2.6))
     panels = figure.subplots(1, 2, sharey=True)
     for run, table in tables.items():
-        colour, dashes = data.looks[run]
-        for axis, (epoch, _, lines) in zip(panels, _ends(table), strict=False):
-            axis.plot(lines.distance, lines.gradient_cosine, color=colour, linestyle=dashes, label=f"{run}, {epoch}")
+        colour, dashes = _look(data, run)
+        for axis, (_, _, lines) in zip(panels, _ends(table), strict=False):
+            axis.plot(lines.distance, lines.gradient_cosine, color=colour, linestyle=dashes, label=run)
     for axis, title in zip(panels, ("initialisation", "last snapshot"), strict=True):
         axis.set(title=title, xlabel="distance, as a share of the line", xscale="log", ylim=(-0.1, 1.05))
-        if axis.lines:
-            axis.legend(handlelength=3)
     panels[0].set_ylabel("cosine of the gradients")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=4, handlelength=3)
     return figure
