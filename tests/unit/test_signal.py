@@ -300,7 +300,8 @@ def measured():
                 image_variance=[1, 1e-2, 1e-6, 1e-12, 1e-16],
                 error=[1.0, 2.0, 8.0, 8.0, 8.0],
                 signal_to_noise=[1.0, 2.0, 3.0, 4.0, 50.0],
-                **dict.fromkeys(("constant_units", "one_sided", "cosine_distance"), 0.5),
+                one_sided=[0.5, 1.0, 0.98, 0.995, math.nan],
+                **dict.fromkeys(("constant_units", "cosine_distance"), 0.5),
                 agreement_fp32=[1.0, 1.0, 0.9, 0.6, 0.4],
                 agreement_bf16=[1.0, 0.3, 0.9, 0.1, 0.0],
             )
@@ -324,6 +325,7 @@ def test_values_that_the_report_quotes_by_hand(measured):
     assert start["share"] == pytest.approx(1e-6)
     assert (start["below_bf16"], start["below_fp32"]) == (3, 5)
     assert (start["lost_bf16"], start["lost_fp32"]) == (2, 5)
+    assert (start["one_sided"], start["linear"]) == (0.995, 2)
     assert (start["noise"], start["near"], start["far"], start["nearest"]) == (3, 0.75, 0.25, 0.5)
     assert start["predicted"] == pytest.approx(0.4, abs=0.01)
     assert values["vgg38/end/epoch"] == 5

@@ -110,7 +110,8 @@ def summarise(layers: pd.DataFrame, lines: pd.DataFrame) -> dict[str, float]:
     """Summarise a snapshot; NaN where a network has no processing blocks, or no layer of that kind.
 
     The factors are those of eq:additional: within the processing blocks, so that pooling plays no part. Below: the
-    first layer whose share is below a precision's rounding; lost: the first whose agreement is below a half.
+    first layer whose share is below a precision's rounding; lost: the first whose agreement is below a half. Linear:
+    the number of layers in which all but a hundredth of the units are one-sided.
     """
     share = _share(layers)
     last = layers.iloc[-2]  # the last hidden layer
@@ -123,6 +124,7 @@ def summarise(layers: pd.DataFrame, lines: pd.DataFrame) -> dict[str, float]:
         **{f"lost_{name}": _first(layers.layer[layers[f"agreement_{name}"] < 0.5]) for name in ROUNDING},
         "constant": last.constant_units,
         "one_sided": last.one_sided,
+        "linear": float((layers.one_sided > 0.99).sum()),
         "cosine_distance": last.cosine_distance,
         "noise": layers.signal_to_noise.median(),
         "near": lines.gradient_cosine.iloc[0],
