@@ -99,11 +99,15 @@ def numbers(data: Measured) -> Iterator[tuple[str, float, str]]:
 
 
 def networks(data: Measured) -> dict[str, str]:
-    """Choose for each network, a run's name without `_short` or `_start`, the run that trains for most epochs."""
+    """Choose for each network, a run's name without `_short` or `_start`, the run that trains for most epochs.
+
+    Networks are in the order of the block of parameters, whichever of their runs are measured.
+    """
     chosen: dict[str, str] = {}
     for run in sorted(data.runs, key=lambda run: data.settings.run(run).train.epochs):
         chosen[_name(run)] = run
-    return {name: chosen[name] for name in dict.fromkeys(_name(run) for run in data.runs)}
+    order = dict.fromkeys(map(_name, data.settings.analyses.signal.runs))
+    return {name: chosen[name] for name in order if name in chosen}
 
 
 def summarise(layers: pd.DataFrame, lines: pd.DataFrame) -> dict[str, float]:
