@@ -288,14 +288,14 @@ BAD = {
         f": analyses.signal.runs = 'vgg39': no such run; allowed: {RUNS}",
     ),
     "analysis of a snapshot twice": (
-        "snapshots: [0, 1, 5, 20]",
+        "snapshots: [0, 5, 20]",
         "snapshots: [0, 1, 1]",
         ": analyses.signal.snapshots = 1: allowed: each once",
     ),
     "analysis of more images than there are": (
         "batches: 5               # minibatches, the same",
-        "batches: 476  # minibatches, the same",
-        ": analyses.signal.batches x analyses.signal.batch_size = 47600: allowed: at most the 47,500 training images",
+        "batches: 2376  # minibatches, the same",
+        ": analyses.signal.batches x analyses.signal.batch_size = 47520: allowed: at most the 47,500 training images",
     ),
     "study of a missing run": (
         "schedules\n    runs: [vgg08, vgg38,",
