@@ -67,7 +67,7 @@ def images(count: int, size: int = 32) -> list[tuple[Tensor, Tensor]]:
 def vision(name: str, size: int = 64, **options: Any) -> Case:
     """Return a network of torchvision, whose own initialisation is known to train."""
     known = "trained on ImageNet by torchvision's reference recipe, from this initialisation"
-    build = lambda: (getattr(torchvision.models, name)(weights=None, **options), images(32, size))  # noqa: E731
+    build = lambda: (getattr(torchvision.models, name)(weights=None, **options), images(16, size))  # noqa: E731
     title = name + ("_zero_init" if "zero_init_residual" in options else "")
     return Case("torchvision", title, HEALTHY, known, build)
 
@@ -79,7 +79,7 @@ def core(run: str, expected: str, because: str, epoch: int = 0) -> Case:
         model = vanishing.build_model(config.load(ROOT / "params.yaml").run(run), SEED)
         if epoch:
             checkpoints.load_weights(paths.snapshot(ROOT / "checkpoints" / run / "seed0", epoch), model)
-        return model, images(64)
+        return model, images(32)
 
     return Case("this study", f"{run} epoch {epoch}" if epoch else run, expected, because, build)
 
@@ -100,7 +100,7 @@ def perceptron(depth: int, activation: Callable[[], nn.Module], scale: float, bi
     for module in model:
         if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=scale / math.sqrt(module.in_features))
-    return model, images(64)
+    return model, images(32)
 
 
 def orthogonal() -> Built:
@@ -253,6 +253,7 @@ CASES = [
     core("vgg38_he", HEALTHY, HE),
     core("vgg38_orthogonal", HEALTHY, "Xiao et al. 2018: orthogonal kernels at the critical gain train plain networks"),
     core("vgg08", HEALTHY, "trained here", epoch=100),
+    core("vgg38_short", "lost|vanishing", "at chance after these 15 epochs", epoch=15),
     core("vgg38_bn_rc_short", HEALTHY, "trained here", epoch=15),
     made("he_30", HEALTHY, HE, lambda: perceptron(30, nn.ReLU, math.sqrt(2))),
     made("tanh_100_orthogonal", HEALTHY, "Saxe et al. 2014, Xiao et al. 2018", orthogonal),

@@ -150,7 +150,7 @@ def diagnose(model: nn.Module, batches: Iterable[Any], loss: Callable[[Any, Any]
     Args:
         model: any module.
         batches: minibatches, the first eight of which are read: pairs (inputs, targets), or inputs alone. Inputs are a
-            tensor, a tuple of arguments or a mapping of keyword arguments. About 32 examples suffice.
+            tensor, a tuple of arguments or a mapping of keyword arguments. 32 examples suffice.
         loss: maps (output, targets) to a scalar. By default it is the cross-entropy for targets that are classes, and
             a random projection of the output where there are no targets.
 

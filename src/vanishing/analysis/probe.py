@@ -53,9 +53,13 @@ COLUMNS = {
     "gradient": "L2 norm of the gradient of an example's loss with respect to the layer's input, RMS over examples",
     "forward": "activation of the next row over that of this one",
     "backward": "gradient of this row over that of the next one",
-    "weight_gradient": "norm of dL/dW over that of W, mean over minibatches; that of all calls, none of normalisations",
+    "weight_gradient": "norm of dL/dW, of all calls together, over that of W or of weights of variance 1 / fan-in",
 }
-"""Of the table: what each column means. NaN is what cannot be measured, infinity what is not finite."""
+"""Of the table: what each column means. NaN is what cannot be measured, infinity what is not finite.
+
+The gradient of weights is set beside those that a layer can come to have, the larger of the two: some begin near 0 on
+purpose.
+"""
 
 
 @dataclass(frozen=True)
@@ -317,9 +321,10 @@ class _Probe:
         table = pd.DataFrame(rows)
         table["forward"] = table.activation.shift(-1) / table.activation
         table["backward"] = table.gradient / table.gradient.shift(-1)
-        sizes = {name or ROOT: float(np.mean(each)) for name, each in self.gradients.items()}
-        norms = {name or ROOT: _norm(weights) or np.nan for name, weights in self.weights.items()}
-        table["weight_gradient"] = [sizes.get(name, np.nan) / norms.get(name, np.nan) for name in table.name]
+        ratios = {
+            name or ROOT: float(np.mean(each)) / _scale(self.weights[name]) for name, each in self.gradients.items()
+        }
+        table["weight_gradient"] = table.name.map(ratios).astype(float)
         self._note_limits(table)
         return Measurement(
             table=table[list(COLUMNS)],
@@ -465,6 +470,8 @@ class _Probe:
     def _note_limits(self, table: pd.DataFrame) -> None:
         if again := list(dict.fromkeys(table.name[table.call > 1])):
             self.limit("called more than once: a row for each call, and one gradient for the weights", again)
+        if (table.example_share.dropna()[:1] == 0).any():
+            self.limit("all examples of a minibatch are alike, so that dependence on the example is not judged")
         if fused := [name for name in self.weights if isinstance(self.modules[name], nn.RNNBase)]:
             self.limit("runs over time by itself: its states are not seen, only the gradient at its inputs", fused)
         if (zero := self._zero()) and (table.weight_gradient == 0).any():
@@ -475,6 +482,11 @@ def some(names: list[str], most: int = 4) -> str:
     """List names, and how many more there are."""
     more = len(names) - most
     return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+
+
+def _scale(weights: list[nn.Parameter]) -> float:
+    """Return the norm of weights, or that of weights of variance 1 / fan-in where it is larger."""
+    return max(_norm(weights), math.sqrt(sum(len(weight) for weight in weights)))
 
 
 def _watch(tensor: Tensor, hook: Callable[[Tensor], None]) -> None:

@@ -138,7 +138,7 @@ class Diagnosis:
 
     def _write(self, handle: Any, kind: str) -> None:
         with figures.style():
-            self.figure().savefig(handle, format=kind, metadata=figures.UNDATED[kind], dpi=150)
+            self.figure().savefig(handle, format=kind, metadata=figures.UNDATED.get(kind), dpi=150)
 
 
 def diagnose(model: nn.Module, batches: Iterable[Any], loss: Loss | None = None) -> Diagnosis:
