@@ -5,7 +5,7 @@ trains must be called healthy; for one that does not, a finding of the expected 
 are drawn with seed 0; networks of torchvision have no pretrained weights, so that nothing is downloaded. Images are
 those of CIFAR-100, enlarged where a network needs it, or noise with random labels where there are none of them.
 
-    python benchmarks/diagnosis.py                    # all, into results/diagnosis.csv (half an hour on two cores)
+    python benchmarks/diagnosis.py      # all, into results/diagnosis.csv and docs/diagnosis.md (ten minutes)
     python benchmarks/diagnosis.py --only resnet18 deep_sigmoid
 """
 
@@ -33,6 +33,7 @@ from vanishing.training import augmentation, checkpoints
 
 ROOT = Path(__file__).parents[1]
 TABLE = ROOT / "results" / "diagnosis.csv"
+PAGE = ROOT / "docs" / "diagnosis.md"
 COLUMNS = ["group", "network", "expected", "said", "agrees", "findings", "span", "bits", "not_judged", "because"]
 SEED = 0
 
@@ -286,6 +287,7 @@ def main() -> None:
     if not options.only:
         versions = {"torch": torch.__version__, "torchvision": torchvision.__version__}
         table.assign(**versions).to_csv(TABLE, index=False, float_format="%.3g")
+        document(table)
 
 
 def judged(case: Case, told: bool) -> dict[str, Any]:
@@ -307,11 +309,27 @@ def judged(case: Case, told: bool) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def document(table: pd.DataFrame) -> None:
+    """Write the verdicts into the page of the diagnosis."""
+    rows = ["| network | | expected | said | span |", "|---|---|---|---|---|"]
+    for row in table.itertuples():
+        said = " and ".join(row.said.split("|")) if row.agrees else f"**{row.said.replace('|', ' and ')}**"
+        expected = " or ".join(row.expected.split("|"))
+        rows.append(f"| `{row.network}` | {row.group} | {expected} | {said} | {row.span:.2g} |")
+    versions = f"PyTorch {torch.__version__.partition('+')[0]}, torchvision {torchvision.__version__.partition('+')[0]}"
+    text = f"{counts(table).capitalize()} ({versions}).\n\n" + "\n".join(rows)
+    begin, end = "<!-- verdicts: made by benchmarks/diagnosis.py -->", "<!-- end of verdicts -->"
+    before, _, rest = PAGE.read_text().partition(begin)
+    PAGE.write_text(f"{before}{begin}\n\n{text}\n\n{end}{rest.partition(end)[2]}")
+
+
 def counts(table: pd.DataFrame) -> str:
     """Count false alarms and misses."""
     healthy = table.expected == HEALTHY
     alarms, misses = (~table.agrees & healthy).sum(), (~table.agrees & ~healthy).sum()
-    return f"{alarms} false alarms in {healthy.sum()} networks that train, {misses} misses in {(~healthy).sum()} others"
+    return (
+        f"false alarms: {alarms} of {healthy.sum()} networks that train; misses: {misses} of {(~healthy).sum()} others"
+    )
 
 
 if __name__ == "__main__":

@@ -233,6 +233,7 @@ def test_the_plain_network_of_this_study_is_ill_and_its_cures_are_healthy(tiny):
     vanishing_ = next(finding for finding in plain.findings if finding.kind == "vanishing")
     assert vanishing_.first == "entry.conv"
     assert vanishing_.factor < 1e-6
+    assert diagnosis.NORMALISATION in vanishing_.advice  # the entry's own normalisation is not enough
     assert [found.healthy for found in cured] == [True] * 3
 
 
@@ -493,10 +494,10 @@ def test_the_evidence_is_what_the_study_has_measured():
         measured = table.measured[list(networks)].tolist()
         assert quoted[name][:2] == pytest.approx(measured, rel=0.05), name
     assert quoted["NORMALISATION"][2:] == pytest.approx(table.predicted[[plain, bn]].tolist(), abs=0.005)
-    assert quoted["SHORTCUT"][2:] == [table.predicted[rc]]
+    assert quoted["SHORTCUT"][2] == table.predicted[rc]
     assert quoted["BOTH"][2:] == pytest.approx(table.predicted[[bn, both]].tolist(), abs=0.005)
     trained = pd.read_csv(examples.ROOT / "results/tables/short.csv").set_index("run")
-    assert f"{100 * trained.test_accuracy_mean['vgg38_bn_rc_short']:.0f} % of the test images" in texts["SHORTCUT"]
+    assert f"test accuracy is {trained.test_accuracy_mean['vgg38_bn_rc_short']:.2f}" in texts["SHORTCUT"]
 
 
 MODEL = """

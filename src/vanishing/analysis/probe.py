@@ -77,7 +77,7 @@ class Measurement:
     examples: int
     """Examples of all minibatches."""
     normalised: bool
-    """Whether a layer is a normalisation."""
+    """Whether there is a normalisation for every second layer at least."""
     bounded: bool
     """Whether a sigmoid or hyperbolic tangent is among the modules: derivatives below 1 nearly everywhere."""
     limits: list[str]
@@ -332,7 +332,7 @@ class _Probe:
             detached=detached,
             zero_weights=self._zero(),
             examples=self.total,
-            normalised=any(isinstance(self.modules[name], NORMALISATIONS) for name in self.weights),
+            normalised=3 * sum(isinstance(self.modules[name], NORMALISATIONS) for name in self.weights) >= len(self.weights),
             bounded=any(isinstance(module, nn.Sigmoid | nn.Tanh) for module in self.modules.values()),
             limits=[f"{text}: {some(list(names))}" if names else text for text, names in self.limits.items()],
         )

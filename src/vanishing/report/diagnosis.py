@@ -112,7 +112,7 @@ class Diagnosis:
     def figure(self) -> Figure:
         """Draw signal and gradient over the calls of the layers."""
         with figures.style():
-            figure = Figure(figsize=(6.3, 2.8))
+            figure = Figure(figsize=(6.3, 3.2))
             forward, backward = figure.subplots(1, 2)
             rows = self.table.assign(place=range(1, len(self.table) + 1))
             _forward(forward, rows)
@@ -120,7 +120,7 @@ class Diagnosis:
             for axis in (forward, backward):
                 axis.set(xlabel="call of a layer, from input to output", yscale="log")
                 axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-                axis.legend(loc="best")
+                axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.1))
         return figure
 
     def save(self, path: Path | str) -> None:
