@@ -61,9 +61,9 @@ NORMALISATION = Advice(
 SHORTCUT = Advice(
     "Add shortcuts, the identity over two layers at a time",
     "measured",
-    f"at initialisation, they turn the factor of 0.37 a layer into 0.99 (predicted: 1.00; {CURES}). With BN and "
-    "shortcuts together, 38 layers learn: after 15 epochs their test accuracy is 0.42, where chance is 0.01 (study "
-    "`short`, one seed)",
+    f"at initialisation, they turn the factor of 0.37 a layer into 0.99 (predicted: 1.00; {CURES}). Trained for 15 "
+    "epochs, the plain network stays at chance, a test accuracy of 0.01, and reaches 0.42 with BN and shortcuts "
+    "together (study `short`, one seed)",
 )
 BOTH = Advice(
     "Add shortcuts, the identity over two layers at a time",

@@ -332,7 +332,8 @@ class _Probe:
             detached=detached,
             zero_weights=self._zero(),
             examples=self.total,
-            normalised=3 * sum(isinstance(self.modules[name], NORMALISATIONS) for name in self.weights) >= len(self.weights),
+            normalised=3 * sum(isinstance(self.modules[name], NORMALISATIONS) for name in self.weights)
+            >= len(self.weights),
             bounded=any(isinstance(module, nn.Sigmoid | nn.Tanh) for module in self.modules.values()),
             limits=[f"{text}: {some(list(names))}" if names else text for text, names in self.limits.items()],
         )
