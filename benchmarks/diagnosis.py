@@ -143,11 +143,13 @@ class Unrolled(nn.Module):
 
 
 class Fused(nn.Module):
-    """The same with PyTorch's layer, which runs over time by itself."""
+    """The same with a layer of PyTorch, which runs over time by itself."""
 
-    def __init__(self) -> None:
+    def __init__(self, layer: type[nn.RNNBase], forget: float | None = None) -> None:
         super().__init__()
-        self.recurrent, self.readout = nn.RNN(8, 64, batch_first=True), nn.Linear(64, 10)
+        self.recurrent, self.readout = layer(8, 64, batch_first=True), nn.Linear(64, 10)
+        if forget is not None:
+            nn.init.constant_(self.recurrent.bias_ih_l0[64:128], forget)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (batch, time, features) to logits (batch, 10)."""
@@ -260,13 +262,17 @@ CASES = [
     made("tanh_100_orthogonal", HEALTHY, "Saxe et al. 2014, Xiao et al. 2018", orthogonal),
     made("transformer", HEALTHY, "GPT-2's blocks and weights (normal, 0.02)", lambda: transformer(True, 0.02)),
     made("identity_rnn", HEALTHY, "Le et al. 2015: over hundreds of steps", lambda: orthogonal_cell(1.0)),
+    made("lstm_open", HEALTHY, "forget bias of 5: Gers et al. 2000, Tallec & Ollivier 2018",
+         lambda: (Fused(nn.LSTM, 5.0), sequences())),
     made("sigmoid_12", "lost|vanishing", "Glorot & Bengio 2010, and a derivative of 1/4 at most", default_sigmoid),
     made("small_20", "vanishing", "0.07^20 by construction", lambda: perceptron(20, nn.ReLU, 0.1)),
     made("large_20", "exploding|non-finite", "7^20 by construction", lambda: perceptron(20, nn.ReLU, 10.0)),
     made("chaotic_tanh_50", "exploding", "Schoenholz et al. 2017: chaotic phase", lambda: perceptron(50, nn.Tanh, 4.0)),
     made("dead", "dead", "biases of -100 by construction", dead),
     made("rnn_unrolled", "vanishing", "Pascanu et al. 2013", lambda: (Unrolled(nn.RNNCell(8, 64)), sequences())),
-    made("rnn_fused", "vanishing", "Pascanu et al. 2013", lambda: (Fused(), sequences())),
+    made("rnn_fused", "vanishing", "Pascanu et al. 2013", lambda: (Fused(nn.RNN), sequences())),
+    made("lstm", "vanishing", "Jozefowicz et al. 2015: forget gates begin half open",
+         lambda: (Fused(nn.LSTM), sequences())),
     made("rnn_exploding", "exploding", "1.2^100 by construction", lambda: orthogonal_cell(1.2)),
     made("residual_50", "exploding", "2^50 in variance: Zhang et al. 2019", lambda: (Residual(50), images(64))),
     made("transformer_large", "exploding|non-finite", "weights of 0.5 without layer normalisation",

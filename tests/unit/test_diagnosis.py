@@ -64,7 +64,7 @@ def test_the_factors_of_a_linear_chain_are_its_weights():
     table = found.table
     assert table.columns.tolist() == list(probe.COLUMNS)
     assert table["name"].tolist() == ["0", "1", "2", "(output)"]
-    size = math.sqrt(3)  # of x, whose mean is 1 and whose variance (n - 1) is 8 / 3
+    size = math.sqrt(3)  # of x, whose mean is 1 and whose mean square around it is 2
     assert table.activation.tolist() == pytest.approx([size, 2 * size, 6 * size, 3 * size])
     assert table.forward[:3].tolist() == pytest.approx([2, 3, 0.5])
     assert table.gradient.tolist() == pytest.approx([3, 1.5, 0.5, 1])
@@ -72,8 +72,8 @@ def test_the_factors_of_a_linear_chain_are_its_weights():
     assert table.weight_gradient[:3].tolist() == pytest.approx(
         [1.5 / 2, 1 / 3, 6]
     )  # mean of dL/dy * x, over 2, 3, and 1 for the last
-    assert table.example_share.tolist() == pytest.approx([math.sqrt(8 / 9)] * 4)
-    assert table.bits.tolist() == pytest.approx([23 + math.log2(8 / 9) / 2] * 4)
+    assert table.example_share.tolist() == pytest.approx([math.sqrt(2 / 3)] * 4)
+    assert table.bits.tolist() == pytest.approx([23 + math.log2(2 / 3) / 2] * 4)
     assert table.loc[3, ["forward", "backward", "weight_gradient"]].isna().all()
 
 

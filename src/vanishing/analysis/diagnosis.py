@@ -101,10 +101,10 @@ BRANCHES = Advice(
     "Zhang et al. 2019 (Fixup) train such networks without normalisation",
 )
 GATES = Advice(
-    "Use gated cells (LSTM, GRU) or orthogonal recurrent weights, and shorter sequences",
+    "Use an LSTM whose forget gates begin open (a bias of 1 or more), or orthogonal recurrent weights",
     "not studied",
-    "this study has no recurrent network; Pascanu et al. 2013 treat the product of one Jacobian a time step as this "
-    f"study does that of one a layer ({THEORY})",
+    "this study has no recurrent network; Jozefowicz et al. 2015 for the bias, Pascanu et al. 2013 for the product of "
+    f"one Jacobian a time step, which is as that of one a layer here ({THEORY})",
 )
 LEAK = Advice(
     "Set the biases back to 0, lower the learning rate that led here, and take a leaky rectifier",

@@ -46,7 +46,7 @@ COLUMNS = {
     "call": "number of this call of the layer in a forward pass, from 1",
     "type": "class of the layer",
     "activation": "RMS of the layer's input",
-    "example_share": "RMS of the part of the input that depends on the example, over that of the whole input",
+    "example_share": "RMS of the input's deviation from its mean over the examples, over that of the whole input",
     "bits": "bits of the significand that carry that part: log2(example_share / epsilon of the dtype)",
     "zeros": "share of the input that is exactly 0",
     "dead": "share of the input's units (channels, features) with one value for all examples of a minibatch",
@@ -240,7 +240,7 @@ class _Call:
             wide = wide.movedim(units, -1)
         wide = wide.reshape(examples, -1, wide.shape[-1])  # (examples, positions, units)
         if examples > 1:
-            self.variances.append(_finite(float(wide.var(dim=0).mean())))
+            self.variances.append(_finite(float(wide.var(dim=0, correction=0).mean())))
             same = (wide == wide[:1]).flatten(0, 1).all(dim=0)
             self.constant = same if self.constant is None else self.constant & same
         return True
