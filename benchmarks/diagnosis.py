@@ -321,7 +321,8 @@ def document(table: pd.DataFrame) -> None:
     for row in table.itertuples():
         said = " and ".join(row.said.split("|")) if row.agrees else f"**{row.said.replace('|', ' and ')}**"
         expected = " or ".join(row.expected.split("|"))
-        rows.append(f"| `{row.network}` | {row.group} | {expected} | {said} | {row.span:.2g} |")
+        span = f"{row.span:.2g}" if math.isfinite(row.span) else ""
+        rows.append(f"| `{row.network}` | {row.group} | {expected} | {said} | {span} |")
     versions = f"PyTorch {torch.__version__.partition('+')[0]}, torchvision {torchvision.__version__.partition('+')[0]}"
     text = f"{counts(table).capitalize()} ({versions}).\n\n" + "\n".join(rows)
     begin, end = "<!-- verdicts: made by benchmarks/diagnosis.py -->", "<!-- end of verdicts -->"

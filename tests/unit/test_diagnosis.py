@@ -502,6 +502,18 @@ def test_the_evidence_is_what_the_study_has_measured():
     assert quoted["SHORTCUT"][3:] == [round(accuracy, 2) for accuracy in accuracies]
 
 
+def test_the_page_shows_the_committed_verdicts():
+    table = pd.read_csv(examples.ROOT / "results/diagnosis.csv")
+    page = (examples.ROOT / "docs/diagnosis.md").read_text()
+    for row in table.itertuples():
+        expected, said = (" or ".join(row.expected.split("|")), " and ".join(row.said.split("|")))
+        assert f"| `{row.network}` | {row.group} | {expected} | {said} |" in page
+        assert row.agrees == bool(set(row.expected.split("|")) & set(row.said.split("|")))
+    assert table.agrees.all()
+    well = (table.expected == "healthy").sum()
+    assert f"False alarms: 0 of {well} networks that train; misses: 0 of {len(table) - well} others" in page
+
+
 MODEL = """
 import torch
 from torch import nn
