@@ -11,16 +11,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Any
+
     import numpy as np
     import pandas as pd
     from torch import Tensor, nn
 
     from vanishing.config import Parameters, Run
     from vanishing.data.records import Dataset
+    from vanishing.report.diagnosis import Diagnosis
     from vanishing.training.loop import Outcome
     from vanishing.training.models import VGG
 
-__all__ = ["build_model", "gradient_flow", "load_images", "load_parameters", "load_results", "train"]
+__all__ = ["build_model", "diagnose", "gradient_flow", "load_images", "load_parameters", "load_results", "train"]
 
 
 def load_parameters(path: Path | str = "params.yaml", overlay: Path | str | None = None) -> Parameters:
@@ -135,6 +139,32 @@ def gradient_flow(
     parts = (torch.split(tensor.to(device), batch_size) for tensor in (inputs, targets))
     batches = zip(*parts, strict=True)
     return flow.gradient_flow(model, (batch for batch in batches if len(batch[0])))
+
+
+def diagnose(model: nn.Module, batches: Iterable[Any], loss: Callable[[Any, Any], Tensor] | None = None) -> Diagnosis:
+    """Say where the signal or the gradient of any network dies or explodes, and which change this study found to help.
+
+    The network is measured at its present weights on a copy, with batch statistics in batch normalisation and without
+    dropout; it is left untouched, and so are the random generators.
+
+    Args:
+        model: any module.
+        batches: minibatches, the first eight of which are read: pairs (inputs, targets), or inputs alone. Inputs are a
+            tensor, a tuple of arguments or a mapping of keyword arguments. 32 examples suffice.
+        loss: maps (output, targets) to a scalar. By default it is the cross-entropy for targets that are classes, and
+            a random projection of the output where there are no targets.
+
+    Returns:
+        The diagnosis: `table`, a row for each call of a layer; `healthy`; `verdict`, in words; `findings`, each with
+        kind, direction, layers, factor and advice; `limits`, what could not be judged; `figure()` and `save(path)`.
+        It prints as text, and shows itself in a notebook.
+
+    Raises:
+        UserError: if the model cannot be copied or measured, or for a minibatch of another form.
+    """
+    from vanishing.report import diagnosis
+
+    return diagnosis.diagnose(model, batches, loss)
 
 
 def load_results(parameters: Parameters, study: str) -> pd.DataFrame:

@@ -94,6 +94,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     manifest = command("manifest", _manifest, "print versions, hardware, numerics and the hashes of all outputs")
     manifest.add_argument("--output", type=Path, metavar="FILE", help="write to this file instead")
+    diagnose = command("diagnose", _diagnose, "say where signal or gradient die in any network, and what helps")
+    diagnose.add_argument("model", metavar="MODULE:CALLABLE", help="returns a torch.nn.Module, or (model, batches)")
+    diagnose.add_argument(
+        "--batches", metavar="MODULE:CALLABLE", help="returns minibatches, such as [(inputs, targets)]"
+    )
+    diagnose.add_argument("--output", type=Path, metavar="FIGURE", help="save the figure: a .pdf, .png or .svg")
     workspace = command("workspace", _workspace, "set up the pipeline in another folder, with other parameters")
     workspace.add_argument("folder", type=Path, help="where")
     workspace.add_argument("--overlay", type=Path, metavar="FILE", help="parameters that replace those in params.yaml")
@@ -233,6 +239,18 @@ def _workspace(options: argparse.Namespace) -> None:
     from vanishing.engines import workspace
 
     workspace.lay_out(Path.cwd(), options.folder, options.overlay, options.study)
+
+
+def _diagnose(options: argparse.Namespace) -> None:
+    from vanishing.analysis import user_code
+    from vanishing.report import diagnosis
+
+    model, batches = user_code.model_and_batches(options.model, options.batches)
+    with user_code.errors_in(options.model):
+        found = diagnosis.diagnose(model, batches)
+    print(found)
+    if options.output:
+        found.save(options.output)
 
 
 def _models(_: argparse.Namespace) -> None:

@@ -16,7 +16,7 @@ from vanishing.errors import UserError
 
 COMMANDS = [
     "configure", *(stage.name for stage in catalogue.STAGES),
-    "models", "plan", "rates", "readme", "show", "sync", "verify", "manifest", "workspace",
+    "models", "plan", "rates", "readme", "show", "sync", "verify", "manifest", "diagnose", "workspace",
 ]  # fmt: skip
 
 ROOM = "; make room, then run the same command to resume"
