@@ -13,6 +13,9 @@ from torch.nn import functional
 from vanishing.analysis import effective_depth
 from vanishing.analysis.snapshots import Snapshot
 from vanishing.errors import UserError
+from vanishing.report import figures
+from vanishing.report.why import effective_depth as why
+from vanishing.report.why.measured import Measured
 from vanishing.training import models
 
 
@@ -256,3 +259,99 @@ def test_a_dense_network_is_refused_in_one_line(build, measured):
     with pytest.raises(UserError) as caught:
         measured(build(blocks=1, shortcut="dense"))
     assert str(caught.value) == text
+
+
+def snapshot(epoch, accuracies, variances, lengths, run="vgg38_short", seed=0):
+    """Make rows as `measure` returns them: of two processing blocks and a reduction block."""
+    names = ["", "stage1.block1", "stage1.block2", "stage1.reduction"]
+    rows = [
+        {"kind": "block" if name else "network", "name": name, "number": at, "accuracy": accuracy}
+        for at, (name, accuracy) in enumerate(zip(names, accuracies, strict=True))
+    ]
+    for at, (branch, shortcut) in enumerate(variances, start=1):
+        rows[at] |= {"branch_variance": branch, "shortcut_variance": shortcut}
+    rows += [
+        {"kind": "path", "name": np.nan, "number": number, "paths": paths, "path_gradient": each, "gradient": together}
+        for number, paths, each, together in lengths
+    ]
+    table = pd.DataFrame(rows).reindex(columns=list(effective_depth.COLUMNS))
+    table["running_accuracy"] = table.accuracy / 2
+    return table.assign(run=run, seed=seed, epoch=epoch)
+
+
+@pytest.fixture
+def data(study):
+    def make(*tables):
+        table = pd.concat(tables, ignore_index=True)
+        return Measured(table, list(dict.fromkeys(table.run)), figures.looks(study), study)
+
+    return make
+
+
+@pytest.fixture
+def residual():
+    return [
+        snapshot(0, (0.1, 0.1, 0.1, 0.1), [(1, 1), (1, 3)], [(1, 1, 1.0, 1.0), (2, 2, 1.0, 1.0), (3, 1, 1.0, 1.0)]),
+        snapshot(15, (0.4, 0.2, 0.3, 0.1), [(1, 4), (1, 9)], [(1, 1, 4.0, 6.0), (2, 2, 1.0, 0.0), (3, 1, 2.0, 2.0)]),
+    ]
+
+
+def test_what_the_report_says_of_a_network_by_hand(data, residual):
+    found = {key: value for key, value, _ in why.numbers(data(*residual))}
+    end = {key.removeprefix("vgg38/end/"): value for key, value in found.items() if key.startswith("vgg38/end/")}
+    assert (end["epoch"], end["accuracy"]) == (15, 40)
+    assert (end["without"], end["without_lowest"], end["without_reduction"]) == pytest.approx((25, 20, 10))
+    assert end["without_running"] == pytest.approx(12.5)
+    # each: (1 * 4 + 2 * 2 * 1 + 3 * 2) / (4 + 2 + 2); together: (1 * 6 + 3 * 2) / 8
+    assert (end["length"], end["length_together"]) == (1.75, 1.5)
+    assert (end["branch"], end["branch_first"], end["branch_least"]) == pytest.approx((0.15, 0.2, 0.1))
+    assert found["vgg38/start/length"] == 2
+
+
+def test_the_shares_are_held_against_the_random_walk(data, residual):
+    """E of max(0, N): v_1 = 1/2 - 1/(2 pi); the walk of two steps has v_2 = 1 + 1/(2 pi) - (1 + 1/sqrt 2)^2 / (2 pi)."""
+    first = 1 / 2 - 1 / (2 * math.pi)
+    second = 1 + 1 / (2 * math.pi) - (1 + math.sqrt(0.5)) ** 2 / (2 * math.pi)
+    (_, moments), *_ = why.networks(data(*residual)).values()
+    assert why.predicted(moments["start"]).tolist() == pytest.approx([1 / (1 + first), 1 / (1 + second)])
+    ratio = {key: value for key, value, _ in why.numbers(data(*residual))}["vgg38/start/branch_ratio"]
+    assert ratio == pytest.approx(math.sqrt((1 / 2) * (1 + first) * (1 / 4) * (1 + second)))
+
+
+def test_the_longest_training_of_a_network_is_shown_with_the_mean_of_its_seeds(data, residual):
+    longer = [rows.assign(run="vgg38", epoch=rows.epoch * 6) for rows in residual]
+    again = [rows.assign(seed=1, accuracy=rows.accuracy / 2) for rows in longer]
+    ((run, moments),) = why.networks(data(*residual, *longer, *again)).values()
+    assert run == "vgg38"
+    assert moments["end"].epoch.unique().tolist() == [90]
+    assert moments["end"].accuracy.iloc[0] == pytest.approx(0.3)
+
+
+@pytest.fixture
+def plain():
+    rows = snapshot(1, (0.1, 0.1, 0.1, 0.1), [(1, np.nan)] * 2, [(3, 1, 1.0, 1.0)], run="vgg38_bn_start")
+    return [rows, rows.assign(epoch=0)]
+
+
+def test_table_and_figures_are_those_of_the_captions_with_residual_networks_and_without(data, residual, plain):
+    for tables in ([*residual, *plain], plain):
+        found = data(*tables)
+        drawn, written = why.draw(found), why.tables(found)
+        assert [*written, *drawn] == list(why.CAPTIONS)
+        assert written["summary"].count(r"\texttt") == 2 * len(found.runs)
+        for figure in drawn.values():
+            assert figure.get_figwidth() <= 6.3
+            figure.canvas.draw()
+    assert not any("branch" in key for key, _, _ in why.numbers(data(*plain)))
+
+
+def test_the_figures_show_what_was_measured(data, residual):
+    drawn = why.draw(data(*residual))
+    cuts, paths, branches = (figure.axes[-1] for figure in drawn.values())
+    filled = next(line for line in cuts.lines if line.get_markerfacecolor() != "white" and len(line.get_xdata()) == 2
+                  and line.get_marker() == "o")  # fmt: skip
+    assert list(filled.get_ydata()) == [0.2, 0.3]
+    shares = next(line for line in paths.lines if line.get_label() == "vgg38_short")
+    assert list(shares.get_ydata()) == [0.5, 0.25, 0.25]
+    branch = next(line for line in branches.lines if line.get_label() == "vgg38_short")
+    assert list(branch.get_ydata()) == pytest.approx([0.2, 0.1])

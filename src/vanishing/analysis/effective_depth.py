@@ -90,7 +90,7 @@ def measure(snapshot: Snapshot, settings: config.EffectiveDepth) -> pd.DataFrame
     rows[["running_loss", "running_accuracy"]] = cut_out(chain, snapshot.batches)
     model.train()
     rows[["loss", "accuracy"]] = cut_out(chain, snapshot.batches)
-    variances, lengths = decompose(chain, snapshot.batches, settings.seed)
+    variances, lengths = decompose(chain, snapshot.batches[: settings.gradient_batches], settings.seed)
     rows.loc[1:, ["branch_variance", "shortcut_variance"]] = variances
     return pd.concat([rows, lengths], ignore_index=True).reindex(columns=list(COLUMNS))
 
