@@ -9,7 +9,11 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
+import examples
+from vanishing import config
 from vanishing.analysis import effective_depth
 from vanishing.analysis.snapshots import Snapshot
 from vanishing.errors import UserError
@@ -254,6 +258,38 @@ def test_equal_bytes_twice(build, measured):
     pd.testing.assert_frame_equal(first, again, check_exact=True)
 
 
+class Flops(TorchDispatchMode):
+    """Counts as FlopCounterMode does, whose hooks on modules do not go with gradients by their inputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if func.overloadpacket in flop_registry:
+            self.total += flop_registry[func.overloadpacket](*args, **(kwargs or {}), out_val=result)
+        return result
+
+
+@pytest.mark.parametrize("shortcut", ["none", "identity"])
+def test_the_cost_is_that_of_the_arithmetic(tiny, settings, batches, shortcut):
+    """Counted by PyTorch over forward and backward passes; an entry of 3 channels is the part that is left out."""
+    model = tiny(model={"filters": 24, "blocks": 3, "shortcut": shortcut}).model
+    batches = [(images[:2], labels[:2]) for images, labels in batches]
+    chosen = settings.model_copy(update={"batches": 2, "batch_size": 2, "gradient_batches": 1})
+    with Flops() as counter:
+        effective_depth.measure(Snapshot(models.build(model, 3, 0), 0, [0], Path(), tiny(), batches), chosen)
+    macs = models.measure(model, 3).macs * effective_depth.passes(chosen, model)
+    assert counter.total / 2 == pytest.approx(macs, rel=0.05)
+
+
+def test_more_minibatches_for_gradients_than_there_are_is_a_mistake():
+    with pytest.raises(config.ParameterError) as caught:
+        examples.study({"analyses": {"effective_depth": {"gradient_batches": 3}}})
+    assert str(caught.value).endswith("gradient_batches = 3: allowed: at most batches = 2")
+
+
 def test_a_dense_network_is_refused_in_one_line(build, measured):
     text = "analyses.effective_depth.runs: no block can be cut out of a run with `shortcut: dense`; leave it out"
     with pytest.raises(UserError) as caught:
@@ -309,7 +345,7 @@ def test_what_the_report_says_of_a_network_by_hand(data, residual):
 
 
 def test_the_shares_are_held_against_the_random_walk(data, residual):
-    """E of max(0, N): v_1 = 1/2 - 1/(2 pi); the walk of two steps has v_2 = 1 + 1/(2 pi) - (1 + 1/sqrt 2)^2 / (2 pi)."""
+    """E of max(0, N): v_1 = 1/2 - 1/(2 pi); after two steps v_2 = 1 + 1/(2 pi) - (1 + 1/sqrt 2)^2 / (2 pi)."""
     first = 1 / 2 - 1 / (2 * math.pi)
     second = 1 + 1 / (2 * math.pi) - (1 + math.sqrt(0.5)) ** 2 / (2 * math.pi)
     (_, moments), *_ = why.networks(data(*residual)).values()

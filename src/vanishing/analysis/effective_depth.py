@@ -12,7 +12,7 @@ import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -93,6 +93,30 @@ def measure(snapshot: Snapshot, settings: config.EffectiveDepth) -> pd.DataFrame
     variances, lengths = decompose(chain, snapshot.batches[: settings.gradient_batches], settings.seed)
     rows.loc[1:, ["branch_variance", "shortcut_variance"]] = variances
     return pd.concat([rows, lengths], ignore_index=True).reindex(columns=list(COLUMNS))
+
+
+PRECISION: Literal["fp32", "fp64"] = "fp32"
+"""Of the measurement."""
+
+
+def passes(settings: config.EffectiveDepth, model: config.Model) -> float:
+    """Return the arithmetic of `measure` in forward passes of one image; what lies around the blocks is left out.
+
+    `cut_out` runs every block once and again for each block before it, in two modes. `decompose` runs every block once
+    forwards, and twice backwards for each length that paths can have behind it; a gradient by the inputs costs a pass.
+    """
+    each: list[
+        tuple[float, bool]
+    ] = []  # arithmetic of a block in convolutions of full size, and whether it can be skipped
+    for stage in range(model.stages):
+        area = 0.25**stage
+        each += [(model.convolutions * area, model.shortcut == "identity")] * model.blocks
+        each.append(((1 + 0.25 * (model.convolutions - 1)) * area, model.reduction_shortcut != "none"))
+    total = sum(size for size, _ in each)
+    cut = sum((1 + at) * size for at, (size, _) in enumerate(each)) / total
+    behind = [1 + sum(skipped for _, skipped in each[at + 1 :]) for at in range(len(each))]
+    split = 1 + 2 * sum(size * lengths for (size, _), lengths in zip(each, behind, strict=True)) / total
+    return settings.batch_size * (2 * settings.batches * cut + settings.gradient_batches * split)
 
 
 def split(model: models.VGG) -> Chain:
