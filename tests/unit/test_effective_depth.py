@@ -341,6 +341,7 @@ def test_what_the_report_says_of_a_network_by_hand(data, residual):
     # each: (1 * 4 + 2 * 2 * 1 + 3 * 2) / (4 + 2 + 2); together: (1 * 6 + 3 * 2) / 8
     assert (end["length"], end["length_together"]) == (1.75, 1.5)
     assert (end["branch"], end["branch_first"], end["branch_least"]) == pytest.approx((0.15, 0.2, 0.1))
+    assert (end["shortest"], end["longest"], end["length_even"], end["gradient_of_longest"]) == (1, 3, 2, 0.5)
     assert found["vgg38/start/length"] == 2
 
 

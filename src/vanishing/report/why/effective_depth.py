@@ -117,13 +117,17 @@ def predicted(rows: pd.DataFrame) -> pd.Series:
 
 
 def _details(rows: pd.DataFrame) -> dict[str, tuple[float, str]]:
-    """Return what a text says of single blocks: accuracies in per cent, and shares against their prediction."""
-    blocks, shares = rows[rows.kind == "block"], share(rows)
+    """Return what the text says beside: accuracies in per cent, lengths of paths, and shares by their prediction."""
+    blocks, paths, shares = rows[rows.kind == "block"], rows[rows.kind == "path"], share(rows)
     reduction = blocks[blocks["name"].str.endswith("reduction")]
     values = {
         "blocks": (float(len(blocks)), 0),
         "without_reduction": (100 * float(reduction.accuracy.mean()), 1),
         "without_running": (100 * float(_processing(rows).running_accuracy.mean()), 1),
+        "shortest": (float(paths.number.min()), 0),
+        "longest": (float(paths.number.max()), 0),
+        "length_even": (float(np.average(paths.number, weights=paths.paths)), 1),
+        "gradient_of_longest": (float(paths.path_gradient.iloc[-1] / paths.path_gradient.iloc[0]), None),
         "branch_first": (float(shares.iloc[0]) if len(shares) else np.nan, 2),
         "branch_least": (float(shares.min()), 2),
         "branch_ratio": (float(np.exp(np.log(shares / predicted(rows)).mean())), 2),
