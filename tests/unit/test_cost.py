@@ -272,7 +272,7 @@ def test_an_analysis_takes_the_passes_that_it_states_at_every_snapshot():
     listed = remaining.entries(settings)
     for entry in listed:
         (analysis,) = entry.analyses
-        each = effective_depth.passes(settings.analyses.effective_depth, entry.run.model)
+        each = effective_depth.passes(settings.analyses.effective_depth, entry.run.model, 1)
         assert (analysis.name, analysis.seeds, analysis.images) == ("effective_depth", [0], pytest.approx(3 * each))
 
     def each_pass(run, precision):

@@ -99,8 +99,8 @@ PRECISION: Literal["fp32", "fp64"] = "fp32"
 """Of the measurement."""
 
 
-def passes(settings: config.EffectiveDepth, model: config.Model) -> float:
-    """Return the arithmetic of `measure` in forward passes of one image; what lies around the blocks is left out.
+def passes(settings: config.EffectiveDepth, model: config.Model, snapshots: int) -> float:
+    """Return the arithmetic of so many snapshots, in forward passes of one image, without what lies around the blocks.
 
     `cut_out` runs every block once and again for each block before it, in two modes. `decompose` runs every block once
     forwards, and twice backwards for each length that paths can have behind it; a gradient by the inputs costs a pass.
@@ -116,7 +116,7 @@ def passes(settings: config.EffectiveDepth, model: config.Model) -> float:
     cut = sum((1 + at) * size for at, (size, _) in enumerate(each)) / total
     behind = [1 + sum(skipped for _, skipped in each[at + 1 :]) for at in range(len(each))]
     split = 1 + 2 * sum(size * lengths for (size, _), lengths in zip(each, behind, strict=True)) / total
-    return settings.batch_size * (2 * settings.batches * cut + settings.gradient_batches * split)
+    return snapshots * settings.batch_size * (2 * settings.batches * cut + settings.gradient_batches * split)
 
 
 def split(model: models.VGG) -> Chain:

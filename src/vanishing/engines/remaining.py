@@ -13,7 +13,7 @@ from vanishing.training import models
 from vanishing.training.cost import Analysis, Entry, Estimate
 
 ANALYSES = ("effective_depth",)
-"""Those that state their cost: `passes`, for a snapshot in forward passes of one image, and `PRECISION`."""
+"""Those that state what they cost: `passes` of one image forwards for the snapshots of a trajectory, and `PRECISION`."""
 
 
 def entries(settings: config.Parameters, studies: Sequence[str] = ()) -> list[Entry]:
@@ -46,7 +46,7 @@ def _analyses(settings: config.Parameters, run: str) -> list[Analysis]:
         jobs = [job for job in settings.analysed(name) if job[0] == run]
         seeds = [seed for _, seed in jobs if not paths.analysis(name, run, seed).exists()]
         epochs = {epoch for epoch in chosen.train.snapshot_epochs if epoch in {*block.snapshots, chosen.train.epochs}}
-        found.append(Analysis(name, seeds, len(epochs) * module.passes(block, chosen.model), module.PRECISION))
+        found.append(Analysis(name, seeds, module.passes(block, chosen.model, len(epochs)), module.PRECISION))
     return found
 
 

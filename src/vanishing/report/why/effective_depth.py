@@ -152,7 +152,7 @@ def _cuts(data: Measured, chosen: dict[str, Network]) -> Figure:
         )
         axis.set_title(f"{run}, epoch {rows.epoch.iloc[0]:.0f}")
         axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        axis.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
+        axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
     for spare in grid.flat[len(chosen) :]:
         spare.remove()
     figure.supxlabel("block cut out", fontsize=8)
@@ -169,7 +169,8 @@ def _paths(data: Measured, chosen: dict[str, Network]) -> Figure:
             colour, dashes = data.looks[run]
             axis.plot(rows.number, rows.paths / rows.paths.sum(), color="0.4", linestyle=":", linewidth=0.9)
             axis.plot(rows.number, weights / weights.sum(), color=colour, linestyle=dashes, label=run)
-        axis.set(title=MOMENTS[moment], xlabel="blocks that the path passes")
+        axis.set(title=MOMENTS[moment], xlabel="blocks whose branches the path takes")
+        axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
         axis.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     axes[0].set_ylabel("share of the gradient")
     _legend(figure, axes[0])
@@ -181,12 +182,15 @@ def _branches(data: Measured, chosen: dict[str, Network]) -> Figure:
     for axis, moment in zip(axes, MOMENTS, strict=True):
         for run, moments in chosen.values():
             shares, walk = share(moments[moment]), predicted(moments[moment])
+            shares = shares.reindex(range(1, walk.index.max() + 1))  # a gap at each reduction block
             axis.plot(walk.index, walk, "x", color="0.2", markersize=5)
             colour, dashes = data.looks[run]
             axis.plot(shares.index, shares, color=colour, linestyle=dashes, marker="o", markersize=3, label=run)
-        axis.set(title=MOMENTS[moment], xlabel="block", yscale="log")
+        axis.set(title=MOMENTS[moment], xlabel="block")
+        axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
         axis.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     axes[0].set_ylabel("share of the branch")
+    axes[0].set_ylim(bottom=0)
     _legend(figure, axes[0])
     return figure
 
