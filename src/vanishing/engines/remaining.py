@@ -13,7 +13,7 @@ from vanishing.training import models
 from vanishing.training.cost import Analysis, Entry, Estimate
 
 ANALYSES = ("effective_depth",)
-"""Those that state what they cost: `passes` of one image forwards for the snapshots of a trajectory, and `PRECISION`."""
+"""Those that say, by `passes` and `PRECISION`, how many images go forward through the network for a trajectory."""
 
 
 def entries(settings: config.Parameters, studies: Sequence[str] = ()) -> list[Entry]:
