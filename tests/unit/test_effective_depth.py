@@ -371,7 +371,9 @@ def plain():
 
 
 def test_table_and_figures_are_those_of_the_captions_with_residual_networks_and_without(data, residual, plain):
-    for tables in ([*residual, *plain], plain):
+    shallow = [rows[rows["name"].isin(["", "stage1.reduction"]) | (rows.kind == "path")] for rows in plain]
+    shallow = [rows.assign(run="vgg08") for rows in shallow]
+    for tables in ([*residual, *plain, *shallow], plain, shallow):
         found = data(*tables)
         drawn, written = why.draw(found), why.tables(found)
         assert [*written, *drawn] == list(why.CAPTIONS)
@@ -379,6 +381,7 @@ def test_table_and_figures_are_those_of_the_captions_with_residual_networks_and_
         for figure in drawn.values():
             assert figure.get_figwidth() <= 6.3
             figure.canvas.draw()
+        assert all(math.isfinite(value) for _, value, _ in why.numbers(found))
     assert not any("branch" in key for key, _, _ in why.numbers(data(*plain)))
 
 

@@ -112,7 +112,7 @@ def share(rows: pd.DataFrame) -> pd.Series:
 def predicted(rows: pd.DataFrame) -> pd.Series:
     """Return the same for branches of unit variance, by the random walk of equation eq:walk."""
     blocks = _processing(rows)
-    steps = blocks.groupby(blocks["name"].str.partition(".")[0]).cumcount() + 1
+    steps = blocks.groupby(blocks["name"].str.split(".").str[0]).cumcount() + 1
     return pd.Series([1 / (1 + initial_gradients.walk_variance(step)) for step in steps], blocks.number)
 
 
@@ -139,8 +139,8 @@ def _cuts(data: Measured, chosen: dict[str, Network]) -> Figure:
     lines = -(-len(chosen) // 2)
     figure = Figure(figsize=(6.3, 1.6 * lines + 0.3))
     grid = figure.subplots(lines, 2, squeeze=False, sharex=True, sharey=True)
-    for axis, (run, moments) in zip(grid.flat, chosen.values(), strict=False):
-        rows, colour = moments["end"], data.looks[run][0]
+    for axis, (name, (run, moments)) in zip(grid.flat, chosen.items(), strict=False):
+        rows, (colour, _) = moments["end"], _look(data, name, run)
         blocks = rows[rows.kind == "block"]
         hollow = blocks["name"].str.endswith("reduction")
         axis.axhline(rows.accuracy.iloc[0], color=colour, linewidth=1)
@@ -163,10 +163,10 @@ def _cuts(data: Measured, chosen: dict[str, Network]) -> Figure:
 def _paths(data: Measured, chosen: dict[str, Network]) -> Figure:
     figure, axes = _pair()
     for axis, moment in zip(axes, MOMENTS, strict=True):
-        for run, moments in chosen.values():
+        for name, (run, moments) in chosen.items():
             rows = moments[moment][moments[moment].kind == "path"]
             weights = rows.paths * rows.path_gradient
-            colour, dashes = data.looks[run]
+            colour, dashes = _look(data, name, run)
             axis.plot(rows.number, rows.paths / rows.paths.sum(), color="0.4", linestyle=":", linewidth=0.9)
             axis.plot(rows.number, weights / weights.sum(), color=colour, linestyle=dashes, label=run)
         axis.set(title=MOMENTS[moment], xlabel="blocks whose branches the path takes")
@@ -180,11 +180,11 @@ def _paths(data: Measured, chosen: dict[str, Network]) -> Figure:
 def _branches(data: Measured, chosen: dict[str, Network]) -> Figure:
     figure, axes = _pair()
     for axis, moment in zip(axes, MOMENTS, strict=True):
-        for run, moments in chosen.values():
+        for name, (run, moments) in chosen.items():
             shares, walk = share(moments[moment]), predicted(moments[moment])
             shares = shares.reindex(range(1, walk.index.max() + 1))  # a gap at each reduction block
             axis.plot(walk.index, walk, "x", color="0.2", markersize=5)
-            colour, dashes = data.looks[run]
+            colour, dashes = _look(data, name, run)
             axis.plot(shares.index, shares, color=colour, linestyle=dashes, marker="o", markersize=3, label=run)
         axis.set(title=MOMENTS[moment], xlabel="block")
         axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
@@ -203,6 +203,11 @@ def _pair() -> tuple[Figure, list[Axes]]:
 def _legend(figure: Figure, axis: Axes) -> None:
     handles, labels = axis.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=3, handlelength=3)
+
+
+def _look(data: Measured, name: str, run: str) -> tuple[figures.Colour, str]:
+    """Return the look of a network's full training, which differs from the others', where that is configured."""
+    return data.looks.get(name, data.looks[run])
 
 
 def _network(run: str) -> str:
