@@ -27,7 +27,7 @@ CAPTIONS = {
     "(hollow), normalised by minibatch; crosses: by running statistics. The solid line is the whole network, the "
     "dotted one chance.",
     "paths": "Share of the gradient by the number of blocks whose branches its path takes: the number of paths of that "
-    "length times the gradient along one of them. Dotted: the share if all paths carried the same.",
+    "length times the gradient along one of them. Grey: the share if all paths carried the same.",
     "branches": "Share of the branch in the variance before a processing block's last activation. Crosses: $1 / (1 + "
     r"v_k)$ by equation~\eqref{eq:walk}, which holds at initialisation with BN.",
 }
@@ -167,7 +167,7 @@ def _paths(data: Measured, chosen: dict[str, Network]) -> Figure:
             rows = moments[moment][moments[moment].kind == "path"]
             weights = rows.paths * rows.path_gradient
             colour, dashes = _look(data, name, run)
-            axis.plot(rows.number, rows.paths / rows.paths.sum(), color="0.4", linestyle=":", linewidth=0.9)
+            axis.fill_between(rows.number, rows.paths / rows.paths.sum(), color="0.88", linewidth=0)
             axis.plot(rows.number, weights / weights.sum(), color=colour, linestyle=dashes, label=run)
         axis.set(title=MOMENTS[moment], xlabel="blocks whose branches the path takes")
         axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
