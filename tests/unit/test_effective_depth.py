@@ -335,6 +335,7 @@ def residual():
 def test_what_the_report_says_of_a_network_by_hand(data, residual):
     found = {key: value for key, value, _ in why.numbers(data(*residual))}
     end = {key.removeprefix("vgg38/end/"): value for key, value in found.items() if key.startswith("vgg38/end/")}
+    assert found["images"] == 500
     assert (end["epoch"], end["accuracy"]) == (15, 40)
     assert (end["without"], end["without_lowest"], end["without_reduction"]) == pytest.approx((25, 20, 10))
     assert end["without_running"] == pytest.approx(12.5)

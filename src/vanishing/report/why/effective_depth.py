@@ -79,6 +79,8 @@ def tables(data: Measured) -> dict[str, str]:
 
 def numbers(data: Measured) -> Iterator[tuple[str, float, str]]:
     """Yield the values of the table by network and moment, and what the text says of blocks beside them."""
+    block = data.settings.analyses.effective_depth
+    yield "images", block.batches * block.batch_size, number(block.batches * block.batch_size, 0)
     for name, (run, moments) in networks(data).items():
         yield f"{name}/run", 0, code(run)
         for moment, rows in moments.items():
