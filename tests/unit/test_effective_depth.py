@@ -7,10 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from flops import Flops
 from torch import nn
 from torch.nn import functional
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
 import examples
 from vanishing import config
@@ -256,20 +255,6 @@ def test_the_model_and_its_statistics_are_left_as_they_are(build, measured):
 def test_equal_bytes_twice(build, measured):
     first, again = (measured(build(blocks=3, shortcut="identity", norm="batch")) for _ in range(2))
     pd.testing.assert_frame_equal(first, again, check_exact=True)
-
-
-class Flops(TorchDispatchMode):
-    """Counts as FlopCounterMode does, whose hooks on modules do not go with gradients by their inputs."""
-
-    def __init__(self):
-        super().__init__()
-        self.total = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        if func.overloadpacket in flop_registry:
-            self.total += flop_registry[func.overloadpacket](*args, **(kwargs or {}), out_val=result)
-        return result
 
 
 @pytest.mark.parametrize("shortcut", ["none", "identity"])

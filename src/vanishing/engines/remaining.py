@@ -12,7 +12,7 @@ from vanishing.results import store
 from vanishing.training import models
 from vanishing.training.cost import Analysis, Entry, Estimate
 
-ANALYSES = ("effective_depth",)
+ANALYSES = ("smoothness", "effective_depth")
 """Those that say, by `passes` and `PRECISION`, how many images go forward through the network for a trajectory."""
 
 
