@@ -7,6 +7,7 @@ import yaml
 
 import examples
 from vanishing import cli, config, files, paths, stages
+from vanishing.analysis import effective_depth
 from vanishing.config import ParameterError
 from vanishing.console import duration
 from vanishing.engines import remaining
@@ -23,8 +24,21 @@ def study(overlay=None):
     return examples.study({"seeds": [0, 1], **(overlay or {})})
 
 
-def never(run):
+def never(run, precision=""):
     raise AssertionError(f"{run} is measured")
+
+
+def fast(run, precision):
+    return 1e-3, "a chip"
+
+
+def analysed(settings, listed):
+    """Leave what an analysis would write, and list the runs again."""
+    for entry in listed:
+        for analysis in entry.analyses:
+            for seed in analysis.seeds:
+                files.write(paths.analysis(analysis.name, entry.name, seed), "")
+    return remaining.entries(settings)
 
 
 def test_the_arithmetic_of_a_training_is_that_of_its_images():
@@ -125,7 +139,7 @@ def test_every_run_is_estimated_from_the_shallowest_and_the_deepest():
         measured.append(entry.name)
         return 0.001 * entry.size.layers + 0.5 * entry.work, "a chip"
 
-    made = cost.estimate(listed, step)
+    made = cost.estimate(listed, step, pass_seconds=fast)
     assert measured == ["vgg08", "vgg38_bn"], "of the two deepest that with more weights"
     for entry in listed:
         assert made.seconds[entry.name] == pytest.approx(
@@ -138,7 +152,9 @@ def test_every_run_is_estimated_from_the_shallowest_and_the_deepest():
 def test_precisions_are_measured_apart():
     settings = study({"runs": {"vgg38": {"train": {"precision": "bf16"}}}})
     made = cost.estimate(
-        remaining.entries(settings), lambda run: ({"fp32": 1.0, "bf16": 2.0}[run.train.precision], "a chip")
+        remaining.entries(settings),
+        lambda run: ({"fp32": 1.0, "bf16": 2.0}[run.train.precision], "a chip"),
+        pass_seconds=fast,
     )
     shallow, deep = remaining.entries(settings)
     assert made.seconds == pytest.approx({"vgg08": shallow.steps, "vgg38": 2 * deep.steps})
@@ -148,9 +164,9 @@ def test_where_nothing_is_left_nothing_is_measured():
     settings = study()
     for run, seed in settings.jobs():
         examples.result(settings, run, seed=seed)
-    listed = remaining.entries(settings)
-    made = cost.estimate(listed, never)
-    assert (made.seconds, made.measurements) == ({}, [])
+    listed = analysed(settings, remaining.entries(settings))
+    made = cost.estimate(listed, never, pass_seconds=never)
+    assert (made.seconds, made.analyses, made.measurements) == ({}, {}, [])
     assert remaining.text(listed, made).endswith("\nleft to train: nothing")
 
 
@@ -158,7 +174,9 @@ def test_a_finished_run_is_no_reference():
     settings = study()
     for seed in (0, 1):
         examples.result(settings, "vgg08", seed=seed)
-    made = cost.estimate(remaining.entries(settings), lambda run: (float(run.model.blocks), "a chip"))
+    made = cost.estimate(
+        remaining.entries(settings), lambda run: (float(run.model.blocks), "a chip"), pass_seconds=fast
+    )
     assert list(made.seconds) == ["vgg38"]
 
 
@@ -169,18 +187,23 @@ def test_the_text_says_amounts_totals_and_that_it_is_an_estimate():
     (paths.results("vgg38", 0) / "gradients.csv").unlink()
     files.write(paths.snapshot(paths.checkpoints("vgg38", 0), 0), "weights")
     listed = remaining.entries(settings)
-    made = cost.Estimate({"vgg08": 60.0, "vgg38": 5000.0}, ["vgg08: 1 ms a step in fp32 on a chip"])
+    ours = {("vgg08", "effective_depth"): 20.0, ("vgg38", "effective_depth"): 590.0}
+    ours |= {(run, "smoothness"): 10.0 for run in ("vgg08", "vgg38")}
+    lines = ["vgg08: 1 ms a step in fp32 on a chip"]
+    made = cost.Estimate({"vgg08": 60.0, "vgg38": 5000.0}, lines, analyses=ours)
     head, shallow, deep, blank, *rest = remaining.text(listed, made).splitlines()
     assert head.split("  ")[0] == "run"
     assert (shallow.split()[3:5], deep.split()[3:5]) == (["0", "1"], ["0", "1"])
-    assert (shallow.split()[-2:], deep.split()[-2:]) == (["60", "s"], ["83", "min"])
+    assert (shallow.split()[-4:], deep.split()[-4:]) == (["60", "s", "30", "s"], ["83", "min", "10", "min"])
     assert blank == ""
     assert rest[0].startswith("in all: 4 trainings, ")
     assert rest[1] == "left to measure: the gradient flow of 1 training"
-    assert rest[2].startswith("left to train: 2 trainings, ")
-    assert rest[3].startswith("  84 min one after another, and ")
-    assert "estimate" in rest[4]
-    assert rest[5:] == ["  vgg08: 1 ms a step in fp32 on a chip"]
+    assert rest[2] == "left to analyse: effective_depth of 2 trainings, 10 min one after another"
+    assert rest[3].startswith("left to analyse: smoothness of 4 trainings, ")
+    assert rest[4].startswith("left to train: 2 trainings, ")
+    assert rest[5].startswith("  84 min one after another, and ")
+    assert "estimate" in rest[6]
+    assert rest[7:] == ["  vgg08: 1 ms a step in fp32 on a chip"]
 
 
 @pytest.mark.parametrize(
@@ -209,9 +232,10 @@ def test_trainings_at_once_share_the_time(monkeypatch, capsys):
         return 0.1, "a chip"
 
     monkeypatch.setattr(cost, "time_step", step)
-    made = cost.estimate(listed, at_once=4)
+    made = cost.estimate(listed, at_once=4, pass_seconds=fast)
     assert set(asked) == {4}
-    assert {line.split(": ")[1] for line in made.measurements} == {"100 ms a step beside 3 others in fp32 on a chip"}
+    steps = {line.split(": ")[1] for line in made.measurements if " pass " not in line}
+    assert steps == {"100 ms a step beside 3 others in fp32 on a chip"}
     alone = sum(len(entry.to_train) * made.seconds[entry.name] for entry in listed)
     assert f"\n  {duration(alone / 4)} 4 at once, and " in remaining.text(listed, made)
 
@@ -239,5 +263,37 @@ def test_the_command_plans_a_study_and_then_what_is_left_of_it(monkeypatch, caps
     stages.data(settings)
     stages.train(settings, [("vgg08", 0)])
     stages.gradients(settings, "vgg08", 0)
+    for analysis in remaining.ANALYSES:
+        getattr(stages, analysis)(settings, "vgg08", 0)
     assert cli.main(["plan", "core"]) == 0
     assert capsys.readouterr().out.endswith("left to train: nothing\n")
+
+
+def test_an_analysis_takes_the_passes_that_it_states_at_every_snapshot():
+    """Snapshots 0, 1 and 2 of seed 0; the other seed of the study is not analysed."""
+    settings = study({"analyses": {"effective_depth": {"snapshots": [0, 1, 7]}}})
+    listed = remaining.entries(settings)
+    for entry in listed:
+        analysis = entry.analyses[-1]
+        each = effective_depth.passes(settings.analyses.effective_depth, entry.run.model, 1)
+        assert (analysis.name, analysis.seeds, analysis.images) == ("effective_depth", [0], pytest.approx(3 * each))
+
+    def each_pass(run, precision):
+        return 0.01 * models.measure(run.model, 10).layers, f"a chip for {precision}"
+
+    made = cost.estimate(listed, lambda run: (1.0, ""), pass_seconds=each_pass)
+    for entry in listed:
+        seconds = entry.analyses[-1].images / 10 * 0.01 * entry.size.layers  # in minibatches of 10
+        assert made.analyses[entry.name, "effective_depth"] == pytest.approx(seconds)
+    assert [line for line in made.measurements if "pass" in line] == [
+        "vgg08: 80 ms a pass in fp32 on a chip for fp32",
+        "vgg38: 380 ms a pass in fp32 on a chip for fp32",
+    ]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp64"])
+def test_a_pass_is_measured(monkeypatch, precision):
+    monkeypatch.setattr(cost, "MEASURED_FOR", 0.05)
+    seconds, device = cost.time_pass(study().run("vgg08"), precision)
+    assert 1e-5 < seconds < 5
+    assert device.endswith(", 1 threads")

@@ -1,10 +1,12 @@
 """Loss and gradient along a path, by hand and in closed form; what the size of a minibatch changes."""
 
 import math
+from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
+from flops import Flops
 from torch import nn
 
 from vanishing import config
@@ -301,3 +303,18 @@ def test_gradients_that_are_noise_have_nothing_in_common(study, averaged, share)
 def test_every_caption_has_a_figure_or_a_table_whatever_was_measured(study):
     data = measured(study, [{"run": "vgg38_bn_rc"}])
     assert sorted(why.CAPTIONS) == sorted([*why.draw(data), *why.tables(data)])
+
+
+@pytest.mark.parametrize("norm", ["none", "batch"])
+def test_the_cost_is_that_of_the_arithmetic(tiny, study, norm):
+    """Counted by PyTorch, but for the input's gradient, which the entry convolution does not need."""
+    run = tiny(model={"filters": 24, "blocks": 2, "norm": norm})
+    settings = study.analyses.smoothness.model_copy(
+        update={"batches": 2, "batch_size": 4, "minibatch": 3, "sizes": [2]}
+    )
+    generator = torch.Generator().manual_seed(0)
+    groups = [(torch.randn(4, 3, 32, 32, generator=generator), torch.tensor([0, 1, 2, 0])) for _ in range(2)]
+    with Flops() as counter:
+        smoothness.measure(Snapshot(models.build(run.model, 3, 0), 0, [0], Path(), run, groups), settings)
+    macs = models.measure(run.model, 3).macs * smoothness.passes(settings, run.model, 1)
+    assert counter.total / 2 == pytest.approx(macs, rel=0.05)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from statistics import fmean
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -164,6 +164,19 @@ def path(landscape: Landscape, start: Point, steps: Sequence[Step], reference: T
     return rows
 
 
+PRECISION: Literal["fp32", "fp64"] = "fp32"
+"""Of the passes through the model."""
+
+
+def passes(settings: config.Smoothness, model: config.Model, snapshots: int) -> float:
+    """Return the arithmetic of so many snapshots, in forward passes of one image; a gradient costs three."""
+    images = (1 + len(settings.distances) + len(settings.rates)) * min(settings.minibatch, settings.batch_size)
+    if _by_its_sizes(model):
+        sizes = {size for size in settings.sizes if size < settings.batch_size}
+        images += 2 * (settings.batch_size * (1 + len(sizes)) + sum(sizes))
+    return float(3 * snapshots * settings.batches * images)
+
+
 def measure(snapshot: Snapshot, settings: config.Smoothness) -> pd.DataFrame:
     """Measure a snapshot on every group of images.
 
@@ -172,16 +185,19 @@ def measure(snapshot: Snapshot, settings: config.Smoothness) -> pd.DataFrame:
     images, the landscapes of two sizes differ by what batch normalisation makes of the size, and by nothing else.
     """
     steps = [("gradient", step) for step in settings.distances] + [("adam", step) for step in settings.rates]
-    by_size = snapshot.run.model.norm == "batch" and snapshot.run.model.shortcut == "none"
     rows: list[Row] = []
     for group, (inputs, targets) in enumerate(snapshot.batches):
         landscape = Landscape(snapshot.model, [(inputs[: settings.minibatch], targets[: settings.minibatch])])
         found = path(landscape, landscape.at(landscape.weights), steps, None)
         first = {"group": group, "kind": "minibatch", "size": min(settings.minibatch, len(targets))}
         rows += [first | row for row in found]
-        if by_size:
+        if _by_its_sizes(snapshot.run.model):
             rows += [{"group": group} | row for row in _by_size(snapshot.model, (inputs, targets), settings)]
     return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _by_its_sizes(model: config.Model) -> bool:
+    return model.norm == "batch" and model.shortcut == "none"
 
 
 def _by_size(model: nn.Module, images: Batch, settings: config.Smoothness) -> Iterator[Row]:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Sequence
 
-from vanishing import config
+from vanishing import config, paths
 from vanishing.console import aligned, duration
 from vanishing.results import store
 from vanishing.training import models
-from vanishing.training.cost import Entry, Estimate
+from vanishing.training.cost import Analysis, Entry, Estimate
+
+ANALYSES = ("smoothness", "effective_depth")
+"""Those that say, by `passes` and `PRECISION`, how many images go forward through the network for a trajectory."""
 
 
 def entries(settings: config.Parameters, studies: Sequence[str] = ()) -> list[Entry]:
@@ -28,7 +32,21 @@ def entries(settings: config.Parameters, studies: Sequence[str] = ()) -> list[En
         ready = [seed for seed in seeds if (name, seed) in done]
         measurable = [seed for seed in seeds if (name, seed) in trained - done]
         rest = [seed for seed in seeds if seed not in ready + measurable]
-        found.append(Entry(name, run, models.measure(run.model, run.data.classes), ready, measurable, rest))
+        size, analyses = models.measure(run.model, run.data.classes), _analyses(settings, name)
+        found.append(Entry(name, run, size, ready, measurable, rest, analyses))
+    return found
+
+
+def _analyses(settings: config.Parameters, run: str) -> list[Analysis]:
+    """List what the analyses have left to measure of a run."""
+    found = []
+    chosen = settings.run(run)
+    for name in ANALYSES:
+        block, module = settings.analyses[name], importlib.import_module(f"vanishing.analysis.{name}")
+        jobs = [job for job in settings.analysed(name) if job[0] == run]
+        seeds = [seed for _, seed in jobs if not paths.analysis(name, run, seed).exists()]
+        epochs = {epoch for epoch in chosen.train.snapshot_epochs if epoch in {*block.snapshots, chosen.train.epochs}}
+        found.append(Analysis(name, seeds, module.passes(block, chosen.model, len(epochs)), module.PRECISION))
     return found
 
 
@@ -38,34 +56,47 @@ def to_train(settings: config.Parameters, studies: Sequence[str] = ()) -> list[t
 
 
 def text(listed: Sequence[Entry], made: Estimate) -> str:
-    """Lay out a line a run, with the cost of one training, then the totals and the measurements behind the time."""
-    rows = [("run", "layers", "epochs", "seeds trained", "seeds to train", "MAC each", "disk each", "time each")]
+    """Lay out a line a run, with the cost of a training and its analyses, then the totals and what they rest on."""
+    head = "run", "layers", "epochs", "seeds trained", "seeds to train", "MAC each", "disk each", "time each"
+    rows = [(*head, "analyses each")]
     for entry in listed:
         seconds = made.seconds.get(entry.name)
         cost = _si(entry.macs, "MAC"), _si(entry.kept, "B"), "-" if seconds is None else duration(seconds)
         done, left = _seeds(entry.done + entry.to_measure), _seeds(entry.to_train)
-        rows.append((entry.name, f"{entry.size.layers}", f"{entry.run.train.epochs}", done, left, *cost))
+        found = [made.analyses[entry.name, each.name] for each in entry.analyses if each.seeds]
+        analyses = duration(sum(found)) if found else "-"
+        rows.append((entry.name, f"{entry.size.layers}", f"{entry.run.train.epochs}", done, left, *cost, analyses))
     return "\n".join([aligned(rows, gap=2), "", *_totals(listed, made)])
 
 
 def _totals(listed: Sequence[Entry], made: Estimate) -> list[str]:
-    """Sum up all trainings, those that are left, and their time."""
+    """Sum up all trainings, those that are left, what is left to measure, and their time."""
     lines = [f"in all: {_sum(listed, [len(entry.done + entry.to_measure + entry.to_train) for entry in listed])}"]
     if unmeasured := sum(len(entry.to_measure) for entry in listed):
         lines.append(f"left to measure: the gradient flow of {_trainings(unmeasured)}")
+    for name in dict.fromkeys(analysis for _, analysis in made.analyses):
+        lines.append(f"left to analyse: {_analysed(listed, made, name)}")
     left = [entry for entry in listed if entry.to_train]
-    if not left:
-        return [*lines, "left to train: nothing"]
-    wait = sum(len(entry.to_train) * made.seconds[entry.name] for entry in left) / made.at_once
-    order = "one after another" if made.at_once == 1 else f"{made.at_once} at once"
-    most = _si(max(entry.scratch for entry in left), "B")
-    return [
-        *lines,
-        f"left to train: {_sum(left, [len(entry.to_train) for entry in left])}",
-        f"  {duration(wait)} {order}, and {most} more on the disk while the largest of them ends",
-        "the time is an estimate, without start-up, from a measurement just now:",
-        *(f"  {line}" for line in made.measurements),
-    ]
+    if left:
+        wait = sum(len(entry.to_train) * made.seconds[entry.name] for entry in left) / made.at_once
+        order = "one after another" if made.at_once == 1 else f"{made.at_once} at once"
+        most = _si(max(entry.scratch for entry in left), "B")
+        lines += [
+            f"left to train: {_sum(left, [len(entry.to_train) for entry in left])}",
+            f"  {duration(wait)} {order}, and {most} more on the disk while the largest of them ends",
+        ]
+    else:
+        lines.append("left to train: nothing")
+    if made.measurements:
+        lines.append("the time is an estimate, without start-up, from a measurement just now:")
+    return [*lines, *(f"  {line}" for line in made.measurements)]
+
+
+def _analysed(listed: Sequence[Entry], made: Estimate, name: str) -> str:
+    """Say how many trajectories an analysis has left, and the time that they take one after another."""
+    left = [(entry.name, each) for entry in listed for each in entry.analyses if each.name == name]
+    seconds = sum(len(each.seeds) * made.analyses.get((run, name), 0.0) for run, each in left)
+    return f"{name} of {_trainings(sum(len(each.seeds) for _, each in left))}, {duration(seconds)} one after another"
 
 
 def _sum(listed: Sequence[Entry], trainings: Sequence[int]) -> str:

@@ -1,7 +1,7 @@
-"""Cost estimate of trainings: arithmetic, disk, and the time that they take on this machine.
+"""Cost estimate of trainings and analyses: arithmetic, disk, and the time that they take on this machine.
 
 The training step is timed for seconds in two of the models; a step of any other is taken to cost
-a * layers + b * multiply-accumulates.
+a * layers + b * multiply-accumulates. Analyses are estimated in the same way from the pass of a minibatch.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -36,6 +37,21 @@ FEWEST_STEPS = 3
 
 Setting = tuple[str, int, str, str]
 
+Seconds = Callable[..., tuple[float, str]]
+"""Measures the seconds of a minibatch of a `config.Run`, and names the hardware."""
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What an analysis has left to measure of a run."""
+
+    name: str
+    seeds: list[int]
+    """Whose trajectories are not measured yet."""
+    images: float
+    """Its arithmetic for one trajectory, in forward passes of one image."""
+    precision: Literal["fp32", "fp64"]
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -48,6 +64,7 @@ class Entry:
     to_measure: list[int]
     """Seeds that are trained, and whose gradient flow is not measured yet."""
     to_train: list[int]
+    analyses: list[Analysis] = field(default_factory=list)
 
     @property
     def work(self) -> float:
@@ -98,37 +115,68 @@ class Estimate:
     measurements: list[str]
     at_once: int = 1
     """Trainings that share the device meanwhile."""
+    analyses: dict[tuple[str, str], float] = field(default_factory=dict)
+    """Seconds of one trajectory, by run and analysis."""
 
 
 def estimate(
-    listed: Iterable[Entry], step_seconds: Callable[[config.Run], tuple[float, str]] | None = None, at_once: int = 1
+    listed: Iterable[Entry],
+    step_seconds: Seconds | None = None,
+    at_once: int = 1,
+    pass_seconds: Seconds | None = None,
 ) -> Estimate:
-    """Estimate the time of the trainings that are left, from a measurement of two of them for each setting.
+    """Estimate the time of the trainings and analyses that are left, from a measurement of two runs for each setting.
 
     Args:
-        listed: the runs; nothing is measured where nothing is left to train.
+        listed: the runs; nothing is measured where nothing is left.
         step_seconds: returns the seconds of a training step and the device; `time_step` by default.
         at_once: trainings that share the device.
+        pass_seconds: the same of an analysis' pass, which also takes its `precision`; `time_pass` by default.
     """
+    listed = list(listed)
+    beside = f" beside {at_once - 1} other{'s' if at_once > 2 else ''}" if at_once > 1 else ""
+    step, one = step_seconds or partial(time_step, at_once=at_once), pass_seconds or time_pass
+    seconds: dict[str, float] = {}
+    lines: list[str] = []
+    for (*_, precision, _), group in _grouped(listed, lambda entry: [entry.setting] if entry.to_train else []):
+        found = _fitted(group, step, f"a step{beside} in {precision}", lines)
+        seconds |= {entry.name: entry.steps * each for entry, each in zip(group, found, strict=True)}
+    analyses: dict[tuple[str, str], float] = {}
+    for (*_, precision), group in _grouped(listed, _analysed):
+        found = _fitted(group, partial(one, precision=precision), f"a pass in {precision}", lines)
+        for entry, each in zip(group, found, strict=True):
+            chosen = [analysis for analysis in entry.analyses if analysis.precision == precision and analysis.seeds]
+            size = entry.run.train.batch_size
+            analyses |= {(entry.name, analysis.name): analysis.images / size * each for analysis in chosen}
+    return Estimate(seconds, lines, at_once, analyses)
+
+
+def _analysed(entry: Entry) -> list[Setting]:
+    """List the settings in which something of a run is left to analyse."""
+    device, threads, _, _ = entry.setting
+    return sorted({(device, threads, "", each.precision) for each in entry.analyses if each.seeds})
+
+
+def _grouped(
+    listed: Iterable[Entry], settings: Callable[[Entry], Iterable[Setting]]
+) -> Iterable[tuple[Setting, list[Entry]]]:
+    """Group runs by their settings."""
     groups: dict[Setting, list[Entry]] = {}
     for entry in listed:
-        if entry.to_train:
-            groups.setdefault(entry.setting, []).append(entry)
-    seconds: dict[str, float] = {}
-    lines = []
-    for group in groups.values():
-        samples = []
-        for reference in _references(group):
-            measured, device = step_seconds(reference.run) if step_seconds else time_step(reference.run, at_once)
-            samples.append((reference.size.layers, reference.work, measured))
-            beside = f" beside {at_once - 1} other{'s' if at_once > 2 else ''}" if at_once > 1 else ""
-            precision = reference.run.train.precision
-            lines.append(
-                f"{reference.name}: {float(f'{measured * 1000:.3g}'):g} ms a step{beside} in {precision} on {device}"
-            )
-        a, b = fit(samples)
-        seconds |= {entry.name: entry.steps * (a * entry.size.layers + b * entry.work) for entry in group}
-    return Estimate(seconds, lines, at_once)
+        for setting in settings(entry):
+            groups.setdefault(setting, []).append(entry)
+    return groups.items()
+
+
+def _fitted(group: Sequence[Entry], measure: Seconds, unit: str, lines: list[str]) -> list[float]:
+    """Return the seconds of a minibatch for each run of a group, and add the measurements behind them to `lines`."""
+    samples = []
+    for reference in _references(group):
+        measured, device = measure(reference.run)
+        samples.append((reference.size.layers, reference.work, measured))
+        lines.append(f"{reference.name}: {float(f'{measured * 1000:.3g}'):g} ms {unit} on {device}")
+    a, b = fit(samples)
+    return [a * entry.size.layers + b * entry.work for entry in group]
 
 
 def _references(group: Sequence[Entry]) -> list[Entry]:
@@ -188,3 +236,29 @@ def time_step(run: config.Run, at_once: int = 1) -> tuple[float, str]:
     timed(2)
     steps = max(FEWEST_STEPS, int(MEASURED_FOR / timed(1)))
     return timed(steps), devices.hardware(device)
+
+
+def time_pass(run: config.Run, precision: str) -> tuple[float, str]:
+    """Time a pass of an analysis: a third of a gradient on a random minibatch, in that precision; and the hardware."""
+    import torch
+    from torch.nn import functional
+
+    from vanishing.data.records import SHAPE
+    from vanishing.training import devices, models
+
+    device, size = devices.configure(run.train, measuring=True), run.train.batch_size
+    kind = torch.float64 if precision == "fp64" else torch.float32
+    model = models.build(run.model, run.data.classes, seed=0).to(device, kind)
+    images = torch.randn(size, *SHAPE, generator=torch.Generator().manual_seed(0)).to(device, kind)
+    labels = torch.zeros(size, dtype=torch.long, device=device)
+
+    def timed(gradients: int) -> float:
+        start = time.perf_counter()
+        for _ in range(gradients):
+            loss = functional.cross_entropy(model(images), labels)
+            float(torch.autograd.grad(loss, list(model.parameters()))[0].sum())  # waits for the device
+        return (time.perf_counter() - start) / gradients
+
+    timed(1)
+    gradients = max(FEWEST_STEPS, int(MEASURED_FOR / timed(1)))
+    return timed(gradients) / STEP, devices.hardware(device)
