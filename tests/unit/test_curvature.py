@@ -275,7 +275,7 @@ def measured():
             spectra("vgg08", 0, 0, [4.0, 0.5, -0.5, -2.0], 19.0),
             spectra("vgg08", 1, 0, [6.0, 2.5, -0.5, -3.0], 57.0),
             spectra("vgg08", 0, 2, [8.0, -1.0], 3.8),
-            spectra("vgg38_start", 0, 0, [0.0], 0.0),
+            spectra("vgg38_start", 0, 0, [0.0], 0.0).assign(residual=0.0),
             spectra("vgg38_start", 0, 1, [1.0, 3.0], 38.0),
         ],
         ignore_index=True,
@@ -302,6 +302,7 @@ def test_numbers_are_of_the_start_the_first_epoch_and_the_end(measured):
     assert {key.rpartition("/")[0] for key in found} == {"", "vgg08/start", "vgg08/end", "vgg38/start", "vgg38/early"}
     assert (found["vgg08/end/sharpness"], found["vgg08/end/epoch"]) == (8, 2)
     assert found["vgg38/early/adam"] == 1
+    assert found["error"] == pytest.approx(100 * 0.1 / 3)
     assert found["batches"] == measured.settings.analyses.curvature.batches
 
 

@@ -57,11 +57,17 @@ def tables(data: Measured) -> dict[str, str]:
 
 
 def numbers(data: Measured) -> Iterator[tuple[str, float, str]]:
-    """Yield `NETWORK/WHEN/COLUMN`: when is start, early (after one epoch) or end, the columns those of `summary`."""
+    """Yield `NETWORK/WHEN/COLUMN`: when is start, early (after one epoch) or end, the columns those of `summary`.
+
+    `error` is the largest relative uncertainty of a largest eigenvalue, in per cent.
+    """
     block = data.settings.analyses["curvature"]
     for key, value in block.model_dump(include={"images", "steps", "batches", "batch_size"}).items():
         yield key, value, number(value)
     means = summary(data.table)
+    shown = means[means.run.isin(networks(data).values())]
+    error = 100 * (shown.uncertainty / shown.sharpness.abs()).max()
+    yield "error", error, number(error)
     for name, run in networks(data).items():
         for when, row in _moments(means[means.run == run]).items():
             for column in means.columns.drop("run"):
