@@ -164,6 +164,7 @@ def _edge(data: Measured) -> Figure:
     for axis in axes:
         axis.set_yscale("log")
         axis.set_xscale("symlog", linthresh=1)
+        axis.set_xlim(left=-0.2)
         axis.xaxis.set_major_formatter("{x:g}")
         axis.set_xlabel("epoch")
     axes[0].set_ylabel("largest eigenvalue of H (nats)")
