@@ -136,11 +136,11 @@ def _cells(row: pd.Series) -> list[str]:
 def _density(data: Measured) -> Figure:
     figure = Figure(figsize=(6.3, 3.2))
     axes = figure.subplots(1, 2, sharey=True)
-    for run in networks(data).values():
+    for name, run in networks(data).items():
         rows = data.table[(data.table.run == run) & (data.table.kind == "hessian")]
         rows = rows[rows.seed == rows.seed.min()]
         rows = rows[rows.epoch == rows.epoch.max()]
-        colour, dashes = data.looks[run]
+        colour, dashes = _look(data, name, run)
         for axis, sign in zip(axes, (-1, 1), strict=True):
             side = rows[sign * rows.value > 0]
             size = (sign * side.value).sort_values(ascending=False)
@@ -157,8 +157,8 @@ def _edge(data: Measured) -> Figure:
     figure = Figure(figsize=(6.3, 3.2))
     axes = list(figure.subplots(1, 2))
     means = summary(data.table)
-    for run in networks(data).values():
-        rows, (colour, dashes) = means[means.run == run], data.looks[run]
+    for name, run in networks(data).items():
+        rows, (colour, dashes) = means[means.run == run], _look(data, name, run)
         for axis, column in zip(axes, ("sharpness", "adam"), strict=True):
             axis.plot(rows.epoch, rows[column], color=colour, linestyle=dashes, marker=".", label=run)
     for axis in axes:
@@ -172,6 +172,11 @@ def _edge(data: Measured) -> Figure:
     axes[1].axhline(1, color="0.4", linestyle=":", linewidth=0.8)
     _name_runs(figure, axes[1])
     return figure
+
+
+def _look(data: Measured, name: str, run: str) -> tuple[figures.Colour, str]:
+    """Draw a network as its full training: looks of runs of different studies may be the same."""
+    return data.looks.get(name, data.looks[run])
 
 
 def _name_runs(figure: Figure, axis: Axes) -> None:
