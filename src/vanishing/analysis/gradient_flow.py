@@ -92,8 +92,7 @@ def measure_trajectory(
         CheckpointError: if a snapshot is damaged, or not of the run's model.
     """
     batches = {images: fixed_batches(gradients, train, device, images == "augmented") for images in IMAGES}
-    unamplified = run.model.model_copy(update={"gradient_amplification": 1.0})  # the gradient of the loss itself
-    model = models.build(unamplified, run.data.classes, seed=0).to(device)
+    model = network(run, device)
     epochs = snapshot_epochs(folder)
     tables = []
     with Progress(f"gradient flow of {folder}", len(epochs), unit="snapshot") as progress:
@@ -106,6 +105,12 @@ def measure_trajectory(
                 tables.append(table)
             progress.advance()
     return pd.concat(tables, ignore_index=True)
+
+
+def network(run: config.Run, device: torch.device) -> models.VGG:
+    """Build the network of a run to measure: its gradients are those of the loss itself, without amplification."""
+    unamplified = run.model.model_copy(update={"gradient_amplification": 1.0})
+    return models.build(unamplified, run.data.classes, seed=0).to(device)
 
 
 def snapshot_epochs(folder: Path) -> list[int]:

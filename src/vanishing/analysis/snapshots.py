@@ -21,7 +21,7 @@ from vanishing.analysis import gradient_flow
 from vanishing.console import Progress
 from vanishing.data.records import Split
 from vanishing.results import store
-from vanishing.training import checkpoints, models
+from vanishing.training import checkpoints
 from vanishing.training.models import VGG
 
 
@@ -69,7 +69,7 @@ def measure_trajectory(
         for epoch in epochs:
             path = kept / f"{key}-{epoch}.csv"
             if not path.exists():
-                model = models.build(run.model, run.data.classes, seed=0).to(device)
+                model = gradient_flow.network(run, device)
                 checkpoints.load_weights(paths.snapshot(folder, epoch), model)
                 table = measure(Snapshot(model, epoch, epochs, folder, run, batches))
                 table.insert(0, "epoch", epoch)

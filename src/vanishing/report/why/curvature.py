@@ -1,0 +1,183 @@
+"""What the curvature shows: the spectrum at the end of each trajectory, and the way to the edge of stability."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from vanishing.report import figures
+from vanishing.report.latex import code, number, tabular
+from vanishing.report.why.measured import Measured
+
+CAPTIONS = {
+    "curvature": (
+        "The curvature at initialisation, after an epoch and at the end: the largest and the smallest eigenvalue "
+        "of the Hessian~$H$ in nats, the mean of all, and the share of the negative ones in the sum of their absolute "
+        r"values; then the learning rate~$\eta$ and what is left to the edge of stability. On a quadratic, gradient "
+        r"descent at this rate would diverge where $\lambda_1(H)\, \eta / 2$ is above 1, and Adam where "
+        r"$\lambda_1(P^{-1} H)\, \eta / 38$ is. Means over the seeds."
+    ),
+    "density": (
+        "The spectral density of the Hessian at the last snapshot, integrated from the outside: the share of all "
+        "eigenvalues that lie farther from 0 than the one on the axis, on the negative side (left) and on the positive "
+        "one (right). Each step is a node of the quadrature; the share of a few eigenvalues is known only to within "
+        "its order of magnitude. One seed."
+    ),
+    "edge": (
+        "Left: the largest eigenvalue of the Hessian. Right: that of the Hessian preconditioned by Adam, relative to "
+        "the edge of stability at the rate of the snapshot; the dotted line is the edge. Means over the seeds."
+    ),
+}
+"""By name; tables and figures."""
+
+
+def draw(data: Measured) -> dict[str, Figure]:
+    """Draw the density at the last snapshots, and the sharpness along the trajectories."""
+    with figures.style():
+        return {"density": _density(data), "edge": _edge(data)}
+
+
+def tables(data: Measured) -> dict[str, str]:
+    """Write the table of the networks: at initialisation, after an epoch, and at the end."""
+    head = [
+        r"network & epoch & $\lambda_1(H)$ & $\lambda_{\min}(H)$ & mean & negative (\%) & $\eta$ & "
+        r"$\lambda_1(H)\, \eta / 2$ & $\lambda_1(P^{-1} H)\, \eta / 38$ \\"
+    ]
+    means = summary(data.table)
+    bodies = []
+    for run in networks(data).values():
+        rows = list(_moments(means[means.run == run]).values())
+        names = [code(run), *[""] * len(rows)]
+        bodies.append([[name, *_cells(row)] for name, row in zip(names, rows, strict=False)])
+    return {"curvature": tabular("lrrrrrrrr", head, *bodies)}
+
+
+def numbers(data: Measured) -> Iterator[tuple[str, float, str]]:
+    """Yield `NETWORK/WHEN/COLUMN`: when is start, early (after one epoch) or end, the columns those of `summary`.
+
+    `error` is the largest relative uncertainty of a largest eigenvalue, in per cent.
+    """
+    block = data.settings.analyses["curvature"]
+    for key, value in block.model_dump(include={"images", "steps", "batches", "batch_size"}).items():
+        yield key, value, number(value)
+    means = summary(data.table)
+    shown = means[means.run.isin(networks(data).values())]
+    error = 100 * (shown.uncertainty / shown.sharpness.abs()).max()
+    yield "error", error, number(error)
+    for name, run in networks(data).items():
+        for when, row in _moments(means[means.run == run]).items():
+            for column in means.columns.drop("run"):
+                yield f"{name}/{when}/{column}", row[column], number(row[column])
+
+
+def networks(data: Measured) -> dict[str, str]:
+    """Choose for each network, a run's name without `_short` or `_start`, the run that trains for most epochs."""
+    chosen: dict[str, str] = {}
+    for run in sorted(data.runs, key=lambda run: data.settings.run(run).train.epochs):
+        chosen[run.removesuffix("_short").removesuffix("_start")] = run
+    return dict(sorted(chosen.items(), key=lambda item: data.runs.index(item[1])))
+
+
+def summary(table: pd.DataFrame) -> pd.DataFrame:
+    """Sum up the spectra of each run and epoch; means over the seeds.
+
+    Returns:
+        A row for each, in order of run and epoch:
+            sharpness: the largest eigenvalue of the Hessian.
+            uncertainty: an eigenvalue lies at most this far from it.
+            lowest: the smallest eigenvalue.
+            mean: of all eigenvalues, the trace over the number of parameters.
+            negative: share of the negative eigenvalues in the sum of all absolute ones, in per cent.
+            learning_rate: of the snapshot.
+            descent: sharpness over the edge of gradient descent.
+            preconditioned: the largest eigenvalue of the Hessian preconditioned by Adam.
+            adam: it over the edge of Adam.
+    """
+    rows = [
+        {"run": run, "epoch": epoch, **_sum_up(spectra)}
+        for (run, _, epoch), spectra in table.groupby(["run", "seed", "epoch"], sort=False)
+    ]
+    return pd.DataFrame(rows).groupby(["run", "epoch"], sort=False).mean().reset_index()
+
+
+def _sum_up(spectra: pd.DataFrame) -> dict[str, float]:
+    plain, adam = (spectra[spectra.kind == kind] for kind in ("hessian", "preconditioned"))
+    size = (plain.weight * plain.value.abs()).sum()
+    top = plain.nlargest(1, "value").iloc[0]
+    return {
+        "sharpness": top.value,
+        "uncertainty": top.residual,
+        "lowest": plain.value.min(),
+        "mean": (plain.weight * plain.value).sum(),
+        "negative": 100 * (plain.weight * plain.value.clip(upper=0).abs()).sum() / size if size else np.nan,
+        "learning_rate": top.learning_rate,
+        "descent": top.value / top.edge,
+        "preconditioned": adam.value.max(),
+        "adam": adam.value.max() / adam.edge.iloc[0],
+    }
+
+
+def _moments(rows: pd.DataFrame) -> dict[str, pd.Series]:
+    """Return the snapshots that table and text are about, where a trajectory has them; the same one is there once."""
+    epochs = {"start": 0, "early": 1, "end": rows.epoch.max()}
+    first = {epoch: when for when, epoch in reversed(epochs.items())}
+    return {first[row.epoch]: row for _, row in rows.iterrows() if row.epoch in first}
+
+
+def _cells(row: pd.Series) -> list[str]:
+    columns = ["sharpness", "lowest", "mean", "negative", "learning_rate", "descent", "adam"]
+    return [f"{row.epoch:.0f}", *(number(row[column]) for column in columns)]
+
+
+def _density(data: Measured) -> Figure:
+    figure = Figure(figsize=(6.3, 3.2))
+    axes = figure.subplots(1, 2, sharey=True)
+    for name, run in networks(data).items():
+        rows = data.table[(data.table.run == run) & (data.table.kind == "hessian")]
+        rows = rows[rows.seed == rows.seed.min()]
+        rows = rows[rows.epoch == rows.epoch.max()]
+        colour, dashes = _look(data, name, run)
+        for axis, sign in zip(axes, (-1, 1), strict=True):
+            side = rows[sign * rows.value > 0]
+            size = (sign * side.value).sort_values(ascending=False)
+            axis.step(size, side.weight[size.index].cumsum(), where="post", color=colour, linestyle=dashes, label=run)
+    for axis, title in zip(axes, ("negative curvature", "positive curvature"), strict=True):
+        axis.set(xscale="log", yscale="log", xlabel="absolute eigenvalue (nats)", title=title)
+    axes[0].invert_xaxis()
+    axes[0].set_ylabel("share of eigenvalues beyond")
+    _name_runs(figure, axes[1])
+    return figure
+
+
+def _edge(data: Measured) -> Figure:
+    figure = Figure(figsize=(6.3, 3.2))
+    axes = list(figure.subplots(1, 2))
+    means = summary(data.table)
+    for name, run in networks(data).items():
+        rows, (colour, dashes) = means[means.run == run], _look(data, name, run)
+        for axis, column in zip(axes, ("sharpness", "adam"), strict=True):
+            axis.plot(rows.epoch, rows[column], color=colour, linestyle=dashes, marker=".", label=run)
+    for axis in axes:
+        axis.set_yscale("log")
+        axis.set_xscale("symlog", linthresh=1)
+        axis.set_xlim(left=-0.2)
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.set_xlabel("epoch")
+    axes[0].set_ylabel("largest eigenvalue of H (nats)")
+    axes[1].set_ylabel("preconditioned, over the edge of Adam")
+    axes[1].axhline(1, color="0.4", linestyle=":", linewidth=0.8)
+    _name_runs(figure, axes[1])
+    return figure
+
+
+def _look(data: Measured, name: str, run: str) -> tuple[figures.Colour, str]:
+    """Draw a network as its full training: looks of runs of different studies may be the same."""
+    return data.looks.get(name, data.looks[run])
+
+
+def _name_runs(figure: Figure, axis: Axes) -> None:
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside upper center", ncols=3, handlelength=3)
