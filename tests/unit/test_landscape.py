@@ -1,16 +1,20 @@
 import copy
 import math
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
 
+import examples
 from vanishing import config, paths
 from vanishing.analysis import landscape
 from vanishing.analysis.gradient_flow import fixed_batches
 from vanishing.analysis.snapshots import Snapshot
+from vanishing.report.why import landscape as presented
+from vanishing.report.why.measured import Measured
 from vanishing.training import checkpoints, models
 
 
@@ -245,3 +249,100 @@ def test_two_snapshots_span_no_plane(trajectory, settings, tmp_path):
 
 def test_the_same_table_twice(trajectory, settings):
     pd.testing.assert_frame_equal(*(landscape.measure(trajectory(3), settings) for _ in range(2)), check_exact=True)
+
+
+GUESS = math.log(10)
+
+
+def cut(loss, direction, epoch=2, statistics="batch"):
+    x = [-0.5, -0.25, 0, 0.25, 0.5]
+    rows = pd.DataFrame({"x": x, "loss": [loss(each) for each in x], "accuracy": 0.1})
+    return rows.assign(kind="cut", statistics=statistics, direction=direction, epoch=epoch)
+
+
+def lattice(kind, loss):
+    points = [(x, y, loss(x, y)) for x in (-1, 0, 1) for y in (-1, 0, 1)]
+    return pd.DataFrame(points, columns=["x", "y", "loss"]).assign(kind=kind, statistics="batch", epoch=2)
+
+
+@pytest.fixture
+def table():
+    """Rows of a run: 2 + 8 x^2 along one direction, 2 - |x| along the other, and a start that is flat."""
+    path = pd.DataFrame({"kind": "path", "at": [0, 1, 2], "x": [4.0, 2, 0], "y": [0.0, 1, 0], "loss": 2.0, "epoch": 2})
+    share = pd.DataFrame({"kind": "component", "direction": [1, 2], "share": [0.8, 0.2], "epoch": 2})
+    parts = [
+        *(cut(lambda x: GUESS, direction, epoch=0) for direction in (1, 2)),
+        cut(lambda x: 2 + 8 * x * x, 1),
+        cut(lambda x: 2 - abs(x), 2),
+        cut(lambda x: 3 + x, 1, statistics="running"),
+        lattice("grid", lambda x, y: 2 + x + y),
+        lattice("plane", lambda x, y: 2 + x * x + y),
+        path,
+        share,
+    ]
+    return pd.concat(parts, ignore_index=True).assign(run="vgg08", seed=0)
+
+
+@pytest.fixture
+def data(table):
+    return Measured(table, ["vgg08"], {"vgg08": ((0.0, 0.4, 0.7), "-")}, examples.study())
+
+
+def test_cuts_are_summarised_by_hand(table):
+    found = presented.summarise(table[table.epoch == 2], GUESS)
+    assert (found["loss"], found["running_loss"]) == (2, 3)
+    assert found["curvatures"] == [16, -8]  # (0.5 + 0.5) / 0.25^2, and (-0.25 - 0.25) / 0.25^2
+    # the first rises by 0.5 at 0.25 and by 2 at 0.5, so by 1 a third of the way between; the second never
+    assert found["half_widths"] == [pytest.approx(1 / 3), pytest.approx(1 / 3), math.inf, math.inf]
+    assert found["concave"] == 1 / 6  # second differences: 1, 1, 1 and 0, -0.5, 0
+    assert found["range"] == 4 - 1.5
+    assert found["above_guess"] == 3 / 9  # 2 + x + y is above ln 10 = 2.30 where x + y is 1 or 2
+
+
+def test_a_flat_landscape_has_neither_width_nor_curvature(table):
+    found = presented.summarise(table[table.epoch == 0], GUESS)
+    assert (found["curvatures"], found["concave"], found["range"]) == ([0, 0], 0, 0)
+    assert found["half_widths"] == 4 * [math.inf]
+    assert math.isnan(found["above_guess"])
+    assert math.isnan(found["running_loss"])
+
+
+def test_rounding_is_no_concavity(table):
+    flat = cut(lambda x: GUESS - 4e-6 * (x == 0.25), 1).assign(seed=0)
+    assert presented.summarise(flat, GUESS)["concave"] == 0
+
+
+def test_the_shares_of_a_random_walk_by_hand():
+    # points 0, a, a + b with a and b orthonormal: their scatter [[2, 1], [1, 2]] / 3 has the eigenvalues 1 and 1/3
+    assert presented.walk_shares([0, 1, 2]) == pytest.approx([0.75, 0.25, 0], abs=1e-12)
+    # and in the limit 6 / (pi k)^2
+    assert presented.walk_shares(range(400))[:2] == pytest.approx([6 / np.pi**2, 6 / (2 * np.pi) ** 2], rel=0.01)
+
+
+def test_numbers_of_the_text(data):
+    found = {key: (value, text) for key, value, text in presented.numbers(data)}
+    assert found["vgg08/loss"] == (2, "2.00")
+    assert found["vgg08/half_width"] == (math.inf, "$>$0.5")
+    assert found["vgg08/curvature"] == (4, "4 $\\pm$ 17")
+    assert found["vgg08/half_widths"][1] == "0.333 to $>$0.5"
+    assert found["vgg08/start_half_width"] == (math.inf, "$>$0.5")
+    assert found["vgg08/running_loss"] == (3, "3.00")
+    assert found["vgg08/plane_share"] == (100, "100")
+    assert found["vgg08/walk_share"] == (pytest.approx(100), "100")
+    assert "vgg08/start_above_guess" not in found
+
+
+def test_figures_are_those_of_the_captions(data):
+    drawn, tables = presented.draw(data), presented.tables(data)
+    assert {*drawn, *tables} == set(presented.CAPTIONS)
+    assert [axis.get_title() for axis in drawn["plane"].axes] == ["vgg08", ""]
+    assert drawn["plane"].axes[0].get_xlabel() == "component 1 (80 %)"
+    lines = tables["summary"].splitlines()
+    assert r"\texttt{vgg08} & 2 & 2.00 & 4 $\pm$ 17 & $>$0.5 (0.333 to $>$0.5) & 17 & 33 \\" in lines
+
+
+def test_without_a_plane_the_figure_says_so(data):
+    lines = Measured(data.table[data.table.kind.isin(["cut", "grid"])], data.runs, data.looks, data.settings)
+    figure = presented.draw(lines)["plane"]
+    assert figure.texts[0].get_text() == "no trajectory has three snapshots"
+    assert not any(key.endswith("share") for key, *_ in presented.numbers(lines))

@@ -1,0 +1,265 @@
+"""What the loss looks like around snapshots and along trajectories."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from statistics import fmean, median, stdev
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.contour import QuadContourSet
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from vanishing.report import figures, latex
+from vanishing.report.why.measured import Measured
+
+CAPTIONS = {
+    "summary": "The landscape around the initialisation (epoch 0) and the last snapshot. Loss: at the snapshot, nats. "
+    "Curvature: second difference of the loss around it, in nats per squared filter norm, mean and standard deviation "
+    "over the directions. Half-width: distance at which the loss has risen by one nat, in filter norms, median and "
+    "range over both sides of all cuts. Concave: second differences along the cuts below $-10^{-5}$ nats, in per cent. "
+    "Above guess: points of the grid whose loss exceeds $\\ln K$, in per cent.",
+    "cuts": "Loss along the random directions, in units of each filter's norm: at the last snapshot in colour, at the "
+    "initialisation in grey, and, dashed, along the first direction with the running statistics of the last snapshot. "
+    "The dotted line is $\\ln K$; losses above twice that leave the panel.",
+    "grid": "Loss in the plane of the first two random directions, around the last snapshot of the first seed. The "
+    "thick line is $\\ln K$; losses above twice that have the lightest shade.",
+    "plane": "Loss in the plane of the first two principal components of the trajectory, through the last snapshot of "
+    "the first seed, with the snapshots projected on it, from the cross, the initialisation, to the large dot. The "
+    "unit is length in the space of weights; in brackets the share of the variance. Shades and thick line are those of "
+    "the figure above. A snapshot's own loss is not that of its projection.",
+}
+"""What each figure and table shows."""
+
+RISE = 1.0
+"""Nats by which the loss has risen at the half-width."""
+
+FLAT = 1e-5
+"""Nats; a smaller second difference may be rounding, as logits are in single precision."""
+
+LEVELS = 16
+"""Shades between 0 and twice the loss of a uniform guess."""
+
+COLUMNS = 3
+"""Panels beside one another."""
+
+
+def draw(data: Measured) -> dict[str, Figure]:
+    """Draw the figures."""
+    guess = math.log(data.settings.data.classes)
+    with figures.style():
+        return {
+            "cuts": cuts(data, guess),
+            "grid": surfaces(data, "grid", guess),
+            "plane": surfaces(data, "plane", guess),
+        }
+
+
+def tables(data: Measured) -> dict[str, str]:
+    """Write the table of what summarises the cuts and the grid."""
+    head = ["Run & Epoch & Loss & Curvature & Half-width & Concave & Above guess" + r" \\"]
+    guess, reach = math.log(data.settings.data.classes), data.settings.analyses.landscape.reach
+    bodies = []
+    for run in data.runs:
+        for epoch, rows in _of(data, run).groupby("epoch"):
+            found = summarise(rows, guess)
+            width = f"{_width(found['half_width'], reach)} ({_range(found['half_widths'], reach)})"
+            cells = [latex.number(found["loss"], 2), _spread(found["curvatures"]), width]
+            shares = [latex.number(100 * found[key], 0) for key in ("concave", "above_guess")]
+            bodies.append([latex.code(run), f"{epoch}", *cells, *shares])
+    return {"summary": latex.tabular("lrrrrrr", head, bodies)}
+
+
+def numbers(data: Measured) -> Iterator[tuple[str, float, str]]:
+    """Yield what the text quotes: RUN/KEY of the last snapshot, RUN/start_KEY of the initialisation."""
+    guess, block = math.log(data.settings.data.classes), data.settings.analyses.landscape
+    yield "images", block.batches * block.batch_size, latex.number(block.batches * block.batch_size, 0)
+    yield "directions", block.directions, latex.number(block.directions, 0)
+    yield "reach", block.reach, latex.number(block.reach)
+    yield "rise", RISE, latex.number(RISE)
+    for run in data.runs:
+        rows = _of(data, run)
+        for epoch in sorted({rows.epoch.min(), rows.epoch.max()}):
+            stem = f"{run}/start_" if epoch == 0 else f"{run}/"
+            yield from _numbers(stem, rows[rows.epoch == epoch], guess, block.reach)
+        yield from _plane_numbers(run, rows)
+
+
+def summarise(rows: pd.DataFrame, guess: float) -> dict[str, Any]:
+    """Summarise the cuts and the grid at one epoch of a run, over its seeds and directions.
+
+    Args:
+        rows: of one run and epoch.
+        guess: loss of a uniform guess, in nats.
+
+    Returns:
+        `loss` at the snapshot with recomputed, `running_loss` with running statistics (NaN without); `curvatures`, a
+        value a cut; `half_widths`, two a cut, infinite where the loss does not rise that far, and their median
+        `half_width`; `concave`, share of second differences below `-FLAT`; `range` of the loss over the cuts;
+        `above_guess`, share of the grid's points (NaN without a grid).
+    """
+    batch = rows[(rows.kind == "cut") & (rows.statistics == "batch")]
+    found = [cut.sort_values("x")[["x", "loss"]].to_numpy().T for _, cut in batch.groupby(["seed", "direction"])]
+    bends = np.concatenate([np.diff(loss, 2) for _, loss in found])
+    half_widths = [width for x, loss in found for width in (_rise(-x[::-1], loss[::-1]), _rise(x, loss))]
+    running = rows[(rows.kind == "cut") & (rows.statistics == "running") & (rows.x == 0)].loss
+    grid = rows[rows.kind == "grid"].loss
+    return {
+        "loss": batch[batch.x == 0].loss.mean(),
+        "running_loss": running.mean(),
+        "curvatures": [curvature(x, loss) for x, loss in found],
+        "half_widths": half_widths,
+        "half_width": median(half_widths),
+        "concave": float((bends < -FLAT).mean()),
+        "range": batch.loss.max() - batch.loss.min(),
+        "above_guess": float((grid > guess).mean()) if len(grid) else math.nan,
+    }
+
+
+def curvature(x: np.ndarray, loss: np.ndarray) -> float:
+    """Return the second difference of the loss around the middle of a cut, over the squared step."""
+    middle = len(x) // 2
+    step = x[middle + 1] - x[middle]
+    return float((loss[middle - 1] - 2 * loss[middle] + loss[middle + 1]) / step**2)
+
+
+def _rise(x: np.ndarray, loss: np.ndarray) -> float:
+    """Return where the loss has risen by `RISE` from the middle on, by linear interpolation; infinity if nowhere."""
+    middle = len(x) // 2
+    risen = loss[middle:] - loss[middle] - RISE
+    above = np.flatnonzero(risen >= 0)
+    if not len(above):
+        return math.inf
+    at = above[0]
+    return float(np.interp(0, risen[at - 1 : at + 1], x[middle + at - 1 : middle + at + 1]))
+
+
+def walk_shares(epochs: Sequence[float]) -> np.ndarray:
+    """Return the shares of variance of a random walk's components, seen at these epochs, largest first.
+
+    In very many dimensions its steps are orthogonal, and their squared length grows with the time between; most of the
+    variance then lies in the first two components too (Antognini & Sohl-Dickstein 2018).
+    """
+    centring = np.eye(len(epochs)) - 1 / len(epochs)
+    variances = np.linalg.eigvalsh(centring @ np.minimum.outer(epochs, epochs) @ centring)[::-1]
+    shares: np.ndarray = variances / variances.sum()
+    return shares
+
+
+def cuts(data: Measured, guess: float) -> Figure:
+    """Draw the cuts, a panel a run."""
+    figure, axes = _panels(len(data.runs), height=1.5, share=True)
+    for axis, run in zip(axes, data.runs, strict=True):
+        rows = _of(data, run)
+        lines = rows[rows.kind == "cut"]
+        for (epoch, statistics, *_), cut in lines.groupby(["epoch", "statistics", "seed", "direction"]):
+            last = epoch == lines.epoch.max()
+            if statistics == "batch":
+                colour = data.looks[run][0] if last else "0.65"
+                axis.plot(cut.x, cut.loss, color=colour, linewidth=0.9, zorder=2 + last)
+            elif last:
+                axis.plot(cut.x, cut.loss, color="0.1", linestyle="--", linewidth=0.8, zorder=4)
+        axis.axhline(guess, color="0.4", linestyle=":", linewidth=0.8)
+        axis.set(title=run, ylim=(0, 2 * guess))
+    figure.supylabel("loss (nats)", fontsize=8)
+    figure.supxlabel("step (filter norms)", fontsize=8)
+    return figure
+
+
+def surfaces(data: Measured, kind: str, guess: float) -> Figure:
+    """Draw the grid, or the plane of the trajectory with its path, a panel a run that has it."""
+    found = {run: rows for run in data.runs if len(rows := _first(_of(data, run), kind))}
+    if not found:
+        figure = Figure(figsize=(6.3, 0.6))
+        figure.text(0.5, 0.5, "no trajectory has three snapshots", ha="center", va="center")
+        return figure
+    figure, axes = _panels(len(found), height=2.0)
+    for axis, (run, rows) in zip(axes, found.items(), strict=True):
+        shown = _surface(axis, rows, guess)
+        axis.set_title(run)
+        if kind == "plane":
+            _path(axis, _of(data, run))
+        else:
+            axis.set_aspect("equal")
+    figure.colorbar(shown, ax=axes, label="loss (nats)", aspect=40, location="bottom", shrink=0.8, ticks=MaxNLocator(6))
+    return figure
+
+
+def _surface(axis: Axes, rows: pd.DataFrame, guess: float) -> QuadContourSet:
+    surface = rows.pivot_table(index="y", columns="x", values="loss")
+    levels = np.linspace(0, 2 * guess, LEVELS + 1)
+    drawn = axis.contourf(surface.columns, surface.index, surface, levels=levels, cmap="viridis", extend="max")
+    axis.contour(surface.columns, surface.index, surface, levels=[guess], colors="black", linewidths=1.2)
+    axis.grid(visible=False)
+    return drawn
+
+
+def _path(axis: Axes, rows: pd.DataFrame) -> None:
+    path, shares = _first(rows, "path"), _first(rows, "component").set_index("direction").share
+    axis.plot(path.x, path.y, color="white", linewidth=2.2)
+    axis.plot(path.x, path.y, color="black", linewidth=0.9, marker=".", markersize=3)
+    axis.plot(*path[["x", "y"]].iloc[0], marker="x", color="black", markersize=6)
+    axis.plot(*path[["x", "y"]].iloc[-1], marker="o", color="black", markersize=5)
+    axis.set_xlabel(f"component 1 ({100 * shares[1]:.0f} %)")
+    axis.set_ylabel(f"component 2 ({100 * shares[2]:.0f} %)")
+
+
+def _panels(count: int, height: float, share: bool = False) -> tuple[Figure, list[Axes]]:
+    lines = math.ceil(count / COLUMNS)
+    figure = Figure(figsize=(6.3, lines * height + 0.6))
+    grid = figure.subplots(lines, min(COLUMNS, count), squeeze=False, sharex=share, sharey=share)
+    panels = list(grid.flat)
+    for spare in panels[count:]:
+        spare.remove()
+    return figure, panels[:count]
+
+
+def _of(data: Measured, run: str) -> pd.DataFrame:
+    rows: pd.DataFrame = data.table[data.table.run == run]
+    return rows
+
+
+def _first(rows: pd.DataFrame, kind: str) -> pd.DataFrame:
+    """Return the rows of a kind of the first seed."""
+    return rows[(rows.kind == kind) & (rows.seed == rows.seed.min())]
+
+
+def _numbers(stem: str, rows: pd.DataFrame, guess: float, reach: float) -> Iterator[tuple[str, float, str]]:
+    found = summarise(rows, guess)
+    yield f"{stem}loss", found["loss"], latex.number(found["loss"], 2)
+    yield f"{stem}range", found["range"], latex.number(found["range"])
+    yield f"{stem}curvature", fmean(found["curvatures"]), _spread(found["curvatures"])
+    yield f"{stem}half_width", found["half_width"], _width(found["half_width"], reach)
+    yield f"{stem}half_widths", found["half_width"], _range(found["half_widths"], reach)
+    yield f"{stem}concave", 100 * found["concave"], latex.number(100 * found["concave"], 0)
+    for key, scale, digits in (("running_loss", 1, 2), ("above_guess", 100, 0)):
+        if not math.isnan(found[key]):
+            yield f"{stem}{key}", scale * found[key], latex.number(scale * found[key], digits)
+
+
+def _plane_numbers(run: str, rows: pd.DataFrame) -> Iterator[tuple[str, float, str]]:
+    components, path = _first(rows, "component"), _first(rows, "path")
+    if len(components):
+        share = 100 * components[components.direction <= 2].share.sum()
+        walk = 100 * walk_shares(path["at"].tolist())[:2].sum()
+        yield f"{run}/plane_share", share, latex.number(share, 0)
+        yield f"{run}/walk_share", walk, latex.number(walk, 0)
+        yield f"{run}/snapshots", len(path), latex.number(len(path), 0)
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{latex.number(fmean(values))} $\\pm$ {latex.number(stdev(values))}"
+
+
+def _width(width: float, reach: float) -> str:
+    return f"$>${latex.number(reach)}" if math.isinf(width) else latex.number(width)
+
+
+def _range(widths: Sequence[float], reach: float) -> str:
+    """Write the smallest and the largest width."""
+    low, high = min(widths), max(widths)
+    return _width(low, reach) if math.isinf(low) else f"{_width(low, reach)} to {_width(high, reach)}"
