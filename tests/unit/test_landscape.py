@@ -321,15 +321,26 @@ def test_the_shares_of_a_random_walk_by_hand():
 
 def test_numbers_of_the_text(data):
     found = {key: (value, text) for key, value, text in presented.numbers(data)}
-    assert found["vgg08/loss"] == (2, "2.00")
-    assert found["vgg08/half_width"] == (math.inf, "$>$0.5")
-    assert found["vgg08/curvature"] == (4, "4 $\\pm$ 17")
-    assert found["vgg08/half_widths"][1] == "0.333 to $>$0.5"
-    assert found["vgg08/start_half_width"] == (math.inf, "$>$0.5")
-    assert found["vgg08/running_loss"] == (3, "3.00")
-    assert found["vgg08/plane_share"] == (100, "100")
-    assert found["vgg08/walk_share"] == (pytest.approx(100), "100")
-    assert "vgg08/start_above_guess" not in found
+    assert found["vgg08/end/epoch"] == (2, "2")
+    assert found["vgg08/end/loss"] == (2, "2.00")
+    assert found["vgg08/end/half_width"] == (math.inf, "$>$0.5")
+    assert found["vgg08/end/curvature"] == (4, "4 $\\pm$ 17")
+    assert found["vgg08/end/half_widths"][1] == "0.333 to $>$0.5"
+    assert found["vgg08/end/running_loss"] == (3, "3.00")
+    assert found["vgg08/start/half_widths"] == (math.inf, "$>$0.5")
+    assert found["vgg08/share"] == (100, "100")
+    assert found["vgg08/walk"] == (pytest.approx(100), "100")
+    assert "vgg08/start/above_guess" not in found
+    assert "vgg08/start/running_loss" not in found
+
+
+def test_a_network_is_shown_by_its_longest_training(table):
+    runs = ["vgg38_short", "vgg08_short", "vgg08_start", "vgg08"]
+    rows = pd.concat([table.assign(run=run) for run in runs[:3]])
+    settings = examples.study(runs=runs)
+    data = Measured(rows, runs[:3], dict.fromkeys(runs, ((0.0, 0.4, 0.7), "-")), settings)
+    assert presented.networks(data) == {"vgg38": "vgg38_short", "vgg08": "vgg08_short"}
+    assert [axis.get_title() for axis in presented.draw(data)["cuts"].axes] == ["vgg38_short", "vgg08_short"]
 
 
 def test_figures_are_those_of_the_captions(data):
@@ -345,4 +356,4 @@ def test_without_a_plane_the_figure_says_so(data):
     lines = Measured(data.table[data.table.kind.isin(["cut", "grid"])], data.runs, data.looks, data.settings)
     figure = presented.draw(lines)["plane"]
     assert figure.texts[0].get_text() == "no trajectory has three snapshots"
-    assert not any(key.endswith("share") for key, *_ in presented.numbers(lines))
+    assert not any(key.endswith("/share") for key, *_ in presented.numbers(lines))

@@ -64,7 +64,7 @@ def tables(data: Measured) -> dict[str, str]:
     head = ["Run & Epoch & Loss & Curvature & Half-width & Concave & Above guess" + r" \\"]
     guess, reach = math.log(data.settings.data.classes), data.settings.analyses.landscape.reach
     bodies = []
-    for run in data.runs:
+    for run in networks(data).values():
         for epoch, rows in _of(data, run).groupby("epoch"):
             found = summarise(rows, guess)
             width = f"{_width(found['half_width'], reach)} ({_range(found['half_widths'], reach)})"
@@ -75,18 +75,31 @@ def tables(data: Measured) -> dict[str, str]:
 
 
 def numbers(data: Measured) -> Iterator[tuple[str, float, str]]:
-    """Yield what the text quotes: RUN/KEY of the last snapshot, RUN/start_KEY of the initialisation."""
+    """Yield NETWORK/WHEN/KEY, where WHEN is start, the initialisation, or end, and NETWORK/KEY of the plane."""
     guess, block = math.log(data.settings.data.classes), data.settings.analyses.landscape
-    yield "images", block.batches * block.batch_size, latex.number(block.batches * block.batch_size, 0)
-    yield "directions", block.directions, latex.number(block.directions, 0)
-    yield "reach", block.reach, latex.number(block.reach)
-    yield "rise", RISE, latex.number(RISE)
-    for run in data.runs:
+    settings = {"images": block.batches * block.batch_size, "directions": block.directions, "reach": block.reach}
+    for key, value in (settings | {"rise": RISE}).items():
+        yield key, value, latex.number(value)
+    for name, run in networks(data).items():
         rows = _of(data, run)
-        for epoch in sorted({rows.epoch.min(), rows.epoch.max()}):
-            stem = f"{run}/start_" if epoch == 0 else f"{run}/"
-            yield from _numbers(stem, rows[rows.epoch == epoch], guess, block.reach)
-        yield from _plane_numbers(run, rows)
+        for when, epoch in (("start", 0), ("end", rows.epoch.max())):
+            if len(at := rows[rows.epoch == epoch]):
+                for key, value, text in _numbers(at, guess, block.reach):
+                    yield f"{name}/{when}/{key}", value, text
+        for key, value in _plane_numbers(rows).items():
+            yield f"{name}/{key}", value, latex.number(value, 0)
+
+
+def networks(data: Measured) -> dict[str, str]:
+    """Choose for each network, a run's name without `_short` or `_start`, the run that trains for most epochs."""
+    chosen: dict[str, str] = {}
+    for run in sorted(data.runs, key=lambda run: data.settings.run(run).train.epochs):
+        chosen[_name(run)] = run
+    return {name: chosen[name] for name in dict.fromkeys(map(_name, data.runs))}
+
+
+def _name(run: str) -> str:
+    return run.removesuffix("_short").removesuffix("_start")
 
 
 def summarise(rows: pd.DataFrame, guess: float) -> dict[str, Any]:
@@ -151,9 +164,10 @@ def walk_shares(epochs: Sequence[float]) -> np.ndarray:
 
 
 def cuts(data: Measured, guess: float) -> Figure:
-    """Draw the cuts, a panel a run."""
-    figure, axes = _panels(len(data.runs), height=1.5, share=True)
-    for axis, run in zip(axes, data.runs, strict=True):
+    """Draw the cuts, a panel a network."""
+    runs = list(networks(data).values())
+    figure, axes = _panels(len(runs), height=1.5, share=True)
+    for axis, run in zip(axes, runs, strict=True):
         rows = _of(data, run)
         lines = rows[rows.kind == "cut"]
         for (epoch, statistics, *_), cut in lines.groupby(["epoch", "statistics", "seed", "direction"]):
@@ -171,8 +185,8 @@ def cuts(data: Measured, guess: float) -> Figure:
 
 
 def surfaces(data: Measured, kind: str, guess: float) -> Figure:
-    """Draw the grid, or the plane of the trajectory with its path, a panel a run that has it."""
-    found = {run: rows for run in data.runs if len(rows := _first(_of(data, run), kind))}
+    """Draw the grid, or the plane of the trajectory with its path, a panel a network that has it."""
+    found = {run: rows for run in networks(data).values() if len(rows := _first(_of(data, run), kind))}
     if not found:
         figure = Figure(figsize=(6.3, 0.6))
         figure.text(0.5, 0.5, "no trajectory has three snapshots", ha="center", va="center")
@@ -219,36 +233,36 @@ def _panels(count: int, height: float, share: bool = False) -> tuple[Figure, lis
 
 
 def _of(data: Measured, run: str) -> pd.DataFrame:
-    rows: pd.DataFrame = data.table[data.table.run == run]
-    return rows
+    return data.table[data.table.run == run]
 
 
 def _first(rows: pd.DataFrame, kind: str) -> pd.DataFrame:
     """Return the rows of a kind of the first seed."""
-    return rows[(rows.kind == kind) & (rows.seed == rows.seed.min())]
+    first: pd.DataFrame = rows[(rows.kind == kind) & (rows.seed == rows.seed.min())]
+    return first
 
 
-def _numbers(stem: str, rows: pd.DataFrame, guess: float, reach: float) -> Iterator[tuple[str, float, str]]:
+def _numbers(rows: pd.DataFrame, guess: float, reach: float) -> Iterator[tuple[str, float, str]]:
     found = summarise(rows, guess)
-    yield f"{stem}loss", found["loss"], latex.number(found["loss"], 2)
-    yield f"{stem}range", found["range"], latex.number(found["range"])
-    yield f"{stem}curvature", fmean(found["curvatures"]), _spread(found["curvatures"])
-    yield f"{stem}half_width", found["half_width"], _width(found["half_width"], reach)
-    yield f"{stem}half_widths", found["half_width"], _range(found["half_widths"], reach)
-    yield f"{stem}concave", 100 * found["concave"], latex.number(100 * found["concave"], 0)
+    yield "epoch", rows.epoch.max(), latex.number(rows.epoch.max(), 0)
+    yield "loss", found["loss"], latex.number(found["loss"], 2)
+    yield "range", found["range"], latex.number(found["range"])
+    yield "curvature", fmean(found["curvatures"]), _spread(found["curvatures"])
+    yield "half_width", found["half_width"], _width(found["half_width"], reach)
+    yield "half_widths", found["half_width"], _range(found["half_widths"], reach)
+    yield "concave", 100 * found["concave"], latex.number(100 * found["concave"], 0)
     for key, scale, digits in (("running_loss", 1, 2), ("above_guess", 100, 0)):
         if not math.isnan(found[key]):
-            yield f"{stem}{key}", scale * found[key], latex.number(scale * found[key], digits)
+            yield key, scale * found[key], latex.number(scale * found[key], digits)
 
 
-def _plane_numbers(run: str, rows: pd.DataFrame) -> Iterator[tuple[str, float, str]]:
+def _plane_numbers(rows: pd.DataFrame) -> dict[str, float]:
+    """Return the share of the first two components and that of a random walk, in per cent; nothing without a plane."""
     components, path = _first(rows, "component"), _first(rows, "path")
-    if len(components):
-        share = 100 * components[components.direction <= 2].share.sum()
-        walk = 100 * walk_shares(path["at"].tolist())[:2].sum()
-        yield f"{run}/plane_share", share, latex.number(share, 0)
-        yield f"{run}/walk_share", walk, latex.number(walk, 0)
-        yield f"{run}/snapshots", len(path), latex.number(len(path), 0)
+    if components.empty:
+        return {}
+    share = components[components.direction <= 2].share.sum()
+    return {"share": 100 * share, "walk": 100 * walk_shares(path["at"].tolist())[:2].sum(), "snapshots": len(path)}
 
 
 def _spread(values: Sequence[float]) -> str:
