@@ -12,7 +12,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.contour import QuadContourSet
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from vanishing.report import figures, latex
 from vanishing.report.why.measured import Measured
@@ -199,7 +198,15 @@ def surfaces(data: Measured, kind: str, guess: float) -> Figure:
             _path(axis, _of(data, run))
         else:
             axis.set_aspect("equal")
-    figure.colorbar(shown, ax=axes, label="loss (nats)", aspect=40, location="bottom", shrink=0.8, ticks=MaxNLocator(6))
+    figure.colorbar(
+        shown,
+        ax=axes,
+        label="loss (nats)",
+        aspect=40,
+        location="bottom",
+        shrink=0.8,
+        ticks=range(0, int(2 * guess) + 1, 2),
+    )
     return figure
 
 
