@@ -274,7 +274,7 @@ def table():
         *(cut(lambda x: GUESS, direction, epoch=0) for direction in (1, 2)),
         cut(lambda x: 2 + 8 * x * x, 1),
         cut(lambda x: 2 - abs(x), 2),
-        cut(lambda x: 3 + x, 1, statistics="running"),
+        cut(lambda x: 3 + 4 * abs(x), 1, statistics="running"),
         lattice("grid", lambda x, y: 2 + x + y),
         lattice("plane", lambda x, y: 2 + x * x + y),
         path,
@@ -290,7 +290,7 @@ def data(table):
 
 def test_cuts_are_summarised_by_hand(table):
     found = presented.summarise(table[table.epoch == 2], GUESS)
-    assert (found["loss"], found["running_loss"]) == (2, 3)
+    assert (found["loss"], found["running_loss"], found["running_half_width"]) == (2, 3, 0.25)
     assert found["curvatures"] == [16, -8]  # (0.5 + 0.5) / 0.25^2, and (-0.25 - 0.25) / 0.25^2
     # the first rises by 0.5 at 0.25 and by 2 at 0.5, so by 1 a third of the way between; the second never
     assert found["half_widths"] == [pytest.approx(1 / 3), pytest.approx(1 / 3), math.inf, math.inf]
@@ -305,6 +305,7 @@ def test_a_flat_landscape_has_neither_width_nor_curvature(table):
     assert found["half_widths"] == 4 * [math.inf]
     assert math.isnan(found["above_guess"])
     assert math.isnan(found["running_loss"])
+    assert math.isnan(found["running_half_width"])
 
 
 def test_rounding_is_no_concavity(table):
@@ -327,6 +328,7 @@ def test_numbers_of_the_text(data):
     assert found["vgg08/end/curvature"] == (4, "4 $\\pm$ 17")
     assert found["vgg08/end/half_widths"][1] == "0.333 to $>$0.5"
     assert found["vgg08/end/running_loss"] == (3, "3.00")
+    assert found["vgg08/end/running_half_width"] == (0.25, "0.25")
     assert found["vgg08/start/half_widths"] == (math.inf, "$>$0.5")
     assert found["vgg08/share"] == (100, "100")
     assert found["vgg08/walk"] == (pytest.approx(100), "100")

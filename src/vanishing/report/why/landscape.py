@@ -109,27 +109,38 @@ def summarise(rows: pd.DataFrame, guess: float) -> dict[str, Any]:
         guess: loss of a uniform guess, in nats.
 
     Returns:
-        `loss` at the snapshot with recomputed, `running_loss` with running statistics (NaN without); `curvatures`, a
-        value a cut; `half_widths`, two a cut, infinite where the loss does not rise that far, and their median
-        `half_width`; `concave`, share of second differences below `-FLAT`; `range` of the loss over the cuts;
-        `above_guess`, share of the grid's points (NaN without a grid).
+        loss: at the snapshot, with recomputed statistics.
+        running_loss: the same with running statistics; NaN without.
+        curvatures: a value a cut.
+        half_widths: two a cut, infinite where the loss does not rise that far.
+        half_width: their median.
+        running_half_width: median over the cuts with running statistics; NaN without.
+        concave: share of second differences below `-FLAT`.
+        range: of the loss over the cuts.
+        above_guess: share of the grid's points; NaN without a grid.
     """
-    batch = rows[(rows.kind == "cut") & (rows.statistics == "batch")]
-    found = [cut.sort_values("x")[["x", "loss"]].to_numpy().T for _, cut in batch.groupby(["seed", "direction"])]
+    batch, running = (rows[(rows.kind == "cut") & (rows.statistics == which)] for which in ("batch", "running"))
+    found, stored = _arrays(batch), _arrays(running)
     bends = np.concatenate([np.diff(loss, 2) for _, loss in found])
-    half_widths = [width for x, loss in found for width in (_rise(-x[::-1], loss[::-1]), _rise(x, loss))]
-    running = rows[(rows.kind == "cut") & (rows.statistics == "running") & (rows.x == 0)].loss
+    half_widths = [width for cut in found for width in _rises(*cut)]
     grid = rows[rows.kind == "grid"].loss
     return {
         "loss": batch[batch.x == 0].loss.mean(),
-        "running_loss": running.mean(),
+        "running_loss": running[running.x == 0].loss.mean(),
         "curvatures": [curvature(x, loss) for x, loss in found],
         "half_widths": half_widths,
         "half_width": median(half_widths),
+        "running_half_width": median(width for cut in stored for width in _rises(*cut)) if stored else math.nan,
         "concave": float((bends < -FLAT).mean()),
         "range": batch.loss.max() - batch.loss.min(),
         "above_guess": float((grid > guess).mean()) if len(grid) else math.nan,
     }
+
+
+def _arrays(cuts: pd.DataFrame) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return steps and losses of each cut."""
+    split = [cut.sort_values("x") for _, cut in cuts.groupby(["seed", "direction"])]
+    return [(cut.x.to_numpy(), cut.loss.to_numpy()) for cut in split]
 
 
 def curvature(x: np.ndarray, loss: np.ndarray) -> float:
@@ -139,15 +150,21 @@ def curvature(x: np.ndarray, loss: np.ndarray) -> float:
     return float((loss[middle - 1] - 2 * loss[middle] + loss[middle + 1]) / step**2)
 
 
-def _rise(x: np.ndarray, loss: np.ndarray) -> float:
-    """Return where the loss has risen by `RISE` from the middle on, by linear interpolation; infinity if nowhere."""
+def _rises(x: np.ndarray, loss: np.ndarray) -> list[float]:
+    """Return where the loss has risen by `RISE` from the middle to either side, interpolated; infinity if nowhere."""
     middle = len(x) // 2
-    risen = loss[middle:] - loss[middle] - RISE
+    return [
+        _crossing(abs(x[side]), loss[side] - loss[middle] - RISE)
+        for side in (slice(middle, None), slice(middle, None, -1))
+    ]
+
+
+def _crossing(x: np.ndarray, risen: np.ndarray) -> float:
     above = np.flatnonzero(risen >= 0)
     if not len(above):
         return math.inf
-    at = above[0]
-    return float(np.interp(0, risen[at - 1 : at + 1], x[middle + at - 1 : middle + at + 1]))
+    last = above[0] + 1
+    return float(np.interp(0, risen[last - 2 : last], x[last - 2 : last]))
 
 
 def walk_shares(epochs: Sequence[float]) -> np.ndarray:
@@ -258,9 +275,11 @@ def _numbers(rows: pd.DataFrame, guess: float, reach: float) -> Iterator[tuple[s
     yield "half_width", found["half_width"], _width(found["half_width"], reach)
     yield "half_widths", found["half_width"], _range(found["half_widths"], reach)
     yield "concave", 100 * found["concave"], latex.number(100 * found["concave"], 0)
-    for key, scale, digits in (("running_loss", 1, 2), ("above_guess", 100, 0)):
-        if not math.isnan(found[key]):
-            yield key, scale * found[key], latex.number(scale * found[key], digits)
+    if not math.isnan(found["running_loss"]):
+        yield "running_loss", found["running_loss"], latex.number(found["running_loss"], 2)
+        yield "running_half_width", found["running_half_width"], _width(found["running_half_width"], reach)
+    if not math.isnan(found["above_guess"]):
+        yield "above_guess", 100 * found["above_guess"], latex.number(100 * found["above_guess"], 0)
 
 
 def _plane_numbers(rows: pd.DataFrame) -> dict[str, float]:
