@@ -296,14 +296,14 @@ def test_cuts_are_summarised_by_hand(table):
     assert found["half_widths"] == [pytest.approx(1 / 3), pytest.approx(1 / 3), math.inf, math.inf]
     assert found["concave"] == 1 / 6  # second differences: 1, 1, 1 and 0, -0.5, 0
     assert found["range"] == 4 - 1.5
-    assert found["above_guess"] == 3 / 9  # 2 + x + y is above ln 10 = 2.30 where x + y is 1 or 2
+    assert found["no_better"] == 3 / 9  # 2 + x + y is above ln 10 - 0.1 = 2.20 where x + y is 1 or 2
 
 
 def test_a_flat_landscape_has_neither_width_nor_curvature(table):
     found = presented.summarise(table[table.epoch == 0], GUESS)
     assert (found["curvatures"], found["concave"], found["range"]) == ([0, 0], 0, 0)
     assert found["half_widths"] == 4 * [math.inf]
-    assert math.isnan(found["above_guess"])
+    assert math.isnan(found["no_better"])
     assert math.isnan(found["running_loss"])
     assert math.isnan(found["running_half_width"])
 
@@ -311,6 +311,11 @@ def test_a_flat_landscape_has_neither_width_nor_curvature(table):
 def test_rounding_is_no_concavity(table):
     flat = cut(lambda x: GUESS - 4e-6 * (x == 0.25), 1).assign(seed=0)
     assert presented.summarise(flat, GUESS)["concave"] == 0
+
+
+def test_a_flat_grid_is_nowhere_better_than_a_guess(table):
+    flat = pd.concat([table, lattice("grid", lambda x, y: GUESS - 0.05 * x).assign(seed=0, epoch=0)])
+    assert presented.summarise(flat[flat.epoch == 0], GUESS)["no_better"] == 1
 
 
 def test_the_shares_of_a_random_walk_by_hand():
@@ -332,7 +337,7 @@ def test_numbers_of_the_text(data):
     assert found["vgg08/start/half_widths"] == (math.inf, "$>$0.5")
     assert found["vgg08/share"] == (100, "100")
     assert found["vgg08/walk"] == (pytest.approx(100), "100")
-    assert "vgg08/start/above_guess" not in found
+    assert "vgg08/start/no_better" not in found
     assert "vgg08/start/running_loss" not in found
 
 

@@ -21,12 +21,12 @@ CAPTIONS = {
     "Curvature: second difference of the loss around it, in nats per squared filter norm, mean and standard deviation "
     "over the directions. Half-width: distance at which the loss has risen by one nat, in filter norms, median and "
     "range over both sides of all cuts. Concave: second differences along the cuts below $-10^{-5}$ nats, in per cent. "
-    "Above guess: points of the grid whose loss exceeds $\\ln K$, in per cent.",
+    "No better: points of the grid whose loss is not 0.1 nats below that of a guess, $\\ln K$, in per cent.",
     "cuts": "Loss along the random directions, in units of each filter's norm: at the last snapshot in colour, at the "
     "initialisation in grey, and, dashed, along the first direction with the running statistics of the last snapshot. "
     "The dotted line is $\\ln K$; losses above twice that leave the panel.",
     "grid": "Loss in the plane of the first two random directions, around the last snapshot of the first seed. The "
-    "thick line is $\\ln K$; losses above twice that have the lightest shade.",
+    "thick line is 0.1 nats below $\\ln K$; losses above twice $\\ln K$ have the lightest shade.",
     "plane": "Loss in the plane of the first two principal components of the trajectory, through the last snapshot of "
     "the first seed, with the snapshots projected on it, from the cross, the initialisation, to the large dot. The "
     "unit is length in the space of weights; in brackets the share of the variance. Shades and thick line are those of "
@@ -37,11 +37,14 @@ CAPTIONS = {
 RISE = 1.0
 """Nats by which the loss has risen at the half-width."""
 
+BETTER = 0.1
+"""Nats by which a loss is below that of a uniform guess to be better than it."""
+
 FLAT = 1e-5
 """Nats; a smaller second difference may be rounding, as logits are in single precision."""
 
-LEVELS = 16
-"""Shades between 0 and twice the loss of a uniform guess."""
+LEVELS = 15
+"""Shades between 0 and twice the loss of a uniform guess; an odd number, so that this loss is within a shade."""
 
 COLUMNS = 3
 """Panels beside one another."""
@@ -60,7 +63,7 @@ def draw(data: Measured) -> dict[str, Figure]:
 
 def tables(data: Measured) -> dict[str, str]:
     """Write the table of what summarises the cuts and the grid."""
-    head = ["Run & Epoch & Loss & Curvature & Half-width & Concave & Above guess" + r" \\"]
+    head = ["Run & Epoch & Loss & Curvature & Half-width & Concave & No better" + r" \\"]
     guess, reach = math.log(data.settings.data.classes), data.settings.analyses.landscape.reach
     bodies = []
     for run in networks(data).values():
@@ -68,7 +71,7 @@ def tables(data: Measured) -> dict[str, str]:
             found = summarise(rows, guess)
             width = f"{_width(found['half_width'], reach)} ({_range(found['half_widths'], reach)})"
             cells = [latex.number(found["loss"], 2), _spread(found["curvatures"]), width]
-            shares = [latex.number(100 * found[key], 0) for key in ("concave", "above_guess")]
+            shares = [latex.number(100 * found[key], 0) for key in ("concave", "no_better")]
             bodies.append([latex.code(run), f"{epoch}", *cells, *shares])
     return {"summary": latex.tabular("lrrrrrr", head, bodies)}
 
@@ -117,7 +120,7 @@ def summarise(rows: pd.DataFrame, guess: float) -> dict[str, Any]:
         running_half_width: median over the cuts with running statistics; NaN without.
         concave: share of second differences below `-FLAT`.
         range: of the loss over the cuts.
-        above_guess: share of the grid's points; NaN without a grid.
+        no_better: share of the grid's points whose loss is not `BETTER` below `guess`; NaN without a grid.
     """
     batch, running = (rows[(rows.kind == "cut") & (rows.statistics == which)] for which in ("batch", "running"))
     found, stored = _arrays(batch), _arrays(running)
@@ -133,7 +136,7 @@ def summarise(rows: pd.DataFrame, guess: float) -> dict[str, Any]:
         "running_half_width": median(width for cut in stored for width in _rises(*cut)) if stored else math.nan,
         "concave": float((bends < -FLAT).mean()),
         "range": batch.loss.max() - batch.loss.min(),
-        "above_guess": float((grid > guess).mean()) if len(grid) else math.nan,
+        "no_better": float((grid > guess - BETTER).mean()) if len(grid) else math.nan,
     }
 
 
@@ -207,7 +210,7 @@ def surfaces(data: Measured, kind: str, guess: float) -> Figure:
         figure = Figure(figsize=(6.3, 0.6))
         figure.text(0.5, 0.5, "no trajectory has three snapshots", ha="center", va="center")
         return figure
-    figure, axes = _panels(len(found), height=2.0)
+    figure, axes = _panels(len(found), height=2.4 if kind == "grid" else 2.0)
     for axis, (run, rows) in zip(axes, found.items(), strict=True):
         shown = _surface(axis, rows, guess)
         axis.set_title(run)
@@ -231,7 +234,7 @@ def _surface(axis: Axes, rows: pd.DataFrame, guess: float) -> QuadContourSet:
     surface = rows.pivot_table(index="y", columns="x", values="loss")
     levels = np.linspace(0, 2 * guess, LEVELS + 1)
     drawn = axis.contourf(surface.columns, surface.index, surface, levels=levels, cmap="viridis", extend="max")
-    axis.contour(surface.columns, surface.index, surface, levels=[guess], colors="black", linewidths=1.2)
+    axis.contour(surface.columns, surface.index, surface, levels=[guess - BETTER], colors="black", linewidths=1.2)
     axis.grid(visible=False)
     return drawn
 
@@ -278,8 +281,8 @@ def _numbers(rows: pd.DataFrame, guess: float, reach: float) -> Iterator[tuple[s
     if not math.isnan(found["running_loss"]):
         yield "running_loss", found["running_loss"], latex.number(found["running_loss"], 2)
         yield "running_half_width", found["running_half_width"], _width(found["running_half_width"], reach)
-    if not math.isnan(found["above_guess"]):
-        yield "above_guess", 100 * found["above_guess"], latex.number(100 * found["above_guess"], 0)
+    if not math.isnan(found["no_better"]):
+        yield "no_better", 100 * found["no_better"], latex.number(100 * found["no_better"], 0)
 
 
 def _plane_numbers(rows: pd.DataFrame) -> dict[str, float]:
