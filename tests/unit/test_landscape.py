@@ -329,12 +329,11 @@ def test_numbers_of_the_text(data):
     found = {key: (value, text) for key, value, text in presented.numbers(data)}
     assert found["vgg08/end/epoch"] == (2, "2")
     assert found["vgg08/end/loss"] == (2, "2.00")
-    assert found["vgg08/end/half_width"] == (math.inf, "$>$0.5")
+    assert found["vgg08/end/half_width"] == (math.inf, "$>$0.5 (0.333 to $>$0.5)")
     assert found["vgg08/end/curvature"] == (4, "4 $\\pm$ 17")
-    assert found["vgg08/end/half_widths"][1] == "0.333 to $>$0.5"
     assert found["vgg08/end/running_loss"] == (3, "3.00")
     assert found["vgg08/end/running_half_width"] == (0.25, "0.25")
-    assert found["vgg08/start/half_widths"] == (math.inf, "$>$0.5")
+    assert found["vgg08/start/half_width"] == (math.inf, "$>$0.5")
     assert found["vgg08/share"] == (100, "100")
     assert found["vgg08/walk"] == (pytest.approx(100), "100")
     assert "vgg08/start/no_better" not in found
@@ -348,6 +347,8 @@ def test_a_network_is_shown_by_its_longest_training(table):
     data = Measured(rows, runs[:3], dict.fromkeys(runs, ((0.0, 0.4, 0.7), "-")), settings)
     assert presented.networks(data) == {"vgg38": "vgg38_short", "vgg08": "vgg08_short"}
     assert [axis.get_title() for axis in presented.draw(data)["cuts"].axes] == ["vgg38_short", "vgg08_short"]
+    names = {key.split("/")[0] for key, *_ in presented.numbers(data) if "/" in key}
+    assert names == {"vgg38", "vgg08", *runs[:3]}
 
 
 def test_figures_are_those_of_the_captions(data):

@@ -69,20 +69,22 @@ def tables(data: Measured) -> dict[str, str]:
     for run in networks(data).values():
         for epoch, rows in _of(data, run).groupby("epoch"):
             found = summarise(rows, guess)
-            width = f"{_width(found['half_width'], reach)} ({_range(found['half_widths'], reach)})"
-            cells = [latex.number(found["loss"], 2), _spread(found["curvatures"]), width]
+            cells = [latex.number(found["loss"], 2), _spread(found["curvatures"]), _widths(found["half_widths"], reach)]
             shares = [latex.number(100 * found[key], 0) for key in ("concave", "no_better")]
             bodies.append([latex.code(run), f"{epoch}", *cells, *shares])
     return {"summary": latex.tabular("lrrrrrr", head, bodies)}
 
 
 def numbers(data: Measured) -> Iterator[tuple[str, float, str]]:
-    """Yield NETWORK/WHEN/KEY, where WHEN is start, the initialisation, or end, and NETWORK/KEY of the plane."""
+    """Yield NETWORK/WHEN/KEY, where WHEN is start, the initialisation, or end, and NETWORK/KEY of the plane.
+
+    Runs have their values by their own name too, so that trainings of equal length can be compared.
+    """
     guess, block = math.log(data.settings.data.classes), data.settings.analyses.landscape
     settings = {"images": block.batches * block.batch_size, "directions": block.directions, "reach": block.reach}
     for key, value in (settings | {"rise": RISE}).items():
         yield key, value, latex.number(value)
-    for name, run in networks(data).items():
+    for name, run in (networks(data) | {run: run for run in data.runs}).items():
         rows = _of(data, run)
         for when, epoch in (("start", 0), ("end", rows.epoch.max())):
             if len(at := rows[rows.epoch == epoch]):
@@ -275,8 +277,7 @@ def _numbers(rows: pd.DataFrame, guess: float, reach: float) -> Iterator[tuple[s
     yield "loss", found["loss"], latex.number(found["loss"], 2)
     yield "range", found["range"], latex.number(found["range"])
     yield "curvature", fmean(found["curvatures"]), _spread(found["curvatures"])
-    yield "half_width", found["half_width"], _width(found["half_width"], reach)
-    yield "half_widths", found["half_width"], _range(found["half_widths"], reach)
+    yield "half_width", found["half_width"], _widths(found["half_widths"], reach)
     yield "concave", 100 * found["concave"], latex.number(100 * found["concave"], 0)
     if not math.isnan(found["running_loss"]):
         yield "running_loss", found["running_loss"], latex.number(found["running_loss"], 2)
@@ -302,7 +303,7 @@ def _width(width: float, reach: float) -> str:
     return f"$>${latex.number(reach)}" if math.isinf(width) else latex.number(width)
 
 
-def _range(widths: Sequence[float], reach: float) -> str:
-    """Write the smallest and the largest width."""
-    low, high = min(widths), max(widths)
-    return _width(low, reach) if math.isinf(low) else f"{_width(low, reach)} to {_width(high, reach)}"
+def _widths(widths: Sequence[float], reach: float) -> str:
+    """Write the median, and in brackets the range, of widths that are not all beyond the reach."""
+    middle, low, high = (_width(width, reach) for width in (median(widths), min(widths), max(widths)))
+    return low if math.isinf(min(widths)) else f"{middle} ({low} to {high})"
