@@ -1,0 +1,263 @@
+"""The loss landscape around a snapshot (Li et al. 2018, "Visualizing the loss landscape of neural nets").
+
+Random directions are normalised filter by filter, so that a step of 1 is as long as the filter itself and networks
+whose weights have different scales can be compared. The plane of the trajectory shows where training went.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional
+
+from vanishing import config, paths
+from vanishing.analysis import gradient_flow
+from vanishing.analysis.snapshots import Snapshot
+from vanishing.training import augmentation, checkpoints
+
+Weights = Mapping[str, Tensor]
+"""Trainable parameters of a network, or a direction among them, by name."""
+
+Evaluation = tuple[float, float]
+"""Loss in nats, and accuracy as a fraction."""
+
+COLUMNS = {
+    "kind": "cut: along one random direction; grid: in the plane of the first two; plane: in the plane of the "
+    "trajectory's first two principal components; path: the trajectory's snapshots; component: of the trajectory",
+    "statistics": "what batch normalisation divides by: batch, recomputed on each minibatch at every point; running, "
+    "as the snapshot has stored it",
+    "direction": "number of the random direction of a cut, or of the principal component, from 1",
+    "x": "step along the first direction: in units of each filter's norm (cut, grid), or of length (plane, path)",
+    "y": "step along the second direction, in the same unit",
+    "at": "epoch of a snapshot on the path",
+    "loss": "mean cross-entropy in nats",
+    "accuracy": "share of the images that are classified correctly",
+    "share": "share of the trajectory's variance along a component",
+}
+"""What each column of `landscape.csv` means; cells that do not apply to a kind of row are empty."""
+
+
+PLANE = 3
+"""Snapshots that span a plane."""
+
+MARGIN = 0.2
+"""By which the plane reaches over the path on each side, as a share of the path's extent."""
+
+
+class Plane(NamedTuple):
+    """The principal components of a trajectory."""
+
+    components: Tensor
+    """Unit vectors, (components, parameters), the one of largest variance first."""
+    shares: Tensor
+    """Of the variance, (components,)."""
+    path: Tensor
+    """The snapshots seen from the last one, (snapshots, components)."""
+
+
+def measure(snapshot: Snapshot, settings: config.Landscape) -> pd.DataFrame:
+    """Measure the landscape around a snapshot: cuts always, grid and plane at the last one.
+
+    A trajectory of fewer than three snapshots lies on a line, and has no plane.
+
+    Args:
+        snapshot: the network, its trajectory and the minibatches.
+        settings: number of directions, points and reach; see `params.yaml`.
+
+    Returns:
+        A row a point, with the columns of `COLUMNS`.
+
+    Raises:
+        CheckpointError: if a snapshot of the trajectory is damaged, or not of the run's model.
+    """
+    # on a CPU, a third faster than channels first, and the same but for the last bits of single precision
+    model = snapshot.model.to(memory_format=torch.channels_last)
+    centre = {name: weight.detach() for name, weight in model.named_parameters()}
+    steps = [(x,) for x in _span(-settings.reach, settings.reach, settings.cut_steps)]
+    axes = [random_direction(centre, number, settings.seed) for number in range(1, settings.directions + 1)]
+    images = as_in_training(snapshot.batches, settings.seed)
+    batch, running = (evaluation(model, images, running) for running in (False, True))
+    tables = [
+        sample(batch, centre, [axis], steps).assign(kind="cut", statistics="batch", direction=number)
+        for number, axis in enumerate(axes, start=1)
+    ]
+    if snapshot.epoch:  # the initialisation has no running statistics yet
+        cut = sample(running, centre, axes[:1], steps)
+        tables.append(cut.assign(kind="cut", statistics="running", direction=1))
+    if snapshot.epoch == snapshot.epochs[-1]:
+        coarse = _span(-settings.reach, settings.reach, settings.grid_steps)
+        grid = sample(batch, centre, axes[:2], itertools.product(coarse, coarse))
+        tables.append(grid.assign(kind="grid", statistics="batch"))
+        tables += _trajectory(snapshot, centre, batch, settings.grid_steps)
+    return pd.concat(tables, ignore_index=True).reindex(columns=list(COLUMNS))
+
+
+def random_direction(weights: Weights, number: int, seed: int) -> dict[str, Tensor]:
+    """Draw a direction whose every filter has the norm of the network's filter (Li et al. 2018, section 4).
+
+    A filter is what makes one output: of a convolution (inputs, height, width), of a linear layer (inputs,). Biases and
+    the parameters of normalisations stay where they are, as in the paper: their direction is 0.
+
+    Args:
+        weights: the network's parameters, on any device.
+        number: of the direction.
+        seed: of all directions. A weight's values depend on it, on `number` and on the weight's name and shape alone,
+            so that networks share directions, up to their norms, wherever they share weights.
+    """
+    return {name: _draw(name, weight, number, seed).to(weight) for name, weight in weights.items()}
+
+
+def _draw(name: str, weight: Tensor, number: int, seed: int) -> Tensor:
+    shape = tuple(weight.shape)
+    if len(shape) < 2:
+        return torch.zeros(shape)
+    digest = hashlib.sha256(f"{seed} {number} {name} {shape}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:7]))
+    return normalise_filters(torch.randn(shape, generator=generator, dtype=torch.float64), weight)
+
+
+def normalise_filters(direction: Tensor, weight: Tensor) -> Tensor:
+    """Scale each filter of a direction, (outputs, ...), to the L2 norm of the same filter of `weight`; on the CPU."""
+    filters, like = (tensor.double().cpu().flatten(1) for tensor in (direction, weight))
+    scale = like.norm(dim=1, keepdim=True) / filters.norm(dim=1, keepdim=True)
+    scaled: Tensor = (filters * scale).reshape(direction.shape)
+    return scaled
+
+
+def as_in_training(batches: Sequence[tuple[Tensor, Tensor]], seed: int) -> list[tuple[Tensor, Tensor]]:
+    """Crop and flip normalised images once, as `gradient_flow.fixed_batches` does.
+
+    Networks are trained on such images. The black borders change the statistics of batch normalisation, the entry's
+    above all, so that statistics of plain images raise the loss of a trained network.
+    """
+    draws = augmentation.draw(sum(len(labels) for _, labels in batches), seed, epoch=0)
+    moved, start = [], 0
+    for images, labels in batches:
+        black = augmentation.normalise(torch.zeros(1, 3, 1, 1, device=images.device))
+        chosen = draws.batch(start, len(images)).to(images.device)
+        moved.append((augmentation.augment(images - black, chosen) + black, labels))
+        start += len(images)
+    return moved
+
+
+def evaluation(
+    model: nn.Module, batches: Sequence[tuple[Tensor, Tensor]], running: bool = False
+) -> Callable[[Weights], Evaluation]:
+    """Return a function that maps weights to loss and accuracy on the minibatches, summed in double precision.
+
+    A minibatch is one pass; its images alone fill a GPU, so that points are not batched.
+
+    Args:
+        model: whose weights are replaced; it and its buffers stay as they are, its mode does not.
+        batches: images and labels, on the model's device.
+        running: use the model's running statistics. Otherwise batch normalisation recomputes its statistics on each
+            minibatch, as in training: at other weights those of the snapshot are wrong.
+    """
+    images = sum(len(labels) for _, labels in batches)
+
+    @torch.no_grad()
+    def evaluate(weights: Weights) -> Evaluation:
+        model.train(not running)
+        loss, correct = 0.0, 0.0
+        for inputs, labels in batches:
+            buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}  # a training pass changes them
+            logits = functional_call(model, {**weights, **buffers}, (inputs,)).double()
+            loss += functional.cross_entropy(logits, labels, reduction="sum").item()
+            correct += (logits.argmax(dim=1) == labels).sum().item()
+        return loss / images, correct / images
+
+    return evaluate
+
+
+def sample(
+    evaluate: Callable[[Weights], Evaluation],
+    centre: Weights,
+    axes: Sequence[Weights],
+    points: Iterable[Sequence[float]],
+) -> pd.DataFrame:
+    """Evaluate at `centre` + x `axes[0]` + y `axes[1]` for each point (x, y), or (x,) along one axis."""
+    rows = []
+    for point in points:
+        weights = {
+            name: weight + sum(step * axis[name] for step, axis in zip(point, axes, strict=True))
+            for name, weight in centre.items()
+        }
+        rows.append([*point, *evaluate(weights)])
+    return pd.DataFrame(rows, columns=[*["x", "y"][: len(axes)], "loss", "accuracy"])
+
+
+def trajectory_plane(snapshots: Tensor) -> Plane:
+    """Find the principal components of a trajectory, of which Li et al. 2018 (section 7.2) take the first two.
+
+    Args:
+        snapshots: weights in double precision, (snapshots, parameters), the last one last.
+
+    Returns:
+        One component fewer than there are snapshots. The coordinate of largest size along each is positive.
+    """
+    _, sizes, components = torch.linalg.svd(snapshots - snapshots.mean(dim=0), full_matrices=False)
+    sizes, components = sizes[:-1], components[:-1]  # what is centred has one dimension fewer
+    path = (snapshots - snapshots[-1]) @ components.T
+    largest = path.gather(0, path.abs().argmax(dim=0, keepdim=True))
+    signs = torch.where(largest < 0, -1.0, 1.0)
+    variance = sizes.square()
+    return Plane(components * signs.T, variance / variance.sum(), path * signs)
+
+
+def _trajectory(
+    snapshot: Snapshot, centre: Weights, evaluate: Callable[[Weights], Evaluation], steps: int
+) -> list[pd.DataFrame]:
+    """Measure the plane of a trajectory's first two components through its last snapshot, and along its path."""
+    epochs = gradient_flow.snapshot_epochs(snapshot.folder)
+    if len(epochs) < PLANE:
+        return []
+    snapshots = [_weights(snapshot, epoch) for epoch in epochs]
+    plane = trajectory_plane(torch.stack([_flatten(weights) for weights in snapshots]))
+    axes = [_unflatten(component, centre) for component in plane.components[:2]]
+    x, y = (_around(plane.path[:, at], steps) for at in (0, 1))
+    surface = sample(evaluate, centre, axes, itertools.product(x, y))
+    path = pd.DataFrame([evaluate(weights) for weights in snapshots], columns=["loss", "accuracy"])
+    path = path.assign(at=epochs, x=plane.path[:, 0].numpy(), y=plane.path[:, 1].numpy())
+    shares = pd.DataFrame({"direction": range(1, len(epochs)), "share": plane.shares.numpy()})
+    return [
+        surface.assign(kind="plane", statistics="batch"),
+        path.assign(kind="path", statistics="batch"),
+        shares.assign(kind="component"),
+    ]
+
+
+def _weights(snapshot: Snapshot, epoch: int) -> dict[str, Tensor]:
+    """Load the trainable parameters of a snapshot of the trajectory."""
+    model = copy.deepcopy(snapshot.model)
+    checkpoints.load_weights(paths.snapshot(snapshot.folder, epoch), model)
+    return {name: weight.detach() for name, weight in model.named_parameters()}
+
+
+def _flatten(weights: Weights) -> Tensor:
+    return torch.cat([weight.double().cpu().flatten() for weight in weights.values()])
+
+
+def _unflatten(flat: Tensor, like: Weights) -> dict[str, Tensor]:
+    parts = torch.split(flat, [weight.numel() for weight in like.values()])
+    return {name: part.reshape(like[name].shape).to(like[name]) for name, part in zip(like, parts, strict=True)}
+
+
+def _around(path: Tensor, steps: int) -> list[float]:
+    """Return coordinates that reach beyond the path on both sides."""
+    low, high = path.min().item(), path.max().item()
+    margin = MARGIN * (high - low)
+    return _span(low - margin, high + margin, steps)
+
+
+def _span(low: float, high: float, steps: int) -> list[float]:
+    """Return coordinates with so many steps from the middle to each end; the middle of -1 and 1 is exactly 0."""
+    middle, half = (low + high) / 2, (high - low) / 2
+    return [middle + half * step / steps for step in range(-steps, steps + 1)]
