@@ -33,7 +33,7 @@ def explain(error: ValidationError, root: type[BaseModel]) -> str:
 
 
 NOT_KEYS = {"[key]", "[integer]", "[list]"}
-"""Parts of pydantic's locations that no user has written: of a mapping's keys, and of the two kinds of `model.blocks`."""
+"""Parts of pydantic's locations that no user has written: of a mapping's keys, and of the kinds of `model.blocks`."""
 
 WORDINGS = {
     r"^\w+ should (be |have )?": "",
