@@ -250,9 +250,7 @@ def _check_trainable_depth(parameters: Parameters) -> None:
     for at, sweep in enumerate(block.sweeps):
         key = f"trainable_depth.sweeps.{at}.layers"
         if min(sweep.layers) < least:
-            raise ParameterError(
-                f"{key} = {min(sweep.layers)}: allowed: {least} or more, with {least - 2} in the stages"
-            )
+            raise ParameterError(f"{key} = {min(sweep.layers)}: allowed: {least} or more")
         _check_unique(key, sweep.layers)
     _check_unique("trainable_depth.sweeps", [(sweep.initialisation, sweep.precision) for sweep in block.sweeps])
 

@@ -97,7 +97,7 @@ def looks(settings: config.Parameters) -> dict[str, tuple[Colour, str]]:
 
 def draw(family: str, data: StudyResults) -> dict[str, Figure]:
     """Draw every figure of a family; the names are those of `CAPTIONS`."""
-    with _style():
+    with style():
         if family == "training":
             return {
                 "loss": curves(data, "loss"),
@@ -117,7 +117,7 @@ def draw(family: str, data: StudyResults) -> dict[str, Figure]:
 def save(figures: Mapping[str, Figure], folder: Path, kind: Literal["pdf", "svg"] = "pdf") -> None:
     """Save figures in a folder; the same figure gives the same bytes."""
     for name, figure in figures.items():
-        with _style(), files.replacing(folder / f"{name}.{kind}") as handle:
+        with style(), files.replacing(folder / f"{name}.{kind}") as handle:
             figure.savefig(handle, format=kind, metadata=UNDATED[kind])
         figure.set_layout_engine("none")  # what was laid out once need not be again to be shown
 
@@ -194,7 +194,7 @@ def gradient_flow(data: StudyResults, log: bool) -> Figure:
 
 def initial_gradient_flow(data: StudyResults, labels: Mapping[str, str]) -> Figure:
     """Draw mean |dL/dW| over the layers at initialisation, a line for each run that `labels` names."""
-    with _style():
+    with style():
         figure, axes = _panels(1, 1, height=2.6)
         for run, label in labels.items():
             start = mean_gradients(data, run)[0]
@@ -262,7 +262,7 @@ def agreement(table: pd.DataFrame) -> Figure:
     rows = rows.assign(value=rows.published.astype(str).str.split("(").str[0].astype(float))
     rows["source"] = rows.report.where(rows.origin == "report", "handout")
     schedules = [name for name in SCHEDULES if name in set(rows.schedule)]
-    with _style():
+    with style():
         figure = Figure(figsize=(6.3, 3.7))
         panels = figure.subplots(1, max(1, len(schedules)), squeeze=False, sharey=True)[0]
         reports = dict(zip(sorted(table.report.unique()), sns.color_palette("colorblind"), strict=False))
@@ -300,7 +300,7 @@ def mean_gradients(data: StudyResults, run: str) -> pd.DataFrame:
 
 
 @contextlib.contextmanager
-def _style() -> Iterator[None]:
+def style() -> Iterator[None]:
     """Apply the project's style; savefig reads it as well as drawing."""
     with mpl.rc_context():
         mpl.rc_file(str(resources.files("vanishing.report") / "style.mplstyle"))  # forgets a user's own settings

@@ -24,7 +24,7 @@ from vanishing import config
 from vanishing.results.initial_gradients import SLOPE, kept
 
 ROUNDING = {"fp32": 2.0**-24, "bf16": 2.0**-8}
-"""Unit roundoff, the largest relative error of rounding to nearest, by `train.precision` (IEEE 754; Kalamkar 2019)."""
+"""Unit roundoff, the largest relative error of rounding to nearest, by `train.precision` (Higham 2002, section 2.1)."""
 
 EPSILON = 1e-8
 """Adam's, PyTorch's default."""
