@@ -108,17 +108,18 @@ def _analysis(name: str) -> Callable[[Parameters], object]:
 
 def _trainable_depth(settings: Parameters) -> object:
     """The block, and what its networks share with the runs."""
-    block, model = settings.trainable_depth.model_dump(mode="json"), settings.model
-    return [block, settings.data.configuration(), model.stages, model.filters, settings.train.device]
+    shared = {"stages": settings.model.stages, "filters": settings.model.filters, "device": settings.train.device}
+    return settings.trainable_depth.model_dump(mode="json") | shared | {"data": settings.data.configuration()}
 
 
 def _explain(settings: Parameters) -> object:
     """Every analysis, with the looks of its runs, and the sweep over depths."""
     from vanishing.config import looks
 
-    numbers = looks(settings)
+    numbers, model = looks(settings), settings.model
     blocks = [[block.model_dump(mode="json"), [numbers[run] for run in block.runs]] for _, block in settings.analyses]
-    return [*blocks, _trainable_depth(settings)]
+    sweep = [settings.trainable_depth.model_dump(mode="json"), model.stages, model.filters, settings.data.classes]
+    return [*blocks, sweep]
 
 
 def _tables(settings: Parameters, key: str) -> object:
