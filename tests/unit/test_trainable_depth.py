@@ -275,7 +275,8 @@ def rows(initialisation, layers, *errors):
     network = {"initialisation": initialisation, "precision": "fp32", "layers": layers}
     start = {"signal": 10.0 ** -(layers / 4), "entry_gradient": 1e-4}
     return [
-        network | start | {"epoch": at, "steps": 100 * at, "standard_errors": each} for at, each in enumerate(errors, 1)
+        network | start | {"epoch": at, "steps": 100 * at, "val_loss": 4.5, "standard_errors": each}
+        for at, each in enumerate(errors, 1)
     ]
 
 
@@ -310,7 +311,8 @@ def test_the_part_has_its_figures_table_and_values(study):
     assert values["false"][0] == pytest.approx(2.8665e-7, rel=1e-4)  # one tail of a normal variable beyond 5
     assert values["default_fp32/observed"] == (10, "10")
     assert values["default_fp32/strict"] == (8, "8")
-    assert values["he_fp32/deepest"] == (38, "38")
+    assert (values["he_fp32/deepest"], values["he_fp32/failed"]) == ((38, "38"), (38, "38"))
+    assert values["he_fp32/gap"][0] == pytest.approx(math.log(100) - 4.5)
 
 
 def test_the_sweep_is_part_of_the_explanation_once_it_is_there(study):

@@ -136,6 +136,12 @@ def numbers(data: Measured) -> Iterator[tuple[str, float, str]]:
         for key, layers in depths.items():
             if not math.isnan(layers):
                 yield f"{stem}/{key}", int(layers), str(int(layers))
+        ends = table[(table.initialisation == sweep[0]) & (table.precision == sweep[1])].drop_duplicates(
+            "layers", keep="last"
+        )
+        for loss in ends.val_loss[ends.layers == depths["failed"]]:
+            gap = abs(loss - math.log(data.settings.data.classes))
+            yield f"{stem}/gap", gap, number(gap)
 
 
 def _agreeing(data: Measured) -> int:
@@ -149,20 +155,21 @@ def _agreeing(data: Measured) -> int:
 
 def _depth(data: Measured) -> Figure:
     sweeps, found = _sweeps(data.table), verdicts(data.table, data.settings.trainable_depth.threshold)
-    figure = Figure(figsize=(6.3, 0.9 + 0.55 * len(sweeps)))
+    figure = Figure(figsize=(6.3, 0.9 + 0.6 * len(sweeps)))
     axis = figure.subplots()
     first, last = found.layers.min() - 2, found.layers.max() + 2
     for at, sweep in enumerate(sweeps):
         limits = predicted(data.settings, sweep)
         for place, (reason, (_, shade)) in enumerate(REASONS.items()):
-            _bar(axis, limits[reason], at + 0.14 + 0.16 * place, (first, last), shade)
+            _bar(axis, limits[reason], at + 0.02 + 0.18 * place, (first, last), shade)
         scales = limits["correlation"][0]
-        axis.plot([min(scales, last)], [at + 0.22], color="0.1", marker="|" if scales <= last else "$>$", markersize=9)
+        axis.plot([min(scales, last)], [at + 0.36], color="0.1", marker="|" if scales <= last else "$>$", markersize=9)
         rows = found[(found.initialisation == sweep[0]) & (found.precision == sweep[1])]
         for trained, fill in ((True, "0.1"), (False, "white")):
             layers = rows[rows.trained == trained].layers
-            axis.plot(layers, [at - 0.12] * len(layers), "o", color="0.1", markerfacecolor=fill, markersize=5)
+            axis.plot(layers, [at - 0.2] * len(layers), "o", color="0.1", markerfacecolor=fill, markersize=5)
     axis.set_yticks(range(len(sweeps)), [f"{NAMES[initial]}, {precision}" for initial, precision in sweeps])
+    axis.set_xticks(sorted(found.layers.unique()))
     axis.set(xlabel="layers", xlim=(min(first, 4), last + 1), ylim=(len(sweeps) - 0.4, -0.5))
     axis.grid(axis="y", visible=False)
     _explain_marks(figure, axis)
@@ -171,7 +178,7 @@ def _depth(data: Measured) -> Figure:
 
 def _bar(axis: Axes, limits: tuple[float, float], place: float, span: tuple[float, float], shade: str) -> None:
     low, high = (min(max(limit, span[0]), span[1]) for limit in limits)
-    axis.barh(place, high - low, left=low, height=0.13, color=shade, edgecolor="0.3", linewidth=0.5)
+    axis.barh(place, high - low, left=low, height=0.14, color=shade, edgecolor="0.3", linewidth=0.5)
     if limits[1] > span[1]:
         axis.plot([span[1]], [place], color="0.3", marker="$>$", markersize=5, linestyle="")
 
