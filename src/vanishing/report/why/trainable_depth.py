@@ -163,14 +163,20 @@ def _depth(data: Measured) -> Figure:
         for place, (reason, (_, shade)) in enumerate(REASONS.items()):
             _bar(axis, limits[reason], at + 0.02 + 0.18 * place, (first, last), shade)
         scales = limits["correlation"][0]
-        axis.plot([min(scales, last)], [at + 0.36], color="0.1", marker="|" if scales <= last else "$>$", markersize=9)
+        axis.plot(
+            [min(scales, last)],
+            [at + 0.36],
+            color="0.1",
+            marker="|" if scales <= last else ">",
+            markersize=9 if scales <= last else 5,
+        )
         rows = found[(found.initialisation == sweep[0]) & (found.precision == sweep[1])]
         for trained, fill in ((True, "0.1"), (False, "white")):
             layers = rows[rows.trained == trained].layers
             axis.plot(layers, [at - 0.2] * len(layers), "o", color="0.1", markerfacecolor=fill, markersize=5)
     axis.set_yticks(range(len(sweeps)), [f"{NAMES[initial]}, {precision}" for initial, precision in sweeps])
     axis.set_xticks(sorted(found.layers.unique()))
-    axis.set(xlabel="layers", xlim=(min(first, 4), last + 1), ylim=(len(sweeps) - 0.4, -0.5))
+    axis.set(xlabel="layers", xlim=(min(first, 4), last + 1), ylim=(len(sweeps) - 0.35, -0.5))
     axis.grid(axis="y", visible=False)
     _explain_marks(figure, axis)
     return figure
@@ -180,7 +186,7 @@ def _bar(axis: Axes, limits: tuple[float, float], place: float, span: tuple[floa
     low, high = (min(max(limit, span[0]), span[1]) for limit in limits)
     axis.barh(place, high - low, left=low, height=0.14, color=shade, edgecolor="0.3", linewidth=0.5)
     if limits[1] > span[1]:
-        axis.plot([span[1]], [place], color="0.3", marker="$>$", markersize=5, linestyle="")
+        axis.plot([span[1]], [place], color="0.3", marker=">", markersize=5, linestyle="")
 
 
 def _explain_marks(figure: Figure, axis: Axes) -> None:
