@@ -19,12 +19,16 @@ CONFIGURATION = Path("configuration")
 """What each stage depends on beside its input files, for DVC to compare."""
 ANALYSES = RESULTS / "analyses"
 """What was measured along trajectories, beside the gradient flow."""
+TRAINABLE_DEPTH = ANALYSES / "trainable_depth.csv"
+"""Networks of many depths, and how far each has trained."""
 WHY = REPORT / "why"
 """What the report's section on causes is made of; `parts/` has a folder of figures and tables for each analysis."""
 RATES = Path("logs") / "rates"
 """How long trainings took: no result, and no input of anything."""
 SCRATCH = Path(".vanishing")
 """What a killed command goes on from; nothing in it is an output of the pipeline."""
+KEPT_NETWORKS = SCRATCH / "trainable_depth"
+"""Rows of the networks that an unfinished sweep over depths has trained."""
 
 
 def checkpoints(run: str, seed: int) -> Path:

@@ -100,6 +100,18 @@ def effective_depth(settings: config.Parameters, name: str, seed: int) -> None:
     _analyse("effective_depth", settings, name, seed)
 
 
+def trainable_depth(settings: config.Parameters) -> None:
+    """Train plain networks of many depths for a short time each."""
+    from vanishing.analysis import trainable_depth as sweep
+    from vanishing.data import dataset, records
+    from vanishing.results import store
+
+    images = dataset.load(settings.data.path)
+    records.check(images, settings.data)
+    store.write_table(paths.TRAINABLE_DEPTH, sweep.measure(settings, images))
+    sweep.forget()
+
+
 def _analyse(analysis: str, settings: config.Parameters, name: str, seed: int) -> None:
     """Measure a trajectory by the module of an analysis, and write what was found."""
     from vanishing.analysis import snapshots

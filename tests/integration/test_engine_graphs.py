@@ -130,9 +130,9 @@ def test_every_run_and_seed_is_trained_and_measured(jobs, project):
     wanted = {f"vanishing {verb} {run} --seed {seed}" for verb in ("train", "gradients") for run, seed in study.jobs()}
     assert len(wanted) == 2 * (5 * 2 + 2 * 3)  # seeds 0 and 1; for the two runs of `pair` also 7
     assert wanted <= set(map(command, jobs))
-    # data and samples; five analyses of `vgg08` and the six others of `core` with seed 0; tables and figures of two
-    # studies; comparison, explanation, numbers, check, report
-    assert len(jobs) == 2 + len(wanted) + 5 * 7 + 2 + 2 + 5
+    # data and samples; five analyses of `vgg08` and the six others of `core` with seed 0, and the sweep over depths;
+    # tables and figures of two studies; comparison, explanation, numbers, check, report
+    assert len(jobs) == 2 + len(wanted) + 5 * 7 + 1 + 2 + 2 + 5
 
 
 def test_both_engines_make_the_same_outputs(jobs, stages):
@@ -239,7 +239,7 @@ def test_a_stage_without_a_recipe_is_stale_whenever_a_module_that_it_reaches_cha
 
 def test_a_recipe_stands_for_the_code_of_the_stages_that_cost_hours(jobs):
     for job in jobs:
-        if job["rule"] in ("data", "train", "gradients"):
+        if job["rule"] in ("data", "train", "gradients", "trainable_depth"):
             configuration = json.loads(job["params"]["configuration"])
             blocks = [configuration[key] for key in ("data", "train")] if job["rule"] == "train" else [configuration]
             assert all("recipe" in block for block in blocks)
@@ -286,7 +286,7 @@ def test_logs_and_benchmarks_are_no_jobs_in_common(jobs):
 
 def test_gpu_jobs_take_the_gpu_and_those_told_to_use_the_cpu_do_not(jobs):
     for job in jobs:
-        trains = catalogue.stage(job["rule"]).each == "job"
+        trains = catalogue.stage(job["rule"]).each == "job" or job["rule"] == "trainable_depth"
         assert job["gpu"] == int(trains and " vgg08 " not in job["command"]), command(job)
 
 
@@ -423,7 +423,7 @@ ALL = {"train/vgg08", "train/vgg38", "tables/core", "compare", "numbers", "check
         ({"train": {"epochs": 3}}, ALL | {"figures/core"}),  # which name the epochs above their panels
         ({"gradients": {"batches": 3}}, {"gradients", "numbers"}),
         ({"data": {"sources": ["elsewhere"]}}, set()),
-        ({"data": {"seed": 5}}, {"data", "samples"} | ALL),
+        ({"data": {"seed": 5}}, {"data", "samples", "trainable_depth"} | ALL),
         ({"studies": {"core": {"title": "Other"}}}, {"figures/core", "tables/core", "numbers"}),
         ({"studies": {"core": {"average": 2}}}, {"figures/core", "tables/core", "numbers"}),
         ({"seeds": [0, 1]}, {"numbers", "check"}),

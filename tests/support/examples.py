@@ -22,8 +22,12 @@ SMALL: dict[str, Any] = {
     "train": {"epochs": 2, "batch_size": 10, "precision": "fp32", "device": "cpu", "threads": 1, "snapshots": [1]},
     "gradients": {"batches": 2, "batch_size": 10},
     "analyses": {name: {"snapshots": [0], "batches": 2, "batch_size": 10} for name in PROJECT["analyses"]},
+    "trainable_depth": {
+        "sweeps": [{"initialisation": "default", "precision": "fp32", "layers": [8]}],
+        "images": 2, "held_out": 1, "epochs": 2, "batch_size": 5,
+    },
     "seeds": [0],
-}
+}  # fmt: skip
 """Laid over the project's parameters: seconds of work, and 10 classes, so that chance is 10 % and ln 10."""
 
 

@@ -33,6 +33,12 @@ TABLE = {
     "vgg16_three": (2, 1, THREE, 16, 117_956),
     "vgg50_three": (3, 4, THREE, 50, 425_380),
     "vgg150_three": (4, 11, THREE, 150, 1_345_284),
+    # a processing block is 2 x 9,216 weights, wherever it stands
+    "vgg10": (3, [1, 0, 0], {}, 10, 78_148),
+    "vgg12": (3, [1, 1, 0], {}, 12, 96_580),
+    "vgg14 with BN": (3, [1, 1, 1], {"norm": "batch"}, 14, 59_716 + 3 * 18_432 + (6 + 6) * 64),
+    "vgg22": (3, [3, 2, 2], {}, 22, 188_740),
+    "vgg38 by stages": (3, [5, 5, 5], {}, 38, 336_196),
     # three shortcuts of 1,024 + 64 on top of vgg38_bn_rc: 338,500 + 3 x 1,088
     "vgg38_bn_rc_convolution": (3, 5, RESNET | {"reduction_shortcut": "convolution"}, 41, 341_764),
     "vgg38_bn_rc_subsample": (3, 5, RESNET | {"reduction_shortcut": "subsample"}, 38, 338_500),

@@ -10,7 +10,7 @@ from vanishing.config import ParameterError
 
 PARAMS = (Path(__file__).parents[2] / "params.yaml").read_text()
 RUNS = ", ".join(yaml.safe_load(PARAMS)["runs"])
-BLOCKS = "data, model, train, gradients, analyses, runs, studies, seeds"
+BLOCKS = "data, model, train, gradients, analyses, trainable_depth, runs, studies, seeds"
 DATA = "recipe, set, sources, validation_per_class, seed, generated"
 MODEL = (
     "stages, blocks, filters, activation, norm, groups, convolutions, kernel_size, shortcut, reduction, "
@@ -24,6 +24,7 @@ NO_SOURCE = "a path, or a mapping with `url` (http or https) and, if known, `sha
 NAME = "text that matches '^[a-z][a-z0-9_]*$'"
 TITLE = "title: Depth, batch normalisation and residual connections, under two schedules"
 PYTHON_URL = "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz"
+SWEEP = ": trainable_depth.sweeps.0.layers"
 SHA = "85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7"
 
 # old text of params.yaml, its replacement (first occurrence), the message after the file's name
@@ -296,6 +297,45 @@ BAD = {
         "batches: 5               # minibatches, the same",
         "batches: 2376  # minibatches, the same",
         ": analyses.signal.batches x analyses.signal.batch_size = 47520: allowed: at most the 47,500 training images",
+    ),
+    "fewer numbers of blocks than stages": (
+        "blocks: 5",
+        "blocks: [5, 5]",
+        ": model.blocks = [5, 5]: allowed: an integer, or a list of one for each of the 3 stages",
+    ),
+    "negative blocks of a stage": (
+        "blocks: 5",
+        "blocks: [5, -1, 5]",
+        ": model.blocks.1 = -1: allowed: greater than or equal to 0",
+    ),
+    "text among blocks": ("blocks: 5", "blocks: [5, five, 5]", ": model.blocks.1 = 'five': allowed: an integer"),
+    "odd number of layers": ("layers: [8, 10", "layers: [9, 10", f"{SWEEP}.0 = 9: allowed: a multiple of 2"),
+    "fewer layers than the stages have": ("layers: [8, 10", "layers: [6, 10", f"{SWEEP} = 6: allowed: 8 or more"),
+    "depth twice": ("layers: [8, 10", "layers: [8, 8", f"{SWEEP} = 8: allowed: each once"),
+    "sweep twice": (
+        "{initialisation: he, precision: fp32",
+        "{initialisation: default, precision: fp32",
+        ": trainable_depth.sweeps = ('default', 'fp32'): allowed: each once",
+    ),
+    "more images of a class than there are": (
+        "images: 25  ",
+        "images: 476",
+        ": trainable_depth.images = 476: allowed: at most the 475 images there are",
+    ),
+    "more validation images of a class than there are": (
+        "held_out: 10",
+        "held_out: 26",
+        ": trainable_depth.held_out = 26: allowed: at most the 25 images there are",
+    ),
+    "minibatch larger than the subset": (
+        "batch_size: 25 ",
+        "batch_size: 2501",
+        ": trainable_depth.batch_size = 2501: allowed: at most the 2,500 images there are",
+    ),
+    "stricter threshold that is looser": (
+        "strict_threshold: 10.0",
+        "strict_threshold: 4.0",
+        ": trainable_depth.strict_threshold = 4.0: allowed: at least threshold = 5",
     ),
     "study of a missing run": (
         "schedules\n    runs: [vgg08, vgg38,",

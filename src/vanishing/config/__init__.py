@@ -16,6 +16,7 @@ from vanishing.config.smoothness import Smoothness
 from vanishing.config.strict_yaml import merge, read_yaml, text
 from vanishing.config.study import Study
 from vanishing.config.train import Train
+from vanishing.config.trainable_depth import Sweep, TrainableDepth
 
 __all__ = [
     "BOTTLENECK",
@@ -38,7 +39,9 @@ __all__ = [
     "Signal",
     "Smoothness",
     "Study",
+    "Sweep",
     "Train",
+    "TrainableDepth",
     "check",
     "completed",
     "load",

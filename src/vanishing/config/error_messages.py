@@ -20,7 +20,7 @@ def explain(error: ValidationError, root: type[BaseModel]) -> str:
     cause = first.get("ctx", {}).get("error")
     if isinstance(cause, KeyedError):
         location, value, allowed = (*location, cause.key), cause.value, cause.allowed
-    location = tuple(part for part in location if part != "[key]")
+    location = tuple(part for part in location if part not in NOT_KEYS)
     key = dotted(location)
     more = f"; {len(others)} more mistake{'' if len(others) == 1 else 's'}" if others else ""
     if first["type"] == "missing":
@@ -31,6 +31,9 @@ def explain(error: ValidationError, root: type[BaseModel]) -> str:
         allowed = re.sub(pattern, wording, allowed)
     return f"{key} = {short(value)}: allowed: {allowed}{more}"
 
+
+NOT_KEYS = {"[key]", "[integer]", "[list]"}
+"""Parts of pydantic's locations that no user has written: of a mapping's keys, and of the kinds of `model.blocks`."""
 
 WORDINGS = {
     r"^\w+ should (be |have )?": "",

@@ -24,6 +24,7 @@ from vanishing.config.run import Run
 from vanishing.config.strict_yaml import merge, read_yaml
 from vanishing.config.study import Study
 from vanishing.config.train import Train
+from vanishing.config.trainable_depth import TrainableDepth
 
 MAX_FILE_BYTES = 1 << 20
 """A parameter file larger than this is refused unread."""
@@ -37,6 +38,7 @@ class Parameters(Block):
     train: Train
     gradients: Gradients
     analyses: Analyses
+    trainable_depth: TrainableDepth
     runs: Annotated[dict[Name, dict[str, Any]], Field(min_length=1)]
     studies: Annotated[dict[Name, Study], Field(min_length=1)]
     seeds: Annotated[list[Seed], Field(min_length=1)]
@@ -163,6 +165,7 @@ def check(content: Mapping[str, Any], path: Path = Path("params.yaml")) -> Param
             _check_sizes(_effective(content, name), name, parameters.runs[name])
         _check_batches(parameters, "gradients", parameters.gradients, parameters.runs)
         _check_analyses(parameters)
+        _check_trainable_depth(parameters)
         _check_studies(parameters)
         _check_unique("seeds", parameters.seeds)
     except ParameterError as error:
@@ -234,6 +237,22 @@ def _check_analyses(parameters: Parameters) -> None:
         for values in ("runs", "seeds", "snapshots"):
             _check_unique(f"{key}.{values}", getattr(block, values))
         _check_batches(parameters, key, block, block.runs)
+
+
+def _check_trainable_depth(parameters: Parameters) -> None:
+    block, data, least = parameters.trainable_depth, parameters.data, 2 + 2 * parameters.model.stages
+    available = {"images": data.sizes[0] // data.classes, "held_out": data.validation_per_class}
+    limits = {key: (getattr(block, key), most) for key, most in available.items()}
+    limits["batch_size"] = block.batch_size, block.images * data.classes
+    for key, (value, most) in limits.items():
+        if value > most:
+            raise ParameterError(f"trainable_depth.{key} = {value}: allowed: at most the {most:,} images there are")
+    for at, sweep in enumerate(block.sweeps):
+        key = f"trainable_depth.sweeps.{at}.layers"
+        if min(sweep.layers) < least:
+            raise ParameterError(f"{key} = {min(sweep.layers)}: allowed: {least} or more")
+        _check_unique(key, sweep.layers)
+    _check_unique("trainable_depth.sweeps", [(sweep.initialisation, sweep.precision) for sweep in block.sweeps])
 
 
 def _check_studies(parameters: Parameters) -> None:

@@ -106,12 +106,20 @@ def _analysis(name: str) -> Callable[[Parameters], object]:
     return lambda settings: settings.analyses[name].configuration()
 
 
+def _trainable_depth(settings: Parameters) -> object:
+    """The block, and what its networks share with the runs."""
+    shared = {"stages": settings.model.stages, "filters": settings.model.filters, "device": settings.train.device}
+    return settings.trainable_depth.model_dump(mode="json") | shared | {"data": settings.data.configuration()}
+
+
 def _explain(settings: Parameters) -> object:
-    """Every analysis, with the looks of its runs."""
+    """Every analysis, with the looks of its runs, and the sweep over depths."""
     from vanishing.config import looks
 
-    numbers = looks(settings)
-    return [[block.model_dump(mode="json"), [numbers[run] for run in block.runs]] for _, block in settings.analyses]
+    numbers, model = looks(settings), settings.model
+    blocks = [[block.model_dump(mode="json"), [numbers[run] for run in block.runs]] for _, block in settings.analyses]
+    sweep = [settings.trainable_depth.model_dump(mode="json"), model.stages, model.filters, settings.data.classes]
+    return [*blocks, sweep]
 
 
 def _tables(settings: Parameters, key: str) -> object:
@@ -192,6 +200,12 @@ STAGES = (
         effective_depth="measure how many layers a network makes use of",
     ),
     Stage(
+        "trainable_depth", "train plain networks of many depths for a short time",
+        outputs=("results/analyses/trainable_depth.csv",),
+        inputs=(SET,),
+        configuration=_trainable_depth, from_results=False,
+    ),
+    Stage(
         "tables", "write the tables of studies from results/",
         outputs=(
             "results/tables/{study}.csv", "results/tables/{study}-differences.csv",
@@ -227,7 +241,7 @@ STAGES = (
         ),
         inputs=(
             "results/analyses/", "notebooks/signal.ipynb", "notebooks/smoothness.ipynb", "notebooks/landscape.ipynb",
-            "notebooks/curvature.ipynb", "notebooks/effective_depth.ipynb",
+            "notebooks/curvature.ipynb", "notebooks/effective_depth.ipynb", "notebooks/trainable_depth.ipynb",
         ),
         configuration=_explain, code=("analysis", "results", "report"),
     ),

@@ -63,7 +63,6 @@ def _settings(settings: config.Parameters) -> Iterator[str]:
         "train/threads": train.threads,
         "model/filters": model.filters,
         "model/stages": model.stages,
-        "model/blocks": model.blocks,
         "gradients/batches": gradients.batches,
         "gradients/batch_size": gradients.batch_size,
         "runs": len(settings.runs),
@@ -71,6 +70,7 @@ def _settings(settings: config.Parameters) -> Iterator[str]:
     }
     for key, count in counts.items():
         yield result(key, count)
+    yield result("model/blocks", model.blocks_by_stage[0], str(model.blocks).strip("()"))
     yield result("chance/loss", math.log(data.classes), number(math.log(data.classes), 3))
     yield result("chance/accuracy", 100 / data.classes)
     for key in ("learning_rate", "final_learning_rate"):

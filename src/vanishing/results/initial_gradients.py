@@ -70,10 +70,11 @@ def shortcut_factor(_: config.Model) -> float:
 
 def both_factor(model: config.Model) -> float:
     """Return what a layer multiplies the error by in a stage of blocks with BN and shortcuts (eq:both)."""
-    moment = walk_variance(1) / walk_variance(model.blocks + 1)
-    for block in range(1, model.blocks + 1):
+    blocks = model.blocks_by_stage[0]
+    moment = walk_variance(1) / walk_variance(blocks + 1)
+    for block in range(1, blocks + 1):
         moment *= walk_positive(block + 1) * (1 + math.pi / (math.pi - 1) / walk_variance(block))
-    return math.pow(moment, 1 / (2 * model.convolutions * model.blocks))
+    return math.pow(moment, 1 / (2 * model.convolutions * blocks))
 
 
 def walk_variance(steps: int) -> float:
@@ -173,7 +174,9 @@ def factors(settings: config.Parameters, results: Mapping[str, list[Result]]) ->
         model = settings.run(run).model
         if model.model_copy(update={"blocks": 0, "shortcut": "none"}) != settings.run(against).model:
             continue  # not the same network but for its blocks
-        layers, least = model.stages * model.blocks * model.convolutions, float(np.exp(np.mean(np.log(shorter))))
+        if len(set(model.blocks_by_stage)) > 1:
+            continue  # the predictions are those of equal stages
+        layers, least = sum(model.blocks_by_stage) * model.convolutions, float(np.exp(np.mean(np.log(shorter))))
         each = [(ratio / least) ** (1 / layers) for ratio in ratios]
         yield Factor(run, against, "factor a layer", predict(model), tolerance, each, comparable)
 

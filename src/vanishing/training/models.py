@@ -244,8 +244,8 @@ class VGG(nn.Sequential):
     def __init__(self, model: config.Model, classes: int) -> None:
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         layers["entry"] = Entry(model)
-        for stage in range(1, model.stages + 1):
-            layers[f"stage{stage}"] = _stage(model)
+        for stage, blocks in enumerate(model.blocks_by_stage, start=1):
+            layers[f"stage{stage}"] = _stage(model, blocks)
         layers["pool"] = Pool()
         layers["classifier"] = nn.Linear(model.filters, classes)
         super().__init__(layers)
@@ -329,16 +329,16 @@ def _initialise(network: nn.Module, model: config.Model) -> None:
             nn.init.zeros_(module.bias)
 
 
-def _stage(model: config.Model) -> nn.Sequential:
+def _stage(model: config.Model, blocks: int) -> nn.Sequential:
     dense = model.shortcut == "dense"
-    blocks: OrderedDict[str, nn.Module] = OrderedDict()
-    for block in range(1, model.blocks + 1):
+    modules: OrderedDict[str, nn.Module] = OrderedDict()
+    for block in range(1, blocks + 1):
         shortcut = nn.Identity() if model.shortcut == "identity" else None
-        blocks[f"block{block}"] = Block(model, model.filters * (block if dense else 1), shortcut)
-    inputs = model.filters * (model.blocks + 1 if dense else 1)
+        modules[f"block{block}"] = Block(model, model.filters * (block if dense else 1), shortcut)
+    inputs = model.filters * (blocks + 1 if dense else 1)
     kind = Bottleneck if model.reduction == "bottleneck" else ReductionBlock
-    blocks["reduction"] = kind(model, inputs, _reduction_shortcut(model))
-    return Dense(blocks) if dense else nn.Sequential(blocks)
+    modules["reduction"] = kind(model, inputs, _reduction_shortcut(model))
+    return Dense(modules) if dense else nn.Sequential(modules)
 
 
 def _reduction_shortcut(model: config.Model) -> nn.Module | None:

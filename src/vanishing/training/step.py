@@ -224,11 +224,16 @@ def evaluate(model: nn.Module, images: Tensor, labels: Tensor, bf16: bool = Fals
 
 def loss_std(model: nn.Module, images: Tensor, labels: Tensor, bf16: bool = False) -> float:
     """Return the standard deviation (n - 1) of the cross-entropy over images, in nats; arguments as of `evaluate`."""
+    return float(losses(model, images, labels, bf16).std())
 
-    def losses(logits: Tensor, target: Tensor) -> Tensor:
+
+def losses(model: nn.Module, images: Tensor, labels: Tensor, bf16: bool = False) -> Tensor:
+    """Return the cross-entropy of each image in nats, float64 (n,); arguments as of `evaluate`."""
+
+    def each(logits: Tensor, target: Tensor) -> Tensor:
         return functional.cross_entropy(logits.double(), target, reduction="none")
 
-    return float(torch.cat(_evaluated(model, images, labels, bf16, losses)).std())
+    return torch.cat(_evaluated(model, images, labels, bf16, each))
 
 
 def _means(model: nn.Module, images: Tensor, labels: Tensor, bf16: bool) -> Tensor:

@@ -27,13 +27,16 @@ class Measured:
 
 
 def read(name: str, settings: config.Parameters) -> Measured | None:
-    """Read what an analysis has measured; None where there is nothing yet.
+    """Read what an analysis has measured, or the sweep over depths; None where there is nothing yet.
 
     What stands in `results/` of runs that are not of today's configuration is left out.
 
     Raises:
         UserError: if a file cannot be read.
     """
+    if name == "trainable_depth":
+        there = paths.TRAINABLE_DEPTH.exists()
+        return Measured(_read(paths.TRAINABLE_DEPTH), [], {}, settings) if there else None
     tables = []
     for run, seed in settings.analysed(name):
         path = paths.analysis(name, run, seed)

@@ -12,6 +12,7 @@ from vanishing.report.why import measured
 
 TITLES = {
     "signal": "Where the factors go",
+    "trainable_depth": "How deep a plain network trains",
     "smoothness": "Is it the smoothness of the loss?",
     "landscape": "What the landscape looks like",
     "curvature": "Curvature and the edge of stability",

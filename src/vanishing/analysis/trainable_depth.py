@@ -1,0 +1,162 @@
+"""How deep a plain network can be and still train: networks of many depths, trained for a short time each.
+
+A network counts as trained at the first epoch whose validation loss lies `threshold` standard errors below ln K, the
+loss of chance for K classes. Validation holds as many images of each class, so one answer for all images costs at least
+ln K on it (Gibbs' inequality): a network whose logits do not depend on the image never passes, whatever its training
+did. One whose logits depend on the image but not on the class passes an epoch with the probability of that many
+standard deviations.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from vanishing import config, paths
+from vanishing.analysis.gradient_flow import gradient_flow
+from vanishing.console import Progress
+from vanishing.data.records import Dataset, hold_out
+from vanishing.results import depth_prediction, store
+from vanishing.training import augmentation, devices, models
+from vanishing.training.step import Learner, losses, upload
+
+COLUMNS = {
+    "initialisation": "of the weights",
+    "precision": "of the training",
+    "layers": "convolutions and the classifier",
+    "blocks": "processing blocks in each stage",
+    "signal": "at initialisation: standard deviation over images of the classifier's input over its mean, in size",
+    "entry_gradient": "at initialisation: mean |dL/dW| of the entry convolution",
+    "epoch": "from 1 to the last that the network was trained for",
+    "steps": "minibatches so far",
+    "train_loss": "mean over the epoch's minibatches, in nats",
+    "train_accuracy": "likewise, as a fraction",
+    "val_loss": "with the weights at the end of the epoch, in nats",
+    "standard_errors": "of the validation loss, by which it lies below that of chance",
+}
+"""What the columns mean; a row is an epoch of a network."""
+
+MEASURED = 4
+"""Minibatches, of the size of training, on which signal and gradient are measured at initialisation."""
+
+Images = tuple[Tensor, Tensor]
+"""uint8 (n, 3, 32, 32), and labels, int64 (n,)."""
+
+
+def measure(settings: config.Parameters, dataset: Dataset) -> pd.DataFrame:
+    """Train every network of the block, and return a row for each epoch; see `COLUMNS`.
+
+    A network that is finished is kept until `forget`, so that a killed command goes on behind it.
+
+    Args:
+        settings: the parameters, of which the block names the networks and how they are trained.
+        dataset: training and validation images, from which the block's are drawn; the test set is not used.
+    """
+    block, runs = settings.trainable_depth, list(networks(settings))
+    parts = hold_out(dataset.train, block.images, block.seed)[1], hold_out(dataset.val, block.held_out, block.seed)[1]
+    content = hashlib.sha256(b"".join(part.images.tobytes() for part in parts)).hexdigest()
+    found = []
+    with Progress("trainable depth", sum(layers for layers, _ in runs), unit="layer") as progress:
+        for layers, run in runs:
+            device = devices.configure(run.train)
+            key = _key(block, run, device, content)
+            path = paths.KEPT_NETWORKS / f"{key}.csv"
+            if not path.exists():
+                train, val = (upload(part, device) for part in parts)
+                store.write_table(path, _train(block, run, layers, train, val))
+            found.append(pd.read_csv(path, dtype=str, keep_default_na=False))
+            progress.advance(layers)
+    # as text throughout, so that the bytes are those of a command without interruption
+    return pd.concat(found)
+
+
+def networks(settings: config.Parameters) -> Iterator[tuple[int, config.Run]]:
+    """Yield the layers and the effective configuration of every network."""
+    block = settings.trainable_depth
+    train = {
+        "epochs": block.epochs, "batch_size": block.batch_size, "learning_rate": block.learning_rate,
+        "final_learning_rate": block.learning_rate, "schedule": "constant", "weight_decay": 0.0, "l1": 0.0,
+        "patience": 0, "kernels": "pytorch", "threads": block.threads, "snapshots": [],
+    }  # fmt: skip
+    for sweep in block.sweeps:
+        trained = settings.train.model_copy(update=train | {"precision": sweep.precision})
+        for layers in sweep.layers:
+            model = depth_prediction.plain(settings.model, layers, sweep.initialisation)
+            yield layers, config.Run(data=settings.data, model=model, train=trained)
+
+
+def forget() -> None:
+    """Remove what was kept of a measurement that is finished."""
+    shutil.rmtree(paths.KEPT_NETWORKS, ignore_errors=True)
+
+
+def _train(block: config.TrainableDepth, run: config.Run, layers: int, train: Images, val: Images) -> pd.DataFrame:
+    """Train a network until it is beyond doubt or the epochs are over; return a row for each epoch."""
+    learner = Learner(run, block.seed, train[0].device)
+    network = {
+        "initialisation": run.model.initialisation,
+        "precision": run.train.precision,
+        "layers": layers,
+        "blocks": " ".join(map(str, run.model.blocks_by_stage)),
+        **_initial(run, block, train),
+    }
+    rows: list[dict[str, Any]] = []
+    title = f"{layers} layers, {run.model.initialisation}, {run.train.precision}"
+    minibatches = math.ceil(len(train[0]) / block.batch_size)
+    with Progress(title, block.epochs, unit="epoch") as progress:
+        for epoch in range(1, block.epochs + 1):
+            row = _epoch(learner, block, epoch, train, val)
+            rows.append(network | {"epoch": epoch, "steps": epoch * minibatches} | row)
+            progress.advance()
+            progress.show(
+                f"validation {row['val_loss']:.3f}, {row['standard_errors']:.1f} standard errors below chance"
+            )
+            if not row["standard_errors"] < block.strict_threshold:  # passed, or not finite
+                break
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _epoch(learner: Learner, block: config.TrainableDepth, epoch: int, train: Images, val: Images) -> dict[str, float]:
+    images, labels = train
+    draws = augmentation.draw(len(images), block.seed, epoch).to(learner.device)
+    starts = range(0, len(images), block.batch_size)
+    for start in starts:
+        learner.step(images, labels, draws.batch(start, block.batch_size))
+    trained, found = learner.metrics(len(starts)), losses(learner.model, *val, learner.bf16)
+    below, error = float(math.log(len(torch.unique(val[1]))) - found.mean()), float(found.std()) / math.sqrt(len(found))
+    return {
+        "train_loss": trained.loss,
+        "train_accuracy": trained.accuracy,
+        "val_loss": float(found.mean()),
+        "standard_errors": below / error if error else 0.0,  # without error all logits are equal
+    }
+
+
+def _initial(run: config.Run, block: config.TrainableDepth, train: Images) -> dict[str, float]:
+    """Measure signal and gradient of a network before its training, on plain images in double precision."""
+    model = models.build(run.model, run.data.classes, block.seed).to(train[0].device).double()
+    order = augmentation.draw(len(train[0]), block.seed, epoch=0).order.to(train[0].device)
+    chosen = torch.split(order, block.batch_size)[:MEASURED]
+    batches = [(augmentation.normalise(train[0][part]).double(), train[1][part]) for part in chosen]
+    gradient = float(gradient_flow(model, batches).mean_abs_gradient.iloc[0])
+    below = nn.Sequential(*list(model)[:-1])
+    with torch.no_grad():
+        inputs = torch.cat([below(images) for images, _ in batches]).cpu().numpy()
+    spread, mean = inputs.std(axis=0, ddof=1), inputs.mean(axis=0)
+    return {"signal": float(np.linalg.norm(spread) / np.linalg.norm(mean)), "entry_gradient": gradient}
+
+
+def _key(block: config.TrainableDepth, run: config.Run, device: torch.device, images: str) -> str:
+    """Hash what the rows of a network depend on: configuration, images, PyTorch and the kind of device."""
+    shared = block.model_dump(mode="json", exclude={"sweeps"})
+    parts = [shared, run.configuration(), images, devices.environment(run.train, device)]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,322 @@
+"""The trainable depth: predictions against closed forms and networks, the sweep, and how it is judged and shown."""
+
+import math
+
+import pandas as pd
+import pytest
+import torch
+from scipy import integrate, stats
+from torch import nn
+
+import examples
+from vanishing import paths, stages
+from vanishing.analysis import trainable_depth as sweep
+from vanishing.data import dataset
+from vanishing.report.why import measured, section
+from vanishing.report.why import trainable_depth as shown
+from vanishing.results import depth_prediction as predict
+from vanishing.results import store
+from vanishing.training import models, step
+
+SLOPE = 0.01
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path, monkeypatch):
+    """Stand in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def plain(study):
+    def make(layers, initialisation="default", **differences):
+        return predict.plain(study.model.model_copy(update=differences), layers, initialisation)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("layers", "blocks"),
+    [(8, (0, 0, 0)), (10, (1, 0, 0)), (12, (1, 1, 0)), (14, (1, 1, 1)), (22, (3, 2, 2)), (38, (5, 5, 5))],
+)
+def test_blocks_are_spread_evenly_the_earliest_stages_first(plain, layers, blocks):
+    assert predict.blocks(layers, stages=3) == blocks
+    assert models.measure(plain(layers), classes=100).layers == layers
+    assert predict.blocks(6 + 2 * 3, stages=2) == (2, 1)
+
+
+def test_a_network_of_the_sweep_is_plain_whatever_the_defaults_are(plain):
+    model = plain(14, "he", norm="batch", shortcut="identity", activation="tanh", filters=16)
+    assert (model.norm, model.shortcut, model.activation, model.filters) == ("none", "none", "leaky_relu", 16)
+    assert (model.blocks, model.initialisation) == ((1, 1, 1), "he")
+
+
+def leaky(x):
+    return x if x > 0 else SLOPE * x
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5, 0.05])
+def test_the_rectifier_decorrelates_as_the_integral_over_two_normal_variables_says(share):
+    c, rest = 1 - share, math.sqrt(1 - (1 - share) ** 2)
+
+    def integrand(u):
+        mean = c * u  # of the second variable, normal with the deviation `rest` where the first is u
+        positive = mean * stats.norm.cdf(mean / rest) + rest * stats.norm.pdf(mean / rest)
+        return leaky(u) * (SLOPE * mean + (1 - SLOPE) * positive) * stats.norm.pdf(u)
+
+    product = integrate.quad(integrand, -10, 10, points=[0])[0]
+    assert predict.decorrelate(share) == pytest.approx(1 - product / ((1 + SLOPE**2) / 2), rel=1e-6)
+
+
+def test_without_correlation_the_positive_means_are_left():
+    assert predict.decorrelate(1.0) == pytest.approx(1 - (1 - SLOPE) ** 2 / (1 + SLOPE**2) / math.pi)
+
+
+def test_shares_vanish_with_the_square_of_depth_at_the_edge_of_chaos():
+    share, layers = 1.0, 20_000
+    for _ in range(layers):
+        share = predict.decorrelate(share)
+    b = (1 - SLOPE) ** 2 / (1 + SLOPE**2)
+    assert share * layers**2 == pytest.approx(9 * math.pi**2 / (2 * b**2), rel=0.01)
+
+
+def test_tiny_shares_and_the_change_of_formula_lose_no_digits():
+    assert predict.decorrelate(1e-24) == pytest.approx(1e-24, rel=1e-11)
+    below, above = (predict.decorrelate(5e-7 * (1 + sign * 1e-9)) / 5e-7 for sign in (-1, 1))
+    assert below == pytest.approx(above, rel=1e-8)
+
+
+@pytest.mark.parametrize("initialisation", ["default", "he"])
+def test_the_gain_is_that_of_the_weights_drawn(plain, initialisation):
+    weight = models.build(plain(8, initialisation), 100, seed=0).stage1.reduction.conv1.weight
+    assert predict.gain(plain(8, initialisation)) == pytest.approx(float(weight.detach().var()) * 288, rel=0.03)
+
+
+def test_one_stage_without_blocks_by_hand(plain):
+    """By eq:init a layer adds 1/(27 F) to a third of the second moment; borders keep (1 + 2 cos(pi/(n+1))) / 3."""
+    half, bias = (1 + SLOPE**2) / 2, 1 / (27 * 32)
+    size, share = half, predict.decorrelate(1.0)
+    for pixels in (32, 16):
+        kept = ((1 + 2 * math.cos(math.pi / (pixels + 1))) / 3) ** 2 / 3
+        share = predict.decorrelate(share * kept * size / (kept * size + bias))
+        size = half * (kept * size + bias)
+    found = predict.forward(plain(4, stages=1), alike=True)
+    assert found.size == pytest.approx(size)
+    assert found.share == pytest.approx(share)
+
+
+def signal_of(model, images):
+    features = nn.Sequential(*list(models.build(model, 10, seed=0).double())[:-1])
+    with torch.no_grad():
+        inputs = features(images)
+    return float(inputs.std(dim=0).norm() / inputs.mean(dim=0).norm())
+
+
+@pytest.mark.parametrize("alike", [False, True])
+@pytest.mark.parametrize(("initialisation", "layers"), [("default", 8), ("default", 14), ("he", 14)])
+def test_networks_have_the_signal_predicted_for_noise_and_for_flat_images(plain, initialisation, layers, alike):
+    model = plain(layers, initialisation, filters=64)
+    generator = torch.Generator().manual_seed(0)
+    size = (48, 3, 1, 1) if alike else (48, 3, 32, 32)
+    images = torch.randn(size, generator=generator, dtype=torch.float64).expand(48, 3, 32, 32)
+    found, expected = signal_of(model, images), predict.signal(model, alike)
+    assert abs(math.log(found / expected)) < math.log(2.5)
+
+
+def test_a_layer_takes_from_the_gradient_what_the_report_says(plain):
+    """Thirty layers more: eq:additional."""
+    for alike in (False, True):
+        short, deep = (predict.entry_gradient(plain(layers), 100, alike) for layers in (8, 38))
+        assert deep / short == pytest.approx(2.1e-12 * 0.57, rel=0.02)
+        assert predict.entry_gradient(plain(38, "he"), 100, alike) / predict.entry_gradient(
+            plain(8, "he"), 100, alike
+        ) == pytest.approx(0.57, rel=0.02)
+
+
+def test_the_gradient_of_the_shallow_network_lies_within_its_range(plain):
+    model = plain(8)
+    network = models.build(model, 100, seed=0)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(50, 3, 32, 32, generator=generator)
+    nn.functional.cross_entropy(network(images), torch.arange(50)).backward()
+    found = float(network.entry.conv.weight.grad.abs().mean())
+    assert predict.entry_gradient(model, 50, alike=False) / 2 < found < predict.entry_gradient(model, 50, alike=True)
+
+
+def test_depth_scales(plain):
+    """By hand: rho is 1/6 or 1, and (kappa_32 kappa_16 kappa_8)^10 is 0.57."""
+    borders = -2 / 30 * math.log(0.57)
+    assert 1 / predict.depth_scale(plain(8)) == pytest.approx(math.log(6) + borders, rel=1e-3)
+    assert 1 / predict.depth_scale(plain(8, "he")) == pytest.approx(borders, rel=0.02)
+    assert predict.correlated(plain(8)) == pytest.approx(2 + 6 / (math.log(6) + borders), rel=1e-3)
+
+
+def test_the_greatest_depth_is_the_last_above_the_limit(plain):
+    for precision, unit in {"fp32": 2**-24, "bf16": 2**-8}.items():
+        deepest = predict.rounded_away(plain(8), precision, alike=True)
+        assert predict.signal(plain(deepest), alike=True) >= unit > predict.signal(plain(deepest + 2), alike=True)
+    deepest = predict.stalled(plain(8), 100, alike=True)
+    assert (
+        predict.entry_gradient(plain(deepest), 100, True)
+        >= 1e-8
+        > predict.entry_gradient(plain(deepest + 2), 100, True)
+    )
+    assert predict.rounded_away(plain(8, "he"), "fp32", alike=True) == math.inf
+    assert predict.rounded_away(plain(8), "bf16", alike=False) == 0  # not even the shallowest
+
+
+# ---- the sweep
+
+
+def small(**block):
+    sweeps = [
+        {"initialisation": "default", "precision": "fp32", "layers": [4, 6]},
+        {"initialisation": "he", "precision": "bf16", "layers": [4]},
+    ]
+    return examples.study({"model": {"stages": 1, "filters": 4}, "trainable_depth": {"sweeps": sweeps} | block})
+
+
+@pytest.fixture
+def images():
+    settings = small()
+    stages.data(settings)
+    return dataset.load(settings.data.path)
+
+
+def test_a_row_for_each_epoch_of_each_network(images):
+    table = sweep.measure(small(), images)
+    assert table.columns.tolist() == list(sweep.COLUMNS)
+    keys = table[["initialisation", "precision", "layers", "blocks", "epoch", "steps"]]
+    assert keys.to_numpy().tolist() == [
+        ["default", "fp32", "4", "0", "1", "4"],
+        ["default", "fp32", "4", "0", "2", "8"],
+        ["default", "fp32", "6", "1", "1", "4"],
+        ["default", "fp32", "6", "1", "2", "8"],
+        ["he", "bf16", "4", "0", "1", "4"],
+        ["he", "bf16", "4", "0", "2", "8"],
+    ]
+    assert (table.signal.astype(float) > 0).all()
+    assert (table.entry_gradient.astype(float) > 0).all()
+
+
+def test_networks_are_trained_as_the_block_says_and_judged_on_all_classes_alike(images, monkeypatch):
+    seen = []
+
+    def train(block, run, layers, train, val):
+        seen.append((run, train, val))
+        return pd.DataFrame([dict.fromkeys(sweep.COLUMNS, layers)])
+
+    monkeypatch.setattr(sweep, "_train", train)
+    sweep.measure(small(learning_rate=0.02, batch_size=7), images)
+    for run, train, val in seen:
+        assert (run.train.learning_rate, run.train.schedule, run.train.batch_size) == (0.02, "constant", 7)
+        assert torch.bincount(train[1]).tolist() == [2] * 10
+        assert torch.bincount(val[1]).tolist() == [1] * 10
+    assert [run.train.precision for run, *_ in seen] == ["fp32", "fp32", "bf16"]
+
+
+def test_one_answer_for_all_images_never_passes(images):
+    """Whatever logits a network gives to all images, they cost at least ln K on as many images of each class."""
+    settings = small()
+    learner = step.Learner(next(sweep.networks(settings))[1], 0, torch.device("cpu"))
+    part = step.upload(images.val, learner.device)
+    for seed in range(5):
+        nn.init.zeros_(learner.model.classifier.weight)
+        nn.init.normal_(learner.model.classifier.bias, generator=torch.Generator().manual_seed(seed))
+        learner.step = lambda *_: None
+        assert sweep._epoch(learner, settings.trainable_depth, 1, part, part)["standard_errors"] < 0
+
+
+def test_training_ends_beyond_the_stricter_threshold_or_where_the_loss_is_not_finite(images, monkeypatch):
+    found = iter([2.0, 8.9, 9.1, 1.0, math.nan, -1.0, 0.0, 0.0, 0.0])
+    row = {"train_loss": 1.0, "train_accuracy": 0.5, "val_loss": 1.0}
+    monkeypatch.setattr(sweep, "_epoch", lambda *_: row | {"standard_errors": next(found)})
+    table = sweep.measure(small(threshold=3.0, strict_threshold=9.0, epochs=4), images)
+    assert table.epoch.tolist() == ["1", "2", "3", "1", "2", "1", "2", "3", "4"]
+
+
+def test_a_killed_sweep_goes_on_behind_its_last_network_with_the_same_bytes(images, monkeypatch):
+    whole = store.as_text(sweep.measure(small(), images))
+    sweep.forget()
+    assert not paths.KEPT_NETWORKS.exists()
+    train, trained = sweep._train, []
+
+    def until_the_second(block, run, layers, *parts):
+        if len(trained) == 1:
+            raise KeyboardInterrupt
+        trained.append(layers)
+        return train(block, run, layers, *parts)
+
+    monkeypatch.setattr(sweep, "_train", until_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        sweep.measure(small(), images)
+    left = []
+    monkeypatch.setattr(sweep, "_train", lambda *given: left.append(given[2]) or train(*given))
+    assert store.as_text(sweep.measure(small(), images)) == whole
+    assert (trained, left) == ([4], [6, 4])
+    sweep.measure(small(learning_rate=0.5), images)
+    assert left == [6, 4, 4, 6, 4]  # rows of another configuration are not taken
+
+
+def test_the_stage_writes_the_table_and_forgets_what_it_kept(images):
+    stages.trainable_depth(small())
+    assert pd.read_csv(paths.TRAINABLE_DEPTH).groupby("initialisation").layers.max().to_dict() == {
+        "default": 6,
+        "he": 4,
+    }
+    assert not paths.KEPT_NETWORKS.exists()
+
+
+# ---- what is shown
+
+
+def rows(initialisation, layers, *errors):
+    network = {"initialisation": initialisation, "precision": "fp32", "layers": layers}
+    start = {"signal": 10.0 ** -(layers / 4), "entry_gradient": 1e-4}
+    return [
+        network | start | {"epoch": at, "steps": 100 * at, "val_loss": 4.5, "standard_errors": each}
+        for at, each in enumerate(errors, 1)
+    ]
+
+
+TABLE = pd.DataFrame(
+    rows("default", 8, 2.0, 6.0, 12.0)
+    + rows("default", 10, 0.0, 4.0, 7.0)
+    + rows("default", 12, -1.0, -1.0, -1.0)
+    + rows("he", 8, 20.0)
+    + rows("he", 38, -3.0, 2.0, float("nan"))
+)
+
+
+def test_a_network_trains_from_the_first_epoch_beyond_the_threshold():
+    found = shown.verdicts(TABLE, 5.0)
+    assert found.layers.tolist() == [8, 10, 12, 8, 38]
+    assert found.trained.tolist() == [True, True, False, True, False]
+    assert found.steps.fillna(0).tolist() == [200, 300, 0, 100, 0]
+    assert shown.verdicts(TABLE, 10.0).trained.tolist() == [True, False, False, True, False]
+    assert shown.observed(TABLE, 5.0, ("default", "fp32")) == 10
+    assert shown.observed(TABLE, 5.0, ("default", "bf16")) == 0
+
+
+def test_the_part_has_its_figures_table_and_values(study):
+    data = measured.Measured(TABLE, [], {}, study)
+    drawn, tables = shown.draw(data), shown.tables(data)
+    assert {*drawn, *tables} == set(shown.CAPTIONS)
+    assert r"default & fp32 & 18 to 22 & 12 to 16 & 5 & 10 & 8 \\" in tables["verdicts"]
+    assert r"He & fp32 & $\infty$ & $\infty$ & 164 & 8 & 8 \\" in tables["verdicts"]
+    values = {key: (value, text) for key, value, text in shown.numbers(data)}
+    assert values["networks"] == (5, "5")
+    assert values["steps"] == (600, "600")  # 6 epochs of 2,500 images in minibatches of 25
+    assert values["false"][0] == pytest.approx(2.8665e-7, rel=1e-4)  # one tail of a normal variable beyond 5
+    assert values["default_fp32/observed"] == (10, "10")
+    assert values["default_fp32/strict"] == (8, "8")
+    assert (values["he_fp32/deepest"], values["he_fp32/failed"]) == ((38, "38"), (38, "38"))
+    assert values["he_fp32/gap"][0] == pytest.approx(math.log(100) - 4.5)
+
+
+def test_the_sweep_is_part_of_the_explanation_once_it_is_there(study):
+    assert measured.read("trainable_depth", study) is None
+    store.write_table(paths.TRAINABLE_DEPTH, TABLE)
+    assert measured.read("trainable_depth", study).table.shape == TABLE.shape
+    assert "trainable_depth" in section.TITLES
