@@ -128,15 +128,6 @@ def test_the_plane_of_a_path_in_two_known_directions():
     assert plane.path[:, 2].tolist() == pytest.approx([0] * 4, abs=1e-12)
 
 
-def test_images_are_cropped_and_flipped_as_in_training(settings, dataset, batches):
-    expected = fixed_batches(settings, dataset.train, torch.device("cpu"), augmented=True)
-    found = landscape.as_in_training(batches, settings.seed)
-    for (images, labels), (augmented, same), (plain, _) in zip(found, expected, batches, strict=True):
-        assert torch.equal(labels, same)
-        assert torch.allclose(images, augmented, atol=1e-5)
-        assert not torch.allclose(images, plain, atol=1e-5)
-
-
 @pytest.fixture
 def net(tiny):
     """Return a normalised network whose running statistics are neither the first nor those of a minibatch."""
@@ -226,8 +217,7 @@ def test_the_last_snapshot_has_a_grid_a_plane_and_the_path(trajectory, settings)
     assert table.groupby("kind", sort=False).size().to_dict() == counts
     cut, grid, plane, path, component = (table[table.kind == kind] for kind in counts)
     last = trajectory(3)
-    images = landscape.as_in_training(last.batches, settings.seed)
-    centre = landscape.evaluation(last.model, images)(dict(last.model.named_parameters()))
+    centre = landscape.evaluation(last.model, last.batches)(dict(last.model.named_parameters()))
     assert cut[(cut.x == 0) & (cut.statistics == "batch")].loss.tolist() == pytest.approx(2 * [centre[0]], rel=1e-6)
     # where a grid's axis meets a cut, they agree
     first = cut[(cut.direction == 1) & (cut.statistics == "batch") & cut.x.isin([-1, 0, 1])]

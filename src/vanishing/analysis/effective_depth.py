@@ -105,12 +105,11 @@ def passes(settings: config.EffectiveDepth, model: config.Model, snapshots: int)
     `cut_out` runs every block once and again for each block before it, in two modes. `decompose` runs every block once
     forwards, and twice backwards for each length that paths can have behind it; a gradient by the inputs costs a pass.
     """
-    each: list[
-        tuple[float, bool]
-    ] = []  # arithmetic of a block in convolutions of full size, and whether it can be skipped
-    for stage in range(model.stages):
+    # the arithmetic of a block in convolutions of full size, and whether it can be skipped
+    each: list[tuple[float, bool]] = []
+    for stage, blocks in enumerate(model.blocks_by_stage):
         area = 0.25**stage
-        each += [(model.convolutions * area, model.shortcut == "identity")] * model.blocks
+        each += [(model.convolutions * area, model.shortcut == "identity")] * blocks
         each.append(((1 + 0.25 * (model.convolutions - 1)) * area, model.reduction_shortcut != "none"))
     total = sum(size for size, _ in each)
     cut = sum((1 + at) * size for at, (size, _) in enumerate(each)) / total

@@ -21,7 +21,7 @@ from torch.nn import functional
 from vanishing import config, paths
 from vanishing.analysis import gradient_flow
 from vanishing.analysis.snapshots import Snapshot
-from vanishing.training import augmentation, checkpoints
+from vanishing.training import checkpoints
 
 Weights = Mapping[str, Tensor]
 """Trainable parameters of a network, or a direction among them, by name."""
@@ -83,8 +83,7 @@ def measure(snapshot: Snapshot, settings: config.Landscape) -> pd.DataFrame:
     centre = {name: weight.detach() for name, weight in model.named_parameters()}
     steps = [(x,) for x in _span(-settings.reach, settings.reach, settings.cut_steps)]
     axes = [random_direction(centre, number, settings.seed) for number in range(1, settings.directions + 1)]
-    images = as_in_training(snapshot.batches, settings.seed)
-    batch, running = (evaluation(model, images, running) for running in (False, True))
+    batch, running = (evaluation(model, snapshot.batches, running) for running in (False, True))
     tables = [
         sample(batch, centre, [axis], steps).assign(kind="cut", statistics="batch", direction=number)
         for number, axis in enumerate(axes, start=1)
@@ -130,22 +129,6 @@ def normalise_filters(direction: Tensor, weight: Tensor) -> Tensor:
     scale = like.norm(dim=1, keepdim=True) / filters.norm(dim=1, keepdim=True)
     scaled: Tensor = (filters * scale).reshape(direction.shape)
     return scaled
-
-
-def as_in_training(batches: Sequence[tuple[Tensor, Tensor]], seed: int) -> list[tuple[Tensor, Tensor]]:
-    """Crop and flip normalised images once, as `gradient_flow.fixed_batches` does.
-
-    Networks are trained on such images. The black borders change the statistics of batch normalisation, the entry's
-    above all, so that statistics of plain images raise the loss of a trained network.
-    """
-    draws = augmentation.draw(sum(len(labels) for _, labels in batches), seed, epoch=0)
-    moved, start = [], 0
-    for images, labels in batches:
-        black = augmentation.normalise(torch.zeros(1, 3, 1, 1, device=images.device))
-        chosen = draws.batch(start, len(images)).to(images.device)
-        moved.append((augmentation.augment(images - black, chosen) + black, labels))
-        start += len(images)
-    return moved
 
 
 def evaluation(

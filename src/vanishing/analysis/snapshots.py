@@ -38,7 +38,11 @@ class Snapshot:
     """Of the trajectory."""
     run: config.Run
     batches: list[tuple[Tensor, Tensor]]
-    """Normalised plain images, (batch, 3, 32, 32) in single precision, and their labels, on the device."""
+    """Normalised images, (batch, 3, 32, 32) in single precision, and their labels, on the device.
+
+    They are cropped and flipped as in training: their black borders change the statistics of batch normalisation, which
+    every network has in its entry, so that a trained network fits plain images worse in training mode.
+    """
 
 
 Measure = Callable[[Snapshot], pd.DataFrame]
@@ -61,7 +65,7 @@ def measure_trajectory(
         CheckpointError: if a snapshot is damaged, or not of the run's model.
     """
     block, run, folder = settings.analyses[name], settings.run(job[0]), paths.checkpoints(*job)
-    batches = gradient_flow.fixed_batches(block, train, device)
+    batches = gradient_flow.fixed_batches(block, train, device, augmented=True)
     there = gradient_flow.snapshot_epochs(folder)
     epochs = [epoch for epoch in there if epoch in block.snapshots or epoch == there[-1]]
     kept, key = paths.measured(name, *job), _key(block, run, folder, there, device)

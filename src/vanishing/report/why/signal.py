@@ -147,8 +147,9 @@ def predicted(data: Measured, run: str) -> float:
     model = data.settings.run(run).model
     factor = initial_gradients.NETWORKS[_name(run)][1](model)
     if model.norm == "batch" and model.shortcut == "identity":
-        reduction = initial_gradients.walk_variance(1) / initial_gradients.walk_variance(model.blocks + 1)
-        factor /= math.pow(reduction, 1 / (2 * model.convolutions * model.blocks))
+        blocks = model.blocks_by_stage[0]
+        reduction = initial_gradients.walk_variance(1) / initial_gradients.walk_variance(blocks + 1)
+        factor /= math.pow(reduction, 1 / (2 * model.convolutions * blocks))
     return factor
 
 
