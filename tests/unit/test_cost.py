@@ -1,5 +1,6 @@
 """What a study asks for before it runs: hand-worked amounts, and what is left of it."""
 
+import importlib
 from pathlib import Path
 
 import pytest
@@ -188,7 +189,8 @@ def test_the_text_says_amounts_totals_and_that_it_is_an_estimate():
     files.write(paths.snapshot(paths.checkpoints("vgg38", 0), 0), "weights")
     listed = remaining.entries(settings)
     ours = {("vgg08", "effective_depth"): 20.0, ("vgg38", "effective_depth"): 590.0}
-    ours |= {(run, "smoothness"): 10.0 for run in ("vgg08", "vgg38")}
+    others = ("signal", "smoothness", "landscape", "curvature")
+    ours |= {(run, name): 2.5 for run in ("vgg08", "vgg38") for name in others}
     lines = ["vgg08: 1 ms a step in fp32 on a chip"]
     made = cost.Estimate({"vgg08": 60.0, "vgg38": 5000.0}, lines, analyses=ours)
     head, shallow, deep, blank, *rest = remaining.text(listed, made).splitlines()
@@ -199,11 +201,13 @@ def test_the_text_says_amounts_totals_and_that_it_is_an_estimate():
     assert rest[0].startswith("in all: 4 trainings, ")
     assert rest[1] == "left to measure: the gradient flow of 1 training"
     assert rest[2] == "left to analyse: effective_depth of 2 trainings, 10 min one after another"
-    assert rest[3].startswith("left to analyse: smoothness of 4 trainings, ")
-    assert rest[4].startswith("left to train: 2 trainings, ")
-    assert rest[5].startswith("  84 min one after another, and ")
-    assert "estimate" in rest[6]
-    assert rest[7:] == ["  vgg08: 1 ms a step in fp32 on a chip"]
+    assert rest[3] == "left to analyse: signal of 2 trainings, 5 s one after another"
+    assert rest[4] == "left to analyse: smoothness of 4 trainings, 10 s one after another"
+    assert [line.split()[3] for line in rest[5:7]] == ["landscape", "curvature"]
+    assert rest[7].startswith("left to train: 2 trainings, ")
+    assert rest[8].startswith("  84 min one after another, and ")
+    assert "estimate" in rest[9]
+    assert rest[10:] == ["  vgg08: 1 ms a step in fp32 on a chip"]
 
 
 @pytest.mark.parametrize(
@@ -263,7 +267,7 @@ def test_the_command_plans_a_study_and_then_what_is_left_of_it(monkeypatch, caps
     stages.data(settings)
     stages.train(settings, [("vgg08", 0)])
     stages.gradients(settings, "vgg08", 0)
-    for analysis in remaining.ANALYSES:
+    for analysis, _ in settings.analyses:
         getattr(stages, analysis)(settings, "vgg08", 0)
     assert cli.main(["plan", "core"]) == 0
     assert capsys.readouterr().out.endswith("left to train: nothing\n")
@@ -286,9 +290,37 @@ def test_an_analysis_takes_the_passes_that_it_states_at_every_snapshot():
         seconds = entry.analyses[-1].images / 10 * 0.01 * entry.size.layers  # in minibatches of 10
         assert made.analyses[entry.name, "effective_depth"] == pytest.approx(seconds)
     assert [line for line in made.measurements if "pass" in line] == [
-        "vgg08: 80 ms a pass in fp32 on a chip for fp32",
-        "vgg38: 380 ms a pass in fp32 on a chip for fp32",
+        f"{run}: {seconds} ms a pass in {precision} on a chip for {precision}"
+        for precision in ("fp32", "fp64")
+        for run, seconds in (("vgg08", 80), ("vgg38", 380))
     ]
+
+
+@pytest.mark.parametrize("name", ["signal", "landscape", "curvature"])
+def test_an_analysis_states_the_arithmetic_that_pytorch_counts(name):
+    """Of the initialisation and the last snapshot of a trajectory of three, on a network with both cures."""
+    import torch
+    from flops import Flops
+
+    from vanishing.analysis.snapshots import Snapshot
+
+    settings = examples.study(runs=["vgg38_bn_rc"])
+    run = settings.run("vgg38_bn_rc")
+    run = run.model_copy(update={"model": run.model.model_copy(update={"blocks": 1, "filters": 16})})
+    block, module = settings.analyses[name], importlib.import_module(f"vanishing.analysis.{name}")
+    for epoch in (0, 1, 2):
+        checkpoints.write(paths.snapshot(Path(), epoch), models.build(run.model, 10, epoch).state_dict())
+    generator = torch.Generator().manual_seed(0)
+    count = block.batch_size
+    batches = [
+        (torch.randn(count, 3, 32, 32, generator=generator), torch.arange(count).remainder(10))
+        for _ in range(block.batches)
+    ]
+    with Flops() as counter:
+        for epoch in (0, 2):
+            module.measure(Snapshot(models.build(run.model, 10, 0), epoch, [0, 2], Path(), run, batches), block)
+    stated = models.measure(run.model, 10).macs * module.passes(block, run.model, 2)
+    assert counter.total / 2 == pytest.approx(stated, rel=0.1)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp64"])

@@ -11,6 +11,7 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -50,6 +51,20 @@ class Spectrum:
     values: np.ndarray
     weights: np.ndarray
     residuals: np.ndarray
+
+
+PRECISION: Literal["fp32", "fp64"] = "fp32"
+"""Of the passes through the model."""
+
+PRODUCT = 6
+"""Forward passes that a product of the Hessian with a vector costs: twice a gradient's."""
+
+
+def passes(settings: config.Curvature, _: config.Model, snapshots: int) -> float:
+    """Return the arithmetic of so many snapshots, in forward passes of one image; a gradient costs three."""
+    images = min(settings.images, settings.batch_size)
+    products = 2 * PRODUCT * settings.steps * images
+    return float(snapshots * (3 * settings.batches * settings.batch_size + 3 * images + products))
 
 
 def measure(snapshot: Snapshot, settings: config.Curvature) -> pd.DataFrame:

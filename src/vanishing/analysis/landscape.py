@@ -10,7 +10,7 @@ import copy
 import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import pandas as pd
 import torch
@@ -61,6 +61,17 @@ class Plane(NamedTuple):
     """Of the variance, (components,)."""
     path: Tensor
     """The snapshots seen from the last one, (snapshots, components)."""
+
+
+PRECISION: Literal["fp32", "fp64"] = "fp32"
+"""Of the passes through the model."""
+
+
+def passes(settings: config.Landscape, _: config.Model, snapshots: int) -> float:
+    """Return the arithmetic of so many snapshots, in forward passes of one image, but for those along the path."""
+    cut, grid = 2 * settings.cut_steps + 1, (2 * settings.grid_steps + 1) ** 2
+    points = snapshots * settings.directions * cut + (snapshots - 1) * cut + 2 * grid
+    return float(settings.batches * settings.batch_size * points)
 
 
 def measure(snapshot: Snapshot, settings: config.Landscape) -> pd.DataFrame:

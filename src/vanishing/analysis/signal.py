@@ -16,6 +16,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -59,6 +60,19 @@ COLUMNS = {
     "gradient_cosine_std": "its standard deviation over the lines (n - 1)",
 }
 """Of `signal.csv`, behind the epoch; means are over the minibatches too."""
+
+
+PRECISION: Literal["fp32", "fp64"] = "fp64"
+"""Of nearly all passes through the model."""
+
+
+def passes(settings: config.Signal, _: config.Model, snapshots: int) -> float:
+    """Return the arithmetic of so many snapshots, in forward passes of one image.
+
+    A gradient costs three passes, one by the inputs alone two.
+    """
+    agreement, lines = 4 * settings.batch_size, settings.lines * (1 + 2 * (1 + len(settings.distances)))
+    return float(snapshots * (3 * settings.batches * settings.batch_size + agreement + lines))
 
 
 def measure(snapshot: Snapshot, settings: config.Signal) -> pd.DataFrame:

@@ -12,9 +12,6 @@ from vanishing.results import store
 from vanishing.training import models
 from vanishing.training.cost import Analysis, Entry, Estimate
 
-ANALYSES = ("smoothness", "effective_depth")
-"""Those that say, by `passes` and `PRECISION`, how many images go forward through the network for a trajectory."""
-
 
 def entries(settings: config.Parameters, studies: Sequence[str] = ()) -> list[Entry]:
     """List the runs of `studies`, all if none is named, in the order of `params.yaml`.
@@ -41,8 +38,8 @@ def _analyses(settings: config.Parameters, run: str) -> list[Analysis]:
     """List what the analyses have left to measure of a run."""
     found = []
     chosen = settings.run(run)
-    for name in ANALYSES:
-        block, module = settings.analyses[name], importlib.import_module(f"vanishing.analysis.{name}")
+    for name, block in settings.analyses:
+        module = importlib.import_module(f"vanishing.analysis.{name}")
         jobs = [job for job in settings.analysed(name) if job[0] == run]
         seeds = [seed for _, seed in jobs if not paths.analysis(name, run, seed).exists()]
         epochs = {epoch for epoch in chosen.train.snapshot_epochs if epoch in {*block.snapshots, chosen.train.epochs}}
