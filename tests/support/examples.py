@@ -34,9 +34,8 @@ SMALL: dict[str, Any] = {
 def content(overlay: Mapping[str, Any] | None = None, runs: Sequence[str] = ("vgg08", "vgg38")) -> dict[str, Any]:
     """Return the project's parameters as plain values, made small, with the study `core` of `runs` only."""
     merged = config.merge(copy.deepcopy(PROJECT), SMALL)
+    merged = config.with_runs(merged, runs)
     merged["runs"] = {run: merged["runs"].get(run, {}) for run in runs}
-    for block in merged["analyses"].values():
-        block["runs"] = [run for run in block["runs"] if run in runs]
     merged["studies"] = {"core": {"title": "Depth", "runs": list(runs)}}
     return config.merge(merged, overlay or {})
 

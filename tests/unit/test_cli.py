@@ -175,11 +175,7 @@ def test_a_full_disk_leaves_the_file_before_and_no_other(monkeypatch, capsys):
 
 def test_models_prints_the_counts_of_the_design(capsys):
     runs = ["vgg08", "vgg38", "vgg38_rc", "vgg38_bn", "vgg38_bn_rc"]
-    content = examples.PROJECT | {
-        "analyses": {name: block | {"runs": []} for name, block in examples.PROJECT["analyses"].items()},
-        "studies": {"core": {"title": "Depth", "runs": runs}},
-        "runs": {run: examples.PROJECT["runs"][run] for run in runs},
-    }
+    content = config.with_runs(examples.PROJECT, runs) | {"studies": {"core": {"title": "Depth", "runs": runs}}}
     Path("params.yaml").write_text(config.text(content))
     assert cli.main(["models"]) == 0
     head, *rows = [line.split() for line in capsys.readouterr().out.splitlines()]

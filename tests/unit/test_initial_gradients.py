@@ -101,8 +101,7 @@ def test_the_ratio_of_the_shallow_network_lies_in_a_bracket_as_wide_as_its_posit
 
 def started():
     """Return a study of CIFAR-100 whose shallow network has a training of one epoch too; no others are configured."""
-    content = config.read(examples.ROOT / "params.yaml")
-    content["runs"] = {run: content["runs"][run] for run in ("vgg08", "vgg38")}
+    content = config.with_runs(examples.PROJECT, ["vgg08", "vgg38"])
     content["runs"]["vgg08_start"] = content["runs"]["vgg08"] | {"train": {"epochs": 1}}
     content["studies"] = {"core": {"title": "Depth", "runs": ["vgg08_start", "vgg08", "vgg38"]}}
     return config.check(content)

@@ -9,7 +9,7 @@ from vanishing.config.effective_depth import EffectiveDepth
 from vanishing.config.gradients import Gradients
 from vanishing.config.landscape import Landscape
 from vanishing.config.model import BOTTLENECK, Model
-from vanishing.config.parameters import Parameters, check, load, looks, read
+from vanishing.config.parameters import Parameters, check, load, looks, read, with_runs
 from vanishing.config.run import Run, completed
 from vanishing.config.signal import Signal
 from vanishing.config.smoothness import Smoothness
@@ -50,4 +50,5 @@ __all__ = [
     "read",
     "read_yaml",
     "text",
+    "with_runs",
 ]

@@ -152,6 +152,16 @@ def read(path: Path) -> dict[str, Any]:
     return content
 
 
+def with_runs(content: Mapping[str, Any], kept: Collection[str]) -> dict[str, Any]:
+    """Return plain values with the runs `kept` alone, in `runs` and in the blocks of the analyses."""
+    runs = {run: differences for run, differences in content["runs"].items() if run in kept}
+    analyses = {
+        name: block | {"runs": [run for run in block["runs"] if run in kept]}
+        for name, block in content["analyses"].items()
+    }
+    return {**content, "runs": runs, "analyses": analyses}
+
+
 def load(path: Path = Path("params.yaml")) -> Parameters:
     """Read and check a parameter file; every mistake is a `ParameterError`."""
     return check(read(path), path)

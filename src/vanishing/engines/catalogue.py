@@ -261,8 +261,7 @@ STAGES = (
         "report", "typeset report/report.pdf",
         outputs=("report/report.pdf",),
         inputs=(
-            "report/samples/", "report/tables/", "report/figures/", "report/comparison/", "report/why/parts/",
-            "report/why/parts.sha256", "report/why/why.tex", "report/why/numbers.tex",
+            "report/samples/", "report/tables/", "report/figures/", "report/comparison/", "report/why/",
             "report/numbers.tex", "report/studies.tex",
         ),
         code=("report",),

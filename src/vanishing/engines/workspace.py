@@ -60,10 +60,7 @@ def lay_out(origin: Path, folder: Path, overlay: Path | None, studies: Sequence[
     settings = config.check(content, overlay or origin / "params.yaml")
     if studies:
         content["studies"] = {key: content["studies"][key] for key in studies if settings.study(key)}
-        kept = {run for key in studies for run in settings.study(key).runs}
-        content["runs"] = {run: differences for run, differences in content["runs"].items() if run in kept}
-        for block in content["analyses"].values():
-            block["runs"] = [run for run in block["runs"] if run in kept]
+        content = config.with_runs(content, {run for key in studies for run in settings.study(key).runs})
         settings = config.check(content)
     sources = set(_sources(origin))
     files.write_if_changed(mark, b"laid out by `vanishing workspace`; its sources are replaced each time\n")

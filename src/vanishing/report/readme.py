@@ -36,8 +36,8 @@ ANALYSES = """# Analyses of trajectories
 
 `vanishing readme` makes this page from the modules in `src/vanishing/analysis/`. Each analysis reads the trajectories
 of the runs that its block in `params.yaml` lists and writes `results/analyses/RUN/seedS/NAME.csv`; the column `epoch`
-of the snapshot comes first. `vanishing NAME RUN --seed S` measures one trajectory, `vanishing NAME --missing` all that
-are left. Losses are in nats.
+of the snapshot comes first. `vanishing signal RUN --seed S` measures one trajectory, and
+`vanishing signal --missing` all that are left; the others alike. Losses are in nats.
 """
 
 INTRODUCTION = """# Results
