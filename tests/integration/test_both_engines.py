@@ -214,7 +214,7 @@ def test_a_longer_list_of_runs_takes_dvc_the_same_command_twice(built, copy):
 def test_the_report_is_rebuilt_from_results_and_the_page_of_the_data_set(built, tmp_path):
     folder = tmp_path / "clone"
     lay_out(folder, {})
-    for made in ("results/runs", "report/samples"):
+    for made in ("results/runs", "results/analyses", "report/samples"):
         shutil.copytree(built("snakemake") / made, folder / made)
     run(folder, "snakemake", "report", "--cores", "2", "--config", "from_results=true")
     assert not (folder / "data").exists()

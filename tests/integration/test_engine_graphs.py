@@ -130,8 +130,8 @@ def test_every_run_and_seed_is_trained_and_measured(jobs, project):
     wanted = {f"vanishing {verb} {run} --seed {seed}" for verb in ("train", "gradients") for run, seed in study.jobs()}
     assert len(wanted) == 2 * (5 * 2 + 2 * 3)  # seeds 0 and 1; for the two runs of `pair` also 7
     assert wanted <= set(map(command, jobs))
-    # data and samples; five analyses of `vgg08` and the six others of `core` with seed 0, smoothness with seed 1 too, and
-    # the sweep over depths; tables and figures of two studies; comparison, explanation, numbers, check, report
+    # data and samples; five analyses of `vgg08` and the six others of `core` with seed 0, smoothness with seed 1 too,
+    # and the sweep over depths; tables and figures of two studies; comparison, explanation, numbers, check, report
     assert len(jobs) == 2 + len(wanted) + 5 * 7 + 7 + 1 + 2 + 2 + 5
 
 

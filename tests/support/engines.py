@@ -36,9 +36,10 @@ def lay_out(folder, differences, data=None, train=None):
     """Lay out the tiny study, with `differences` laid over its runs, and others over its defaults."""
     content = config.merge(examples.PROJECT, TINY)
     content |= {"runs": config.merge(RUNS, differences), "studies": STUDIES}
+    content["trainable_depth"] |= examples.SMALL["trainable_depth"]
     tiny = config.read(examples.ROOT / "workflow" / "every_run.yaml")
     for name, block in content["analyses"].items():
-        content["analyses"][name] = block | tiny["analyses"][name] | {"runs": ANALYSED, "batch_size": 20}
+        content["analyses"][name] = block | tiny["analyses"][name] | {"runs": list(ANALYSED), "batch_size": 20}
     content["data"] |= data or {}
     content["train"] |= train or {}
     workspace.lay_out(examples.ROOT, folder, None)

@@ -174,7 +174,7 @@ def test_a_full_disk_leaves_the_file_before_and_no_other(monkeypatch, capsys):
 
 
 def test_models_prints_the_counts_of_the_design(capsys):
-    runs = ["vgg08", "vgg38", "vgg38_rc", "vgg38_bn", "vgg38_bn_rc"]
+    runs = ["vgg08", "vgg38", "vgg38_bn", "vgg38_rc", "vgg38_bn_rc"]
     content = config.with_runs(examples.PROJECT, runs) | {"studies": {"core": {"title": "Depth", "runs": runs}}}
     Path("params.yaml").write_text(config.text(content))
     assert cli.main(["models"]) == 0
