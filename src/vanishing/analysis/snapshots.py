@@ -1,6 +1,6 @@
 """What every analysis of a trajectory shares: its snapshots, one after another, on the same minibatches.
 
-A snapshot that is measured is kept until the whole trajectory is, so that a killed command goes on behind it.
+A snapshot that is measured is kept until the whole trajectory is, so that a killed command resumes after it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from vanishing.analysis import gradient_flow
 from vanishing.console import Progress
 from vanishing.data.records import Split
 from vanishing.results import store
-from vanishing.training import checkpoints
+from vanishing.training import checkpoints, devices
 from vanishing.training.models import VGG
 
 
@@ -89,7 +89,7 @@ def forget(name: str, run: str, seed: int) -> None:
 
 
 def _key(block: config.Analysis, run: config.Run, folder: Path, epochs: list[int], device: torch.device) -> str:
-    """Hash what a measured snapshot depends on: the configuration, the trajectory, PyTorch and the kind of device."""
+    """Hash what a measured snapshot depends on: the configuration, the trajectory, PyTorch, the device and threads."""
     trajectory = [files.sha256(paths.snapshot(folder, epoch)) for epoch in epochs]
-    parts = [block.configuration(), run.configuration(), trajectory, torch.__version__, device.type]
+    parts = [block.configuration(), run.configuration(), trajectory, devices.environment(run.train, device)]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
