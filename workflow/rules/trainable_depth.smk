@@ -1,6 +1,6 @@
 # In:   data/SET.npz
 # Out:  results/analyses/trainable_depth.csv
-# Steps: train plain networks of many depths for a short time each; a killed sweep goes on behind its last network
+# Steps: train plain networks of many depths for a short time each; a killed sweep resumes after its last network
 
 
 rule trainable_depth:

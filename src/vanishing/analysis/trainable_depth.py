@@ -55,7 +55,7 @@ Images = tuple[Tensor, Tensor]
 def measure(settings: config.Parameters, dataset: Dataset) -> pd.DataFrame:
     """Train every network of the block, and return a row for each epoch; see `COLUMNS`.
 
-    A network that is finished is kept until `forget`, so that a killed command goes on behind it.
+    A network that is finished is kept until `forget`, so that a killed command resumes after it.
 
     Args:
         settings: the parameters, of which the block names the networks and how they are trained.
