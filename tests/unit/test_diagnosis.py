@@ -15,7 +15,7 @@ from torch.nn import functional
 
 import examples
 import vanishing
-from vanishing import cli
+from vanishing import cli, config
 from vanishing.analysis import diagnosis, probe
 from vanishing.errors import UserError
 
@@ -287,6 +287,33 @@ def test_a_layer_that_runs_over_time_is_judged_by_the_gradient_at_its_inputs():
     assert any("states are not seen" in line for line in found.limits)
 
 
+def test_sequences_of_different_lengths_are_aligned_at_their_last_step():
+    class Fused(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm, self.head = nn.LSTM(4, 16, batch_first=True), nn.Linear(16, 10)
+
+        def forward(self, x):
+            return self.head(self.lstm(x)[0][:, -1])
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Fused()
+    short, long = seeded(16, 10, 4)[0], seeded(16, 12, 4)[0]
+    both, *alone = (vanishing.diagnose(model, batches) for batches in ([short, long], [short], [long]))
+    steps, of_short, of_long = (found.measurement.steps["lstm"] for found in (both, *alone))
+    assert steps.shape == (12,)
+    assert steps[:2].tolist() == pytest.approx(of_long[:2].tolist())
+    assert steps[2:].tolist() == pytest.approx(((of_short + of_long[2:]) / 2).tolist())
+    line = "sequences of different lengths: aligned at the last step; only the longest have the first: lstm"
+    assert [line in found.limits for found in (both, *alone)] == [True, False, False]
+
+
+def test_a_cell_that_some_minibatches_call_more_often_is_named():
+    limits = vanishing.diagnose(Unrolled(cell(1.0)), [*seeded(8, 5, 4), *seeded(8, 7, 4)]).limits
+    assert "called more often in some minibatches: calls are counted from the first one: cell" in limits
+
+
 def test_a_transformer_of_tokens_is_judged_with_its_attention_as_a_layer():
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -500,18 +527,31 @@ def test_the_evidence_is_what_the_study_has_measured():
     runs = (examples.ROOT / f"results/runs/{run}/seed0/summary.json" for run in ("vgg38_short", "vgg38_bn_rc_short"))
     accuracies = [json.loads(path.read_text())["test"]["accuracy"] for path in runs]
     assert quoted["SHORTCUT"][3:] == [round(accuracy, 2) for accuracy in accuracies]
+    parameters = config.load(examples.ROOT / "params.yaml")
+    assert f"Trained for {parameters.run('vgg38_short').train.epochs} epochs" in texts["SHORTCUT"]
+    assert any(parameters.run(name).model.norm == "group" for name in parameters.studies["remedies"].runs)
+    built = [parameters.run(name).model for name in parameters.runs]
+    assert "relu" not in {model.activation for model in built}  # no study compares the leaky rectifier with another
+    assert {model.norm for model in built} == {"none", "batch", "group"}  # no study has layer normalisation
+    default = math.sqrt(torch.nn.Linear(600, 600).weight.var().item() * 600 / 2)
+    quoted_default = re.search(r"(\d\.\d\d) for PyTorch's default", diagnosis.INITIALISATION.evidence)[1]
+    assert float(quoted_default) == pytest.approx(default, abs=0.005)
 
 
-def test_the_page_shows_the_committed_verdicts():
+def test_the_page_shows_the_committed_verdicts_and_counts_networks_that_differ():
     table = pd.read_csv(examples.ROOT / "results/diagnosis.csv")
+    parameters = config.load(examples.ROOT / "params.yaml")
+    built = table.network.map(lambda name: repr(parameters.run(name).model) if name in parameters.runs else name)
     page = (examples.ROOT / "docs/diagnosis.md").read_text()
     for row in table.itertuples():
         expected, said = (" or ".join(row.expected.split("|")), " and ".join(row.said.split("|")))
         assert f"| `{row.network}` | {row.group} | {expected} | {said} |" in page
         assert row.agrees == bool(set(row.expected.split("|")) & set(row.said.split("|")))
     assert table.agrees.all()
-    well = (table.expected == "healthy").sum()
-    assert f"False alarms: 0 of {well} networks that train; misses: 0 of {len(table) - well} others" in page
+    distinct = table[~(built + table.group).duplicated()]
+    well = (distinct.expected == "healthy").sum()
+    assert f"False alarms: 0 of {well} networks that train; misses: 0 of {len(distinct) - well} others" in page
+    assert f"its verdicts on {len(distinct)} networks" in (examples.ROOT / "README.md").read_text()
 
 
 MODEL = """

@@ -3,9 +3,11 @@
 No single layer decides, but what the layers multiply up to. Two limits stand for all networks:
 
 - `LIMIT`: the gradients of two layers, each relative to the layer's weights, may differ by a factor of 10^4. A training
-  takes about 10^4 to 10^5 minibatches. Beyond the limit one layer moves less in all of it than the other in one step,
-  and no learning rate suits both. The same factor bounds the relative gradients themselves, per unit of error at the
-  output: no customary learning rate makes up for more.
+  takes about 10^4 to 10^5 minibatches. Beyond the limit, under SGD, one layer moves less in all of it than the other in
+  one step, and no learning rate suits both. The same factor bounds the relative gradients themselves, per unit of error
+  at the output: no customary learning rate of SGD makes up for more. Adam divides each gradient by its own size and
+  so evens out a larger factor, as long as gradients stay above its epsilon (1e-8) and rounding leaves what they tell.
+  The verdict does not know the optimiser: under Adam, beyond the limit is a warning.
 - `BITS`: what depends on the example must be above the rounding of the dtype. Below, all examples are the same.
 
 What lies on a branch harms nobody while another path carries the signal. So a layer counts as cut off only if all
@@ -23,7 +25,7 @@ import pandas as pd
 from vanishing.analysis.probe import OUTPUT, Measurement, some
 
 LIMIT = 1e4
-"""Largest factor between two parts of a network for which one learning rate serves."""
+"""Largest factor between two parts of a network for which one learning rate of SGD serves."""
 
 BITS = 2.0
 """Bits of the significand that must carry the example; the last one or two are rounding errors."""
@@ -56,14 +58,15 @@ NORMALISATION = Advice(
     "Normalise after each convolution or linear layer",
     "measured",
     "at initialisation, BN turns the factor by which a layer of the plain 38-layer network scales the gradient from "
-    f"0.37 into 1.17 (predicted: 0.40 and 1.19; {CURES}). Layer and group normalisation have not been measured",
+    f"0.37 into 1.17 (predicted: 0.40 and 1.19; {CURES}). The study `remedies` trains with group normalisation; "
+    "docs/results.md says what has been run. No study has layer normalisation",
 )
 SHORTCUT = Advice(
     "Add shortcuts, the identity over two layers at a time",
     "measured",
     f"at initialisation, they turn the factor of 0.37 a layer into 0.99 (predicted: 1.00; {CURES}). Trained for 15 "
     "epochs, the plain network stays at chance, a test accuracy of 0.01, and reaches 0.42 with BN and shortcuts "
-    "together (study `short`, one seed)",
+    "together (study `short`, seed 0)",
 )
 BOTH = Advice(
     "Add shortcuts, the identity over two layers at a time",
@@ -85,10 +88,11 @@ ACTIVATION = Advice(
     f"but at 0 for the hyperbolic tangent (chain rule; {THEORY})",
 )
 RATE = Advice(
-    "Do not expect the learning rate or Adam to make up for it",
+    "Do not count on the learning rate or Adam to make up for it",
     "derived",
-    "Adam divides by the size of a gradient only where that is above its epsilon of 1e-8, and no optimiser restores "
-    f"what rounding has taken ({THEORY})",
+    "no learning rate of SGD suits layers whose gradients differ by more than 10^4. Adam divides by the size of a "
+    "gradient, but only where that is above its epsilon of 1e-8, and no optimiser restores what rounding has taken "
+    f"({THEORY})",
 )
 SMALLER_STEPS = Advice(
     "Until that is changed, lower the learning rate or clip the gradient",
@@ -109,8 +113,8 @@ GATES = Advice(
 LEAK = Advice(
     "Set the biases back to 0, lower the learning rate that led here, and take a leaky rectifier",
     "derived",
-    "the leaky rectifier, that of all networks of this study, passes a gradient on both sides. Dead units have not "
-    "been measured",
+    "the leaky rectifier, that of this study, passes a gradient on both sides. No study compares it with another "
+    "rectifier",
 )
 CONNECT = Advice(
     "Look for detach(), no_grad(), .data, an argmax or a conversion to NumPy on the way to the loss",
@@ -226,7 +230,7 @@ def _lost(found: Measurement) -> list[Finding]:
 
 
 def _spread(found: Measurement) -> list[Finding]:
-    """Find gradients that shrink or grow towards the input by more than one learning rate can serve."""
+    """Find gradients that shrink or grow towards the input by more than one learning rate of SGD can serve."""
     sizes = gradients_by_layer(found)
     ends = (("vanishing", sizes, _against_vanishing), ("exploding", sizes[::-1], _against_explosion))
     return [
@@ -262,7 +266,7 @@ def _layers(names: list[str]) -> str:
 
 
 def _level(found: Measurement) -> list[Finding]:
-    """Find gradients that are all too small, or mostly too large, for any customary learning rate."""
+    """Find gradients that are all too small, or mostly too large, for any customary learning rate of SGD."""
     sizes = gradients_by_layer(found)
     if sizes.empty:
         return []

@@ -69,7 +69,10 @@ class Measurement:
     table: pd.DataFrame
     """A row for each call of a layer, in the order of the forward pass; see `COLUMNS`."""
     steps: dict[str, np.ndarray]
-    """Of recurrent layers that run over time by themselves: norm of dL/dx by time step of the input x."""
+    """Of recurrent layers that run over time by themselves: norm of dL/dx by time step of the input x, (steps,).
+
+    Minibatches of different lengths are aligned at their last step.
+    """
     detached: list[str]
     """Layers that take part in the forward pass, but on whose weights the loss does not depend."""
     zero_weights: list[str]
@@ -278,13 +281,13 @@ class _Probe:
         self.calls: dict[tuple[str, int], _Call] = {}
         self.weights: dict[str, list[nn.Parameter]] = {}
         self.gradients: dict[str, list[float]] = {}
-        self.steps: dict[str, list[Tensor]] = {}
+        self.steps: dict[str, list[np.ndarray]] = {}
         self.limits: dict[str, dict[str, None]] = {}
         self.examples, self.axis, self.total = 1, 0, 0
 
     def limit(self, text: str, names: Iterable[str] = ()) -> None:
         """Note what cannot be judged, once, and of which layers."""
-        self.limits.setdefault(text, {}).update(dict.fromkeys(names))
+        self.limits.setdefault(text, {}).update(dict.fromkeys(name or ROOT for name in names))
 
     def run(self) -> None:
         """Find the layers, then measure them on every minibatch."""
@@ -328,7 +331,7 @@ class _Probe:
         self._note_limits(table)
         return Measurement(
             table=table[list(COLUMNS)],
-            steps={name: torch.stack(each).mean(dim=0).cpu().numpy() for name, each in self.steps.items()},
+            steps={name: _aligned(each) for name, each in self.steps.items()},
             detached=detached,
             zero_weights=self._zero(),
             examples=self.total,
@@ -401,7 +404,7 @@ class _Probe:
             _watch(x, partial(call.see_gradient, self.examples))
 
     def _see_steps(self, name: str, gradient: Tensor) -> None:
-        self.steps.setdefault(name, []).append(gradient.flatten(1).norm(dim=1))
+        self.steps.setdefault(name, []).append(gradient.flatten(1).norm(dim=1).cpu().numpy())
 
     def _loss(self, outputs: Any, targets: Any) -> Tensor:
         """Measure the output, and return the loss."""
@@ -475,6 +478,13 @@ class _Probe:
             self.limit("all examples of a minibatch are alike, so that dependence on the example is not judged")
         if fused := [name for name in self.weights if isinstance(self.modules[name], nn.RNNBase)]:
             self.limit("runs over time by itself: its states are not seen, only the gradient at its inputs", fused)
+        if uneven := [name for name, each in self.steps.items() if len(set(map(len, each))) > 1]:
+            self.limit(
+                "sequences of different lengths: aligned at the last step; only the longest have the first", uneven
+            )
+        seen = {(name, len(call.squares)) for (name, _), call in self.calls.items()}
+        if uneven := sorted(name for name, differing in Counter(name for name, _ in seen).items() if differing > 1):
+            self.limit("called more often in some minibatches: calls are counted from the first one", uneven)
         if (zero := self._zero()) and (table.weight_gradient == 0).any():
             self.limit("weights that are all 0 keep the gradient from layers, which are not judged", zero)
 
@@ -483,6 +493,12 @@ def some(names: list[str], most: int = 4) -> str:
     """List names, and how many more there are."""
     more = len(names) - most
     return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+
+
+def _aligned(each: list[np.ndarray]) -> np.ndarray:
+    """Average sequences (steps,) from the last step back, each step over those that are long enough."""
+    back = range(max(map(len, each)), 0, -1)
+    return np.array([np.mean([sizes[-step] for sizes in each if len(sizes) >= step]) for step in back])
 
 
 def _scale(weights: list[nn.Parameter]) -> float:
