@@ -281,6 +281,8 @@ def data(table):
 def test_cuts_are_summarised_by_hand(table):
     found = presented.summarise(table[table.epoch == 2], GUESS)
     assert (found["loss"], found["running_loss"], found["running_half_width"]) == (2, 3, 0.25)
+    assert found["half_width_first"] == pytest.approx(1 / 3)  # of the first alone
+    assert found["noise"] == pytest.approx(1.6e-4)  # 1e-5 / 0.25^2
     assert found["curvatures"] == [16, -8]  # (0.5 + 0.5) / 0.25^2, and (-0.25 - 0.25) / 0.25^2
     # the first rises by 0.5 at 0.25 and by 2 at 0.5, so by 1 a third of the way between; the second never
     assert found["half_widths"] == [pytest.approx(1 / 3), pytest.approx(1 / 3), math.inf, math.inf]
@@ -296,6 +298,16 @@ def test_a_flat_landscape_has_neither_width_nor_curvature(table):
     assert math.isnan(found["no_better"])
     assert math.isnan(found["running_loss"])
     assert math.isnan(found["running_half_width"])
+
+
+@pytest.mark.parametrize(("bends", "bound"), [((5e-6, -4e-6), True), ((2e-5, -1e-5), False), ((2e-5, 2e-5), False)])
+def test_a_curvature_within_rounding_is_a_bound(data, bends, bound):
+    """Second differences in nats; where their mean is within 1e-5 and their deviation is not, both are given."""
+    parts = [cut(lambda x, bend=bend: 2 + bend / 2 * (x != 0), at) for at, bend in enumerate(bends, 1)]
+    rows = pd.concat(parts).assign(run="vgg08", seed=0)
+    found = {key: text for key, _, text in presented.numbers(Measured(rows, data.runs, data.looks, data.settings))}
+    assert (found["vgg08/end/curvature"] == "$<$$1.6 \\times 10^{-4}$") == bound
+    assert ("pm" in found["vgg08/end/curvature"]) != bound
 
 
 def test_rounding_is_no_concavity(table):
@@ -321,6 +333,8 @@ def test_numbers_of_the_text(data):
     assert found["vgg08/end/loss"] == (2, "2.00")
     assert found["vgg08/end/half_width"] == (math.inf, "$>$0.5 (0.333 to $>$0.5)")
     assert found["vgg08/end/curvature"] == (4, "4 $\\pm$ 17")
+    assert found["vgg08/start/curvature"] == (0, "$<$$1.6 \\times 10^{-4}$")
+    assert found["vgg08/end/half_width_first"] == (pytest.approx(1 / 3), "0.333")
     assert found["vgg08/end/running_loss"] == (3, "3.00")
     assert found["vgg08/end/running_half_width"] == (0.25, "0.25")
     assert found["vgg08/start/half_width"] == (math.inf, "$>$0.5")

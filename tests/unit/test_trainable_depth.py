@@ -236,7 +236,7 @@ def test_training_ends_beyond_the_stricter_threshold_or_where_the_loss_is_not_fi
     assert table.epoch.tolist() == ["1", "2", "3", "1", "2", "1", "2", "3", "4"]
 
 
-def test_a_killed_sweep_goes_on_behind_its_last_network_with_the_same_bytes(images, monkeypatch):
+def test_a_killed_sweep_resumes_after_its_last_network_with_the_same_bytes(images, monkeypatch):
     whole = store.as_text(sweep.measure(small(), images))
     sweep.forget()
     assert not paths.KEPT_NETWORKS.exists()
@@ -312,7 +312,43 @@ def test_the_part_has_its_figures_table_and_values(study):
     assert values["default_fp32/observed"] == (10, "10")
     assert values["default_fp32/strict"] == (8, "8")
     assert (values["he_fp32/deepest"], values["he_fp32/failed"]) == ((38, "38"), (38, "38"))
+    assert values["default_fp32/tried"] == (3, "8 to 12")
+    assert values["default_fp32/missing"] == (13, "14 to 38")
+    assert values["he_fp32/tried"] == (2, "8 and 38")
+    assert values["he_fp32/missing"] == (14, "10 to 36")
+    assert values["default_fp32/observed/epsilons"] == (pytest.approx(1e4), "10\\,000")  # 1e-4 over 1e-8
     assert values["he_fp32/gap"][0] == pytest.approx(math.log(100) - 4.5)
+
+
+@pytest.mark.parametrize(
+    ("layers", "text"),
+    [
+        ([8], "8"),
+        ([8, 10], "8 and 10"),
+        ([8, 10, 12, 20], "8 to 12 and 20"),
+        ([8, 14, 20, 22, 24], "8, 14 and 20 to 24"),
+    ],
+)
+def test_depths_are_enumerated(layers, text):
+    assert shown._enumerate(layers) == text
+
+
+def test_precisions_share_their_initialised_networks(study):
+    twice = pd.concat([TABLE, TABLE[TABLE.initialisation == "default"].assign(precision="bf16")])
+    once, both = (
+        {key: value for key, value, _ in shown.numbers(measured.Measured(table, [], {}, study))}
+        for table in (TABLE, twice)
+    )
+    assert (once["networks"], both["networks"]) == (5, 8)
+    assert once["starts"] == both["starts"] == 5
+    assert once["agree"] == both["agree"] > 0
+
+
+def test_a_sweep_without_gaps_lacks_nothing(study):
+    whole = pd.DataFrame([row for layers in range(8, 40, 2) for row in rows("default", layers, 20.0)])
+    keys = {key for key, *_ in shown.numbers(measured.Measured(whole, [], {}, study))}
+    assert "default_fp32/tried" in keys
+    assert "default_fp32/missing" not in keys
 
 
 def test_the_sweep_is_part_of_the_explanation_once_it_is_there(study):

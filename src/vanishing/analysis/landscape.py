@@ -114,7 +114,7 @@ def random_direction(weights: Weights, number: int, seed: int) -> dict[str, Tens
     """Draw a direction whose every filter has the norm of the network's filter (Li et al. 2018, section 4).
 
     A filter is what makes one output: of a convolution (inputs, height, width), of a linear layer (inputs,). Biases and
-    the parameters of normalisations stay where they are, as in the paper: their direction is 0.
+    the parameters of normalisations stay where they are, as in the authors' code: their direction is 0.
 
     Args:
         weights: the network's parameters, on any device.
@@ -147,7 +147,7 @@ def evaluation(
 ) -> Callable[[Weights], Evaluation]:
     """Return a function that maps weights to loss and accuracy on the minibatches, summed in double precision.
 
-    A minibatch is one pass; its images alone fill a GPU, so that points are not batched.
+    Points are evaluated one by one, a pass a minibatch.
 
     Args:
         model: whose weights are replaced; it and its buffers stay as they are, its mode does not.

@@ -19,7 +19,8 @@ from vanishing.report.why.measured import Measured
 CAPTIONS = {
     "summary": "The landscape around the initialisation (epoch 0) and the last snapshot. Loss: at the snapshot, nats. "
     "Curvature: second difference of the loss around it, in nats per squared filter norm, mean and standard deviation "
-    "over the directions. Half-width: distance at which the loss has risen by one nat, in filter norms, median and "
+    "over the directions; a bound where both are within what a second difference of $10^{-5}$ nats, which may be "
+    "rounding, gives. Half-width: distance at which the loss has risen by one nat, in filter norms, median and "
     "range over both sides of all cuts. Concave: second differences along the cuts below $-10^{-5}$ nats, in per cent. "
     "No better: points of the grid whose loss is not 0.1 nats below that of a guess, $\\ln K$, in per cent.",
     "cuts": "Loss along the random directions, in units of each filter's norm: at the last snapshot in colour, at the "
@@ -69,7 +70,7 @@ def tables(data: Measured) -> dict[str, str]:
     for run in networks(data).values():
         for epoch, rows in _of(data, run).groupby("epoch"):
             found = summarise(rows, guess)
-            cells = [latex.number(found["loss"], 2), _spread(found["curvatures"]), _widths(found["half_widths"], reach)]
+            cells = [latex.number(found["loss"], 2), _curvature(found), _widths(found["half_widths"], reach)]
             shares = [latex.number(100 * found[key], 0) for key in ("concave", "no_better")]
             bodies.append([latex.code(run), f"{epoch}", *cells, *shares])
     return {"summary": latex.tabular("lrrrrrr", head, bodies)}
@@ -82,7 +83,7 @@ def numbers(data: Measured) -> Iterator[tuple[str, float, str]]:
     """
     guess, block = math.log(data.settings.data.classes), data.settings.analyses.landscape
     settings = {"images": block.batches * block.batch_size, "directions": block.directions, "reach": block.reach}
-    for key, value in (settings | {"rise": RISE}).items():
+    for key, value in (settings | {"rise": RISE, "guess": guess, "better": BETTER, "flat": FLAT}).items():
         yield key, value, latex.number(value)
     for name, run in (networks(data) | {run: run for run in data.runs}).items():
         rows = _of(data, run)
@@ -117,15 +118,17 @@ def summarise(rows: pd.DataFrame, guess: float) -> dict[str, Any]:
         loss: at the snapshot, with recomputed statistics.
         running_loss: the same with running statistics; NaN without.
         curvatures: a value a cut.
+        noise: the curvature of a second difference of `FLAT`.
         half_widths: two a cut, infinite where the loss does not rise that far.
         half_width: their median.
-        running_half_width: median over the cuts with running statistics; NaN without.
+        half_width_first: the same along the first direction alone.
+        running_half_width: the same with running statistics; NaN without.
         concave: share of second differences below `-FLAT`.
         range: of the loss over the cuts.
         no_better: share of the grid's points whose loss is not `BETTER` below `guess`; NaN without a grid.
     """
     batch, running = (rows[(rows.kind == "cut") & (rows.statistics == which)] for which in ("batch", "running"))
-    found, stored = _arrays(batch), _arrays(running)
+    found, first, stored = _arrays(batch), _arrays(batch[batch.direction == 1]), _arrays(running)
     bends = np.concatenate([np.diff(loss, 2) for _, loss in found])
     half_widths = [width for cut in found for width in _rises(*cut)]
     grid = rows[rows.kind == "grid"].loss
@@ -133,8 +136,10 @@ def summarise(rows: pd.DataFrame, guess: float) -> dict[str, Any]:
         "loss": batch[batch.x == 0].loss.mean(),
         "running_loss": running[running.x == 0].loss.mean(),
         "curvatures": [curvature(x, loss) for x, loss in found],
+        "noise": FLAT / np.diff(found[0][0]).max() ** 2,
         "half_widths": half_widths,
         "half_width": median(half_widths),
+        "half_width_first": median(width for cut in first for width in _rises(*cut)),
         "running_half_width": median(width for cut in stored for width in _rises(*cut)) if stored else math.nan,
         "concave": float((bends < -FLAT).mean()),
         "range": batch.loss.max() - batch.loss.min(),
@@ -276,12 +281,13 @@ def _numbers(rows: pd.DataFrame, guess: float, reach: float) -> Iterator[tuple[s
     yield "epoch", rows.epoch.max(), latex.number(rows.epoch.max(), 0)
     yield "loss", found["loss"], latex.number(found["loss"], 2)
     yield "range", found["range"], latex.number(found["range"])
-    yield "curvature", fmean(found["curvatures"]), _spread(found["curvatures"])
+    yield "curvature", fmean(found["curvatures"]), _curvature(found)
     yield "half_width", found["half_width"], _widths(found["half_widths"], reach)
     yield "concave", 100 * found["concave"], latex.number(100 * found["concave"], 0)
     if not math.isnan(found["running_loss"]):
         yield "running_loss", found["running_loss"], latex.number(found["running_loss"], 2)
-        yield "running_half_width", found["running_half_width"], _width(found["running_half_width"], reach)
+        for key in ("half_width_first", "running_half_width"):
+            yield key, found[key], _width(found[key], reach)
     if not math.isnan(found["no_better"]):
         yield "no_better", 100 * found["no_better"], latex.number(100 * found["no_better"], 0)
 
@@ -295,8 +301,12 @@ def _plane_numbers(rows: pd.DataFrame) -> dict[str, float]:
     return {"share": 100 * share, "walk": 100 * walk_shares(path["at"].tolist())[:2].sum(), "snapshots": len(path)}
 
 
-def _spread(values: Sequence[float]) -> str:
-    return f"{latex.number(fmean(values))} $\\pm$ {latex.number(stdev(values))}"
+def _curvature(found: dict[str, Any]) -> str:
+    """Write mean and standard deviation over the cuts, or the noise where both are within it."""
+    mean, deviation = fmean(found["curvatures"]), stdev(found["curvatures"])
+    if max(abs(mean), deviation) < found["noise"]:
+        return f"$<${latex.number(found['noise'])}"
+    return f"{latex.number(mean)} $\\pm$ {latex.number(deviation)}"
 
 
 def _width(width: float, reach: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -25,7 +26,7 @@ CAPTIONS = {
     "predicted, marks measured in double precision; dotted lines are unit roundoffs and Adam's $\\epsilon$.",
     "loss": "Validation loss at the end of each training less that of chance, in standard errors. Networks below the "
     "dashed line count as trained, those below the dotted one by the stricter rule as well; training ends there.",
-    "verdicts": "Most layers with which a network trains, predicted and observed (0: none).",
+    "verdicts": "Most layers with which a network trains: predicted, and of those in the sweep observed (0: none).",
 }
 
 LOOKS = {
@@ -80,7 +81,7 @@ def predicted(settings: config.Parameters, sweep: Sweep) -> dict[str, tuple[floa
 def observed(table: pd.DataFrame, threshold: float, sweep: Sweep) -> int:
     """Return the layers of the deepest network of a sweep that trains; 0 if none does."""
     found = verdicts(table, threshold)
-    trained = found[(found.initialisation == sweep[0]) & (found.precision == sweep[1]) & found.trained]
+    trained = _rows(found[found.trained], sweep)
     return int(trained.layers.max()) if len(trained) else 0
 
 
@@ -112,9 +113,11 @@ def numbers(data: Measured) -> Iterator[tuple[str, float, str]]:
     chance = math.erfc(block.threshold / math.sqrt(2)) / 2
     networks = verdicts(table, block.threshold)
     steps = math.ceil(block.images * data.settings.data.classes / block.batch_size)
+    agree, starts = _agreeing(data)
     counts = {
         "networks": len(networks), "images": block.images, "held_out": block.held_out, "epochs": block.epochs,
-        "steps": steps * block.epochs, "batch_size": block.batch_size, "agree": _agreeing(data),
+        "steps": steps * block.epochs, "batch_size": block.batch_size, "agree": agree,
+        "starts": starts,
     }  # fmt: skip
     for key, count in counts.items():
         yield key, count, number(count, 0)
@@ -126,7 +129,7 @@ def numbers(data: Measured) -> Iterator[tuple[str, float, str]]:
         for reason, (low, high) in limits.items():
             yield f"{stem}/{reason}", high, _range((low, high))
             yield f"{stem}/{reason}/least", low, number(low, 0)
-        rows = networks[(networks.initialisation == sweep[0]) & (networks.precision == sweep[1])]
+        yield from _depths(data.settings.model, stem, rows := _rows(networks, sweep))
         depths = {
             "observed": observed(table, block.threshold, sweep),
             "strict": observed(table, block.strict_threshold, sweep),
@@ -136,21 +139,42 @@ def numbers(data: Measured) -> Iterator[tuple[str, float, str]]:
         for key, layers in depths.items():
             if not math.isnan(layers):
                 yield f"{stem}/{key}", int(layers), str(int(layers))
-        ends = table[(table.initialisation == sweep[0]) & (table.precision == sweep[1])].drop_duplicates(
-            "layers", keep="last"
-        )
-        for loss in ends.val_loss[ends.layers == depths["failed"]]:
+        ends = _rows(table, sweep).drop_duplicates("layers", keep="last").set_index("layers")
+        for key in ("observed", "failed"):
+            for gradient in ends.entry_gradient[ends.index == depths[key]]:
+                ratio = gradient / depth_prediction.EPSILON
+                yield f"{stem}/{key}/epsilons", ratio, number(ratio, 0 if ratio >= 1 else None)
+        for loss in ends.val_loss[ends.index == depths["failed"]]:
             gap = abs(loss - math.log(data.settings.data.classes))
             yield f"{stem}/gap", gap, number(gap)
 
 
-def _agreeing(data: Measured) -> int:
-    """Count the networks whose signal at initialisation lies within its prediction."""
-    start = data.table.drop_duplicates(["initialisation", "precision", "layers"])
+def _depths(model: config.Model, stem: str, rows: pd.DataFrame) -> Iterator[tuple[str, float, str]]:
+    """Yield which depths a sweep has, and which it lacks from no processing block up to those of `model`, if any."""
+    shallowest = 2 + 2 * model.stages
+    span = range(shallowest, shallowest + 2 * sum(model.blocks_by_stage) + 1, 2)
+    depths = {"tried": sorted(map(int, rows.layers)), "missing": sorted(set(span) - set(rows.layers))}
+    for key, layers in depths.items():
+        if layers:
+            yield f"{stem}/{key}", len(layers), _enumerate(layers)
+
+
+def _enumerate(layers: Sequence[int]) -> str:
+    """Write even numbers in order, three or more in succession as a range: 8 to 14, 20 and 38."""
+    parts: list[str] = []
+    for _, group in itertools.groupby(enumerate(layers), lambda item: item[1] - 2 * item[0]):
+        members = [str(each) for _, each in group]
+        parts += members if len(members) < 3 else [f"{members[0]} to {members[-1]}"]
+    return " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
+
+
+def _agreeing(data: Measured) -> tuple[int, int]:
+    """Count the initialisations whose signal lies within its prediction, and all: precisions share them."""
+    start = data.table.drop_duplicates(["initialisation", "layers"])
     networks = zip(start.layers, start.initialisation, strict=True)
     models = (depth_prediction.plain(data.settings.model, *network) for network in networks)
     bounds = [[depth_prediction.signal(model, alike) for alike in BOTH] for model in models]
-    return sum(low <= signal <= high for (low, high), signal in zip(bounds, start.signal, strict=True))
+    return sum(low <= signal <= high for (low, high), signal in zip(bounds, start.signal, strict=True)), len(start)
 
 
 def _depth(data: Measured) -> Figure:
@@ -170,7 +194,7 @@ def _depth(data: Measured) -> Figure:
             marker="|" if scales <= last else ">",
             markersize=9 if scales <= last else 5,
         )
-        rows = found[(found.initialisation == sweep[0]) & (found.precision == sweep[1])]
+        rows = _rows(found, sweep)
         for trained, fill in ((True, "0.1"), (False, "white")):
             layers = rows[rows.trained == trained].layers
             axis.plot(layers, [at - 0.2] * len(layers), "o", color="0.1", markerfacecolor=fill, markersize=5)
@@ -236,7 +260,7 @@ def _loss(data: Measured) -> Figure:
     axis = figure.subplots()
     last = data.table.drop_duplicates(["initialisation", "precision", "layers"], keep="last")
     for sweep in _sweeps(data.table):
-        rows = last[(last.initialisation == sweep[0]) & (last.precision == sweep[1])].sort_values("layers")
+        rows = _rows(last, sweep).sort_values("layers")
         colour, mark = LOOKS[sweep]
         label = f"{NAMES[sweep[0]]}, {sweep[1]}"
         axis.plot(rows.layers, -rows.standard_errors, color=colour, marker=mark, markersize=4, label=label)
@@ -245,6 +269,10 @@ def _loss(data: Measured) -> Figure:
     axis.set(xlabel="layers", ylabel="loss above chance\n(standard errors)")
     axis.legend()
     return figure
+
+
+def _rows(table: pd.DataFrame, sweep: Sweep) -> pd.DataFrame:
+    return table[(table.initialisation == sweep[0]) & (table.precision == sweep[1])]
 
 
 def _sweeps(table: pd.DataFrame) -> list[Sweep]:
