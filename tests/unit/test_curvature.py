@@ -155,6 +155,16 @@ def test_single_precision_resolves_every_layer_of_a_plain_network_of_38(batch):
         assert (single - double).norm() <= 1e-4 * double.norm()
 
 
+def test_single_precision_gives_the_extremes_where_batch_normalisation_lets_gradients_grow(batch):
+    precise = network(blocks=5, norm="batch")
+    images, labels = batch
+    start = drawn(sum(weight.numel() for weight in precise.parameters()), seed=5)
+    double = curvature.lanczos(curvature.hessian_product(precise, [batch]), start, 12).values
+    product = curvature.hessian_product(copy.deepcopy(precise).float(), [(images.float(), labels)])
+    single = curvature.lanczos(product, start, 12).values
+    assert single[[0, -1]] == pytest.approx(double[[0, -1]], rel=0.02)
+
+
 def test_a_measurement_leaves_the_network_as_it_is(batch):
     model = network(norm="batch").eval()
     before = copy.deepcopy(model.state_dict())
@@ -286,11 +296,31 @@ def measured():
 def test_a_summary_by_hand(measured):
     rows = shown.summary(measured.table).set_index(["run", "epoch"])
     row = rows.loc[("vgg08", 0)]
-    assert (row.sharpness, row.uncertainty, row.lowest) == (5, pytest.approx(0.1), -2.5)
-    assert row["mean"] == pytest.approx((2 / 4 + 5 / 4) / 2)
-    assert row.negative == pytest.approx(100 * (2.5 / 7 + 3.5 / 12) / 2)
+    assert (row.sharpness, row.lowest, row.norm) == (5, -2.5, 5)
+    assert row.error == pytest.approx(0.1 / 2)  # of -2, the smallest of these
     assert (row.descent, row.preconditioned, row.adam) == (2.5, 38, 1)
-    assert math.isnan(rows.loc[("vgg38_start", 0)].negative)  # of nothing
+    assert rows.loc[("vgg08_short", 0)].norm == 5
+    assert rows.loc[("vgg38_start", 0)][["sharpness", "lowest", "norm"]].tolist() == [0, 0, 0]
+
+
+def test_the_norm_is_that_of_the_negative_end_where_it_is_longer():
+    row = shown.summary(spectra("vgg08", 0, 0, [2.0, -7.0], 1.0)).iloc[0]
+    assert (row.sharpness, row.lowest, row.norm) == (2, -7, 7)
+
+
+def test_what_has_not_converged_is_not_shown(measured):
+    table = spectra("vgg08", 0, 0, [4.0, -0.9], 2.0)  # residuals of 0.1: more than a tenth of 0.9
+    row = shown.summary(table).iloc[0]
+    assert (row.sharpness, row.norm, row.adam) == (4, 4, pytest.approx(2 / 38))
+    assert math.isnan(row.lowest)
+    assert row.error == pytest.approx(0.1 / 4)
+    table.loc[table.kind == "preconditioned", "residual"] = 0.3
+    data = Measured(table, ["vgg08"], measured.looks, measured.settings)
+    found = {key for key, _, _ in shown.numbers(data)}
+    assert "vgg08/start/descent" in found
+    assert not {f"vgg08/start/{column}" for column in ("lowest", "preconditioned", "adam")} & found
+    row = next(line for line in shown.tables(data)["curvature"].splitlines() if "vgg08" in line)
+    assert row.removesuffix(r" \\").split(" & ")[2:] == ["4", "--", "1", "2", "--"]
 
 
 def test_a_network_is_shown_by_its_longest_run(measured):
@@ -302,7 +332,7 @@ def test_numbers_are_of_the_start_the_first_epoch_and_the_end(measured):
     assert {key.rpartition("/")[0] for key in found} == {"", "vgg08/start", "vgg08/end", "vgg38/start", "vgg38/early"}
     assert (found["vgg08/end/sharpness"], found["vgg08/end/epoch"]) == (8, 2)
     assert found["vgg38/early/adam"] == 1
-    assert found["error"] == pytest.approx(100 * 0.1 / 3)
+    assert (found["limit"], found["error"]) == (10, pytest.approx(100 * 0.1))
     assert found["batches"] == measured.settings.analyses.curvature.batches
 
 

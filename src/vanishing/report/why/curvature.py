@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -16,23 +15,29 @@ from vanishing.report.why.measured import Measured
 CAPTIONS = {
     "curvature": (
         "The curvature at initialisation, after an epoch and at the end: the largest and the smallest eigenvalue "
-        "of the Hessian~$H$ in nats, the mean of all, and the share of the negative ones in the sum of their absolute "
-        r"values; then the learning rate~$\eta$ and what is left to the edge of stability. On a quadratic, gradient "
-        r"descent at this rate would diverge where $\lambda_1(H)\, \eta / 2$ is above 1, and Adam where "
-        r"$\lambda_1(P^{-1} H)\, \eta / 38$ is. Means over the seeds."
+        r"of the Hessian~$H$ in nats; then the learning rate~$\eta$ and what is left to the edge of stability. On a "
+        r"quadratic, gradient descent at this rate would diverge where $\lambda_1(H)\, \eta / 2$ is above 1, and "
+        r"Adam where $\lambda_1(P^{-1} H)\, \eta / 38$ is, an estimate that errs upwards. A dash: Lanczos has not "
+        "converged. Means over the seeds."
     ),
     "density": (
         "The spectral density of the Hessian at the last snapshot, integrated from the outside: the share of all "
         "eigenvalues that lie farther from 0 than the one on the axis, on the negative side (left) and on the positive "
-        "one (right). Each step is a node of the quadrature; the share of a few eigenvalues is known only to within "
-        "its order of magnitude. One seed."
+        "one (right). Each step is a node of the quadrature. It is estimated from one random vector, so that the "
+        "share of a few eigenvalues is known only to within its order of magnitude. One seed."
     ),
     "edge": (
         "Left: the largest eigenvalue of the Hessian. Right: that of the Hessian preconditioned by Adam, relative to "
-        "the edge of stability at the rate of the snapshot; the dotted line is the edge. Means over the seeds."
+        "the edge of stability at the rate of the snapshot, an estimate that errs upwards; the dotted line is the "
+        "edge. Values to which Lanczos has not converged are left out. Means over the seeds."
     ),
 }
 """By name; tables and figures."""
+
+LIMIT = 0.1
+"""Lanczos has converged to an extreme eigenvalue whose residual is at most this share of it."""
+
+EXTREMES = ["sharpness", "lowest", "norm", "preconditioned"]
 
 
 def draw(data: Measured) -> dict[str, Figure]:
@@ -44,7 +49,7 @@ def draw(data: Measured) -> dict[str, Figure]:
 def tables(data: Measured) -> dict[str, str]:
     """Write the table of the networks: at initialisation, after an epoch, and at the end."""
     head = [
-        r"network & epoch & $\lambda_1(H)$ & $\lambda_{\min}(H)$ & mean & negative (\%) & $\eta$ & "
+        r"network & epoch & $\lambda_1(H)$ & $\lambda_{\min}(H)$ & $\eta$ & "
         r"$\lambda_1(H)\, \eta / 2$ & $\lambda_1(P^{-1} H)\, \eta / 38$ \\"
     ]
     means = summary(data.table)
@@ -53,24 +58,25 @@ def tables(data: Measured) -> dict[str, str]:
         rows = list(_moments(means[means.run == run]).values())
         names = [code(run), *[""] * len(rows)]
         bodies.append([[name, *_cells(row)] for name, row in zip(names, rows, strict=False)])
-    return {"curvature": tabular("lrrrrrrrr", head, *bodies)}
+    return {"curvature": tabular("lrrrrrr", head, *bodies)}
 
 
 def numbers(data: Measured) -> Iterator[tuple[str, float, str]]:
     """Yield `NETWORK/WHEN/COLUMN`: when is start, early (after one epoch) or end, the columns those of `summary`.
 
-    `error` is the largest relative uncertainty of a largest eigenvalue, in per cent.
+    What is not known has no key. `limit` and `error` are in per cent: the largest relative residual that an eigenvalue
+    may have, and the largest one of those shown.
     """
     block = data.settings.analyses["curvature"]
     for key, value in block.model_dump(include={"images", "steps", "batches", "batch_size"}).items():
         yield key, value, number(value)
     means = summary(data.table)
     shown = means[means.run.isin(networks(data).values())]
-    error = 100 * (shown.uncertainty / shown.sharpness.abs()).max()
-    yield "error", error, number(error)
+    for key, value in {"limit": LIMIT, "error": shown.error.max()}.items():
+        yield key, 100 * value, number(100 * value)
     for name, run in networks(data).items():
         for when, row in _moments(means[means.run == run]).items():
-            for column in means.columns.drop("run"):
+            for column in row.drop("run").dropna().index:
                 yield f"{name}/{when}/{column}", row[column], number(row[column])
 
 
@@ -86,38 +92,38 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     """Sum up the spectra of each run and epoch; means over the seeds.
 
     Returns:
-        A row for each, in order of run and epoch:
+        A row for each, in order of run and epoch. Eigenvalues to which Lanczos has not converged are NaN:
             sharpness: the largest eigenvalue of the Hessian.
-            uncertainty: an eigenvalue lies at most this far from it.
             lowest: the smallest eigenvalue.
-            mean: of all eigenvalues, the trace over the number of parameters.
-            negative: share of the negative eigenvalues in the sum of all absolute ones, in per cent.
+            norm: the largest absolute eigenvalue.
             learning_rate: of the snapshot.
             descent: sharpness over the edge of gradient descent.
             preconditioned: the largest eigenvalue of the Hessian preconditioned by Adam.
             adam: it over the edge of Adam.
+            error: the largest relative residual of these eigenvalues, of all seeds.
     """
     rows = [
         {"run": run, "epoch": epoch, **_sum_up(spectra)}
         for (run, _, epoch), spectra in table.groupby(["run", "seed", "epoch"], sort=False)
     ]
-    return pd.DataFrame(rows).groupby(["run", "epoch"], sort=False).mean().reset_index()
+    seeds = pd.DataFrame(rows).groupby(["run", "epoch"], sort=False)
+    return seeds.mean().assign(error=seeds.error.max()).reset_index()
 
 
 def _sum_up(spectra: pd.DataFrame) -> dict[str, float]:
     plain, adam = (spectra[spectra.kind == kind] for kind in ("hessian", "preconditioned"))
-    size = (plain.weight * plain.value.abs()).sum()
-    top = plain.nlargest(1, "value").iloc[0]
+    absolute = plain.assign(value=plain.value.abs())
+    ends = [plain.nlargest(1, "value"), plain.nsmallest(1, "value"), absolute.nlargest(1, "value")]
+    extremes = pd.concat([*ends, adam.nlargest(1, "value")]).set_axis(EXTREMES)
+    size = extremes.value.abs()
+    known = extremes.residual <= LIMIT * size
+    found = extremes.value.where(known)
     return {
-        "sharpness": top.value,
-        "uncertainty": top.residual,
-        "lowest": plain.value.min(),
-        "mean": (plain.weight * plain.value).sum(),
-        "negative": 100 * (plain.weight * plain.value.clip(upper=0).abs()).sum() / size if size else np.nan,
-        "learning_rate": top.learning_rate,
-        "descent": top.value / top.edge,
-        "preconditioned": adam.value.max(),
-        "adam": adam.value.max() / adam.edge.iloc[0],
+        **{name: found[name] for name in EXTREMES},
+        "learning_rate": plain.learning_rate.iloc[0],
+        "descent": found.sharpness / plain.edge.iloc[0],
+        "adam": found.preconditioned / adam.edge.iloc[0],
+        "error": (extremes.residual / size)[known].max(),
     }
 
 
@@ -129,7 +135,7 @@ def _moments(rows: pd.DataFrame) -> dict[str, pd.Series]:
 
 
 def _cells(row: pd.Series) -> list[str]:
-    columns = ["sharpness", "lowest", "mean", "negative", "learning_rate", "descent", "adam"]
+    columns = ["sharpness", "lowest", "learning_rate", "descent", "adam"]
     return [f"{row.epoch:.0f}", *(number(row[column]) for column in columns)]
 
 
