@@ -242,7 +242,7 @@ def paths(data: Measured) -> Figure:
     table = table[(table.direction == "gradient") & table.network.isin([*PAIRS, *PAIRS.values()])]
     shared = table.groupby("epoch").network.nunique()
     epochs = sorted(shared[shared == shared.max()].index if shared.max() == 1 else shared[shared > 1].index)
-    figure = Figure(figsize=(6.3, 1.6 * max(1, len(epochs)) + 0.5))
+    figure = Figure(figsize=(6.3, 1.6 * max(1, len(epochs)) + 0.7))
     grid = figure.subplots(max(1, len(epochs)), len(QUANTITIES), squeeze=False, sharex=True, sharey="col")
     lines = {}
     for at, (line, epoch) in enumerate(zip(grid, epochs, strict=False)):
@@ -257,7 +257,7 @@ def paths(data: Measured) -> Figure:
             axis.minorticks_off()
         line[0].set_ylabel("initialisation" if epoch == 0 else f"epoch {epoch}")
     figure.supxlabel("distance / norm of the kernels", fontsize=8)
-    figure.legend(lines.values(), lines.keys(), loc="outside upper center", ncols=len(NETWORKS) * 2, handlelength=3)
+    figure.legend(lines.values(), lines.keys(), loc="outside upper center", ncols=4, handlelength=3)
     return figure
 
 
