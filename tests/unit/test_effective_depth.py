@@ -320,7 +320,7 @@ def residual():
 def test_what_the_report_says_of_a_network_by_hand(data, residual):
     found = {key: value for key, value, _ in why.numbers(data(*residual))}
     end = {key.removeprefix("vgg38/end/"): value for key, value in found.items() if key.startswith("vgg38/end/")}
-    assert found["images"] == 500
+    assert (found["images"], found["draws"], found["vgg38/seeds"]) == (500, 2, 1)
     assert (end["epoch"], end["accuracy"]) == (15, 40)
     assert (end["without"], end["without_lowest"], end["without_reduction"]) == pytest.approx((25, 20, 10))
     assert end["without_running"] == pytest.approx(12.5)
@@ -329,6 +329,18 @@ def test_what_the_report_says_of_a_network_by_hand(data, residual):
     assert (end["branch"], end["branch_first"], end["branch_least"]) == pytest.approx((0.15, 0.2, 0.1))
     assert (end["shortest"], end["longest"], end["length_even"], end["gradient_of_longest"]) == (1, 3, 2, 0.5)
     assert found["vgg38/start/length"] == 2
+
+
+def test_gradients_that_have_all_underflowed_have_no_length(data, residual):
+    for rows in residual:
+        rows.loc[rows.kind == "path", ["path_gradient", "gradient"]] = 0.0
+    found = data(*residual)
+    keys = {key for key, _, _ in why.numbers(found)}
+    assert "vgg38/end/length_even" in keys
+    assert not {"vgg38/end/length", "vgg38/end/length_together", "vgg38/end/gradient_of_longest"} & keys
+    assert why.tables(found)["summary"].count("--") == 4
+    for figure in why.draw(found).values():
+        figure.canvas.draw()
 
 
 def test_the_shares_are_held_against_the_random_walk(data, residual):

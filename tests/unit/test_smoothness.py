@@ -275,8 +275,26 @@ def test_trainings_of_several_lengths_share_their_first_snapshots(study):
     assert len(why.networks(measured(study, rows).table)) == 2
 
 
+def test_later_snapshots_of_a_shorter_training_are_of_their_own(study):
+    rows = [{"run": run, "epoch": 15} for run in ("vgg38", "vgg38_bn", "vgg38_short", "vgg38_bn_short")]
+    data = measured(study, rows)
+    assert sorted(why.networks(data.table).network) == ["vgg38", "vgg38_bn", "vgg38_bn_short", "vgg38_short"]
+    pairs = [found[:3] for found in why.compare(data)]
+    assert pairs == [("vgg38_bn", "vgg38", 15), ("vgg38_bn_short", "vgg38_short", 15)]
+
+
+def test_the_seeds_of_a_group_are_averaged_since_they_share_their_images(study):
+    betas = {(0, 0): 1.0, (1, 0): 4.0, (0, 1): 16.0, (1, 1): 4.0}  # by seed and group: geometric means 2 and 8
+    rows = [{"run": "vgg38", "seed": seed, "group": group, "beta": beta} for (seed, group), beta in betas.items()]
+    found = values(measured(study, rows))
+    key = f"vgg38/0/gradient/{study.analyses.smoothness.size_distance:g}/beta"
+    assert found[key] == pytest.approx(4)
+    assert found[f"{key}/low"] == pytest.approx(4 * math.exp(-12.7062 * math.log(2)), rel=1e-4)  # two groups, as above
+
+
 def test_sizes_are_compared_with_the_whole_group(study):
-    whole = {"run": "vgg38_bn", "size": study.analyses.smoothness.batch_size, "kind": "landscape", "agreement": 1.0}
+    whole = {"run": "vgg38_bn", "size": study.analyses.smoothness.batch_size, "kind": "landscape"}
+    whole |= {"agreement": 1 - 1e-9}  # as rounding may have it
     rows = [whole | {"group": group, "gradient_norm": norm} for group, norm in ((0, 1.0), (1, 5.0))]
     small = {"run": "vgg38_bn", "size": 50, "kind": "landscape", "agreement": 0.5}
     rows += [small | {"group": group, "gradient_norm": norm} for group, norm in ((0, 3.0), (1, 15.0))]
@@ -286,6 +304,21 @@ def test_sizes_are_compared_with_the_whole_group(study):
     assert found["vgg38_bn/0/landscape/50/gradient_norm/low"] == pytest.approx(3)
     assert found["vgg38_bn/0/landscape/50/agreement"] == 0.5
     assert why.tables(data)["size_ratios"].count("vgg38") == 1  # not the whole group against itself
+
+
+def test_rows_are_told_apart_by_kind_and_size(study):
+    """One minibatch of `sizes` whose gradient is zero has no agreement; one may be of the size of all networks."""
+    block = study.analyses.smoothness
+    block = block.model_copy(update={"sizes": [50, block.minibatch]})
+    study = study.model_copy(update={"analyses": study.analyses.model_copy(update={"smoothness": block})})
+    alone = {"run": "vgg38_bn", "beta": 2.0}
+    whole = {"run": "vgg38_bn", "kind": "landscape", "size": block.batch_size, "agreement": 1.0}
+    again, small = alone | {"agreement": 0.5}, {"run": "vgg38_bn", "size": 50, "beta": 7.0}
+    data = measured(study, [alone, whole, again, small])
+    found = values(data)
+    assert found[f"vgg38_bn/0/gradient/{block.size_distance:g}/beta"] == pytest.approx(2)
+    assert found[f"vgg38_bn/0/minibatch/{block.minibatch}/agreement"] == 0.5
+    assert math.isnan(found["vgg38_bn/0/minibatch/50/agreement"])
 
 
 @pytest.mark.parametrize(("averaged", "share"), [(2.0, 1.0), (0.5, 0.0)])

@@ -21,13 +21,15 @@ Network = tuple[str, dict[str, pd.DataFrame]]
 CAPTIONS = {
     "summary": "Depth in use, on the same training images, normalised by minibatch. One block out: mean and lowest "
     "accuracy over the processing blocks. Path length: mean number of blocks whose branches a path takes, weighted by "
-    "the gradient along the paths, each for itself and all of a length together. Branch: its share of the variance "
-    "before a processing block's last activation, mean over the blocks.",
+    "the number of paths of a length times the root mean square of the gradient along one (each; one draw of signs a "
+    "minibatch), or by that along all of a length together. Branch: its share of the variance before a processing "
+    "block's last activation, mean over the blocks.",
     "cuts": "Accuracy with one block cut out, at the last snapshot: processing blocks (filled) and reduction blocks "
     "(hollow), normalised by minibatch; crosses: by running statistics. The solid line is the whole network, the "
     "dotted one chance.",
     "paths": "Share of the gradient by the number of blocks whose branches its path takes: the number of paths of that "
-    "length times the gradient along one of them. Grey: the share if all paths carried the same.",
+    "length times the root mean square of the gradient along one, by one draw of signs a minibatch. Grey: the share if "
+    "all paths carried the same.",
     "branches": "Share of the branch in the variance before a processing block's last activation. Crosses: $1 / (1 + "
     r"v_k)$ by equation~\eqref{eq:walk}, which holds at initialisation with BN.",
 }
@@ -81,8 +83,11 @@ def numbers(data: Measured) -> Iterator[tuple[str, float, str]]:
     """Yield the values of the table by network and moment, and what the text says of blocks beside them."""
     block = data.settings.analyses.effective_depth
     yield "images", block.batches * block.batch_size, number(block.batches * block.batch_size, 0)
+    yield "draws", block.gradient_batches, number(block.gradient_batches, 0)
     for name, (run, moments) in networks(data).items():
         yield f"{name}/run", 0, code(run)
+        seeds = data.table.seed[data.table.run == run].nunique()
+        yield f"{name}/seeds", seeds, number(seeds, 0)
         for moment, rows in moments.items():
             for key, (value, text) in (summary(rows) | _details(rows)).items():
                 if np.isfinite(value):
@@ -98,8 +103,8 @@ def summary(rows: pd.DataFrame) -> dict[str, tuple[float, str]]:
         "accuracy": (100 * float(rows.accuracy[rows.kind == "network"].iloc[0]), 1),
         "without": (float(cut.mean()), 1),
         "without_lowest": (float(cut.min()), 1),
-        "length": (float(np.average(paths.number, weights=paths.paths * paths.path_gradient)), 1),
-        "length_together": (float(np.average(paths.number, weights=paths.gradient)), 1),
+        "length": (_average(paths.number, paths.paths * paths.path_gradient), 1),
+        "length_together": (_average(paths.number, paths.gradient), 1),
         "branch": (float(shares.mean()), 2),
     }
     return {key: (value, number(value, digits)) for key, (value, digits) in values.items()}
@@ -122,14 +127,15 @@ def _details(rows: pd.DataFrame) -> dict[str, tuple[float, str]]:
     """Return what the text says beside: accuracies in per cent, lengths of paths, and shares by their prediction."""
     blocks, paths, shares = rows[rows.kind == "block"], rows[rows.kind == "path"], share(rows)
     reduction = blocks[blocks["name"].str.endswith("reduction")]
+    ends = paths.path_gradient.iloc[[0, -1]].tolist()
     values = {
         "blocks": (float(len(blocks)), 0),
         "without_reduction": (100 * float(reduction.accuracy.mean()), 1),
         "without_running": (100 * float(_processing(rows).running_accuracy.mean()), 1),
         "shortest": (float(paths.number.min()), 0),
         "longest": (float(paths.number.max()), 0),
-        "length_even": (float(np.average(paths.number, weights=paths.paths)), 1),
-        "gradient_of_longest": (float(paths.path_gradient.iloc[-1] / paths.path_gradient.iloc[0]), None),
+        "length_even": (_average(paths.number, paths.paths), 1),
+        "gradient_of_longest": (ends[1] / ends[0] if ends[0] > 0 else np.nan, None),
         "branch_first": (float(shares.iloc[0]) if len(shares) else np.nan, 2),
         "branch_least": (float(shares.min()), 2),
         "branch_ratio": (float(np.exp(np.log(shares / predicted(rows)).mean())), 2),
@@ -215,6 +221,11 @@ def _look(data: Measured, name: str, run: str) -> tuple[figures.Colour, str]:
 def _network(run: str) -> str:
     """Return the network that a run trains, by its name: that of the full training."""
     return next((run.removesuffix(ending) for ending in ENDINGS if run.endswith(ending)), run)
+
+
+def _average(values: pd.Series, weights: pd.Series) -> float:
+    """Return the weighted mean; NaN without any weight, as where all gradients have underflowed."""
+    return float(np.average(values, weights=weights)) if weights.sum() > 0 else np.nan
 
 
 def _mean(rows: pd.DataFrame) -> pd.DataFrame:

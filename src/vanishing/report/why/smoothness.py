@@ -24,7 +24,7 @@ CAPTIONS = {
     "range of the loss up to there, the change of the gradient relative to its length at the start, and the effective "
     "$\\beta$. Lines are geometric means over the groups of images, bands their 95\\,\\% intervals.",
     "ratios": "What BN changes at equal distance: the network with BN over the network without, paired by minibatch. "
-    "Geometric means with 95\\,\\% intervals over the $n$ groups of images.",
+    "Geometric means with 95\\,\\% intervals over the $n$ groups of images, each a mean over the seeds.",
     "adam": "The first step of Adam from a fresh state, at two rates: its distance relative to the norm of the "
     "kernels, and the range of the loss (nats). Geometric means with 95\\,\\% intervals over the groups of images.",
     "sizes": "Minibatches of several sizes, at the same weights and on the same images, relative to the landscape of "
@@ -37,6 +37,9 @@ CAPTIONS = {
 
 NETWORKS = {"vgg08_bn": "vgg08", "vgg38_bn": "vgg38", "vgg38_bn_rc": "vgg38_rc"}
 """Networks with batch normalisation, each with the same without."""
+
+PAIRS = {f"{network}{ending}": f"{plain}{ending}" for ending in ("", "_short") for network, plain in NETWORKS.items()}
+"""The same for their names in `networks`."""
 
 QUANTITIES = {"loss_range": "range of the loss", "relative_change": "relative change", "beta": r"effective $\beta$"}
 """What networks are compared in."""
@@ -62,8 +65,12 @@ class Interval:
 
 
 def mean(values: pd.Series) -> Interval:
-    """Return the mean of values, with its interval over them; one value has none."""
-    found = [float(value) for value in values]
+    """Return the mean over groups of images, with its interval; one group has none.
+
+    Args:
+        values: indexed by the group. Those of a group, one for each seed, are averaged first: they share their images.
+    """
+    found = [fmean(each) for _, each in values.groupby(level=0)]
     if len(found) < 2:
         return Interval(found[0] if found else math.nan, math.nan, math.nan, len(found))
     half = statistics.quantile(len(found) - 1) * stdev(found) / math.sqrt(len(found))
@@ -87,34 +94,43 @@ def networks(table: pd.DataFrame) -> pd.DataFrame:
     """Add the column `network`, and keep each of its snapshots once.
 
     Trainings of 1, 15 and 100 epochs start from the same weights, and their first epochs have the same settings: they
-    differ there by the rounding of the device that trained them. The first in the order of the block is kept.
+    differ there by the rounding of the device that trained them. The first in the order of the block is kept. Later
+    epochs have other learning rates, and keep the name of their run.
     """
-    named = table.assign(network=table.run.str.replace(r"_(?:short|start)$", "", regex=True))
-    return named.drop_duplicates(["network", "kind", "size", *PAIRED])
+    stem = table.run.str.replace(r"_(?:short|start)$", "", regex=True)
+    named = table.assign(network=stem.where(table.epoch <= 1, table.run))
+    return named[named.run == named.groupby(["network", "seed", "epoch"]).run.transform("first")]
 
 
 def _alone(data: Measured) -> pd.DataFrame:
     """Return the rows of the minibatches on which every network is measured."""
-    table = networks(data.table)
-    return table[table.agreement.isna()]
+    block, table = data.settings.analyses.smoothness, networks(data.table)
+    table = table[(table.kind == "minibatch") & (table["size"] == min(block.minibatch, block.batch_size))]
+    return table.drop_duplicates(["network", *PAIRED])  # `sizes` may hold that size too
+
+
+def _sized(data: Measured) -> pd.DataFrame:
+    """Return the rows that compare sizes: of each, the landscape and one minibatch."""
+    block, table = data.settings.analyses.smoothness, networks(data.table)
+    table = table[(table.direction == "gradient") & (table.step == block.size_distance)]
+    table = table[(table.kind == "landscape") | table["size"].isin(block.sizes)]
+    return table.drop_duplicates(["network", "kind", "size", *PAIRED], keep="last")  # the first may be of `_alone`
 
 
 def compare(data: Measured) -> Iterator[tuple[str, str, int, dict[str, Interval]]]:
-    """Yield every network with batch normalisation, its fellow without, the epoch, and the ratios of `QUANTITIES`."""
+    """Yield each network with batch normalisation, its counterpart without, the epoch, and the ratios."""
     settings = data.settings.analyses.smoothness
     at = _alone(data)
     at = at[(at.direction == "gradient") & (at.step == settings.size_distance)]
-    for network, plain in NETWORKS.items():
+    for network, plain in PAIRS.items():
         both = at[at.network == network].merge(at[at.network == plain], on=PAIRED, suffixes=("", "_plain"))
-        for epoch in sorted(both.epoch.unique()):
-            rows = both[both.epoch == epoch]
+        for (epoch,), rows in _split(both.sort_values("epoch"), ["epoch"]):
             yield network, plain, int(epoch), {name: ratio(rows[name], rows[f"{name}_plain"]) for name in QUANTITIES}
 
 
 def compare_sizes(data: Measured) -> Iterator[tuple[str, int, str, int, dict[str, Interval]]]:
     """Yield network, epoch, kind and size, and the ratios of `OF_SIZES` to the whole group, with the `agreement`."""
-    table = networks(data.table)
-    table = table[table.agreement.notna()]
+    table = _sized(data)
     whole = table[(table.kind == "landscape") & (table["size"] == data.settings.analyses.smoothness.batch_size)]
     both = table.merge(whole, on=["network", *PAIRED], suffixes=("", "_whole"))
     for key, rows in _split(both, ["network", "epoch", "kind", "size"]):
@@ -129,8 +145,7 @@ def common(data: Measured) -> Iterator[tuple[str, int, int, Interval]]:
     It is 0 for gradients that are noise, and 1 for equal ones. With K minibatches in a group it is
     (K |mean of g|^2 - |g|^2) / (K - 1) over |g|^2 (McCandlish et al. 2018, appendix A.1), by chance also below 0.
     """
-    table = networks(data.table)
-    table = table[table.agreement.notna()]
+    table = _sized(data)
     alone, averaged = (table[table.kind == kind] for kind in ("minibatch", "landscape"))
     both = averaged.merge(alone, on=["network", "size", *PAIRED], suffixes=("", "_alone"))
     for (network, epoch, size), rows in _split(both, ["network", "epoch", "size"]):
@@ -140,9 +155,9 @@ def common(data: Measured) -> Iterator[tuple[str, int, int, Interval]]:
 
 
 def _split(table: pd.DataFrame, columns: list[str]) -> Iterator[tuple[list[Any], pd.DataFrame]]:
-    """Yield the values of the columns, in the order of the table, with the rows that have them."""
+    """Yield the values of the columns, in the order of the table, with the rows that have them, indexed by group."""
     for key in table[columns].drop_duplicates().to_numpy(object).tolist():
-        yield key, table[(table[columns] == key).all(axis=1)]
+        yield key, table[(table[columns] == key).all(axis=1)].set_index("group", drop=False)
 
 
 def numbers(data: Measured) -> Iterator[tuple[str, float, str]]:
@@ -152,8 +167,10 @@ def numbers(data: Measured) -> Iterator[tuple[str, float, str]]:
     """
     settings = data.settings.analyses.smoothness
     yield "distance", settings.size_distance, latex.number(settings.size_distance)
+    yield "groups", settings.batches, str(settings.batches)
     yield "images", settings.batch_size, str(settings.batch_size)
     yield "minibatch", settings.minibatch, str(settings.minibatch)
+    yield "sizes", len(settings.sizes), ", ".join(map(str, settings.sizes))
     for network, plain, epoch, found in compare(data):
         yield from _bounds(f"{network}-{plain}/{epoch}", found)
     for network, epoch, kind, size, found in compare_sizes(data):
@@ -186,7 +203,7 @@ def tables(data: Measured) -> dict[str, str]:
     sizes = [
         [latex.code(network), str(epoch), kind, str(size), *map(str, found.values()), str(found["agreement"].count)]
         for network, epoch, kind, size, found in compare_sizes(data)
-        if found["agreement"].mean < 1  # not the whole group against itself
+        if size < data.settings.analyses.smoothness.batch_size  # not the whole group against itself
     ]
     return {
         "ratios": latex.tabular("llrrrrr", [head], rows),
@@ -222,16 +239,16 @@ def draw(data: Measured) -> dict[str, Figure]:
 def paths(data: Measured) -> Figure:
     """Draw the quantities over the distance, a line of panels for each epoch that networks share."""
     table = _alone(data)
-    table = table[(table.direction == "gradient") & table.network.isin([*NETWORKS, *NETWORKS.values()])]
+    table = table[(table.direction == "gradient") & table.network.isin([*PAIRS, *PAIRS.values()])]
     shared = table.groupby("epoch").network.nunique()
     epochs = sorted(shared[shared == shared.max()].index if shared.max() == 1 else shared[shared > 1].index)
-    figure = Figure(figsize=(6.3, 1.6 * max(1, len(epochs)) + 0.5))
+    figure = Figure(figsize=(6.3, 1.6 * max(1, len(epochs)) + 0.7))
     grid = figure.subplots(max(1, len(epochs)), len(QUANTITIES), squeeze=False, sharex=True, sharey="col")
     lines = {}
     for at, (line, epoch) in enumerate(zip(grid, epochs, strict=False)):
         for axis, (quantity, label) in zip(line, QUANTITIES.items(), strict=True):
-            for network in [*NETWORKS.values(), *NETWORKS]:
-                rows = table[(table.epoch == epoch) & (table.network == network)]
+            for network in [*PAIRS.values(), *PAIRS]:
+                rows = table[(table.epoch == epoch) & (table.network == network)].set_index("group")
                 if rows.empty:
                     continue
                 steps = {step: ratio(each[quantity]) for step, each in rows.groupby("step")}
@@ -240,7 +257,7 @@ def paths(data: Measured) -> Figure:
             axis.minorticks_off()
         line[0].set_ylabel("initialisation" if epoch == 0 else f"epoch {epoch}")
     figure.supxlabel("distance / norm of the kernels", fontsize=8)
-    figure.legend(lines.values(), lines.keys(), loc="outside upper center", ncols=len(NETWORKS) * 2, handlelength=3)
+    figure.legend(lines.values(), lines.keys(), loc="outside upper center", ncols=4, handlelength=3)
     return figure
 
 
