@@ -15,6 +15,7 @@ from vanishing.engines import workspace
 from vanishing.errors import UserError
 from vanishing.report import notebooks
 from vanishing.report.captions import CAPTIONS
+from vanishing.report.why import section
 
 COMMITTED = sorted((examples.ROOT / "notebooks").glob("*.ipynb"))
 
@@ -28,7 +29,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_there_is_a_notebook_for_every_figure_family_and_one_for_the_comparison():
-    assert {path.stem for path in COMMITTED} == {*CAPTIONS, "agreement"}
+    assert {path.stem for path in COMMITTED} == {*CAPTIONS, "agreement", *section.TITLES}
 
 
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)

@@ -12,6 +12,7 @@ from vanishing import config, paths
 from vanishing.engines import workspace
 from vanishing.errors import UserError
 from vanishing.report import comparison_tables, figures, latex, macros, tables, typeset
+from vanishing.report.why import section
 
 DOCUMENT = "\\documentclass{article}\n\\begin{document}\n%s\n\\end{document}\n"
 
@@ -85,6 +86,7 @@ def lay_out(folder, monkeypatch):
         examples.result(study, run, seed, train=(1.0 + seed, 0.5), val=(2.0 + seed, 0.4))
     tables.write_tables(study)
     macros.write_numbers(study)
+    section.write(study)
     comparison_tables.write_comparison(study)
     drawn = figures.agreement(pd.read_csv(paths.COMPARISON / "published.csv"))
     figures.save({"agreement": drawn}, paths.REPORT / "comparison")
