@@ -22,7 +22,7 @@ ANALYSES = RESULTS / "analyses"
 TRAINABLE_DEPTH = ANALYSES / "trainable_depth.csv"
 """Networks of many depths, and how far each has trained."""
 WHY = REPORT / "why"
-"""What the report's section on causes is made of; `parts/` has a folder of figures and tables for each analysis."""
+"""What the report's section on causes is made of; `parts/` has the figures and tables of all analyses."""
 RATES = Path("logs") / "rates"
 """How long trainings took: no result, and no input of anything."""
 SCRATCH = Path(".vanishing")
@@ -44,11 +44,6 @@ def results(run: str, seed: int) -> Path:
 def analysis(name: str, run: str, seed: int) -> Path:
     """File of what an analysis has measured along a run's trajectory."""
     return ANALYSES / run / f"seed{seed}" / f"{name}.csv"
-
-
-def why(name: str) -> Path:
-    """Folder of an analysis' figures and tables for the report."""
-    return WHY / "parts" / name
 
 
 def measured(name: str, run: str, seed: int) -> Path:

@@ -45,14 +45,18 @@ def built(tmp_path_factory):
     workspace.lay_out(examples.ROOT, folder, None)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        Path("params.yaml").write_text(yaml.safe_dump(examples.content(SMALL), sort_keys=False))
-        settings = examples.study(SMALL)
+        content = examples.content(SMALL)
+        for block in content["analyses"].values():
+            block["runs"] = []
+        Path("params.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+        settings = config.check(content)
         graph.configure(settings)
         stages.data(settings)
         stages.samples(settings)
         for run in settings.runs:
             stages.train(settings, [(run, 0)])
             stages.gradients(settings, run, 0)
+        stages.trainable_depth(settings)
         stages.tables(settings)
         stages.numbers(settings)
         comparison_tables.write_comparison(settings)
@@ -60,8 +64,8 @@ def built(tmp_path_factory):
         for made in (
             "report/figures/core/loss.pdf", "report/figures/core.sha256", "results/notebooks/core.ipynb",
             "report/comparison/agreement.pdf", "results/comparison/agreement.ipynb", "report/report.pdf",
-            "report/why/parts/signal/share.pdf", "report/why/parts.sha256", "report/why/why.tex",
-            "report/why/numbers.tex", "results/why.ipynb", *graph.analyses(settings, list(settings.jobs()), {}),
+            "report/why/parts/signal-share.pdf", "report/why/parts.sha256", "report/why/why.tex",
+            "report/why/numbers.tex", "results/why.ipynb",
         ):  # fmt: skip
             files.write(Path(made), f"stands in for {made}")
         dvc("commit", "--force", "--quiet")
@@ -213,7 +217,8 @@ def without_dvc():
     paths.CHECKS.unlink()
     for folder in ("results/tables", "results/comparison", "results/notebooks"):
         shutil.rmtree(folder)
-    for folder in ("samples", "tables", "figures", "comparison"):
+    Path("results/why.ipynb").unlink()
+    for folder in ("samples", "tables", "figures", "comparison", "why"):
         shutil.rmtree(paths.REPORT / folder)
     for made in ("numbers.tex", "studies.tex", "report.pdf"):
         (paths.REPORT / made).unlink()
@@ -577,6 +582,8 @@ def test_what_no_record_covers_is_built_again(build, tmp_path, monkeypatch, caps
         "report/figures/core/loss.pdf": "vanishing figures core",
         "report/figures/core.sha256": "vanishing figures core",
         "results/notebooks/core.ipynb": "vanishing figures core",
+        "report/why/parts/signal-share.pdf": "vanishing explain",
+        "report/why/why.tex": "vanishing explain",
         "report/report.pdf": "vanishing report",
     }
     for path in flipped:
@@ -609,7 +616,7 @@ def test_a_build_that_fails_is_a_finding_that_says_why(study, monkeypatch, capsy
 
     monkeypatch.setattr(rebuild, "_build", build)
     code, found, told = verify(capsys)
-    made = 3 + 2 + 3 + 13 + 3 + 2 + 1  # samples, tables twice, comparison, figures, numbers, report
+    made = 3 + 2 + 3 + 13 + 3 + 5 + 2 + 1  # samples, tables twice, comparison, figures, explanation, numbers, report
     assert (code, found) == (
         1,
         [

@@ -66,7 +66,7 @@ def draw_analyses(names: Sequence[str]) -> None:
     empty = f"{nbformat.writes(nbformat.v4.new_notebook())}\n"
     executed = execute([SOURCES / f"{name}.ipynb" for name in names], {}) if names else empty
     files.write(paths.RESULTS / "why.ipynb", executed)
-    files.write(paths.WHY / "parts.sha256", _hashes(path for path in sorted(parts.rglob("*")) if path.is_file()))
+    files.write(paths.WHY / "parts.sha256", _hashes(sorted(parts.glob("[!.]*"))))
 
 
 def _hashes(found: Iterable[Path]) -> str:

@@ -65,6 +65,8 @@ def _build(folder: Path, data: Path) -> Path:
             sync.engine("vanishing", "samples", folder=folder)
         else:
             shutil.copytree(SAMPLES, folder / SAMPLES)
-    shutil.copytree(paths.RESULTS / "runs", folder / paths.RESULTS / "runs")
+    for made in (paths.RESULTS / "runs", paths.ANALYSES):
+        if made.exists():
+            shutil.copytree(made, folder / made)
     sync.engine(*ARGUMENTS, folder=folder)
     return folder

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+from matplotlib.figure import Figure
 
 from vanishing import config, paths
 from vanishing.errors import UserError
@@ -48,6 +50,11 @@ def read(name: str, settings: config.Parameters) -> Measured | None:
     table = table[["run", "seed", *(column for column in table if column not in {"run", "seed"})]]
     runs = [run for run in settings.analyses[name].runs if (table.run == run).any()]
     return Measured(table, runs, figures.looks(settings), settings)
+
+
+def save(name: str, drawn: Mapping[str, Figure]) -> None:
+    """Save the figures of an analysis for the report."""
+    figures.save({f"{name}-{figure}": drawn[figure] for figure in drawn}, paths.WHY / "parts")
 
 
 def _read(path: Path) -> pd.DataFrame:

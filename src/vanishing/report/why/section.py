@@ -30,7 +30,7 @@ def write(settings: config.Parameters) -> list[str]:
         numbers += [macros.result(f"why/{name}/{key}", value, text) for key, value, text in part.numbers(data)]
         tables = part.tables(data)
         for table, text in tables.items():
-            files.write(paths.why(name) / f"{table}.tex", text)
+            files.write(paths.WHY / "parts" / f"{name}-{table}.tex", text)
         layout.append(_part(name, part.CAPTIONS, list(tables)))
     files.write(paths.WHY / "numbers.tex", "".join(f"{line}\n" for line in numbers))
     files.write(paths.WHY / "why.tex", "\n".join(layout))
