@@ -626,7 +626,7 @@ def test_a_build_that_fails_is_a_finding_that_says_why(study, monkeypatch, capsy
         ],
     )
     assert told[-1].startswith("vanishing verify: 1 file does not match; ")
-    assert told[-1].endswith(f", {made} files here not compared")
+    assert told[-1].endswith(f", {made + 1} files here not compared"), "and the sweep over depths"
 
 
 def test_the_last_line_says_how_much_was_not_compared(study, capsys):
@@ -635,4 +635,5 @@ def test_the_last_line_says_how_much_was_not_compared(study, capsys):
     code, found, _ = verify(capsys)
     assert code == 0
     assert found[-1].startswith("no mismatch; ")
-    assert found[-1].endswith(", 1 files here not compared"), "gradients.csv, whose snapshots are not here"
+    why = "gradients.csv, whose snapshots are not here, and the sweep over depths"
+    assert found[-1].endswith(", 2 files here not compared"), why

@@ -241,6 +241,7 @@ def test_every_fact_that_the_report_asks_for_can_be_defined():
     assert len(used & pairs) > 8
     assert used <= known | pairs | {f"{key}/one" for key in studies} | {
         "demo",
+        "why",
         "comparison",
         "trainings/spread",
         "initialisation/vgg08/met",

@@ -24,7 +24,7 @@ TITLES = {
 def write(settings: config.Parameters) -> list[str]:
     """Write `why.tex`, `numbers.tex` and the tables; return the analyses that have measured anything."""
     found = {name: data for name in TITLES if (data := measured.read(name, settings))}
-    numbers, layout = [], []
+    numbers, layout = [macros.fact("why")] * bool(found), []
     for name, data in found.items():
         part = module(name)
         numbers += [macros.result(f"why/{name}/{key}", value, text) for key, value, text in part.numbers(data)]
