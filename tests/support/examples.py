@@ -23,7 +23,7 @@ SMALL: dict[str, Any] = {
     "gradients": {"batches": 2, "batch_size": 10},
     "analyses": {name: {"snapshots": [0], "batches": 2, "batch_size": 10} for name in PROJECT["analyses"]},
     "trainable_depth": {
-        "sweeps": [{"initialisation": "default", "precision": "fp32", "layers": [8]}],
+        "sweeps": [{"initialisation": "default", "precision": "fp32", "layers": [8], "seeds": [0]}],
         "images": 2, "held_out": 1, "epochs": 2, "batch_size": 5,
     },
     "seeds": [0],

@@ -16,7 +16,7 @@ from vanishing.report.why import measured, section
 from vanishing.report.why import trainable_depth as shown
 from vanishing.results import depth_prediction as predict
 from vanishing.results import store
-from vanishing.training import models, step
+from vanishing.training import augmentation, models, step
 
 SLOPE = 0.01
 
@@ -171,8 +171,8 @@ def test_the_greatest_depth_is_the_last_above_the_limit(plain):
 
 def small(**block):
     sweeps = [
-        {"initialisation": "default", "precision": "fp32", "layers": [4, 6]},
-        {"initialisation": "he", "precision": "bf16", "layers": [4]},
+        {"initialisation": "default", "precision": "fp32", "layers": [4, 6], "seeds": [0]},
+        {"initialisation": "he", "precision": "bf16", "layers": [4], "seeds": [0]},
     ]
     return examples.study({"model": {"stages": 1, "filters": 4}, "trainable_depth": {"sweeps": sweeps} | block})
 
@@ -203,9 +203,9 @@ def test_a_row_for_each_epoch_of_each_network(images):
 def test_networks_are_trained_as_the_block_says_and_judged_on_all_classes_alike(images, monkeypatch):
     seen = []
 
-    def train(block, run, layers, train, val):
-        seen.append((run, train, val))
-        return pd.DataFrame([dict.fromkeys(sweep.COLUMNS, layers)])
+    def train(block, network, train, val):
+        seen.append((network.run, train, val))
+        return pd.DataFrame([dict.fromkeys(sweep.COLUMNS, network.layers)])
 
     monkeypatch.setattr(sweep, "_train", train)
     sweep.measure(small(learning_rate=0.02, batch_size=7), images)
@@ -219,13 +219,14 @@ def test_networks_are_trained_as_the_block_says_and_judged_on_all_classes_alike(
 def test_one_answer_for_all_images_never_passes(images):
     """Whatever logits a network gives to all images, they cost at least ln K on as many images of each class."""
     settings = small()
-    learner = step.Learner(next(sweep.networks(settings))[1], 0, torch.device("cpu"))
+    learner = step.Learner(next(sweep.networks(settings)).run, 0, torch.device("cpu"))
     part = step.upload(images.val, learner.device)
     for seed in range(5):
         nn.init.zeros_(learner.model.classifier.weight)
         nn.init.normal_(learner.model.classifier.bias, generator=torch.Generator().manual_seed(seed))
         learner.step = lambda *_: None
-        assert sweep._epoch(learner, settings.trainable_depth, 1, part, part)["standard_errors"] < 0
+        draws = augmentation.draw(len(part[0]), 0, 1)
+        assert sweep._epoch(learner, 4, draws, part, part)["standard_errors"] < 0
 
 
 def test_training_ends_beyond_the_stricter_threshold_or_where_the_loss_is_not_finite(images, monkeypatch):
@@ -242,17 +243,17 @@ def test_a_killed_sweep_resumes_after_its_last_network_with_the_same_bytes(image
     assert not paths.KEPT_NETWORKS.exists()
     train, trained = sweep._train, []
 
-    def until_the_second(block, run, layers, *parts):
+    def until_the_second(block, network, *parts):
         if len(trained) == 1:
             raise KeyboardInterrupt
-        trained.append(layers)
-        return train(block, run, layers, *parts)
+        trained.append(network.layers)
+        return train(block, network, *parts)
 
     monkeypatch.setattr(sweep, "_train", until_the_second)
     with pytest.raises(KeyboardInterrupt):
         sweep.measure(small(), images)
     left = []
-    monkeypatch.setattr(sweep, "_train", lambda *given: left.append(given[2]) or train(*given))
+    monkeypatch.setattr(sweep, "_train", lambda *given: left.append(given[1].layers) or train(*given))
     assert store.as_text(sweep.measure(small(), images)) == whole
     assert (trained, left) == ([4], [6, 4])
     sweep.measure(small(learning_rate=0.5), images)

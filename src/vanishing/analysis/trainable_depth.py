@@ -14,6 +14,7 @@ import json
 import math
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ COLUMNS = {
     "precision": "of the training",
     "layers": "convolutions and the classifier",
     "blocks": "processing blocks in each stage",
+    "seed": "of weights, order and augmentation",
     "signal": "at initialisation: standard deviation over images of the classifier's input over its mean, in size",
     "entry_gradient": "at initialisation: mean |dL/dW| of the entry convolution",
     "epoch": "from 1 to the last that the network was trained for",
@@ -52,6 +54,15 @@ Images = tuple[Tensor, Tensor]
 """uint8 (n, 3, 32, 32), and labels, int64 (n,)."""
 
 
+@dataclass(frozen=True)
+class Network:
+    """A network of the sweep, and the seed of its training."""
+
+    layers: int
+    run: config.Run
+    seed: int
+
+
 def measure(settings: config.Parameters, dataset: Dataset) -> pd.DataFrame:
     """Train every network of the block, and return a row for each epoch; see `COLUMNS`.
 
@@ -65,22 +76,22 @@ def measure(settings: config.Parameters, dataset: Dataset) -> pd.DataFrame:
     parts = hold_out(dataset.train, block.images, block.seed)[1], hold_out(dataset.val, block.held_out, block.seed)[1]
     content = hashlib.sha256(b"".join(part.images.tobytes() for part in parts)).hexdigest()
     found = []
-    with Progress("trainable depth", sum(layers for layers, _ in runs), unit="layer") as progress:
-        for layers, run in runs:
-            device = devices.configure(run.train)
-            key = _key(block, run, device, content)
+    with Progress("trainable depth", sum(each.layers for each in runs), unit="layer") as progress:
+        for network in runs:
+            device = devices.configure(network.run.train)
+            key = _key(block, network, device, content)
             path = paths.KEPT_NETWORKS / f"{key}.csv"
             if not path.exists():
                 train, val = (upload(part, device) for part in parts)
-                store.write_table(path, _train(block, run, layers, train, val))
+                store.write_table(path, _train(block, network, train, val))
             found.append(pd.read_csv(path, dtype=str, keep_default_na=False))
-            progress.advance(layers)
+            progress.advance(network.layers)
     # as text throughout, so that the bytes are those of a command without interruption
     return pd.concat(found)
 
 
-def networks(settings: config.Parameters) -> Iterator[tuple[int, config.Run]]:
-    """Yield the layers and the effective configuration of every network."""
+def networks(settings: config.Parameters) -> Iterator[Network]:
+    """Yield every network of the block."""
     block = settings.trainable_depth
     train = {
         "epochs": block.epochs, "batch_size": block.batch_size, "learning_rate": block.learning_rate,
@@ -91,7 +102,8 @@ def networks(settings: config.Parameters) -> Iterator[tuple[int, config.Run]]:
         trained = settings.train.model_copy(update=train | {"precision": sweep.precision})
         for layers in sweep.layers:
             model = depth_prediction.plain(settings.model, layers, sweep.initialisation)
-            yield layers, config.Run(data=settings.data, model=model, train=trained)
+            run = config.Run(data=settings.data, model=model, train=trained)
+            yield from (Network(layers, run, seed) for seed in sweep.seeds)
 
 
 def forget() -> None:
@@ -99,23 +111,26 @@ def forget() -> None:
     shutil.rmtree(paths.KEPT_NETWORKS, ignore_errors=True)
 
 
-def _train(block: config.TrainableDepth, run: config.Run, layers: int, train: Images, val: Images) -> pd.DataFrame:
+def _train(block: config.TrainableDepth, network: Network, train: Images, val: Images) -> pd.DataFrame:
     """Train a network until it is beyond doubt or the epochs are over; return a row for each epoch."""
-    learner = Learner(run, block.seed, train[0].device)
-    network = {
+    run = network.run
+    learner = Learner(run, network.seed, train[0].device)
+    shared = {
         "initialisation": run.model.initialisation,
         "precision": run.train.precision,
-        "layers": layers,
+        "layers": network.layers,
         "blocks": " ".join(map(str, run.model.blocks_by_stage)),
-        **_initial(run, block, train),
+        "seed": network.seed,
+        **_initial(network, block, train),
     }
     rows: list[dict[str, Any]] = []
-    title = f"{layers} layers, {run.model.initialisation}, {run.train.precision}"
+    title = f"{network.layers} layers, {run.model.initialisation}, {run.train.precision}, seed {network.seed}"
     minibatches = math.ceil(len(train[0]) / block.batch_size)
     with Progress(title, block.epochs, unit="epoch") as progress:
         for epoch in range(1, block.epochs + 1):
-            row = _epoch(learner, block, epoch, train, val)
-            rows.append(network | {"epoch": epoch, "steps": epoch * minibatches} | row)
+            draws = augmentation.draw(len(train[0]), network.seed, epoch).to(learner.device)
+            row = _epoch(learner, block.batch_size, draws, train, val)
+            rows.append(shared | {"epoch": epoch, "steps": epoch * minibatches} | row)
             progress.advance()
             progress.show(
                 f"validation {row['val_loss']:.3f}, {row['standard_errors']:.1f} standard errors below chance"
@@ -125,12 +140,13 @@ def _train(block: config.TrainableDepth, run: config.Run, layers: int, train: Im
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def _epoch(learner: Learner, block: config.TrainableDepth, epoch: int, train: Images, val: Images) -> dict[str, float]:
+def _epoch(
+    learner: Learner, batch_size: int, draws: augmentation.Draws, train: Images, val: Images
+) -> dict[str, float]:
     images, labels = train
-    draws = augmentation.draw(len(images), block.seed, epoch).to(learner.device)
-    starts = range(0, len(images), block.batch_size)
+    starts = range(0, len(images), batch_size)
     for start in starts:
-        learner.step(images, labels, draws.batch(start, block.batch_size))
+        learner.step(images, labels, draws.batch(start, batch_size))
     trained, found = learner.metrics(len(starts)), losses(learner.model, *val, learner.bf16)
     below, error = float(math.log(len(torch.unique(val[1]))) - found.mean()), float(found.std()) / math.sqrt(len(found))
     return {
@@ -141,9 +157,10 @@ def _epoch(learner: Learner, block: config.TrainableDepth, epoch: int, train: Im
     }
 
 
-def _initial(run: config.Run, block: config.TrainableDepth, train: Images) -> dict[str, float]:
+def _initial(network: Network, block: config.TrainableDepth, train: Images) -> dict[str, float]:
     """Measure signal and gradient of a network before its training, on plain images in double precision."""
-    model = models.build(run.model, run.data.classes, block.seed).to(train[0].device).double()
+    run = network.run
+    model = models.build(run.model, run.data.classes, network.seed).to(train[0].device).double()
     order = augmentation.draw(len(train[0]), block.seed, epoch=0).order.to(train[0].device)
     chosen = torch.split(order, block.batch_size)[:MEASURED]
     batches = [(augmentation.normalise(train[0][part]).double(), train[1][part]) for part in chosen]
@@ -155,8 +172,8 @@ def _initial(run: config.Run, block: config.TrainableDepth, train: Images) -> di
     return {"signal": float(np.linalg.norm(spread) / np.linalg.norm(mean)), "entry_gradient": gradient}
 
 
-def _key(block: config.TrainableDepth, run: config.Run, device: torch.device, images: str) -> str:
-    """Hash what the rows of a network depend on: configuration, images, PyTorch and the kind of device."""
-    shared = block.model_dump(mode="json", exclude={"sweeps"})
-    parts = [shared, run.configuration(), images, devices.environment(run.train, device)]
+def _key(block: config.TrainableDepth, network: Network, device: torch.device, images: str) -> str:
+    """Hash what the rows of a network depend on: configuration, seed, images, PyTorch and the kind of device."""
+    shared, run = block.model_dump(mode="json", exclude={"sweeps"}), network.run
+    parts = [shared, run.configuration(), network.seed, images, devices.environment(run.train, device)]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

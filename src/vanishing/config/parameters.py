@@ -261,8 +261,13 @@ def _check_trainable_depth(parameters: Parameters) -> None:
         key = f"trainable_depth.sweeps.{at}.layers"
         if min(sweep.layers) < least:
             raise ParameterError(f"{key} = {min(sweep.layers)}: allowed: {least} or more")
-        _check_unique(key, sweep.layers)
-    _check_unique("trainable_depth.sweeps", [(sweep.initialisation, sweep.precision) for sweep in block.sweeps])
+    networks = [
+        f"{sweep.initialisation}, {sweep.precision}, {layers} layers, seed {seed}"
+        for sweep in block.sweeps
+        for layers in sweep.layers
+        for seed in sweep.seeds
+    ]
+    _check_unique("trainable_depth.sweeps", networks)
 
 
 def _check_studies(parameters: Parameters) -> None:

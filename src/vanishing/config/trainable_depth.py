@@ -12,11 +12,13 @@ Layers = Annotated[int, Field(ge=4, le=200, multiple_of=2)]
 
 
 class Sweep(Block):
-    """Networks that differ in their depth alone."""
+    """Networks that differ in their depth, and in the seed of their training."""
 
     initialisation: Literal["default", "he"]
     precision: Literal["fp32", "bf16"]
     layers: Annotated[list[Layers], Field(min_length=1)]
+    seeds: Annotated[list[Seed], Field(min_length=1)]
+    """Of the weights, order and augmentation."""
 
 
 class TrainableDepth(Block):
@@ -34,7 +36,7 @@ class TrainableDepth(Block):
     learning_rate: Rate
     threads: Annotated[int, Field(ge=1, le=1024)]
     seed: Seed
-    """Of the choice of images, the weights, order and augmentation."""
+    """Of the choice of images."""
     threshold: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     """Standard errors of the validation loss by which it must lie below that of chance."""
     strict_threshold: Annotated[float, Field(gt=0, allow_inf_nan=False)]
