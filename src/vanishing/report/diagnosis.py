@@ -79,7 +79,7 @@ class Diagnosis:
         signal = f" At least {bits:.0f} bits of the signal depend on the example." if bits > 0 else ""
         return (
             "Healthy at these weights. Relative to their weights, the gradients of lower and upper layers differ by a "
-            f"factor of {self.span:.2g} at most; {LIMIT:,.0f} would be too much.{signal}"
+            f"factor of {self.span:.2g} at most; SGD can serve up to {LIMIT:,.0f}.{signal}"
         )
 
     def __str__(self) -> str:
