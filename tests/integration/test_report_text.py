@@ -136,6 +136,20 @@ def test_every_label_that_the_text_points_to_exists():
     assert pointed <= set(re.findall(r"\\label\{([^{}]+)\}", text())) | studies | made
 
 
+def test_no_label_of_the_text_is_that_of_a_study():
+    made = re.findall(r"\\label\{([^{}#]+)\}", text())
+    taken = {
+        f"{kind}:{key}" for key in config.load(examples.ROOT / "params.yaml").studies for kind in ("study", "table")
+    }
+    assert len(made) == len(set(made))
+    assert not taken & set(made)
+
+
+@pytest.mark.parametrize("name", section.TITLES)
+def test_every_part_on_causes_places_its_tables_and_figures_once(name):
+    assert (examples.ROOT / "report" / "sections" / f"why-{name}.tex").read_text().count("\\whyfloats") == 1
+
+
 def test_chance_is_defined_with_the_bounds_of_the_tables():
     words = " ".join(text().split())
     assert f"within {100 * aggregate.CHANCE_LOSS:g}\\,\\% of $\\ln K$" in words

@@ -43,8 +43,9 @@ def module(name: str) -> ModuleType:
 
 
 def _part(name: str, captions: Mapping[str, str], tables: Collection[str]) -> str:
-    """Lay out a part: its text, then tables and figures in the order of their captions."""
-    lines = [f"\\begin{{why}}{{{name}}}{{{TITLES[name]}}}"]
-    for item, caption in captions.items():
-        lines.append(f"\\why{'table' if item in tables else 'figure'}{{{name}}}{{{item}}}{{{caption}}}")
-    return "\n".join([*lines, r"\end{why}", ""])
+    """Lay out a part: its text, and tables and figures in the order of their captions."""
+    floats = [
+        f"  \\why{'table' if item in tables else 'figure'}{{{name}}}{{{item}}}{{{caption}}}%\n"
+        for item, caption in captions.items()
+    ]
+    return f"\\whypart{{{name}}}{{{TITLES[name]}}}{{%\n{''.join(floats)}}}\n"
