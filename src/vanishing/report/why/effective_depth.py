@@ -39,24 +39,21 @@ CAPTIONS = {
 MOMENTS = {"start": "at initialisation", "end": "at the last epoch"}
 
 
-def networks(data: Measured) -> dict[str, Moments]:
-    """Return the moments of the run that stands for each network, by run."""
-    found = {}
-    for run in data.networks.values():
-        rows = data.means(run, "epoch", "kind", "name", "number").fillna({"name": ""})
-        ends = {"start": rows.epoch.min(), "end": rows.epoch.max()}
-        found[run] = {moment: rows[rows.epoch == epoch] for moment, epoch in ends.items()}
-    return found
+def ends(data: Measured, run: str) -> Moments:
+    """Return the rows of a run at the first and at the last epoch of its trajectory."""
+    rows = data.means(run, "epoch", "kind", "name", "number").fillna({"name": ""})
+    epochs = {"start": rows.epoch.min(), "end": rows.epoch.max()}
+    return {moment: rows[rows.epoch == epoch] for moment, epoch in epochs.items()}
 
 
 def draw(data: Measured) -> dict[str, Figure]:
     """Draw the figures of `CAPTIONS`: of the networks with processing blocks, if any; the last two of residual ones."""
-    chosen = networks(data)
+    chosen = {run: ends(data, run) for run in data.networks.values()}
     deep = {run: moments for run, moments in chosen.items() if len(_processing(moments["end"]))} or chosen
     residual = {run: moments for run, moments in deep.items() if moments["end"].shortcut_variance.notna().any()}
     with figures.style():
-        paths = _ends(data, residual, _path, "blocks whose branches the path takes", "share of the gradient")
-        branches = _ends(data, residual, _branch, "block", "share of the branch")
+        paths = _at_both_ends(data, residual, _path, "blocks whose branches the path takes", "share of the gradient")
+        branches = _at_both_ends(data, residual, _branch, "block", "share of the branch")
         branches.axes[0].set_ylim(bottom=0)
         return {"cuts": _cuts(data, deep), "paths": paths, "branches": branches}
 
@@ -69,8 +66,8 @@ def tables(data: Measured) -> dict[str, str]:
         r"run & epoch & accuracy (\%) & mean & lowest & each & together & branch \\",
     ]
     bodies = [
-        [[code(run), *(text for _, text in summary(rows).values())] for rows in moments.values()]
-        for run, moments in networks(data).items()
+        [[code(run), *(text for _, text in summary(rows).values())] for rows in ends(data, run).values()]
+        for run in data.networks.values()
     ]
     return {"summary": tabular("lrrrrrrr", head, *bodies)}
 
@@ -80,11 +77,11 @@ def numbers(data: Measured) -> Iterator[tuple[str, float, str]]:
     block = data.settings.analyses.effective_depth
     yield "images", block.batches * block.batch_size, number(block.batches * block.batch_size, 0)
     yield "draws", block.gradient_batches, number(block.gradient_batches, 0)
-    for name, (run, moments) in zip(data.networks, networks(data).items(), strict=True):
+    for name, run in data.networks.items():
         yield f"{name}/run", 0, code(run)
         seeds = data.rows(run).seed.nunique()
         yield f"{name}/seeds", seeds, number(seeds, 0)
-        for moment, rows in moments.items():
+        for moment, rows in ends(data, run).items():
             for key, (value, text) in (summary(rows) | _details(rows)).items():
                 if np.isfinite(value):
                     yield f"{name}/{moment}/{key}", value, text
@@ -160,7 +157,7 @@ def _cuts(data: Measured, chosen: dict[str, Moments]) -> Figure:
     return figure
 
 
-def _ends(
+def _at_both_ends(
     data: Measured, chosen: dict[str, Moments], draw_one: Callable[..., None], xlabel: str, ylabel: str
 ) -> Figure:
     """Draw each network with `draw_one`, at initialisation on the left and at the last epoch on the right."""
