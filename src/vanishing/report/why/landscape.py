@@ -210,15 +210,8 @@ def surfaces(data: Measured, kind: str, guess: float) -> Figure:
             _path(axis, data.rows(run))
         else:
             axis.set_aspect("equal")
-    figure.colorbar(
-        shown,
-        ax=axes,
-        label="loss (nats)",
-        aspect=40,
-        location="bottom",
-        shrink=0.8,
-        ticks=range(0, int(2 * guess) + 1, 2),
-    )
+    ticks = range(0, int(2 * guess) + 1, 2)
+    figure.colorbar(shown, ax=axes, label="loss (nats)", aspect=40, location="bottom", shrink=0.8, ticks=ticks)
     return figure
 
 

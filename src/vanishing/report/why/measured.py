@@ -31,9 +31,10 @@ class Measured:
 
     @property
     def networks(self) -> dict[str, str]:
-        """By network the measured run that trains for most epochs, in the order of the block whichever are measured."""
-        measured = [run for run in reversed(self.runs) if (self.table.run == run).any()]
-        longest = {network_of(run): run for run in sorted(measured, key=self._epochs)}  # of equal ones the first
+        """For each network the measured run that trains for most epochs, in the order of the block of parameters."""
+        measured = set(self.table.run)
+        shortest_first = sorted(self.runs[::-1], key=lambda run: self.settings.run(run).train.epochs)
+        longest = {network_of(run): run for run in shortest_first if run in measured}  # of equal ones the block's first
         return {name: longest[name] for name in map(network_of, self.runs) if name in longest}
 
     def rows(self, run: str) -> pd.DataFrame:
@@ -41,7 +42,7 @@ class Measured:
         return self.table[self.table.run == run]
 
     def means(self, run: str, *keys: str) -> pd.DataFrame:
-        """Return the same as means over the seeds, with a row for each value of the columns `keys`."""
+        """Return what is measured of a run as means over the seeds, a row for each combination of `keys`."""
         rows = self.rows(run).drop(columns=["run", "seed"])
         return rows.groupby(list(keys), sort=False, dropna=False).mean().reset_index()
 
@@ -52,9 +53,6 @@ class Measured:
         """
         colour, dashes = self.looks.get(network_of(run), self.looks[run])
         return {"color": colour, "linestyle": dashes}
-
-    def _epochs(self, run: str) -> int:
-        return self.settings.run(run).train.epochs
 
 
 def read(name: str, settings: config.Parameters) -> Measured | None:
