@@ -32,10 +32,12 @@ class Measured:
     @property
     def networks(self) -> dict[str, str]:
         """For each network the measured run that trains for most epochs, in the order of the block of parameters."""
-        measured = set(self.table.run)
-        shortest_first = sorted(self.runs[::-1], key=lambda run: self.settings.run(run).train.epochs)
-        longest = {network_of(run): run for run in shortest_first if run in measured}  # of equal ones the block's first
-        return {name: longest[name] for name in map(network_of, self.runs) if name in longest}
+        trainings: dict[str, list[str]] = {network_of(run): [] for run in self.runs}
+        for run in self.runs:
+            if (self.table.run == run).any():
+                trainings[network_of(run)].append(run)
+        epochs = {run: self.settings.run(run).train.epochs for run in self.runs}
+        return {network: max(runs, key=epochs.__getitem__) for network, runs in trainings.items() if runs}
 
     def rows(self, run: str) -> pd.DataFrame:
         """Return what is measured of a run."""
