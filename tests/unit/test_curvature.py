@@ -323,10 +323,6 @@ def test_what_has_not_converged_is_not_shown(measured):
     assert row.removesuffix(r" \\").split(" & ")[2:] == ["4", "--", "1", "2", "--"]
 
 
-def test_a_network_is_shown_by_its_longest_run(measured):
-    assert shown.networks(measured) == {"vgg08": "vgg08", "vgg38": "vgg38_start"}
-
-
 def test_numbers_are_of_the_start_the_first_epoch_and_the_end(measured):
     found = {key: value for key, value, _ in shown.numbers(measured)}
     assert {key.rpartition("/")[0] for key in found} == {"", "vgg08/start", "vgg08/end", "vgg38/start", "vgg38/early"}

@@ -347,19 +347,18 @@ def test_the_shares_are_held_against_the_random_walk(data, residual):
     """E of max(0, N): v_1 = 1/2 - 1/(2 pi); after two steps v_2 = 1 + 1/(2 pi) - (1 + 1/sqrt 2)^2 / (2 pi)."""
     first = 1 / 2 - 1 / (2 * math.pi)
     second = 1 + 1 / (2 * math.pi) - (1 + math.sqrt(0.5)) ** 2 / (2 * math.pi)
-    (_, moments), *_ = why.networks(data(*residual)).values()
+    moments = why.ends(data(*residual), "vgg38_short")
     assert why.predicted(moments["start"]).tolist() == pytest.approx([1 / (1 + first), 1 / (1 + second)])
     ratio = {key: value for key, value, _ in why.numbers(data(*residual))}["vgg38/start/branch_ratio"]
     assert ratio == pytest.approx(math.sqrt((1 / 2) * (1 + first) * (1 / 4) * (1 + second)))
 
 
-def test_the_longest_training_of_a_network_is_shown_with_the_mean_of_its_seeds(data, residual):
-    longer = [rows.assign(run="vgg38", epoch=rows.epoch * 6) for rows in residual]
-    again = [rows.assign(seed=1, accuracy=rows.accuracy / 2) for rows in longer]
-    ((run, moments),) = why.networks(data(*residual, *longer, *again)).values()
-    assert run == "vgg38"
-    assert moments["end"].epoch.unique().tolist() == [90]
+def test_a_network_is_shown_with_the_mean_of_its_seeds(data, residual):
+    again = [rows.assign(seed=1, accuracy=rows.accuracy / 2) for rows in residual]
+    moments = why.ends(data(*residual, *again), "vgg38_short")
+    assert [rows.epoch.unique().tolist() for rows in moments.values()] == [[0], [15]]
     assert moments["end"].accuracy.iloc[0] == pytest.approx(0.3)
+    assert len(moments["end"]) == len(residual[1])
 
 
 @pytest.fixture

@@ -187,6 +187,12 @@ def test_what_is_missing_waits_for_the_shortest_training_that_gives_it():
     assert not dict(initial_gradients.awaited(settings, read(settings)))
 
 
+@pytest.mark.parametrize("run", ["vgg38_bn", "vgg38_bn_short", "vgg38_bn_start", "vgg38_bn_fp32"])
+def test_trainings_of_a_network_are_named_after_it(run):
+    assert initial_gradients.network_of(run) == "vgg38_bn"
+    assert initial_gradients.network_of(f"{run}_lr2") == f"{run}_lr2"
+
+
 def test_a_gradient_of_exactly_zero_is_no_ratio():
     results("vgg08", 0.08)
     results("vgg38", 0.0, layers=38)

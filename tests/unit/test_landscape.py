@@ -344,15 +344,18 @@ def test_numbers_of_the_text(data):
     assert "vgg08/start/running_loss" not in found
 
 
-def test_a_network_is_shown_by_its_longest_training(table):
-    runs = ["vgg38_short", "vgg08_short", "vgg08_start", "vgg08"]
-    rows = pd.concat([table.assign(run=run) for run in runs[:3]])
-    settings = examples.study(runs=runs)
-    data = Measured(rows, runs[:3], dict.fromkeys(runs, ((0.0, 0.4, 0.7), "-")), settings)
-    assert presented.networks(data) == {"vgg38": "vgg38_short", "vgg08": "vgg08_short"}
-    assert [axis.get_title() for axis in presented.draw(data)["cuts"].axes] == ["vgg38_short", "vgg08_short"]
+def test_figures_show_the_networks_and_numbers_are_of_all_runs(table):
+    runs = ["vgg38_short", "vgg08_short", "vgg08_start"]
+    rows = pd.concat([table.assign(run=run) for run in runs])
+    settings = examples.study(runs=[*runs, "vgg08"])
+    blue, grey = (0.0, 0.4, 0.7), (0.5, 0.5, 0.5)
+    data = Measured(rows, runs, dict.fromkeys(runs, (grey, "-")) | {"vgg08": (blue, "-")}, settings)
+    panels = {axis.get_title(): axis for axis in presented.draw(data)["cuts"].axes}
+    assert list(panels) == ["vgg38_short", "vgg08_short"]
+    # lines at the initialisation, along two directions, are grey; then come those of the last snapshot
+    assert [panel.lines[2].get_color() for panel in panels.values()] == [grey, blue]
     names = {key.split("/")[0] for key, *_ in presented.numbers(data) if "/" in key}
-    assert names == {"vgg38", "vgg08", *runs[:3]}
+    assert names == {"vgg38", "vgg08", *runs}
 
 
 def test_figures_are_those_of_the_captions(data):

@@ -14,7 +14,7 @@ from vanishing.analysis.signal import COLUMNS, agreement, by_layer, gradient_cor
 from vanishing.analysis.snapshots import Snapshot
 from vanishing.report.figures import looks
 from vanishing.report.why.measured import Measured
-from vanishing.report.why.signal import CAPTIONS, draw, networks, numbers, tables
+from vanishing.report.why.signal import CAPTIONS, draw, numbers, tables
 from vanishing.training import models
 
 
@@ -309,11 +309,7 @@ def measured():
             layers["backward_factor"] = layers.error / layers.error.shift(-1)
             lines = pd.DataFrame({"kind": "line", "distance": [0.5, 1.0], "gradient_cosine": [0.75, 0.25]})
             tables.append(pd.concat([layers, lines]).assign(run=run, seed=0, epoch=epoch))
-    return Measured(pd.concat(tables, ignore_index=True), ["vgg38", "vgg08", "vgg38_start"], looks(settings), settings)
-
-
-def test_each_network_is_shown_by_its_longest_training(measured):
-    assert list(networks(measured).items()) == [("vgg08", "vgg08"), ("vgg38", "vgg38")]
+    return Measured(pd.concat(tables, ignore_index=True), ["vgg08", "vgg38", "vgg38_start"], looks(settings), settings)
 
 
 def test_values_that_the_report_quotes_by_hand(measured):

@@ -306,6 +306,23 @@ def test_sizes_are_compared_with_the_whole_group(study):
     assert why.tables(data)["size_ratios"].count("vgg38") == 1  # not the whole group against itself
 
 
+def test_a_single_group_has_means_without_intervals(study):
+    rows = [{"run": "vgg38_bn", "beta": 8.0}, {"run": "vgg38", "beta": 2.0}]
+    table = why.tables(measured(study, rows))["ratios"].splitlines()
+    assert r"\texttt{vgg38\_bn} & \texttt{vgg38} & 0 & 1 & 1 & 4 & 1 \\" in table
+
+
+def test_networks_without_a_gradient_at_the_start_are_still_reported(study):
+    """As where it has underflowed: the cosine with it is not defined for any group."""
+    whole = {"run": "vgg38_bn", "size": study.analyses.smoothness.batch_size, "kind": "landscape", "agreement": 1.0}
+    rows = [whole | {"group": group} for group in (0, 1)]
+    rows += [{"run": "vgg38_bn", "size": 50, "group": group, "gradient_norm": 0.0} for group in (0, 1)]
+    found = {key: text for key, _, text in why.numbers(measured(study, rows))}
+    assert found["vgg38_bn/0/minibatch/50/agreement"] == "--"
+    assert found["vgg38_bn/0/minibatch/50/gradient_norm"] == "--"
+    assert found["vgg38_bn/0/minibatch/50/start_loss"] == "1 [1, 1]"
+
+
 def test_rows_are_told_apart_by_kind_and_size(study):
     """One minibatch of `sizes` whose gradient is zero has no agreement; one may be of the size of all networks."""
     block = study.analyses.smoothness

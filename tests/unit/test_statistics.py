@@ -4,7 +4,9 @@ import math
 
 import numpy as np
 import oracle_statistics
+import pandas as pd
 import pytest
+import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -55,6 +57,60 @@ def test_a_pool_weights_each_group_by_its_degrees_of_freedom():
     # squares about the means: 2 for one degree of freedom, 8 for two, and a lone value has none
     assert statistics.pool([[1.0, 3.0], [1.0, 3.0, 5.0], [7.0]]) == Spread(pytest.approx(math.sqrt(10 / 3)), 3)
     assert statistics.pool([[1.0], []]) is None
+
+
+def grouped(*groups):
+    return pd.Series(
+        [value for group in groups for value in group], [at for at, group in enumerate(groups) for _ in group]
+    )
+
+
+def test_an_interval_is_students_over_the_means_of_the_groups():
+    found = statistics.interval(grouped([1.0, 3.0], [5.0], [6.0, 6.0, 9.0]))  # means 2, 5 and 7
+    known = scipy.stats.ttest_1samp([2.0, 5.0, 7.0], 0).confidence_interval(0.95)
+    assert (found.mean, found.count) == (pytest.approx(14 / 3), 3)
+    assert (found.low, found.high) == pytest.approx(tuple(known))
+
+
+@pytest.mark.parametrize(("groups", "mean"), [([[1.0, 3.0]], 2.0), ([[math.nan], [1.0]], math.nan), ([], math.nan)])
+def test_a_single_group_or_an_undefined_one_has_no_interval(groups, mean):
+    found = statistics.interval(grouped(*groups))
+    assert found.mean == pytest.approx(mean, nan_ok=True)
+    assert (math.isnan(found.low), math.isnan(found.high), found.count) == (True, True, len(groups))
+
+
+def test_infinite_values_have_an_infinite_mean_without_an_interval():
+    found = statistics.interval(grouped([math.inf], [1.0]))
+    assert found.mean == math.inf
+    assert math.isnan(found.low)
+
+
+def test_an_interval_of_ratios_is_that_of_their_logarithms():
+    # means of the logarithms ln 2 and ln 8; Student's quantile for one degree is 12.7062, times ln(2) sqrt(2) / sqrt(2)
+    found = statistics.ratio(grouped([3.0, 12.0], [16.0]), grouped([3.0, 3.0], [2.0]))
+    half = 12.7062 * math.log(2)
+    assert (found.mean, found.count) == (pytest.approx(4), 2)
+    assert (found.low, found.high) == pytest.approx((4 * math.exp(-half), 4 * math.exp(half)), rel=1e-4)
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, math.nan])
+def test_a_ratio_that_is_not_positive_leaves_no_geometric_mean(value):
+    found = statistics.ratio(grouped([value], [1.0]))
+    assert all(math.isnan(each) for each in (found.mean, found.low, found.high))
+
+
+def test_an_interval_of_cosines_ends_at_1_on_either_side():
+    found = statistics.cosine(grouped([-1.0], [1.0]))
+    assert (found.mean, found.low, found.high) == (0, -1, 1)
+    inside = statistics.cosine(grouped([0.1], [0.1]))
+    assert (inside.low, inside.high) == pytest.approx((0.1, 0.1))
+    assert math.isnan(statistics.cosine(grouped([0.1])).low)
+
+
+def test_a_geometric_mean_leaves_out_what_is_not_defined():
+    assert statistics.geometric_mean([2.0, math.nan, 8.0]) == pytest.approx(4)
+    assert statistics.geometric_mean([0.0, 8.0]) == 0
+    assert math.isnan(statistics.geometric_mean([math.nan]))
 
 
 def test_three_values_stand_on_their_own_spread():

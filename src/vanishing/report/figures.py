@@ -124,7 +124,7 @@ def save(figures: Mapping[str, Figure], folder: Path, kind: Literal["pdf", "svg"
 
 def curves(data: StudyResults, quantity: str) -> Figure:
     """Draw a quantity over the epochs: training on the left, validation on the right, a line of panels a group."""
-    figure, axes = _panels(2 * len(data.groups), 2, height=2.9 if len(data.groups) == 1 else 2.2, sharey=True)
+    figure, axes = panels(2 * len(data.groups), 2, height=2.9 if len(data.groups) == 1 else 2.2, sharey=True)
     for at, axis in enumerate(axes):
         part, (title, _) = list(PARTS.items())[at % 2]
         name, group = list(data.groups.items())[at // 2]
@@ -133,14 +133,14 @@ def curves(data: StudyResults, quantity: str) -> Figure:
         axis.set(title=f"{title}, {name}" if len(data.groups) > 1 else title, xlabel="epoch", ylabel=LABELS[quantity])
         _whole_numbers(axis, data.history[data.history.run.isin(group)].epoch)
     _finish_curves(axes, quantity, data.classes)
-    _legend(figure, axes, data.runs)
+    legend(figure, axes, data.runs)
     return figure
 
 
 def curves_by_run(data: StudyResults, quantity: str) -> Figure:
     """Draw a quantity over the epochs, a panel a run in its colour: training solid, validation dashed."""
     alone = len(data.runs) == 1
-    figure, axes = _panels(len(data.runs), _columns(data.runs), height=2.6 if alone else 1.6, sharey=True)
+    figure, axes = panels(len(data.runs), _columns(data.runs), height=2.6 if alone else 1.6, sharey=True)
     for axis, run in zip(axes, data.runs, strict=True):
         for part, (name, dashes) in PARTS.items():
             rows = data.history[data.history.run == run]
@@ -159,7 +159,7 @@ def curves_by_run(data: StudyResults, quantity: str) -> Figure:
 def comparison(data: StudyResults) -> Figure:
     """Draw accuracy and loss of every run at its last epoch, a mark for each seed."""
     rows = data.history.sort_values("epoch").groupby(["run", "seed"], sort=False).tail(1)
-    figure, axes = _panels(2, 2, height=0.5 + 0.28 * len(data.runs), sharey=True)
+    figure, axes = panels(2, 2, height=0.5 + 0.28 * len(data.runs), sharey=True)
     for axis, (quantity, label) in zip(axes, LABELS.items(), strict=True):
         wide = rows.melt(["run", "seed"], [f"train_{quantity}", f"val_{quantity}"], "part", label)
         wide["part"] = wide["part"].map({f"train_{quantity}": "training", f"val_{quantity}": "validation"})
@@ -172,8 +172,8 @@ def comparison(data: StudyResults) -> Figure:
         if quantity == "accuracy":
             axis.xaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
     handles, labels = axes[0].get_legend_handles_labels()
-    if legend := axes[0].get_legend():
-        legend.remove()
+    if own := axes[0].get_legend():
+        own.remove()
     figure.legend(handles, labels, loc="outside upper center", ncols=2)
     return figure
 
@@ -182,7 +182,7 @@ def gradient_flow(data: StudyResults, log: bool) -> Figure:
     """Draw mean |dL/dW| over the layers, a line for each snapshot and a panel for each run."""
     epochs = sorted(data.gradients.epoch.unique())
     colours = dict(zip(epochs, sns.color_palette("viridis", len(epochs)), strict=True))
-    figure, axes = _panels(len(data.runs), _columns(data.runs), height=1.7, sharey=log)
+    figure, axes = panels(len(data.runs), _columns(data.runs), height=1.7, sharey=log)
     for axis, run in zip(axes, data.runs, strict=True):
         table = mean_gradients(data, run)
         for epoch in table.columns:
@@ -195,14 +195,14 @@ def gradient_flow(data: StudyResults, log: bool) -> Figure:
 def initial_gradient_flow(data: StudyResults, labels: Mapping[str, str]) -> Figure:
     """Draw mean |dL/dW| over the layers at initialisation, a line for each run that `labels` names."""
     with style():
-        figure, axes = _panels(1, 1, height=2.6)
+        figure, axes = panels(1, 1, height=2.6)
         for run, label in labels.items():
             start = mean_gradients(data, run)[0]
             colour, dashes = data.looks[run]
             axes[0].plot(start.index, start.where(start > 0), color=colour, linestyle=dashes, label=label)
         axes[0].set(xlabel="layer, from input to output", ylabel="mean absolute gradient", yscale="log")
         axes[0].yaxis.set_minor_locator(NullLocator())
-        _legend(figure, axes, list(labels.values()))
+        legend(figure, axes, list(labels.values()))
     return figure
 
 
@@ -214,7 +214,7 @@ def reported(data: StudyResults) -> Figure:
     augmented = data.gradients[data.gradients["images"] == "augmented"]
     epochs = sorted(augmented.epoch.unique())
     colours = dict(zip(epochs, sns.color_palette("viridis", len(epochs)), strict=True))
-    figure, axes = _panels(len(data.runs), _columns(data.runs), height=1.7)
+    figure, axes = panels(len(data.runs), _columns(data.runs), height=1.7)
     for axis, run in zip(axes, data.runs, strict=True):
         rows = augmented[augmented.run == run]
         for epoch, snapshot in rows.groupby("epoch"):
@@ -232,7 +232,7 @@ def reported(data: StudyResults) -> Figure:
 
 def heat_map(data: StudyResults) -> Figure:
     """Draw mean |dL/dW| over layers and snapshots, a panel for each run, one colour scale."""
-    figure, axes = _panels(len(data.runs), _columns(data.runs), height=1.6)
+    figure, axes = panels(len(data.runs), _columns(data.runs), height=1.6)
     sizes = store.weight_layers(data.gradients).mean_abs_gradient
     positive = sizes[(sizes > 0) & np.isfinite(sizes)]
     norm: Normalize = LogNorm(positive.min(), positive.max()) if len(positive) else Normalize(0, 1)
@@ -308,6 +308,26 @@ def style() -> Iterator[None]:
         yield
 
 
+def panels(
+    count: int, columns: int = COLUMNS, *, height: float, sharex: bool = False, sharey: bool = False
+) -> tuple[Figure, list[Axes]]:
+    """Make a grid with `count` panels, each `height` inches high, and room for a legend."""
+    columns = min(columns, count)
+    lines = math.ceil(count / columns)
+    figure = Figure(figsize=(6.3, lines * height + 0.6))
+    grid = list(figure.subplots(lines, columns, squeeze=False, sharex=sharex, sharey=sharey).flat)
+    for spare in grid[count:]:
+        spare.remove()
+    return figure, grid[:count]
+
+
+def legend(figure: Figure, axes: list[Axes], labels: list[str]) -> None:
+    """Name the lines of all panels above them, in the order of `labels`."""
+    lines = {line.get_label(): line for axis in axes for line in axis.lines}
+    handles, columns = [lines[label] for label in labels], min(_legend_columns(max(map(len, labels))), len(labels))
+    figure.legend(handles, labels, loc="outside upper center", ncols=columns, handlelength=3)
+
+
 def _curve(axis: Axes, rows: pd.DataFrame, y: str, label: str, colour: Colour, dashes: str) -> None:
     """Draw the mean over the seeds of a column of the history, with a band of its standard deviation."""
     seeds = rows.groupby("epoch")[y]
@@ -343,7 +363,7 @@ def _finish_flow(
             axis.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
     figure.supylabel("mean absolute gradient", fontsize=8)
     if epochs:
-        _legend(figure, axes, [f"epoch {epoch}" for epoch in epochs])
+        legend(figure, axes, [f"epoch {epoch}" for epoch in epochs])
 
 
 def _stack(tables: Iterable[tuple[store.Result, pd.DataFrame]]) -> pd.DataFrame:
@@ -369,23 +389,12 @@ def _groups(runs: Iterable[str], settings: config.Parameters) -> dict[str, list[
 
 
 def _columns(runs: list[str]) -> int:
-    return min(COLUMNS if len(runs) <= MANY else COLUMNS + 1, len(runs))
+    return COLUMNS if len(runs) <= MANY else COLUMNS + 1
 
 
 def _title(axis: Axes, run: str, pad: float) -> None:
     """Name a run above its small panel, in smaller type where the name is long."""
     axis.set_title(run, pad=pad, fontsize=8 if len(run) <= 18 else 6)
-
-
-def _panels(count: int, columns: int, height: float, sharey: bool = False) -> tuple[Figure, list[Axes]]:
-    """Make a grid with `count` panels, each `height` inches high, and room for a legend."""
-    lines = math.ceil(count / columns)
-    figure = Figure(figsize=(6.3, lines * height + 0.6))
-    grid = figure.subplots(lines, columns, squeeze=False, sharey=sharey)
-    panels = list(grid.flat)
-    for spare in panels[count:]:
-        spare.remove()
-    return figure, panels[:count]
 
 
 def _whole_numbers(axis: Axes, epochs: pd.Series, most: int | Literal["auto"] = "auto") -> None:
@@ -398,19 +407,6 @@ def _whole_numbers(axis: Axes, epochs: pd.Series, most: int | Literal["auto"] = 
 def _legend_columns(longest: int) -> int:
     """Return how many labels of that many characters stand beside one another in the width of the text."""
     return 6 if longest <= 9 else 4 if longest <= 16 else 3
-
-
-def _legend(figure: Figure, axes: list[Axes], labels: list[str]) -> None:
-    """Name the lines of all panels above them, in the order of `labels`."""
-    lines = {line.get_label(): line for axis in axes for line in axis.lines}
-    handles = [lines[label] for label in labels]
-    figure.legend(
-        handles,
-        labels,
-        loc="outside upper center",
-        ncols=min(_legend_columns(max(map(len, labels))), len(labels)),
-        handlelength=3,
-    )
 
 
 def _spread(count: int, most: int) -> list[int]:

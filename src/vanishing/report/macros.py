@@ -174,9 +174,7 @@ def _verdicts(claims: list[published.Claim]) -> dict[str, int]:
 def _gradients(settings: config.Parameters, results: Mapping[str, list[Result]]) -> Iterator[str]:
     """Define what is predicted of gradients at initialisation, and how many published bounds hold."""
     for item in initial_gradients.factors(settings, results):
-        stem = f"initialisation/{item.network}"
-        for ending in initial_gradients.SIMILAR:
-            stem = stem.removesuffix(ending)
+        stem = f"initialisation/{initial_gradients.network_of(item.network)}"
         for name in ("predicted", "measured", "tolerance", "n"):
             yield result(f"{stem}/{name}", getattr(item, name))
         if item.verdict == initial_gradients.MET:

@@ -12,6 +12,7 @@ Weights at epoch 0 depend on the model and the seed alone, so any training of a 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from vanishing import config
-from vanishing.results import store
+from vanishing.results import statistics, store
 from vanishing.results.store import Result
 
 COLUMNS = [
@@ -134,7 +135,7 @@ class Factor:
     @property
     def measured(self) -> float:
         """The geometric mean over the seeds."""
-        return float(np.exp(np.mean(np.log(self.values))))
+        return statistics.geometric_mean(self.values)
 
     @property
     def smallest(self) -> float:
@@ -176,7 +177,7 @@ def factors(settings: config.Parameters, results: Mapping[str, list[Result]]) ->
             continue  # not the same network but for its blocks
         if len(set(model.blocks_by_stage)) > 1:
             continue  # the predictions are those of equal stages
-        layers, least = sum(model.blocks_by_stage) * model.convolutions, float(np.exp(np.mean(np.log(shorter))))
+        layers, least = sum(model.blocks_by_stage) * model.convolutions, statistics.geometric_mean(shorter)
         each = [(ratio / least) ** (1 / layers) for ratio in ratios]
         yield Factor(run, against, "factor a layer", predict(model), tolerance, each, comparable)
 
@@ -205,6 +206,11 @@ def measured_ratios(results: Mapping[str, list[Result]], network: str) -> tuple[
         if found:
             return run, found
     return network, []
+
+
+def network_of(run: str) -> str:
+    """Return the network that a run trains: the run's name without an ending of `SIMILAR`."""
+    return functools.reduce(str.removesuffix, SIMILAR, run)
 
 
 def _trainings(network: str) -> list[str]:

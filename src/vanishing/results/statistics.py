@@ -1,4 +1,4 @@
-"""Spreads over seeds, prediction intervals, and the distributions that they stand on.
+"""Means with their intervals, spreads over seeds, prediction intervals, and the distributions that they stand on.
 
 All functions are pure. Probabilities are two-sided, and degrees of freedom need not be whole. Student's and Fisher's
 distributions are those of `scipy.special`, which imports in a fifth of the time of `scipy.stats`.
@@ -12,6 +12,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean, variance
 
+import numpy as np
+import pandas as pd
 from scipy import special
 
 CONFIDENCE = 0.95
@@ -22,6 +24,17 @@ PRECISE = 1e-12
 
 OWN = 3
 """Values from which on their own spread is used."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean over groups, with the ends of its confidence interval; NaN where they are not defined."""
+
+    mean: float
+    low: float
+    high: float
+    count: int
+    """Of the groups."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +86,41 @@ class Prediction:
             beyond = math.hypot(middle * self.std, images * normal) > distance
             low, high = (low, middle) if beyond else (middle, high)
         return student(high, self.freedom)
+
+
+def interval(values: pd.Series) -> Interval:
+    """Return the mean over groups with the interval of Student's distribution, which one group does not have.
+
+    Args:
+        values: indexed by the group. Those of a group are averaged first, as they are not independent.
+    """
+    groups = [fmean(each) for _, each in values.groupby(level=0)]
+    if len(groups) < 2:
+        return Interval(groups[0] if groups else math.nan, math.nan, math.nan, len(groups))
+    with np.errstate(invalid="ignore"):  # of infinite values
+        half = quantile(len(groups) - 1) * float(np.std(groups, ddof=1)) / math.sqrt(len(groups))
+    mean = fmean(groups)
+    return Interval(mean, mean - half, mean + half, len(groups))
+
+
+def cosine(values: pd.Series) -> Interval:
+    """Return the same for cosines: the interval ends at -1 and 1."""
+    found = interval(values)
+    return Interval(found.mean, max(found.low, -1.0), min(found.high, 1.0), found.count)
+
+
+def ratio(first: pd.Series, second: pd.Series | float = 1.0) -> Interval:
+    """Return the geometric mean of paired ratios with its interval; NaN where a ratio is not positive."""
+    ratios = first / second
+    found = interval(ratios.where(ratios > 0).map(math.log))
+    return Interval(math.exp(found.mean), math.exp(found.low), math.exp(found.high), found.count)
+
+
+def geometric_mean(values: Iterable[float]) -> float:
+    """Return the geometric mean of `values` without NaN; NaN where none is left."""
+    given = np.array([value for value in values if not math.isnan(value)])
+    with np.errstate(divide="ignore"):  # the logarithm of 0, which makes the mean 0
+        return float(np.exp(np.log(given).mean())) if len(given) else math.nan
 
 
 def predict(values: Sequence[float], borrowed: Spread | None, sampling: float = 0.0) -> Prediction | None:

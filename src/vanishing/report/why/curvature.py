@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from vanishing.report import figures
@@ -54,7 +53,7 @@ def tables(data: Measured) -> dict[str, str]:
     ]
     means = summary(data.table)
     bodies = []
-    for run in networks(data).values():
+    for run in data.networks.values():
         rows = list(_moments(means[means.run == run]).values())
         names = [code(run), *[""] * len(rows)]
         bodies.append([[name, *_cells(row)] for name, row in zip(names, rows, strict=False)])
@@ -71,21 +70,13 @@ def numbers(data: Measured) -> Iterator[tuple[str, float, str]]:
     for key, value in block.model_dump(include={"images", "steps", "batches", "batch_size"}).items():
         yield key, value, number(value)
     means = summary(data.table)
-    shown = means[means.run.isin(networks(data).values())]
+    shown = means[means.run.isin(data.networks.values())]
     for key, value in {"limit": LIMIT, "error": shown.error.max()}.items():
         yield key, 100 * value, number(100 * value)
-    for name, run in networks(data).items():
+    for name, run in data.networks.items():
         for when, row in _moments(means[means.run == run]).items():
             for column in row.drop("run").dropna().index:
                 yield f"{name}/{when}/{column}", row[column], number(row[column])
-
-
-def networks(data: Measured) -> dict[str, str]:
-    """Choose for each network, a run's name without `_short` or `_start`, the run that trains for most epochs."""
-    chosen: dict[str, str] = {}
-    for run in sorted(data.runs, key=lambda run: data.settings.run(run).train.epochs):
-        chosen[run.removesuffix("_short").removesuffix("_start")] = run
-    return dict(sorted(chosen.items(), key=lambda item: data.runs.index(item[1])))
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
@@ -140,33 +131,31 @@ def _cells(row: pd.Series) -> list[str]:
 
 
 def _density(data: Measured) -> Figure:
-    figure = Figure(figsize=(6.3, 3.2))
-    axes = figure.subplots(1, 2, sharey=True)
-    for name, run in networks(data).items():
-        rows = data.table[(data.table.run == run) & (data.table.kind == "hessian")]
-        rows = rows[rows.seed == rows.seed.min()]
+    figure, axes = figures.panels(2, height=2.6, sharey=True)
+    runs = list(data.networks.values())
+    for run in runs:
+        rows = data.rows(run)
+        rows = rows[(rows.kind == "hessian") & (rows.seed == rows.seed.min())]
         rows = rows[rows.epoch == rows.epoch.max()]
-        colour, dashes = _look(data, name, run)
         for axis, sign in zip(axes, (-1, 1), strict=True):
             side = rows[sign * rows.value > 0]
             size = (sign * side.value).sort_values(ascending=False)
-            axis.step(size, side.weight[size.index].cumsum(), where="post", color=colour, linestyle=dashes, label=run)
+            axis.step(size, side.weight[size.index].cumsum(), where="post", label=run, **data.look(run))
     for axis, title in zip(axes, ("negative curvature", "positive curvature"), strict=True):
         axis.set(xscale="log", yscale="log", xlabel="absolute eigenvalue (nats)", title=title)
     axes[0].invert_xaxis()
     axes[0].set_ylabel("share of eigenvalues beyond")
-    _name_runs(figure, axes[1])
+    figures.legend(figure, axes, runs)
     return figure
 
 
 def _edge(data: Measured) -> Figure:
-    figure = Figure(figsize=(6.3, 3.2))
-    axes = list(figure.subplots(1, 2))
-    means = summary(data.table)
-    for name, run in networks(data).items():
-        rows, (colour, dashes) = means[means.run == run], _look(data, name, run)
+    figure, axes = figures.panels(2, height=2.6)
+    runs, means = list(data.networks.values()), summary(data.table)
+    for run in runs:
+        rows = means[means.run == run]
         for axis, column in zip(axes, ("sharpness", "adam"), strict=True):
-            axis.plot(rows.epoch, rows[column], color=colour, linestyle=dashes, marker=".", label=run)
+            axis.plot(rows.epoch, rows[column], marker=".", label=run, **data.look(run))
     for axis in axes:
         axis.set_yscale("log")
         axis.set_xscale("symlog", linthresh=1)
@@ -176,14 +165,5 @@ def _edge(data: Measured) -> Figure:
     axes[0].set_ylabel("largest eigenvalue of H (nats)")
     axes[1].set_ylabel("preconditioned, over the edge of Adam")
     axes[1].axhline(1, color="0.4", linestyle=":", linewidth=0.8)
-    _name_runs(figure, axes[1])
+    figures.legend(figure, axes, runs)
     return figure
-
-
-def _look(data: Measured, name: str, run: str) -> tuple[figures.Colour, str]:
-    """Draw a network as its full training: looks of runs of different studies may be the same."""
-    return data.looks.get(name, data.looks[run])
-
-
-def _name_runs(figure: Figure, axis: Axes) -> None:
-    figure.legend(*axis.get_legend_handles_labels(), loc="outside upper center", ncols=3, handlelength=3)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,10 +14,10 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from vanishing.report import figures
 from vanishing.report.latex import code, number, tabular
 from vanishing.report.why.measured import Measured
-from vanishing.results import initial_gradients
+from vanishing.results import initial_gradients, statistics
 
-Network = tuple[str, dict[str, pd.DataFrame]]
-"""A run, and its rows by moment."""
+Moments = dict[str, pd.DataFrame]
+"""Rows of a run at the `start` and at the `end` of its trajectory, means over the seeds."""
 
 CAPTIONS = {
     "summary": "Depth in use, on the same training images, normalised by minibatch. One block out: mean and lowest "
@@ -35,35 +36,26 @@ CAPTIONS = {
 }
 """Of the table and the figures, in their order."""
 
-ENDINGS = [ending for ending in initial_gradients.SIMILAR if ending]
-"""Of the names of shorter trainings of a network."""
-
 MOMENTS = {"start": "at initialisation", "end": "at the last epoch"}
 
 
-def networks(data: Measured) -> dict[str, Network]:
-    """Choose for each network the run whose trajectory is longest.
-
-    Returns:
-        By network: the run, and its rows at the `start` and at the `end` of its trajectory, mean over the seeds.
-    """
-    last = data.table.groupby("run").epoch.max()
-    found = {}
-    for run in sorted(data.runs, key=lambda run: int(last[run])):  # later ones replace earlier ones
-        rows = data.table[data.table.run == run].fillna({"name": ""})
-        ends = {"start": rows.epoch.min(), "end": rows.epoch.max()}
-        found[_network(run)] = run, {moment: _mean(rows[rows.epoch == epoch]) for moment, epoch in ends.items()}
-    order = list(dict.fromkeys(map(_network, data.runs)))
-    return {name: found[name] for name in order}
+def ends(data: Measured, run: str) -> Moments:
+    """Return the rows of a run at the first and at the last epoch of its trajectory."""
+    rows = data.means(run, "epoch", "kind", "name", "number").fillna({"name": ""})
+    epochs = {"start": rows.epoch.min(), "end": rows.epoch.max()}
+    return {moment: rows[rows.epoch == epoch] for moment, epoch in epochs.items()}
 
 
 def draw(data: Measured) -> dict[str, Figure]:
     """Draw the figures of `CAPTIONS`: of the networks with processing blocks, if any; the last two of residual ones."""
-    chosen = networks(data)
-    deep = {name: item for name, item in chosen.items() if len(_processing(item[1]["end"]))} or chosen
-    residual = {name: item for name, item in deep.items() if item[1]["end"].shortcut_variance.notna().any()}
+    chosen = {run: ends(data, run) for run in data.networks.values()}
+    deep = {run: moments for run, moments in chosen.items() if len(_processing(moments["end"]))} or chosen
+    residual = {run: moments for run, moments in deep.items() if moments["end"].shortcut_variance.notna().any()}
     with figures.style():
-        return {"cuts": _cuts(data, deep), "paths": _paths(data, residual), "branches": _branches(data, residual)}
+        paths = _at_both_ends(data, residual, _path, "blocks whose branches the path takes", "share of the gradient")
+        branches = _at_both_ends(data, residual, _branch, "block", "share of the branch")
+        branches.axes[0].set_ylim(bottom=0)
+        return {"cuts": _cuts(data, deep), "paths": paths, "branches": branches}
 
 
 def tables(data: Measured) -> dict[str, str]:
@@ -73,9 +65,10 @@ def tables(data: Measured) -> dict[str, str]:
         r"\cmidrule(lr){4-5}\cmidrule(lr){6-7}",
         r"run & epoch & accuracy (\%) & mean & lowest & each & together & branch \\",
     ]
-    bodies = []
-    for run, moments in networks(data).values():
-        bodies.append([[code(run), *(text for _, text in summary(rows).values())] for rows in moments.values()])
+    bodies = [
+        [[code(run), *(text for _, text in summary(rows).values())] for rows in ends(data, run).values()]
+        for run in data.networks.values()
+    ]
     return {"summary": tabular("lrrrrrrr", head, *bodies)}
 
 
@@ -84,11 +77,11 @@ def numbers(data: Measured) -> Iterator[tuple[str, float, str]]:
     block = data.settings.analyses.effective_depth
     yield "images", block.batches * block.batch_size, number(block.batches * block.batch_size, 0)
     yield "draws", block.gradient_batches, number(block.gradient_batches, 0)
-    for name, (run, moments) in networks(data).items():
+    for name, run in data.networks.items():
         yield f"{name}/run", 0, code(run)
-        seeds = data.table.seed[data.table.run == run].nunique()
+        seeds = data.rows(run).seed.nunique()
         yield f"{name}/seeds", seeds, number(seeds, 0)
-        for moment, rows in moments.items():
+        for moment, rows in ends(data, run).items():
             for key, (value, text) in (summary(rows) | _details(rows)).items():
                 if np.isfinite(value):
                     yield f"{name}/{moment}/{key}", value, text
@@ -138,17 +131,15 @@ def _details(rows: pd.DataFrame) -> dict[str, tuple[float, str]]:
         "gradient_of_longest": (ends[1] / ends[0] if ends[0] > 0 else np.nan, None),
         "branch_first": (float(shares.iloc[0]) if len(shares) else np.nan, 2),
         "branch_least": (float(shares.min()), 2),
-        "branch_ratio": (float(np.exp(np.log(shares / predicted(rows)).mean())), 2),
+        "branch_ratio": (statistics.geometric_mean(shares / predicted(rows)), 2),
     }
     return {key: (value, number(value, digits)) for key, (value, digits) in values.items()}
 
 
-def _cuts(data: Measured, chosen: dict[str, Network]) -> Figure:
-    lines = -(-len(chosen) // 2)
-    figure = Figure(figsize=(6.3, 1.6 * lines + 0.3))
-    grid = figure.subplots(lines, 2, squeeze=False, sharex=True, sharey=True)
-    for axis, (name, (run, moments)) in zip(grid.flat, chosen.items(), strict=False):
-        rows, (colour, _) = moments["end"], _look(data, name, run)
+def _cuts(data: Measured, chosen: dict[str, Moments]) -> Figure:
+    figure, axes = figures.panels(len(chosen), 2, height=1.45, sharex=True, sharey=True)
+    for axis, (run, moments) in zip(axes, chosen.items(), strict=True):
+        rows, colour = moments["end"], data.look(run)["color"]
         blocks = rows[rows.kind == "block"]
         hollow = blocks["name"].str.endswith("reduction")
         axis.axhline(rows.accuracy.iloc[0], color=colour, linewidth=1)
@@ -161,76 +152,45 @@ def _cuts(data: Measured, chosen: dict[str, Network]) -> Figure:
         axis.set_title(f"{run}, epoch {rows.epoch.iloc[0]:.0f}")
         axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
-    for spare in grid.flat[len(chosen) :]:
-        spare.remove()
     figure.supxlabel("block cut out", fontsize=8)
     figure.supylabel("accuracy", fontsize=8)
     return figure
 
 
-def _paths(data: Measured, chosen: dict[str, Network]) -> Figure:
-    figure, axes = _pair()
-    for axis, moment in zip(axes, MOMENTS, strict=True):
-        for name, (run, moments) in chosen.items():
-            rows = moments[moment][moments[moment].kind == "path"]
-            weights = rows.paths * rows.path_gradient
-            colour, dashes = _look(data, name, run)
-            axis.fill_between(rows.number, rows.paths / rows.paths.sum(), color="0.88", linewidth=0)
-            axis.plot(rows.number, weights / weights.sum(), color=colour, linestyle=dashes, label=run)
-        axis.set(title=MOMENTS[moment], xlabel="blocks whose branches the path takes")
+def _at_both_ends(
+    data: Measured, chosen: dict[str, Moments], draw_one: Callable[..., None], xlabel: str, ylabel: str
+) -> Figure:
+    """Draw each network with `draw_one`, at initialisation on the left and at the last epoch on the right."""
+    figure, axes = figures.panels(2, height=2, sharey=True)
+    for axis, (moment, title) in zip(axes, MOMENTS.items(), strict=True):
+        for run, moments in chosen.items():
+            draw_one(axis, moments[moment], label=run, **data.look(run))
+        axis.set(title=title, xlabel=xlabel)
         axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
         axis.xaxis.set_major_locator(MaxNLocator(8, integer=True))
-    axes[0].set_ylabel("share of the gradient")
-    _legend(figure, axes[0])
+    axes[0].set_ylabel(ylabel)
+    if chosen:
+        figures.legend(figure, axes, list(chosen))
     return figure
 
 
-def _branches(data: Measured, chosen: dict[str, Network]) -> Figure:
-    figure, axes = _pair()
-    for axis, moment in zip(axes, MOMENTS, strict=True):
-        for name, (run, moments) in chosen.items():
-            shares, walk = share(moments[moment]), predicted(moments[moment])
-            shares = shares.reindex(range(1, walk.index.max() + 1))  # a gap at each reduction block
-            axis.plot(walk.index, walk, "x", color="0.2", markersize=5)
-            colour, dashes = _look(data, name, run)
-            axis.plot(shares.index, shares, color=colour, linestyle=dashes, marker="o", markersize=3, label=run)
-        axis.set(title=MOMENTS[moment], xlabel="block")
-        axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
-        axis.xaxis.set_major_locator(MaxNLocator(8, integer=True))
-    axes[0].set_ylabel("share of the branch")
-    axes[0].set_ylim(bottom=0)
-    _legend(figure, axes[0])
-    return figure
+def _path(axis: Axes, rows: pd.DataFrame, **look: Any) -> None:
+    rows = rows[rows.kind == "path"]
+    weights = rows.paths * rows.path_gradient
+    axis.fill_between(rows.number, rows.paths / rows.paths.sum(), color="0.88", linewidth=0)
+    axis.plot(rows.number, weights / weights.sum(), **look)
 
 
-def _pair() -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(6.3, 2.6))
-    return figure, list(figure.subplots(1, 2, sharey=True))
-
-
-def _legend(figure: Figure, axis: Axes) -> None:
-    handles, labels = axis.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=3, handlelength=3)
-
-
-def _look(data: Measured, name: str, run: str) -> tuple[figures.Colour, str]:
-    """Return the look of a network's full training, which differs from the others', where that is configured."""
-    return data.looks.get(name, data.looks[run])
-
-
-def _network(run: str) -> str:
-    """Return the network that a run trains, by its name: that of the full training."""
-    return next((run.removesuffix(ending) for ending in ENDINGS if run.endswith(ending)), run)
+def _branch(axis: Axes, rows: pd.DataFrame, **look: Any) -> None:
+    shares, walk = share(rows), predicted(rows)
+    shares = shares.reindex(range(1, walk.index.max() + 1))  # a gap at each reduction block
+    axis.plot(walk.index, walk, "x", color="0.2", markersize=5)
+    axis.plot(shares.index, shares, marker="o", markersize=3, **look)
 
 
 def _average(values: pd.Series, weights: pd.Series) -> float:
     """Return the weighted mean; NaN without any weight, as where all gradients have underflowed."""
     return float(np.average(values, weights=weights)) if weights.sum() > 0 else np.nan
-
-
-def _mean(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of a snapshot, mean over the seeds, in their order."""
-    return rows.drop(columns=["run", "seed"]).groupby(["kind", "name", "number"], sort=False).mean().reset_index()
 
 
 def _processing(rows: pd.DataFrame) -> pd.DataFrame:

@@ -47,9 +47,6 @@ FLAT = 1e-5
 LEVELS = 15
 """Shades between 0 and twice the loss of a uniform guess; an odd number, so that this loss is within a shade."""
 
-COLUMNS = 3
-"""Panels beside one another."""
-
 
 def draw(data: Measured) -> dict[str, Figure]:
     """Draw the figures."""
@@ -67,8 +64,8 @@ def tables(data: Measured) -> dict[str, str]:
     head = ["Run & Epoch & Loss & Curvature & Half-width & Concave & No better" + r" \\"]
     guess, reach = math.log(data.settings.data.classes), data.settings.analyses.landscape.reach
     bodies = []
-    for run in networks(data).values():
-        for epoch, rows in _of(data, run).groupby("epoch"):
+    for run in data.networks.values():
+        for epoch, rows in data.rows(run).groupby("epoch"):
             found = summarise(rows, guess)
             cells = [latex.number(found["loss"], 2), _curvature(found), _widths(found["half_widths"], reach)]
             shares = [latex.number(100 * found[key], 0) for key in ("concave", "no_better")]
@@ -85,26 +82,14 @@ def numbers(data: Measured) -> Iterator[tuple[str, float, str]]:
     settings = {"images": block.batches * block.batch_size, "directions": block.directions, "reach": block.reach}
     for key, value in (settings | {"rise": RISE, "guess": guess, "better": BETTER, "flat": FLAT}).items():
         yield key, value, latex.number(value)
-    for name, run in (networks(data) | {run: run for run in data.runs}).items():
-        rows = _of(data, run)
+    for name, run in (data.networks | {run: run for run in data.table.run}).items():
+        rows = data.rows(run)
         for when, epoch in (("start", 0), ("end", rows.epoch.max())):
             if len(at := rows[rows.epoch == epoch]):
                 for key, value, text in _numbers(at, guess, block.reach):
                     yield f"{name}/{when}/{key}", value, text
         for key, value in _plane_numbers(rows).items():
             yield f"{name}/{key}", value, latex.number(value, 0)
-
-
-def networks(data: Measured) -> dict[str, str]:
-    """Choose for each network, a run's name without `_short` or `_start`, the run that trains for most epochs."""
-    chosen: dict[str, str] = {}
-    for run in sorted(data.runs, key=lambda run: data.settings.run(run).train.epochs):
-        chosen[_name(run)] = run
-    return {name: chosen[name] for name in dict.fromkeys(map(_name, data.runs))}
-
-
-def _name(run: str) -> str:
-    return run.removesuffix("_short").removesuffix("_start")
 
 
 def summarise(rows: pd.DataFrame, guess: float) -> dict[str, Any]:
@@ -191,15 +176,15 @@ def walk_shares(epochs: Sequence[float]) -> np.ndarray:
 
 def cuts(data: Measured, guess: float) -> Figure:
     """Draw the cuts, a panel a network."""
-    runs = list(networks(data).values())
-    figure, axes = _panels(len(runs), height=1.5, share=True)
+    runs = data.networks.values()
+    figure, axes = figures.panels(len(runs), height=1.5, sharex=True, sharey=True)
     for axis, run in zip(axes, runs, strict=True):
-        rows = _of(data, run)
+        rows = data.rows(run)
         lines = rows[rows.kind == "cut"]
         for (epoch, statistics, *_), cut in lines.groupby(["epoch", "statistics", "seed", "direction"]):
             last = epoch == lines.epoch.max()
             if statistics == "batch":
-                colour = data.looks[run][0] if last else "0.65"
+                colour = data.look(run)["color"] if last else "0.65"
                 axis.plot(cut.x, cut.loss, color=colour, linewidth=0.9, zorder=2 + last)
             elif last:
                 axis.plot(cut.x, cut.loss, color="0.1", linestyle="--", linewidth=0.8, zorder=4)
@@ -212,28 +197,21 @@ def cuts(data: Measured, guess: float) -> Figure:
 
 def surfaces(data: Measured, kind: str, guess: float) -> Figure:
     """Draw the grid, or the plane of the trajectory with its path, a panel a network that has it."""
-    found = {run: rows for run in networks(data).values() if len(rows := _first(_of(data, run), kind))}
+    found = {run: rows for run in data.networks.values() if len(rows := _first(data.rows(run), kind))}
     if not found:
         figure = Figure(figsize=(6.3, 0.6))
         figure.text(0.5, 0.5, "no trajectory has three snapshots", ha="center", va="center")
         return figure
-    figure, axes = _panels(len(found), height=2.4 if kind == "grid" else 2.0)
+    figure, axes = figures.panels(len(found), height=2.4 if kind == "grid" else 2.0)
     for axis, (run, rows) in zip(axes, found.items(), strict=True):
         shown = _surface(axis, rows, guess)
         axis.set_title(run)
         if kind == "plane":
-            _path(axis, _of(data, run))
+            _path(axis, data.rows(run))
         else:
             axis.set_aspect("equal")
-    figure.colorbar(
-        shown,
-        ax=axes,
-        label="loss (nats)",
-        aspect=40,
-        location="bottom",
-        shrink=0.8,
-        ticks=range(0, int(2 * guess) + 1, 2),
-    )
+    ticks = range(0, int(2 * guess) + 1, 2)
+    figure.colorbar(shown, ax=axes, label="loss (nats)", aspect=40, location="bottom", shrink=0.8, ticks=ticks)
     return figure
 
 
@@ -254,20 +232,6 @@ def _path(axis: Axes, rows: pd.DataFrame) -> None:
     axis.plot(*path[["x", "y"]].iloc[-1], marker="o", color="black", markersize=5)
     axis.set_xlabel(f"component 1 ({100 * shares[1]:.0f} %)")
     axis.set_ylabel(f"component 2 ({100 * shares[2]:.0f} %)")
-
-
-def _panels(count: int, height: float, share: bool = False) -> tuple[Figure, list[Axes]]:
-    lines = math.ceil(count / COLUMNS)
-    figure = Figure(figsize=(6.3, lines * height + 0.6))
-    grid = figure.subplots(lines, min(COLUMNS, count), squeeze=False, sharex=share, sharey=share)
-    panels = list(grid.flat)
-    for spare in panels[count:]:
-        spare.remove()
-    return figure, panels[:count]
-
-
-def _of(data: Measured, run: str) -> pd.DataFrame:
-    return data.table[data.table.run == run]
 
 
 def _first(rows: pd.DataFrame, kind: str) -> pd.DataFrame:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -13,6 +14,7 @@ from vanishing import config, paths
 from vanishing.errors import UserError
 from vanishing.report import figures
 from vanishing.results import store
+from vanishing.results.initial_gradients import network_of
 
 
 @dataclass(frozen=True)
@@ -22,10 +24,37 @@ class Measured:
     table: pd.DataFrame
     """`run` and `seed`, then the columns of the files."""
     runs: list[str]
-    """Runs that have measurements, in the order of the block."""
+    """Runs of the block of parameters, in its order; some may have no measurements."""
     looks: dict[str, tuple[figures.Colour, str]]
     """Colour and line style of each run."""
     settings: config.Parameters
+
+    @property
+    def networks(self) -> dict[str, str]:
+        """For each network the measured run that trains for most epochs, in the order of the block of parameters."""
+        trainings: dict[str, list[str]] = {network_of(run): [] for run in self.runs}
+        for run in self.runs:
+            if (self.table.run == run).any():
+                trainings[network_of(run)].append(run)
+        epochs = {run: self.settings.run(run).train.epochs for run in self.runs}
+        return {network: max(runs, key=epochs.__getitem__) for network, runs in trainings.items() if runs}
+
+    def rows(self, run: str) -> pd.DataFrame:
+        """Return what is measured of a run."""
+        return self.table[self.table.run == run]
+
+    def means(self, run: str, *keys: str) -> pd.DataFrame:
+        """Return what is measured of a run as means over the seeds, a row for each combination of `keys`."""
+        rows = self.rows(run).drop(columns=["run", "seed"])
+        return rows.groupby(list(keys), sort=False, dropna=False).mean().reset_index()
+
+    def look(self, run: str) -> dict[str, Any]:
+        """Return `color` and `linestyle` of the full training of a run's network, which no other network has.
+
+        Where no full training is configured, they are the run's own.
+        """
+        colour, dashes = self.looks.get(network_of(run), self.looks[run])
+        return {"color": colour, "linestyle": dashes}
 
 
 def read(name: str, settings: config.Parameters) -> Measured | None:
@@ -48,8 +77,7 @@ def read(name: str, settings: config.Parameters) -> Measured | None:
         return None
     table = pd.concat(tables, ignore_index=True)
     table = table[["run", "seed", *(column for column in table if column not in {"run", "seed"})]]
-    runs = [run for run in settings.analyses[name].runs if (table.run == run).any()]
-    return Measured(table, runs, figures.looks(settings), settings)
+    return Measured(table, settings.analyses[name].runs, figures.looks(settings), settings)
 
 
 def save(name: str, drawn: Mapping[str, Figure]) -> None:

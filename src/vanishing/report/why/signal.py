@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -14,7 +13,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from vanishing.report import figures
 from vanishing.report.latex import code, number, tabular
 from vanishing.report.why.measured import Measured
-from vanishing.results import initial_gradients
+from vanishing.results import initial_gradients, statistics
 
 NETWORKS = ("vgg38", "vgg38_bn", "vgg38_rc", "vgg38_bn_rc")
 """Networks that stand side by side in the figures."""
@@ -56,7 +55,7 @@ CAPTIONS = {
 
 def draw(data: Measured) -> dict[str, Figure]:
     """Draw the figures of `CAPTIONS` with the networks of `NETWORKS` that are measured; with all if none of them is."""
-    every = networks(data)
+    every = data.networks
     shown = {name: every[name] for name in NETWORKS if name in every} or every
     tables = {run: _means(data, run) for run in shown.values()}
     with figures.style():
@@ -72,7 +71,7 @@ def tables(data: Measured) -> dict[str, str]:
     """Write the table of all networks."""
     head = " & ".join(("network", "epoch", *TABLE.values())) + r" \\"
     bodies = []
-    for run in networks(data).values():
+    for run in data.networks.values():
         rows = []
         for epoch, layers, lines in _ends(_means(data, run)):
             found = summarise(layers, lines)
@@ -88,7 +87,7 @@ def numbers(data: Measured) -> Iterator[tuple[str, float, str]]:
     counts = {"batches": block.batches, "batch_size": block.batch_size, "lines": block.lines}
     for key, value in (counts | ROUNDING).items():
         yield key, value, number(value)
-    for name, run in networks(data).items():
+    for name, run in data.networks.items():
         for when, (epoch, layers, lines) in zip(("start", "end"), _ends(_means(data, run)), strict=False):
             found = summarise(layers, lines) | {"epoch": float(epoch)}
             if when == "start":
@@ -96,18 +95,6 @@ def numbers(data: Measured) -> Iterator[tuple[str, float, str]]:
             for key, value in found.items():
                 if not math.isnan(value):
                     yield f"{name}/{when}/{key}", value, number(value, DECIMALS.get(key))
-
-
-def networks(data: Measured) -> dict[str, str]:
-    """Choose for each network, a run's name without `_short` or `_start`, the run that trains for most epochs.
-
-    Networks are in the order of the block of parameters, whichever of their runs are measured.
-    """
-    chosen: dict[str, str] = {}
-    for run in sorted(data.runs, key=lambda run: data.settings.run(run).train.epochs):
-        chosen[_name(run)] = run
-    order = dict.fromkeys(map(_name, data.settings.analyses.signal.runs))
-    return {name: chosen[name] for name in order if name in chosen}
 
 
 def summarise(layers: pd.DataFrame, lines: pd.DataFrame) -> dict[str, float]:
@@ -121,8 +108,8 @@ def summarise(layers: pd.DataFrame, lines: pd.DataFrame) -> dict[str, float]:
     last = layers.iloc[-2]  # the last hidden layer
     inside = layers.name.str.contains(".block", regex=False)
     return {
-        "forward": _geometric(layers.forward_factor[inside]),
-        "backward": _geometric(layers.backward_factor[inside.shift(-1, fill_value=False)]),
+        "forward": statistics.geometric_mean(layers.forward_factor[inside]),
+        "backward": statistics.geometric_mean(layers.backward_factor[inside.shift(-1, fill_value=False)]),
         "share": share.iloc[-2],
         **{f"below_{name}": _first(layers.layer[share < unit]) for name, unit in ROUNDING.items()},
         **{f"lost_{name}": _first(layers.layer[layers[f"agreement_{name}"] < 0.5]) for name in ROUNDING},
@@ -142,10 +129,10 @@ def predicted(data: Measured, run: str) -> float:
 
     The factor of eq:both includes what the reduction block behind the blocks does; here that is divided out.
     """
-    if _name(run) not in initial_gradients.NETWORKS:
+    network, model = initial_gradients.network_of(run), data.settings.run(run).model
+    if network not in initial_gradients.NETWORKS:
         return math.nan
-    model = data.settings.run(run).model
-    factor = initial_gradients.NETWORKS[_name(run)][1](model)
+    factor = initial_gradients.NETWORKS[network][1](model)
     if model.norm == "batch" and model.shortcut == "identity":
         blocks = model.blocks_by_stage[0]
         reduction = initial_gradients.walk_variance(1) / initial_gradients.walk_variance(blocks + 1)
@@ -153,20 +140,8 @@ def predicted(data: Measured, run: str) -> float:
     return factor
 
 
-def _name(run: str) -> str:
-    return run.removesuffix("_short").removesuffix("_start")
-
-
-def _look(data: Measured, run: str) -> tuple[figures.Colour, str]:
-    """Return the look of the network, which no other network has; those of runs may repeat."""
-    return data.looks.get(_name(run), data.looks[run])
-
-
 def _means(data: Measured, run: str) -> pd.DataFrame:
-    """Average a run's measurements over its seeds."""
-    rows = data.table[data.table.run == run].drop(columns=["run", "seed"])
-    keys = ["epoch", "kind", "layer", "name", "distance"]
-    return rows.groupby(keys, sort=False, dropna=False).mean().reset_index()
+    return data.means(run, "epoch", "kind", "layer", "name", "distance")
 
 
 def _ends(table: pd.DataFrame) -> list[tuple[int, pd.DataFrame, pd.DataFrame]]:
@@ -185,18 +160,8 @@ def _share(layers: pd.DataFrame) -> pd.Series:
     return square**0.5
 
 
-def _geometric(factors: pd.Series) -> float:
-    return float(np.exp(np.log(factors).mean()))
-
-
 def _first(layers: pd.Series) -> float:
     return float(layers.iloc[0]) if len(layers) else math.nan
-
-
-def _panels(runs: Sequence[str], lines: int = 1) -> tuple[Figure, np.ndarray]:
-    """Make a panel for each run in each line."""
-    figure = Figure(figsize=(6.3, 0.5 + 1.6 * lines))
-    return figure, figure.subplots(lines, len(runs), squeeze=False, sharex=True, sharey=True)
 
 
 def _by_depth(
@@ -204,17 +169,17 @@ def _by_depth(
     reference: Callable[[Axes], None],
 ) -> Figure:  # fmt: skip
     """Draw a quantity over the layers, a panel a run: initialisation in grey, the last snapshot in the run's colour."""
-    figure, grid = _panels(list(tables))
-    for axis, (run, table) in zip(grid[0], tables.items(), strict=True):
+    figure, axes = figures.panels(len(tables), len(tables), height=1.5, sharex=True, sharey=True)
+    for axis, (run, table) in zip(axes, tables.items(), strict=True):
         for at, (epoch, layers, _) in enumerate(_ends(table)):
-            look = {"color": _look(data, run)[0]} if at else {"color": "0.3", "linestyle": "--"}
+            look = {"color": data.look(run)["color"]} if at else {"color": "0.3", "linestyle": "--"}
             axis.plot(layers.layer, quantity(layers), label=f"epoch {epoch}", **look)
         axis.legend(loc="best", handlelength=2)
         axis.set_title(run, fontsize=7)
         axis.set(xlabel="layer", yscale="log")
         reference(axis)
-    _finish(grid)
-    grid[0, 0].set_ylabel(label)
+    _finish(axes)
+    axes[0].set_ylabel(label)
     return figure
 
 
@@ -232,26 +197,27 @@ def _noise(axis: Axes) -> None:
 
 def _factors(tables: dict[str, pd.DataFrame]) -> Figure:
     """Draw both factors over the layers: a column a run, initialisation above the last snapshot."""
-    figure, grid = _panels(list(tables), lines=2)
-    for column, (run, table) in enumerate(tables.items()):
-        for axis, (epoch, layers, _) in zip(grid[:, column], _ends(table), strict=False):
+    count = len(tables)
+    figure, axes = figures.panels(2 * count, count, height=1.55, sharex=True, sharey=True)
+    for at, (run, table) in enumerate(tables.items()):
+        for axis, (epoch, layers, _) in zip(axes[at::count], _ends(table), strict=False):
             plain = [math.sqrt((1 + initial_gradients.SLOPE**2) / 6) * initial_gradients.kept(n) for n in layers.width]
             axis.plot(layers.layer[:-1], plain[:-1], color="0.6", linewidth=2.5, label="plain, predicted")
             axis.plot(layers.layer, layers.forward_factor, color="C0", linewidth=0.9, label="forward")
             axis.plot(layers.layer, layers.backward_factor, color="C3", linestyle="--", linewidth=0.9, label="backward")
             axis.set_title(f"{run}, epoch {epoch}", fontsize=7)
             axis.set_yscale("log")
-    _finish(grid)
-    for axis in grid[-1]:
+    _finish(axes)
+    for axis in axes[count:]:
         axis.set_xlabel("layer")
     figure.supylabel("factor of a layer", fontsize=8)
-    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return figure
 
 
-def _finish(grid: np.ndarray) -> None:
+def _finish(axes: list[Axes]) -> None:
     """Thin out the ticks of panels over the layers."""
-    for axis in grid.flat:
+    for axis in axes:
         axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         axis.yaxis.set_major_locator(LogLocator(numticks=6))
         axis.yaxis.set_minor_locator(NullLocator())
@@ -259,14 +225,12 @@ def _finish(grid: np.ndarray) -> None:
 
 def _shattering(tables: dict[str, pd.DataFrame], data: Measured) -> Figure:
     """Draw the cosine of the input's gradients over the distance: initialisation left, the last snapshot right."""
-    figure = Figure(figsize=(6.3, 2.6))
-    panels = figure.subplots(1, 2, sharey=True)
+    figure, axes = figures.panels(2, height=2, sharey=True)
     for run, table in tables.items():
-        colour, dashes = _look(data, run)
-        for axis, (_, _, lines) in zip(panels, _ends(table), strict=False):
-            axis.plot(lines.distance, lines.gradient_cosine, color=colour, linestyle=dashes, label=run)
-    for axis, title in zip(panels, ("initialisation", "last snapshot"), strict=True):
+        for axis, (_, _, lines) in zip(axes, _ends(table), strict=False):
+            axis.plot(lines.distance, lines.gradient_cosine, label=run, **data.look(run))
+    for axis, title in zip(axes, ("initialisation", "last snapshot"), strict=True):
         axis.set(title=title, xlabel="distance, as a share of the line", xscale="log", ylim=(-0.1, 1.05))
-    panels[0].set_ylabel("cosine of the gradients")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=4, handlelength=3)
+    axes[0].set_ylabel("cosine of the gradients")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4, handlelength=3)
     return figure

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-from statistics import fmean, stdev
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
@@ -17,7 +14,8 @@ from matplotlib.lines import Line2D
 
 from vanishing.report import figures, latex
 from vanishing.report.why.measured import Measured
-from vanishing.results import statistics
+from vanishing.results.initial_gradients import network_of
+from vanishing.results.statistics import Interval, cosine, interval, ratio
 
 CAPTIONS = {
     "paths": "Along the negative gradient of one minibatch, over the distance relative to the norm of the kernels: the "
@@ -50,46 +48,6 @@ OF_SIZES = {"start_loss": "loss", "gradient_norm": "gradient norm", "relative_ch
 PAIRED = ["seed", "epoch", "group", "direction", "step"]
 
 
-@dataclass(frozen=True)
-class Interval:
-    """A mean with the 95 % interval of Student's distribution; geometric for ratios. NaN where it is not defined."""
-
-    mean: float
-    low: float
-    high: float
-    count: int
-
-    def __str__(self) -> str:
-        """Write it in LaTeX."""
-        return f"{latex.number(self.mean)} [{latex.number(self.low)}, {latex.number(self.high)}]"
-
-
-def mean(values: pd.Series) -> Interval:
-    """Return the mean over groups of images, with its interval; one group has none.
-
-    Args:
-        values: indexed by the group. Those of a group, one for each seed, are averaged first: they share their images.
-    """
-    found = [fmean(each) for _, each in values.groupby(level=0)]
-    if len(found) < 2:
-        return Interval(found[0] if found else math.nan, math.nan, math.nan, len(found))
-    half = statistics.quantile(len(found) - 1) * stdev(found) / math.sqrt(len(found))
-    return Interval(fmean(found), fmean(found) - half, fmean(found) + half, len(found))
-
-
-def cosine(values: pd.Series) -> Interval:
-    """Return the mean of cosines, with its interval, which ends at -1 and 1."""
-    found = mean(values)
-    return Interval(found.mean, max(found.low, -1.0), min(found.high, 1.0), found.count)
-
-
-def ratio(first: pd.Series, second: pd.Series | float = 1.0) -> Interval:
-    """Return the geometric mean of paired ratios; NaN where a value is not positive."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        found = mean(pd.Series(np.log(first / second)))
-    return Interval(math.exp(found.mean), math.exp(found.low), math.exp(found.high), found.count)
-
-
 def networks(table: pd.DataFrame) -> pd.DataFrame:
     """Add the column `network`, and keep each of its snapshots once.
 
@@ -97,8 +55,7 @@ def networks(table: pd.DataFrame) -> pd.DataFrame:
     differ there by the rounding of the device that trained them. The first in the order of the block is kept. Later
     epochs have other learning rates, and keep the name of their run.
     """
-    stem = table.run.str.replace(r"_(?:short|start)$", "", regex=True)
-    named = table.assign(network=stem.where(table.epoch <= 1, table.run))
+    named = table.assign(network=table.run.map(network_of).where(table.epoch <= 1, table.run))
     return named[named.run == named.groupby(["network", "seed", "epoch"]).run.transform("first")]
 
 
@@ -151,7 +108,7 @@ def common(data: Measured) -> Iterator[tuple[str, int, int, Interval]]:
     for (network, epoch, size), rows in _split(both, ["network", "epoch", "size"]):
         count = data.settings.analyses.smoothness.batch_size / size
         shares = (count * (rows.gradient_norm / rows.gradient_norm_alone) ** 2 - 1) / (count - 1)
-        yield network, epoch, size, mean(shares)
+        yield network, epoch, size, interval(shares)
 
 
 def _split(table: pd.DataFrame, columns: list[str]) -> Iterator[tuple[list[Any], pd.DataFrame]]:
@@ -186,22 +143,28 @@ def numbers(data: Measured) -> Iterator[tuple[str, float, str]]:
 
 
 def _bounds(key: str, found: dict[str, Interval]) -> Iterator[tuple[str, float, str]]:
-    for name, interval in found.items():
-        yield f"{key}/{name}", interval.mean, str(interval)
-        yield f"{key}/{name}/low", interval.low, latex.number(interval.low)
-        yield f"{key}/{name}/high", interval.high, latex.number(interval.high)
+    for name, each in found.items():
+        yield f"{key}/{name}", each.mean, _text(each)
+        yield f"{key}/{name}/low", each.low, latex.number(each.low)
+        yield f"{key}/{name}/high", each.high, latex.number(each.high)
+
+
+def _text(found: Interval) -> str:
+    """Write a mean with its interval, or alone where it has none, such as that of a single group."""
+    mean, low, high = map(latex.number, (found.mean, found.low, found.high))
+    return mean if math.isnan(found.low) else f"{mean} [{low}, {high}]"
 
 
 def tables(data: Measured) -> dict[str, str]:
     """Write the ratios of networks with batch normalisation, and those of the sizes of the minibatch."""
     head = " & ".join(["", "without", "epoch", *(f"{name}" for name in QUANTITIES.values()), "$n$"]) + r" \\"
     rows = [
-        [latex.code(network), latex.code(plain), str(epoch), *map(str, found.values()), str(found["beta"].count)]
+        [latex.code(network), latex.code(plain), str(epoch), *map(_text, found.values()), str(found["beta"].count)]
         for network, plain, epoch, found in compare(data)
     ]
     of_sizes = " & ".join(["", "epoch", "", "size", *OF_SIZES.values(), "agreement", "$n$"]) + r" \\"
     sizes = [
-        [latex.code(network), str(epoch), kind, str(size), *map(str, found.values()), str(found["agreement"].count)]
+        [latex.code(network), str(epoch), kind, str(size), *map(_text, found.values()), str(found["agreement"].count)]
         for network, epoch, kind, size, found in compare_sizes(data)
         if size < data.settings.analyses.smoothness.batch_size  # not the whole group against itself
     ]
@@ -222,7 +185,7 @@ def _adam(data: Measured) -> str:
         cells = [
             text
             for step in at
-            for text in (latex.number(ratio(step.relative_distance).mean), str(ratio(step.loss_range)))
+            for text in (latex.number(ratio(step.relative_distance).mean), _text(ratio(step.loss_range)))
         ]
         rows.append([latex.code(network), str(epoch), *cells])
     over = "".join(f" & \\multicolumn{{2}}{{c}}{{rate {latex.number(rate)}}}" for rate in rates)
@@ -252,7 +215,7 @@ def paths(data: Measured) -> Figure:
                 if rows.empty:
                     continue
                 steps = {step: ratio(each[quantity]) for step, each in rows.groupby("step")}
-                lines[network] = _band(axis, steps, data.looks.get(network, data.looks[rows.run.iloc[0]]))
+                lines[network] = _band(axis, steps, data.look(rows.run.iloc[0]))
             axis.set(xscale="log", yscale="log", title="" if at else label)
             axis.minorticks_off()
         line[0].set_ylabel("initialisation" if epoch == 0 else f"epoch {epoch}")
@@ -264,8 +227,7 @@ def paths(data: Measured) -> Figure:
 def sizes(data: Measured) -> Figure:
     """Draw the quantities over the size of the minibatch, a colour for each snapshot."""
     names = OF_SIZES | {"agreement": "agreement"}
-    figure = Figure(figsize=(6.3, 2.3))
-    axes = figure.subplots(1, len(names), squeeze=False)[0]
+    figure, axes = figures.panels(len(names), len(names), height=1.7)
     lines: dict[tuple[str, int, str], dict[int, dict[str, Interval]]] = {}
     for network, epoch, kind, size, found in compare_sizes(data):
         lines.setdefault((network, epoch, kind), {})[size] = found
@@ -289,14 +251,11 @@ def sizes(data: Measured) -> Figure:
     return figure
 
 
-def _band(axis: Axes, found: dict[float, Interval], look: tuple[figures.Colour, str]) -> Line2D:
+def _band(axis: Axes, found: dict[float, Interval], look: dict[str, Any]) -> Line2D:
     """Draw means over the distance, with their intervals as a band; return the line."""
-    colour, dashes = look
-    distances, intervals = list(found), list(found.values())
-    axis.fill_between(
-        distances, [i.low for i in intervals], [i.high for i in intervals], color=colour, alpha=0.2, linewidth=0
-    )
-    return axis.plot(distances, [i.mean for i in intervals], color=colour, linestyle=dashes)[0]
+    low, high = ([getattr(each, end) for each in found.values()] for end in ("low", "high"))
+    axis.fill_between(list(found), low, high, color=look["color"], alpha=0.2, linewidth=0)
+    return axis.plot(list(found), [each.mean for each in found.values()], **look)[0]
 
 
 def _bars(axis: Axes, found: dict[float, Interval], colour: figures.Colour, dashes: str, label: str | None) -> None:
