@@ -366,6 +366,10 @@ def test_the_part_has_its_figures_table_and_values(study):
     assert values["default_fp32/none/trained"] == (0, "0 of 2 seeds")
     assert values["default_fp32/none/networks"] == (2, "2")
     assert values["default_fp32/split"] == (1, "1 of 2 seeds at 10 layers")
+    # of two seeds with 10 layers and one with 12, two train: one of them with 10 in two of three cases
+    assert values["default_fp32/reversal"] == (pytest.approx(2 / 3), "0.667")
+    assert [values[f"default_fp32/{key}/blocks"][1] for key in ("failed", "any")] == ["(1, 0, 0)", "(1, 1, 0)"]
+    assert "he_fp32/reversal" not in values
     assert values["default_fp32/trained/epsilons"] == (pytest.approx(2), "2")  # 2e-8 over 1e-8: 12 layers
     assert values["default_fp32/failed/epsilons"] == (pytest.approx(1e4), "10\\,000")  # 14 layers
     assert values["he_fp32/gap"][0] == pytest.approx(math.log(100) - 4.5)
@@ -376,6 +380,18 @@ def test_of_networks_that_all_train_nothing_is_said_to_fail(study):
     values = {key: value for key, value, _ in shown.numbers(measured.Measured(whole, [], {}, study))}
     assert (values["default_fp32/any"], values["default_fp32/every"]) == (38, 38)
     assert not [key for key in values if "failed" in key or "none" in key or "split" in key or "missing" in key]
+
+
+def test_two_depths_are_compared_by_fishers_exact_test(study):
+    """Of six, the three that train are those of 14 layers in one of 6! / (3! 3!) = 20 draws."""
+    reverse = [
+        row for seed in range(3) for row in rows("default", 12, -1.0, seed=seed) + rows("default", 14, 6.0, seed=seed)
+    ]
+    values = {key: each for key, *each in shown.numbers(measured.Measured(pd.DataFrame(reverse), [], {}, study))}
+    assert values["default_fp32/reversal"] == [pytest.approx(1 / 20), "0.05"]
+    assert values["default_fp32/reversal"][0] == pytest.approx(
+        stats.fisher_exact([[0, 3], [3, 0]], alternative="less").pvalue
+    )
 
 
 def test_of_a_loss_that_is_not_finite_no_distance_is_said(study):

@@ -147,7 +147,13 @@ def numbers(data: Measured) -> Numbers:
         yield key, value, number(value)
     for sweep in _sweeps(found):
         rows, other = _rows(found, sweep), _rows(found, (sweep[0], "fp32"))
-        for part in (_limits(data, sweep), _tried(data, rows), _ends(rows), _failing(data, rows), _shared(rows, other)):
+        for part in (
+            _limits(data, sweep),
+            _tried(data, rows),
+            _ends(data, rows),
+            _failing(data, rows),
+            _shared(rows, other),
+        ):
             yield from ((f"{'_'.join(sweep)}/{key}", value, text) for key, value, text in part)
 
 
@@ -170,8 +176,12 @@ def _tried(data: Measured, rows: pd.DataFrame) -> Numbers:
         yield "missing", len(missing), _enumerate(missing)
 
 
-def _ends(rows: pd.DataFrame) -> Numbers:
-    """Yield between which depths a sweep ceases to train, and how many seeds train at each of them."""
+def _ends(data: Measured, rows: pd.DataFrame) -> Numbers:
+    """Yield between which depths a sweep ceases to train, and how many seeds train at each of them.
+
+    Where a deeper network than the first that fails trains, `reversal` is the probability that at most so many of
+    those that train are at the lesser depth, were both depths alike (Fisher's exact test).
+    """
     ends, trained = observed(rows), rows.groupby("layers").trained.agg(["sum", "size"])
     shares = {layers: f"{k} of {n} seed{'s' if n > 1 else ''}" for layers, k, n in trained.itertuples()}
     for key, layers in ends.items():
@@ -179,8 +189,16 @@ def _ends(rows: pd.DataFrame) -> Numbers:
             yield key, layers, str(layers)
         if layers in shares:
             yield f"{key}/trained", int(trained["sum"][layers]), shares[layers]
+            blocks = depth_prediction.blocks(int(layers), data.settings.model.stages)
+            yield f"{key}/blocks", sum(blocks), f"({', '.join(map(str, blocks))})"
     if hopeless := int((rows.layers >= ends["none"]).sum()):
         yield "none/networks", hopeless, str(hopeless)
+    if ends["any"] > ends["failed"]:
+        (few, n), (many, m) = trained.loc[[ends["failed"], ends["any"]]].to_numpy().tolist()
+        ways = sum(math.comb(n, each) * math.comb(m, few + many - each) for each in range(few + 1))
+        if few / n < many / m:
+            chance = ways / math.comb(n + m, few + many)
+            yield "reversal", chance, number(chance)
     split = trained.index[(trained["sum"] > 0) & (trained["sum"] < trained["size"])]
     if len(split):
         yield "split", len(split), _listed([f"{shares[layers]} at {layers} layers" for layers in split])
