@@ -413,6 +413,14 @@ def test_every_seed_has_a_mark_of_its_own_filled_where_it_trains(study):
     assert len(set(places)) == 9
 
 
+def test_the_loss_of_a_network_is_below_the_dashed_line_if_it_trains(study):
+    axis = shown.draw(measured.Measured(TABLE, [], {}, study))["loss"].axes[0]
+    marks = [line for line in axis.lines if line.get_marker() in {"o", "^"}]
+    found = sorted((layers, loss < -5.0) for line in marks for layers, loss in zip(*line.get_data(), strict=True))
+    trained = shown.verdicts(TABLE, 5.0)
+    assert found == sorted(zip(trained.layers, trained.trained, strict=True))
+
+
 @pytest.mark.parametrize(
     ("layers", "text"),
     [

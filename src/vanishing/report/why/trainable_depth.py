@@ -27,7 +27,7 @@ CAPTIONS = {
     "depends on the image over the part that does not. Right: the mean gradient of the entry convolution. Bands are "
     "predicted; marks, one a seed, are measured in double precision; dotted lines are unit roundoffs and Adam's "
     "$\\epsilon$.",
-    "loss": "Validation loss at the end of each training less that of chance, in standard errors: a mark a seed, lines "
+    "loss": "Lowest validation loss of each training less that of chance, in standard errors: a mark a seed, lines "
     "through their means. Networks below the dashed line count as trained, those below the dotted one by the stricter "
     "rule as well; training ends there.",
     "verdicts": "Layers of the deepest network that trains: predicted, and observed in the sweep, by the threshold and "
@@ -318,7 +318,7 @@ def _initialisation(data: Measured) -> Figure:
 def _loss(data: Measured) -> Figure:
     block, figure = data.settings.trainable_depth, Figure(figsize=(6.3, 2.6))
     axis = figure.subplots()
-    found = verdicts(data.table, block.threshold)
+    found = data.table.groupby(["precision", *START], sort=False, as_index=False).standard_errors.max()
     for sweep in _sweeps(found):
         rows, (colour, mark) = _rows(found, sweep), LOOKS[sweep]
         mean = -rows.groupby("layers").standard_errors.mean()
