@@ -318,7 +318,7 @@ def _initialisation(data: Measured) -> Figure:
 def _loss(data: Measured) -> Figure:
     block, figure = data.settings.trainable_depth, Figure(figsize=(6.3, 2.6))
     axis = figure.subplots()
-    found = data.table.groupby(["precision", *START], sort=False, as_index=False).standard_errors.max()
+    found = data.table.groupby(["precision", *START], sort=False)[["standard_errors"]].max().reset_index()
     for sweep in _sweeps(found):
         rows, (colour, mark) = _rows(found, sweep), LOOKS[sweep]
         mean = -rows.groupby("layers").standard_errors.mean()
