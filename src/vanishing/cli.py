@@ -271,8 +271,11 @@ def _plan(options: argparse.Namespace) -> None:
     from vanishing.engines import remaining
     from vanishing.training import cost
 
-    listed = remaining.entries(_load(), options.studies)
+    settings = _load()
+    listed = remaining.entries(settings, options.studies)
     print(remaining.text(listed, cost.estimate(listed, at_once=options.at_once)))
+    if swept := [] if options.studies else remaining.sweep(settings):  # which belongs to no study
+        print(remaining.sweep_text(swept, cost.estimate(swept)))
 
 
 def _rates(options: argparse.Namespace) -> None:

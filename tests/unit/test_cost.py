@@ -262,7 +262,9 @@ def test_the_command_plans_a_study_and_then_what_is_left_of_it(monkeypatch, caps
     monkeypatch.setattr(cost, "MEASURED_FOR", 0.05)
     Path("params.yaml").write_text(yaml.safe_dump(examples.content({"model": {"filters": 4}}, runs=["vgg08"])))
     assert cli.main(["plan"]) == 0
-    assert "left to train: 1 training, " in capsys.readouterr().out
+    found = capsys.readouterr().out
+    assert "left to train: 1 training, " in found
+    assert "left to sweep: trainable_depth of 1 training, " in found
     settings = config.load()
     stages.data(settings)
     stages.train(settings, [("vgg08", 0)])
@@ -270,6 +272,9 @@ def test_the_command_plans_a_study_and_then_what_is_left_of_it(monkeypatch, caps
     for analysis, _ in settings.analyses:
         getattr(stages, analysis)(settings, "vgg08", 0)
     assert cli.main(["plan", "core"]) == 0
+    assert capsys.readouterr().out.endswith("left to train: nothing\n")
+    files.write(paths.TRAINABLE_DEPTH, "")
+    assert cli.main(["plan"]) == 0
     assert capsys.readouterr().out.endswith("left to train: nothing\n")
 
 
@@ -294,6 +299,55 @@ def test_an_analysis_takes_the_passes_that_it_states_at_every_snapshot():
         for precision in ("fp32", "fp64")
         for run, seconds in (("vgg08", 80), ("vgg38", 380))
     ]
+
+
+def swept(precisions=("fp32",), **block):
+    """Plain networks of 8 and 10 layers, on 20 images of 10 classes in minibatches of 5, judged on 10, for 2 epochs."""
+    sweeps = [
+        {"initialisation": "default", "precision": precision, "layers": [8, 10], "seeds": [0, 3]}
+        for precision in precisions
+    ]
+    return study({"trainable_depth": {"sweeps": sweeps, **block}, "train": {"threads": 2}})
+
+
+def test_the_sweep_trains_every_network_on_its_own_images():
+    """The entry convolution, one of 32 x 32 pixels, two of 16 x 16, two of 8 x 8, one of 4 x 4 and 10 classes; with 10
+    layers two more of 32 x 32. Each image costs 3 forward passes in both epochs, a validation image one.
+    """
+    pixel = 9 * 32 * 32
+    shallow = 9 * 3 * 32 * 1024 + pixel * (1024 + 2 * 256 + 2 * 64 + 16) + 320
+    listed = remaining.sweep(swept())
+    assert [entry.name for entry in listed] == [
+        f"{layers} layers, default, fp32, seed {seed}" for layers in (8, 10) for seed in (0, 3)
+    ]
+    forward = [shallow, shallow, shallow + 2 * 1024 * pixel, shallow + 2 * 1024 * pixel]
+    assert [entry.macs for entry in listed] == [each * 2 * (3 * 20 + 10) for each in forward]
+    assert [entry.work for entry in listed] == pytest.approx([each * 5 / 1e9 for each in forward])
+    assert [entry.steps for entry in listed] == pytest.approx([2 * 4 + 2 * 10 / 15] * 4)
+
+
+def test_the_time_of_the_sweep_is_that_of_all_its_steps_with_its_own_threads():
+    measured = []
+
+    def step(run):
+        measured.append((run.train.precision, run.train.threads, models.measure(run.model, 10).layers))
+        return 0.01 * measured[-1][-1] * (2 if run.train.precision == "bf16" else 1), "a chip"
+
+    listed = remaining.sweep(swept(("fp32", "bf16")))
+    made = cost.estimate(listed, step, pass_seconds=never)
+    assert measured == [("fp32", 1, 8), ("fp32", 1, 10), ("bf16", 1, 8), ("bf16", 1, 10)]
+    steps = 2 * 4 + 2 * 10 / 15
+    assert sum(made.seconds.values()) == pytest.approx(steps * (0.08 + 0.08 + 0.1 + 0.1) * 3)
+    head, *rest = remaining.sweep_text(listed, made).splitlines()
+    # 140 passes of each image's 16.4 and 35.2 million, four times each; 9.33 steps of 1.08 s in all
+    assert head == "left to sweep: trainable_depth of 8 trainings, 29 GMAC, at most 10 s one after another"
+    assert rest[0] == "  8 layers, default, fp32, seed 0: 80 ms a step in fp32 on a chip"
+    assert len(rest) == 4
+
+
+def test_a_sweep_whose_table_is_there_is_done():
+    files.write(paths.TRAINABLE_DEPTH, "")
+    assert remaining.sweep(swept()) == []
 
 
 @pytest.mark.parametrize("name", ["signal", "landscape", "curvature"])

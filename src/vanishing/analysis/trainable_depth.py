@@ -62,6 +62,12 @@ class Network:
     run: config.Run
     seed: int
 
+    @property
+    def name(self) -> str:
+        """What progress and cost estimate call it."""
+        model, train = self.run.model, self.run.train
+        return f"{self.layers} layers, {model.initialisation}, {train.precision}, seed {self.seed}"
+
 
 def measure(settings: config.Parameters, dataset: Dataset) -> pd.DataFrame:
     """Train every network of the block, and return a row for each epoch; see `COLUMNS`.
@@ -124,9 +130,8 @@ def _train(block: config.TrainableDepth, network: Network, train: Images, val: I
         **_initial(network, block, train),
     }
     rows: list[dict[str, Any]] = []
-    title = f"{network.layers} layers, {run.model.initialisation}, {run.train.precision}, seed {network.seed}"
     minibatches = math.ceil(len(train[0]) / block.batch_size)
-    with Progress(title, block.epochs, unit="epoch") as progress:
+    with Progress(network.name, block.epochs, unit="epoch") as progress:
         for epoch in range(1, block.epochs + 1):
             draws = augmentation.draw(len(train[0]), network.seed, epoch).to(learner.device)
             row = _epoch(learner, block.batch_size, draws, train, val)

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 
 from vanishing import config, paths
+from vanishing.analysis import trainable_depth
 from vanishing.console import aligned, duration
 from vanishing.results import store
 from vanishing.training import models
@@ -47,6 +48,23 @@ def _analyses(settings: config.Parameters, run: str) -> list[Analysis]:
     return found
 
 
+def sweep(settings: config.Parameters) -> list[Entry]:
+    """List the trainings of the sweep over depths, none once its table is there.
+
+    Their cost is an upper bound: a network that is above the strict threshold is not trained further. It leaves out
+    the gradients of a few minibatches at initialisation.
+    """
+    if paths.TRAINABLE_DEPTH.exists():
+        return []
+    block, classes = settings.trainable_depth, settings.data.classes
+    part = block.images * classes, block.held_out * classes, 0
+    found = []
+    for each in trainable_depth.networks(settings):
+        size = models.measure(each.run.model, classes)
+        found.append(Entry(each.name, each.run, size, [], [], [each.seed], part=part))
+    return found
+
+
 def to_train(settings: config.Parameters, studies: Sequence[str] = ()) -> list[tuple[str, int]]:
     """List each run and seed of `studies`, of all if none is named, that is left to train."""
     return [(entry.name, seed) for entry in entries(settings, studies) for seed in entry.to_train]
@@ -64,6 +82,14 @@ def text(listed: Sequence[Entry], made: Estimate) -> str:
         analyses = duration(sum(found)) if found else "-"
         rows.append((entry.name, f"{entry.size.layers}", f"{entry.run.train.epochs}", done, left, *cost, analyses))
     return "\n".join([aligned(rows, gap=2), "", *_totals(listed, made)])
+
+
+def sweep_text(listed: Sequence[Entry], made: Estimate) -> str:
+    """Say what the sweep over depths has left to train, the time at most, and what that rests on."""
+    amount = f"{_trainings(len(listed))}, {_si(sum(entry.macs for entry in listed), 'MAC')}"
+    time = f"at most {duration(sum(made.seconds.values()))} one after another"
+    lines = (f"  {line}" for line in made.measurements)
+    return "\n".join([f"left to sweep: trainable_depth of {amount}, {time}", *lines])
 
 
 def _totals(listed: Sequence[Entry], made: Estimate) -> list[str]:

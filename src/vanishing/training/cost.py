@@ -65,6 +65,13 @@ class Entry:
     """Seeds that are trained, and whose gradient flow is not measured yet."""
     to_train: list[int]
     analyses: list[Analysis] = field(default_factory=list)
+    part: tuple[int, int, int] | None = None
+    """Its training, validation and test images, where it does not take the whole data set."""
+
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """Training, validation and test images."""
+        return self.part or self.run.data.sizes
 
     @property
     def work(self) -> float:
@@ -74,19 +81,19 @@ class Entry:
     @property
     def macs(self) -> int:
         """Multiply-accumulates of a training, evaluation included."""
-        train, val, test = self.run.data.sizes
+        train, val, test = self.sizes
         return self.size.macs * (self.run.train.epochs * (STEP * train + val) + test)
 
     @property
     def last_share(self) -> float:
         """Share of a training's arithmetic that follows its last epoch: the test, and the validation once more."""
-        _, val, test = self.run.data.sizes
+        _, val, test = self.sizes
         return self.size.macs * (val + test) / self.macs
 
     @property
     def steps(self) -> float:
         """Steps of a training, the evaluation counted in steps of the same arithmetic."""
-        train, val, test = self.run.data.sizes
+        train, val, test = self.sizes
         epochs, size = self.run.train.epochs, self.run.train.batch_size
         return epochs * math.ceil(train / size) + (epochs * val + test) / (STEP * size)
 

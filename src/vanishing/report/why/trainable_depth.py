@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -18,15 +19,20 @@ from vanishing.report.why.measured import Measured
 from vanishing.results import depth_prediction
 
 CAPTIONS = {
-    "depth": "Predicted and observed depth. Filled marks are networks that train in the sweep; open ones do not. A bar "
-    "spans the greatest depth that a prediction allows, from averaged positions that are independent to ones that are "
-    "alike; an arrow means no limit here. The tick stands at six depth scales.",
+    "depth": "Predicted and observed depth. Each mark is a seed, the first the lowest: filled where the network trains "
+    "in the sweep, open where it does not. A bar spans the greatest depth that a prediction allows, from averaged "
+    "positions that are independent to ones that are alike; an arrow means no limit here. The tick stands at six depth "
+    "scales.",
     "initialisation": "What the predictions rest on, at initialisation. Left: the part of the classifier's input that "
     "depends on the image over the part that does not. Right: the mean gradient of the entry convolution. Bands are "
-    "predicted, marks measured in double precision; dotted lines are unit roundoffs and Adam's $\\epsilon$.",
-    "loss": "Validation loss at the end of each training less that of chance, in standard errors. Networks below the "
-    "dashed line count as trained, those below the dotted one by the stricter rule as well; training ends there.",
-    "verdicts": "Most layers with which a network trains: predicted, and of those in the sweep observed (0: none).",
+    "predicted; marks, one a seed, are measured in double precision; dotted lines are unit roundoffs and Adam's "
+    "$\\epsilon$.",
+    "loss": "Lowest validation loss of each training less that of chance, in standard errors: a mark a seed, lines "
+    "through their means. Networks below the dashed line count as trained, those below the dotted one by the stricter "
+    "rule as well; training ends there.",
+    "verdicts": "Layers of the deepest network that trains: predicted, and observed in the sweep, by the threshold and "
+    "by the stricter one. Any: with at least one seed. Every: up to which each seed of each depth in the sweep trains. "
+    "A depth may have one seed only; 0: none.",
 }
 
 LOOKS = {
@@ -45,24 +51,25 @@ REASONS = {"rounding": ("rounding of the signal", "0.55"), "epsilon": ("Adam's e
 BOTH = (False, True)
 """Whether averaged positions are alike: the ends of a prediction's range."""
 
+START = ["initialisation", "layers", "seed"]
+"""What an initialised network is known by: precisions share it."""
+
 Sweep = tuple[str, str]
+
+Numbers = Iterator[tuple[str, float, str]]
 
 
 def verdicts(table: pd.DataFrame, threshold: float) -> pd.DataFrame:
-    """Return for each network whether it trains, and by which step.
+    """Return the last epoch of each network and seed, in the order of the table, and whether it `trained`.
 
     Args:
         table: a row for each epoch of a network; see `vanishing.analysis.trainable_depth.COLUMNS`.
-        threshold: standard errors below chance that an epoch must exceed.
-
-    Returns:
-        A row for each network, in the order of the table: `initialisation`, `precision`, `layers`, `steps` of the first
-        such epoch (NaN without one), and `trained`.
+        threshold: standard errors below chance that any of its epochs must exceed.
     """
-    keys = ["initialisation", "precision", "layers"]
-    passed = table[table.standard_errors > threshold].drop_duplicates(keys)[[*keys, "steps"]]
-    found = table[keys].drop_duplicates().merge(passed, how="left", on=keys)
-    return found.assign(trained=found.steps.notna())
+    keys = ["precision", *START]
+    passed = table.assign(trained=table.standard_errors > threshold)
+    passed["trained"] = passed.groupby(keys).trained.transform("any")
+    return passed.drop_duplicates(keys, keep="last")
 
 
 def predicted(settings: config.Parameters, sweep: Sweep) -> dict[str, tuple[float, float]]:
@@ -78,11 +85,22 @@ def predicted(settings: config.Parameters, sweep: Sweep) -> dict[str, tuple[floa
     }
 
 
-def observed(table: pd.DataFrame, threshold: float, sweep: Sweep) -> int:
-    """Return the layers of the deepest network of a sweep that trains; 0 if none does."""
-    found = verdicts(table, threshold)
-    trained = _rows(found[found.trained], sweep)
-    return int(trained.layers.max()) if len(trained) else 0
+def observed(found: pd.DataFrame) -> dict[str, float]:
+    """Return between which depths the networks of a sweep cease to train, in layers.
+
+    Args:
+        found: their verdicts; a depth may have several seeds.
+
+    Returns:
+        `any`: of the deepest network that trains, with whatever seed (0 without one);
+        `every`: of the deepest up to which each seed of each depth trains (0 without one);
+        `failed`: of the shallowest with a seed that fails (infinite without one);
+        `none`: from which on no network trains (infinite where the deepest does).
+    """
+    layers = found.layers
+    deepest, failed = max([0, *layers[found.trained]]), min([math.inf, *layers[~found.trained]])
+    every, none = max([0, *layers[layers < failed]]), min([math.inf, *layers[layers > deepest]])
+    return {"any": deepest, "every": every, "failed": failed, "none": none}
 
 
 def draw(data: Measured) -> dict[str, Figure]:
@@ -94,69 +112,115 @@ def draw(data: Measured) -> dict[str, Figure]:
 def tables(data: Measured) -> dict[str, str]:
     """Return the table of predicted and observed depths."""
     head = [
-        r" & & \multicolumn{3}{c}{predicted by} & \multicolumn{2}{c}{observed} \\",
-        r"\cmidrule(lr){3-5} \cmidrule(lr){6-7}",
-        r"initialisation & precision & rounding & Adam's $\epsilon$ & $6\,\xi$ & at the threshold & stricter \\",
+        r" & & & & & \multicolumn{2}{c}{observed} & \multicolumn{2}{c}{stricter} \\",
+        r"\cmidrule(lr){6-7} \cmidrule(lr){8-9}",
+        r"initialisation & precision & rounding & Adam's $\epsilon$ & $6\,\xi$ & any & every & any & every \\",
     ]
     block, rows = data.settings.trainable_depth, []
     for sweep in _sweeps(data.table):
         limits = predicted(data.settings, sweep)
         ranges = [_range(limits[reason]) for reason in REASONS]
-        seen = [observed(data.table, threshold, sweep) for threshold in (block.threshold, block.strict_threshold)]
-        rows.append([NAMES[sweep[0]], sweep[1], *ranges, number(limits["correlation"][0], 0), *map(str, seen)])
-    return {"verdicts": tabular("llccccc", head, rows)}
+        ends = [
+            observed(verdicts(_rows(data.table, sweep), threshold))
+            for threshold in (block.threshold, block.strict_threshold)
+        ]
+        seen = [number(end[key], 0) for end in ends for key in ("any", "every")]
+        rows.append([NAMES[sweep[0]], sweep[1], *ranges, number(limits["correlation"][0], 0), *seen])
+    return {"verdicts": tabular("llccccccc", head, rows)}
 
 
-def numbers(data: Measured) -> Iterator[tuple[str, float, str]]:
-    """Yield what the text quotes: of the sweep as a whole, then of each sweep."""
-    block, table = data.settings.trainable_depth, data.table
+def numbers(data: Measured) -> Numbers:
+    """Yield what the text quotes: of the sweep as a whole, then of each initialisation and precision."""
+    block, found = data.settings.trainable_depth, verdicts(data.table, data.settings.trainable_depth.threshold)
     chance = math.erfc(block.threshold / math.sqrt(2)) / 2
-    networks = verdicts(table, block.threshold)
     steps = math.ceil(block.images * data.settings.data.classes / block.batch_size)
     agree, starts = _agreeing(data)
     counts = {
-        "networks": len(networks), "images": block.images, "held_out": block.held_out, "epochs": block.epochs,
-        "steps": steps * block.epochs, "batch_size": block.batch_size, "agree": agree,
-        "starts": starts,
+        "networks": len(found), "images": block.images, "held_out": block.held_out, "epochs": block.epochs,
+        "steps": steps * block.epochs, "batch_size": block.batch_size, "agree": agree, "starts": starts,
+        "seeds": found.groupby(["precision", "initialisation", "layers"]).size().max(),
     }  # fmt: skip
     for key, count in counts.items():
         yield key, count, number(count, 0)
     values = {key: getattr(block, key) for key in ("threshold", "strict_threshold", "learning_rate")}
-    for key, value in (values | {"false": chance, "false_all": chance * len(networks) * block.epochs}).items():
+    for key, value in (values | {"false": chance, "false_all": chance * len(found) * block.epochs}).items():
         yield key, value, number(value)
-    for sweep in _sweeps(table):
-        stem, limits = "_".join(sweep), predicted(data.settings, sweep)
-        for reason, (low, high) in limits.items():
-            yield f"{stem}/{reason}", high, _range((low, high))
-            yield f"{stem}/{reason}/least", low, number(low, 0)
-        yield from _depths(data.settings.model, stem, rows := _rows(networks, sweep))
-        depths = {
-            "observed": observed(table, block.threshold, sweep),
-            "strict": observed(table, block.strict_threshold, sweep),
-            "deepest": rows.layers.max(),
-            "failed": rows.layers[~rows.trained].min(),  # NaN where all train
-        }
-        for key, layers in depths.items():
-            if not math.isnan(layers):
-                yield f"{stem}/{key}", int(layers), str(int(layers))
-        ends = _rows(table, sweep).drop_duplicates("layers", keep="last").set_index("layers")
-        for key in ("observed", "failed"):
-            for gradient in ends.entry_gradient[ends.index == depths[key]]:
-                ratio = gradient / depth_prediction.EPSILON
-                yield f"{stem}/{key}/epsilons", ratio, number(ratio, 0 if ratio >= 1 else None)
-        for loss in ends.val_loss[ends.index == depths["failed"]]:
-            gap = abs(loss - math.log(data.settings.data.classes))
-            yield f"{stem}/gap", gap, number(gap)
+    for sweep in _sweeps(found):
+        rows, other = _rows(found, sweep), _rows(found, (sweep[0], "fp32"))
+        for part in (
+            _limits(data, sweep),
+            _tried(data, rows),
+            _ends(data, rows),
+            _failing(data, rows),
+            _shared(rows, other),
+        ):
+            yield from ((f"{'_'.join(sweep)}/{key}", value, text) for key, value, text in part)
 
 
-def _depths(model: config.Model, stem: str, rows: pd.DataFrame) -> Iterator[tuple[str, float, str]]:
-    """Yield which depths a sweep has, and which it lacks from no processing block up to those of `model`, if any."""
+def _limits(data: Measured, sweep: Sweep) -> Numbers:
+    for reason, (low, high) in predicted(data.settings, sweep).items():
+        yield reason, high, _range((low, high))
+        yield f"{reason}/least", low, number(low, 0)
+
+
+def _tried(data: Measured, rows: pd.DataFrame) -> Numbers:
+    """Yield which depths a sweep has with how many seeds, and which it lacks up to those of the model, if any."""
+    model, seeds = data.settings.model, rows.groupby("layers").size()
     shallowest = 2 + 2 * model.stages
     span = range(shallowest, shallowest + 2 * sum(model.blocks_by_stage) + 1, 2)
-    depths = {"tried": sorted(map(int, rows.layers)), "missing": sorted(set(span) - set(rows.layers))}
-    for key, layers in depths.items():
-        if layers:
-            yield f"{stem}/{key}", len(layers), _enumerate(layers)
+    groups = [(count, sorted(seeds.index[seeds == count])) for count in sorted(set(seeds), reverse=True)]
+    words = [f"{_enumerate(group)} layers with {'one seed' if n == 1 else f'{n} seeds'} each" for n, group in groups]
+    yield "tried", len(seeds), ", and ".join(words)
+    yield "deepest", max(seeds.index), str(max(seeds.index))
+    if missing := sorted(set(span) - set(seeds.index)):
+        yield "missing", len(missing), _enumerate(missing)
+
+
+def _ends(data: Measured, rows: pd.DataFrame) -> Numbers:
+    """Yield between which depths a sweep ceases to train, and how many seeds train at each of them.
+
+    Where a deeper network than the first that fails trains, `reversal` is the probability that at most so many of
+    those that train are at the lesser depth, were both depths alike (Fisher's exact test).
+    """
+    ends, trained = observed(rows), rows.groupby("layers").trained.agg(["sum", "size"])
+    shares = {layers: f"{k} of {n} seed{'s' if n > 1 else ''}" for layers, k, n in trained.itertuples()}
+    for key, layers in ends.items():
+        if math.isfinite(layers):
+            yield key, layers, str(layers)
+        if layers in shares:
+            yield f"{key}/trained", int(trained["sum"][layers]), shares[layers]
+            blocks = depth_prediction.blocks(int(layers), data.settings.model.stages)
+            yield f"{key}/blocks", sum(blocks), f"({', '.join(map(str, blocks))})"
+    if hopeless := int((rows.layers >= ends["none"]).sum()):
+        yield "none/networks", hopeless, str(hopeless)
+    if ends["any"] > ends["failed"]:
+        (few, n), (many, m) = trained.loc[[ends["failed"], ends["any"]]].to_numpy().tolist()
+        ways = sum(math.comb(n, each) * math.comb(m, few + many - each) for each in range(few + 1))
+        if few / n < many / m:
+            chance = ways / math.comb(n + m, few + many)
+            yield "reversal", chance, number(chance)
+    split = trained.index[(trained["sum"] > 0) & (trained["sum"] < trained["size"])]
+    if len(split):
+        yield "split", len(split), _listed([f"{shares[layers]} at {layers} layers" for layers in split])
+
+
+def _failing(data: Measured, rows: pd.DataFrame) -> Numbers:
+    """Yield between which gradients, in Adam's epsilons, networks cease to train, and how far from chance they end."""
+    ratios = rows.entry_gradient / depth_prediction.EPSILON
+    ends = {"trained": ratios[rows.trained].min(), "failed": ratios[~rows.trained].max()}
+    gap = (rows.val_loss[~rows.trained] - math.log(data.settings.data.classes)).abs().max(skipna=False)
+    for key, ratio in ends.items():
+        if ratio > 0:
+            yield f"{key}/epsilons", ratio, number(ratio, 0 if ratio >= 1 else None)
+    if math.isfinite(gap):
+        yield "gap", gap, number(gap)
+
+
+def _shared(rows: pd.DataFrame, other: pd.DataFrame) -> Numbers:
+    """Yield how many networks another precision has with the same seed, and how many of them have another verdict."""
+    both = rows.merge(other, on=START, suffixes=("", "_other"))
+    for key, count in (("shared", len(both)), ("changed", int((both.trained != both.trained_other).sum()))):
+        yield key, count, str(count)
 
 
 def _enumerate(layers: Sequence[int]) -> str:
@@ -165,12 +229,16 @@ def _enumerate(layers: Sequence[int]) -> str:
     for _, group in itertools.groupby(enumerate(layers), lambda item: item[1] - 2 * item[0]):
         members = [str(each) for _, each in group]
         parts += members if len(members) < 3 else [f"{members[0]} to {members[-1]}"]
+    return _listed(parts)
+
+
+def _listed(parts: Sequence[str]) -> str:
     return " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
 
 
 def _agreeing(data: Measured) -> tuple[int, int]:
-    """Count the initialisations whose signal lies within its prediction, and all: precisions share them."""
-    start = data.table.drop_duplicates(["initialisation", "layers"])
+    """Count the initialised networks whose signal lies within its prediction, and all."""
+    start = data.table.drop_duplicates(START)
     networks = zip(start.layers, start.initialisation, strict=True)
     models = (depth_prediction.plain(data.settings.model, *network) for network in networks)
     bounds = [[depth_prediction.signal(model, alike) for alike in BOTH] for model in models]
@@ -179,13 +247,14 @@ def _agreeing(data: Measured) -> tuple[int, int]:
 
 def _depth(data: Measured) -> Figure:
     sweeps, found = _sweeps(data.table), verdicts(data.table, data.settings.trainable_depth.threshold)
-    figure = Figure(figsize=(6.3, 0.9 + 0.6 * len(sweeps)))
+    found["height"] = (found.seed.rank(method="dense") - 1) / found.seed.nunique()
+    figure = Figure(figsize=(6.3, 0.9 + 0.75 * len(sweeps)))
     axis = figure.subplots()
     first, last = found.layers.min() - 2, found.layers.max() + 2
     for at, sweep in enumerate(sweeps):
         limits = predicted(data.settings, sweep)
         for place, (reason, (_, shade)) in enumerate(REASONS.items()):
-            _bar(axis, limits[reason], at + 0.02 + 0.18 * place, (first, last), shade)
+            _bar(axis, limits[reason], at + 0.06 + 0.16 * place, (first, last), shade)
         scales = limits["correlation"][0]
         axis.plot(
             [min(scales, last)],
@@ -194,13 +263,11 @@ def _depth(data: Measured) -> Figure:
             marker="|" if scales <= last else ">",
             markersize=9 if scales <= last else 5,
         )
-        rows = _rows(found, sweep)
-        for trained, fill in ((True, "0.1"), (False, "white")):
-            layers = rows[rows.trained == trained].layers
-            axis.plot(layers, [at - 0.2] * len(layers), "o", color="0.1", markerfacecolor=fill, markersize=5)
+        for trained, rows in _rows(found, sweep).groupby("trained"):
+            axis.plot(rows.layers, at - 0.1 - 0.4 * rows.height, **_mark(bool(trained)))
     axis.set_yticks(range(len(sweeps)), [f"{NAMES[initial]}, {precision}" for initial, precision in sweeps])
     axis.set_xticks(sorted(found.layers.unique()))
-    axis.set(xlabel="layers", xlim=(min(first, 4), last + 1), ylim=(len(sweeps) - 0.35, -0.5))
+    axis.set(xlabel="layers", xlim=(min(first, 4), last + 1), ylim=(len(sweeps) - 0.5, -0.6))
     axis.grid(axis="y", visible=False)
     _explain_marks(figure, axis)
     return figure
@@ -213,8 +280,13 @@ def _bar(axis: Axes, limits: tuple[float, float], place: float, span: tuple[floa
         axis.plot([span[1]], [place], color="0.3", marker=">", markersize=5, linestyle="")
 
 
+def _mark(trained: bool) -> dict[str, Any]:
+    fill = "0.1" if trained else "white"
+    return {"linestyle": "", "marker": "o", "color": "0.1", "markerfacecolor": fill, "markersize": 4}
+
+
 def _explain_marks(figure: Figure, axis: Axes) -> None:
-    handles = [axis.plot([], [], "o", color="0.1", markerfacecolor=fill, markersize=5)[0] for fill in ("0.1", "white")]
+    handles = [axis.plot([], [], **_mark(trained))[0] for trained in (True, False)]
     handles += [axis.plot([], [], color=shade, linewidth=5)[0] for _, shade in REASONS.values()]
     handles += [axis.plot([], [], color="0.1", marker="|", markersize=9, linestyle="")[0]]
     labels = ["trains", "does not", *(words for words, _ in REASONS.values()), "six depth scales"]
@@ -224,21 +296,15 @@ def _explain_marks(figure: Figure, axis: Axes) -> None:
 def _initialisation(data: Measured) -> Figure:
     figure = Figure(figsize=(6.3, 2.8))
     left, right = figure.subplots(1, 2)
-    size = data.settings.trainable_depth.batch_size
-    table = data.table.drop_duplicates(["initialisation", "layers"])
-    for initial, rows in table.groupby("initialisation", sort=False):
+    gradient = partial(depth_prediction.entry_gradient, batch_size=data.settings.trainable_depth.batch_size)
+    for initial, rows in data.table.drop_duplicates(START).groupby("initialisation", sort=False):
         colour, mark = LOOKS[str(initial), "fp32"]
-        models = [depth_prediction.plain(data.settings.model, int(layers), str(initial)) for layers in rows.layers]
-        look = {"color": colour, "marker": mark, "linestyle": "", "markersize": 3.5, "label": NAMES[str(initial)]}
-        _band(
-            left,
-            rows,
-            "signal",
-            look,
-            [[depth_prediction.signal(model, alike) for alike in BOTH] for model in models],
-        )
-        gradients = [[depth_prediction.entry_gradient(model, size, alike) for alike in BOTH] for model in models]
-        _band(right, rows, "entry_gradient", look, gradients)
+        layers = sorted(map(int, rows.layers.unique()))
+        models = [depth_prediction.plain(data.settings.model, each, str(initial)) for each in layers]
+        for axis, column, bound in ((left, "signal", depth_prediction.signal), (right, "entry_gradient", gradient)):
+            low, high = ([bound(model, alike=alike) for model in models] for alike in BOTH)
+            axis.fill_between(layers, low, high, color=colour, alpha=0.2, linewidth=0)
+            axis.plot(rows.layers, rows[column], mark, color=colour, markersize=3, label=NAMES[str(initial)])
     for precision, unit in depth_prediction.ROUNDING.items():
         left.axhline(unit, color="0.4", linestyle=":", linewidth=0.8)
         left.annotate(precision, (1, unit), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=7)
@@ -249,21 +315,16 @@ def _initialisation(data: Measured) -> Figure:
     return figure
 
 
-def _band(axis: Axes, rows: pd.DataFrame, column: str, look: dict[str, Any], bounds: Sequence[Sequence[float]]) -> None:
-    low, high = zip(*bounds, strict=True)
-    axis.fill_between(rows.layers, low, high, color=look["color"], alpha=0.2, linewidth=0)
-    axis.plot(rows.layers, rows[column], **look)
-
-
 def _loss(data: Measured) -> Figure:
     block, figure = data.settings.trainable_depth, Figure(figsize=(6.3, 2.6))
     axis = figure.subplots()
-    last = data.table.drop_duplicates(["initialisation", "precision", "layers"], keep="last")
-    for sweep in _sweeps(data.table):
-        rows = _rows(last, sweep).sort_values("layers")
-        colour, mark = LOOKS[sweep]
+    found = data.table.groupby(["precision", *START], sort=False)[["standard_errors"]].max().reset_index()
+    for sweep in _sweeps(found):
+        rows, (colour, mark) = _rows(found, sweep), LOOKS[sweep]
+        mean = -rows.groupby("layers").standard_errors.mean()
+        axis.plot(mean.index, mean, color=colour, linewidth=0.8)
         label = f"{NAMES[sweep[0]]}, {sweep[1]}"
-        axis.plot(rows.layers, -rows.standard_errors, color=colour, marker=mark, markersize=4, label=label)
+        axis.plot(rows.layers, -rows.standard_errors, mark, color=colour, markersize=4, fillstyle="none", label=label)
     axis.axhline(-block.threshold, color="0.3", linestyle="--", linewidth=0.8)
     axis.axhline(-block.strict_threshold, color="0.3", linestyle=":", linewidth=0.8)
     axis.set(xlabel="layers", ylabel="loss above chance\n(standard errors)")
