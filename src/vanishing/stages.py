@@ -102,6 +102,7 @@ def effective_depth(settings: config.Parameters, name: str, seed: int) -> None:
 
 def trainable_depth(settings: config.Parameters) -> None:
     """Train plain networks of many depths for a short time each."""
+    from vanishing.analysis import kept
     from vanishing.analysis import trainable_depth as sweep
     from vanishing.data import dataset, records
     from vanishing.results import store
@@ -109,12 +110,12 @@ def trainable_depth(settings: config.Parameters) -> None:
     images = dataset.load(settings.data.path)
     records.check(images, settings.data)
     store.write_table(paths.TRAINABLE_DEPTH, sweep.measure(settings, images))
-    sweep.forget()
+    kept.forget(paths.KEPT_NETWORKS)
 
 
 def _analyse(analysis: str, settings: config.Parameters, name: str, seed: int) -> None:
     """Measure a trajectory by the module of an analysis, and write what was found."""
-    from vanishing.analysis import snapshots
+    from vanishing.analysis import kept, snapshots
     from vanishing.results import store
 
     job = name, seed
@@ -127,7 +128,7 @@ def _analyse(analysis: str, settings: config.Parameters, name: str, seed: int) -
         paths.analysis(analysis, *job),
         snapshots.measure_trajectory(analysis, job, settings, images, device, measure),
     )
-    snapshots.forget(analysis, *job)
+    kept.forget(paths.measured(analysis, *job))
 
 
 def tables(settings: config.Parameters, keys: Sequence[str] = ()) -> None:

@@ -36,10 +36,10 @@ def batches(settings, dataset):
     return fixed_batches(settings, dataset.train, torch.device("cpu"))
 
 
-def quadratic(weights):
-    """Return x^2 + 3 y^2 + 2 x y of the weight (x, y), and its x for an accuracy."""
-    x, y = weights["w"].tolist()
-    return x * x + 3 * y * y + 2 * x * y, x
+def quadratic(points):
+    """Return x^2 + 3 y^2 + 2 x y of each weight (x, y), and its x for an accuracy."""
+    each = [weights["w"].tolist() for weights in points]
+    return np.array([(x * x + 3 * y * y + 2 * x * y, x) for x, y in each])
 
 
 def test_a_cut_of_a_quadratic_by_hand():
@@ -103,8 +103,8 @@ def test_a_random_cut_has_the_expected_curvature():
     h = torch.cat([torch.linspace(0, 2, 400), torch.linspace(2, 6, 400)]).reshape(2, 400)
     centre = {"w": torch.stack([torch.full((400,), 1 / 20), torch.full((400,), 2 / 20)])}
 
-    def loss(weights):
-        return (h * weights["w"] ** 2).double().sum().item(), 0.0
+    def loss(points):
+        return np.array([((h * weights["w"] ** 2).double().sum().item(), 0.0) for weights in points])
 
     found = []
     for number in range(50):
@@ -160,28 +160,49 @@ def test_recomputed_statistics_are_those_of_each_minibatch(net, batches):
     with torch.no_grad():
         for weight in moved.parameters():
             weight.mul_(1.5)
-    evaluate = landscape.evaluation(net, batches)
-    found = evaluate(dict(moved.named_parameters()))
+    found, other = landscape.evaluation(net, batches)([dict(each.named_parameters()) for each in (moved, net)])
     expected = [functional.cross_entropy(logits_by_momentum(moved, x), y).item() for x, y in batches]
     assert found[0] == pytest.approx(sum(expected) / 2, rel=1e-5)
-    assert found != evaluate(dict(net.named_parameters()))
+    assert found[0] != other[0]
 
 
 def test_running_statistics_are_those_of_the_snapshot(net, batches):
-    weights = dict(net.named_parameters())
-    found, accuracy = landscape.evaluation(net, batches, running=True)(weights)
+    weights = [dict(net.named_parameters())]
+    found, accuracy = landscape.evaluation(net, batches, running=True)(weights)[0]
     logits = copy.deepcopy(net).eval()(torch.cat([x for x, _ in batches]))
     labels = torch.cat([y for _, y in batches])
     assert found == pytest.approx(functional.cross_entropy(logits, labels).item(), rel=1e-5)
     assert accuracy == (logits.argmax(dim=1) == labels).sum().item() / 10
-    assert found != landscape.evaluation(net, batches)(weights)[0]
+    assert found != landscape.evaluation(net, batches)(weights)[0, 0]
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+@pytest.mark.parametrize("running", [False, True])
+def test_weights_and_buffers_stay_as_they_are(net, batches, running, at_once):
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    points = [{name: factor * each for name, each in net.named_parameters()} for factor in (2, 3)]
+    landscape.evaluation(net, batches, running, at_once)(points)
+    assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
 
 
 @pytest.mark.parametrize("running", [False, True])
-def test_weights_and_buffers_stay_as_they_are(net, batches, running):
-    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-    landscape.evaluation(net, batches, running)({name: 2 * each for name, each in net.named_parameters()})
-    assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
+@pytest.mark.parametrize("norm", ["none", "batch", "group"])
+@pytest.mark.parametrize("shortcuts", [("none", "none"), ("identity", "pool"), ("dense", "none")])
+def test_several_points_at_once_have_the_losses_of_single_ones(tiny, batches, norm, shortcuts, running):
+    names = dict(zip(("shortcut", "reduction_shortcut"), shortcuts, strict=True))
+    model = models.build(tiny(model={"blocks": 1, "norm": norm, "groups": 2} | names).model, 3, seed=0).double()
+    wide = [(x.double(), y) for x, y in batches]
+    with torch.no_grad():
+        model(3 * wide[0][0])  # running statistics other than the first
+    centre = {name: weight.detach() for name, weight in model.named_parameters()}
+    axis = landscape.random_direction(centre, 1, seed=0)
+    steps = [(step,) for step in (-1.0, -0.5, 0.0, 0.5, 1.0)]
+    single, several = (
+        landscape.sample(landscape.evaluation(model, wide, running, at_once), centre, [axis], steps)
+        for at_once in (1, 2)  # two, two, and the last alone
+    )
+    assert single.loss.nunique() == 5
+    assert several.to_numpy() == pytest.approx(single.to_numpy(), rel=1e-12)
 
 
 @pytest.fixture
@@ -217,7 +238,7 @@ def test_the_last_snapshot_has_a_grid_a_plane_and_the_path(trajectory, settings)
     assert table.groupby("kind", sort=False).size().to_dict() == counts
     cut, grid, plane, path, component = (table[table.kind == kind] for kind in counts)
     last = trajectory(3)
-    centre = landscape.evaluation(last.model, last.batches)(dict(last.model.named_parameters()))
+    centre = landscape.evaluation(last.model, last.batches)([dict(last.model.named_parameters())])[0]
     assert cut[(cut.x == 0) & (cut.statistics == "batch")].loss.tolist() == pytest.approx(2 * [centre[0]], rel=1e-6)
     # where a grid's axis meets a cut, they agree
     first = cut[(cut.direction == 1) & (cut.statistics == "batch") & cut.x.isin([-1, 0, 1])]

@@ -6,7 +6,7 @@ import torch
 
 import examples
 from vanishing import paths
-from vanishing.analysis import snapshots
+from vanishing.analysis import kept, snapshots
 from vanishing.data import records
 from vanishing.results import store
 from vanishing.training import checkpoints, models
@@ -61,7 +61,7 @@ def test_the_chosen_snapshots_and_the_last_are_measured_with_their_own_weights(s
 
 def test_a_killed_measurement_goes_on_with_the_same_bytes(study, train):
     whole = store.as_text(snapshots.measure_trajectory("signal", JOB, study, train, CPU, first_weight))
-    snapshots.forget("signal", *JOB)
+    kept.forget(paths.measured("signal", *JOB))
     measured = []
 
     def measure(snapshot):
@@ -78,7 +78,7 @@ def test_a_killed_measurement_goes_on_with_the_same_bytes(study, train):
     )
     assert (measured, left) == ([1, 2], [5])
     assert store.as_text(resumed) == whole
-    snapshots.forget("signal", *JOB)
+    kept.forget(paths.measured("signal", *JOB))
     assert not paths.measured("signal", *JOB).exists()
 
 

@@ -10,6 +10,7 @@ from torch import nn
 
 import examples
 from vanishing import paths, stages
+from vanishing.analysis import kept
 from vanishing.analysis import trainable_depth as sweep
 from vanishing.data import dataset
 from vanishing.report.why import measured, section
@@ -260,7 +261,7 @@ def test_training_ends_beyond_the_stricter_threshold_or_where_the_loss_is_not_fi
 
 def test_a_killed_sweep_resumes_after_its_last_network_with_the_same_bytes(images, monkeypatch):
     whole = store.as_text(sweep.measure(small(), images))
-    sweep.forget()
+    kept.forget(paths.KEPT_NETWORKS)
     assert not paths.KEPT_NETWORKS.exists()
     train, trained = sweep._train, []
 

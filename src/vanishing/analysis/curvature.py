@@ -11,9 +11,8 @@ with central differences to 7e-10.
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,11 +24,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vanishing import config
-from vanishing.analysis.gradient_flow import Loss
 from vanishing.analysis.snapshots import Snapshot
+from vanishing.analysis.vectors import Batches, Loss, flat, split, trainable
+from vanishing.results.depth_prediction import EPSILON
 from vanishing.training.schedule import learning_rate
 
-Batches = Sequence[tuple[Tensor, Tensor]]
 Product = Callable[[Tensor], Tensor]
 """Multiplies a symmetric matrix with a vector in double precision, (parameters,)."""
 
@@ -44,8 +43,8 @@ COLUMNS = {
 }
 """What the columns of `curvature.csv` mean, after `epoch`."""
 
-BETA1, EPSILON = 0.9, 1e-8
-"""Adam's, PyTorch's defaults, with which every run is trained."""
+BETA1 = 0.9
+"""Adam's, PyTorch's default, with which every run is trained."""
 
 
 @dataclass(frozen=True)
@@ -104,16 +103,14 @@ def hessian_product(model: nn.Module, batches: Batches, loss: Loss = functional.
         batches: pairs of the model's input and the target of `loss`, on the model's device.
         loss: maps (output, target) to a scalar.
     """
-    model = copy.deepcopy(model).train()
-    weights = list(model.parameters())
+    model, weights = trainable(model)
     gradients = [torch.autograd.grad(loss(model(x), y), weights, create_graph=True) for x, y in batches]
 
     def product(vector: Tensor) -> Tensor:
-        parts = torch.split(vector, [weight.numel() for weight in weights])
-        along = [part.view_as(weight).to(weight.dtype) for part, weight in zip(parts, weights, strict=True)]
+        along = [part.to(weight.dtype) for part, weight in zip(split(vector, weights), weights, strict=True)]
         total = torch.zeros_like(vector)
         for gradient in gradients:
-            total += _flat(torch.autograd.grad(gradient, weights, along, retain_graph=True, materialize_grads=True))
+            total += flat(torch.autograd.grad(gradient, weights, along, retain_graph=True, materialize_grads=True))
         return total / len(gradients)
 
     return product
@@ -121,10 +118,9 @@ def hessian_product(model: nn.Module, batches: Batches, loss: Loss = functional.
 
 def second_moment(model: nn.Module, batches: Batches, loss: Loss = functional.cross_entropy) -> Tensor:
     """Return the mean square of minibatch gradients, (parameters,): what Adam's v tends to at fixed weights."""
-    model = copy.deepcopy(model).train()
-    weights = list(model.parameters())
+    model, weights = trainable(model)
     squares = [
-        _flat(torch.autograd.grad(loss(model(x), y), weights, materialize_grads=True)).square() for x, y in batches
+        flat(torch.autograd.grad(loss(model(x), y), weights, materialize_grads=True)).square() for x, y in batches
     ]
     return torch.stack(squares).mean(dim=0)
 
@@ -188,7 +184,3 @@ def _rows(kind: str, spectrum: Spectrum, rate: float, limit: float) -> pd.DataFr
 def _rate(run: config.Run, epoch: int) -> float:
     iterations = math.ceil(run.data.sizes[0] / run.train.batch_size)
     return learning_rate(run.train, max(epoch, 1), iterations - 1 if epoch else 0, iterations)
-
-
-def _flat(tensors: Sequence[Tensor]) -> Tensor:
-    return torch.cat([tensor.detach().flatten().double() for tensor in tensors])

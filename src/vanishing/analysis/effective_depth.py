@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from vanishing import config
 from vanishing.analysis.snapshots import Snapshot
+from vanishing.analysis.vectors import Batches
 from vanishing.errors import UserError
 from vanishing.training import models
 
@@ -40,8 +41,6 @@ COLUMNS = {
     "these paths (estimated, see `by_length`) and the minibatches",
     "gradient": "L2 norm of the gradient there along all such paths together, root mean square over the minibatches",
 }
-
-Batches = Sequence[tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)

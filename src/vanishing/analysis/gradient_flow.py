@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -16,20 +16,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vanishing import config, paths
+from vanishing.analysis.vectors import Batch, Loss
 from vanishing.console import Progress
 from vanishing.data.records import Split
 from vanishing.results.store import IMAGES
 from vanishing.training import augmentation, checkpoints, models
 
-Loss = Callable[[Tensor, Tensor], Tensor]
-
 NORMALISATIONS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 """Modules whose weight scales what they normalise."""
 
 
-def gradient_flow(
-    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], loss: Loss = functional.cross_entropy
-) -> pd.DataFrame:
+def gradient_flow(model: nn.Module, batches: Iterable[Batch], loss: Loss = functional.cross_entropy) -> pd.DataFrame:
     """Measure the gradient of every weight but biases on each minibatch, in training mode.
 
     The weights are those of two or more dimensions, and the scales of normalisations. Sums are in double precision: in
@@ -120,7 +117,7 @@ def snapshot_epochs(folder: Path) -> list[int]:
 
 def fixed_batches(
     chosen: config.Gradients | config.Analysis, train: Split, device: torch.device, augmented: bool = False
-) -> list[tuple[Tensor, Tensor]]:
+) -> list[Batch]:
     """Choose the minibatches on which every model and snapshot is measured: images without repetition.
 
     With `augmented` they are the same images, each cropped and flipped once as in training, alike for all models.

@@ -12,6 +12,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -25,9 +26,8 @@ from torch.nn import functional
 from torch.nn.utils.parametrize import ParametrizationList
 
 from vanishing.analysis.gradient_flow import NORMALISATIONS
+from vanishing.analysis.vectors import Loss
 from vanishing.errors import UserError
-
-Loss = Callable[[Any, Any], Tensor]
 
 MOST = 8
 """Minibatches that are read; a loader may have no end."""
@@ -343,14 +343,11 @@ class _Probe:
 
     def _hooked(self, names: Iterable[str], hook: Callable[..., None], inputs: Any) -> Any:
         """Run the model with a hook before these modules."""
-        handles = [
-            self.modules[name].register_forward_pre_hook(partial(hook, name), with_kwargs=True) for name in names
-        ]
-        try:
+        with ExitStack() as hooks:
+            for name in names:
+                before = self.modules[name].register_forward_pre_hook(partial(hook, name), with_kwargs=True)
+                hooks.enter_context(before)
             return _run(self.model, _fresh(inputs, self.device))
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def _find_layers(self) -> None:
         """Give each weight matrix to its module, or if that is never called, to the nearest one around it that is."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
@@ -26,14 +26,11 @@ from torch.nn import functional
 
 from vanishing import config
 from vanishing.analysis.snapshots import Snapshot
-
-Loss = Callable[[Tensor, Tensor], Tensor]
+from vanishing.analysis.vectors import Batch, Loss
+from vanishing.results.depth_prediction import ROUNDING
 
 WEIGHTS = (nn.modules.conv._ConvNd, nn.Linear)
 """Modules that are layers."""
-
-ROUNDING = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8}
-"""Unit roundoff: the largest relative error of rounding to nearest (Higham 2002, section 2.1)."""
 
 COLUMNS = {
     "kind": "layer, or line: the gradient with respect to the input on the way from one image to another",
@@ -41,25 +38,29 @@ COLUMNS = {
     "name": "of the layer's module",
     "width": "height and width of the layer's output (pixels), 1 without positions",
     "common_square": "square of a unit's mean over the images, mean over the units; units are channels at positions",
-    "image_variance": "variance of a unit over the images, mean over the units; adds to common_square",
-    "cosine_distance": "1 - cosine of the signals of two images, mean over pairs",
+    "image_variance": "variance (1 / n) of a unit over the images, mean over the units; with common_square, the mean "
+    "square of the signal",
+    "cosine_distance": "1 - cosine of the signals of two images, mean over all pairs",
     "centred_distance": "the same without each image's mean over the units: 1 - correlation",
     "constant_units": "share of the units that vary over the images by no more than the rounding of fp32",
     "zero_units": "share of the units that are 0 for all images",
     "zeros": "share of the outputs that are exactly 0",
     "negative": "share of negative inputs of the activation",
-    "one_sided": "share of the units for which these have the same sign for all images",
-    "error": "root mean square of dL/dy over units and images, y the activation's input, or the output without one",
+    "one_sided": "share of the units for which these have the same sign for all images: the activation is linear there",
+    "error": "root mean square of dL/dy over units and images, y the activation's input (behind normalisation and "
+    "shortcut), or the output without one",
     "forward_factor": "root of image_variance over that of the layer before",
     "backward_factor": "error over that of the layer behind",
-    "signal_to_noise": "norm of the mean of dL/dW over the minibatches, by its standard error; about 1 for noise alone",
+    "signal_to_noise": "norm of the mean of dL/dW over the minibatches, by its standard error, the root of the summed "
+    "variances (n - 1) of its elements over the number of minibatches; about 1 for noise alone",
     "agreement_fp32": "cosine of what depends on the image in fp32 and in double precision",
     "agreement_bf16": "the same for bf16, with weights rounded to it in both",
     "distance": "from the start of the line, as a share of its length",
     "gradient_cosine": "cosine of the gradients there and at the start, mean over the lines",
     "gradient_cosine_std": "its standard deviation over the lines (n - 1)",
 }
-"""Of `signal.csv`, behind the epoch; means are over the minibatches too."""
+"""Of `signal.csv`, behind the epoch; means are over the minibatches too. NaN is what a layer has not: an activation, a
+neighbour, a second minibatch."""
 
 
 PRECISION: Literal["fp32", "fp64"] = "fp64"
@@ -142,9 +143,7 @@ def _watch(site: Site, tensor: Tensor) -> None:
         tensor.register_hook(site.errors.append)  # type: ignore[no-untyped-call]
 
 
-def by_layer(
-    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], loss: Loss = functional.cross_entropy
-) -> pd.DataFrame:
+def by_layer(model: nn.Module, batches: Iterable[Batch], loss: Loss = functional.cross_entropy) -> pd.DataFrame:
     """Measure signal, error and gradient at every layer, in training mode and double precision.
 
     A unit is one element of a layer's output for one image: a channel at a position.
@@ -155,28 +154,7 @@ def by_layer(
         loss: maps (output, target) to a scalar.
 
     Returns:
-        A row for each layer in forward order, means over the minibatches:
-            layer: from 1.
-            name: of the module within the model.
-            width: of the layer's output in pixels, 1 without positions.
-            common_square: square of a unit's mean over the images, mean over the units.
-            image_variance: variance of a unit over the images (dividing by their number), mean over the units; the mean
-                square of the signal is the sum of the two.
-            cosine_distance: 1 - cosine of the signals of two images, mean over all pairs.
-            centred_distance: the same once each image's mean over its units has been subtracted: 1 - correlation.
-            constant_units: share of the units that vary over the images by no more than the rounding of fp32.
-            zero_units: share of the units that are 0 for all images.
-            zeros: share of the outputs that are exactly 0.
-            negative: share of negative inputs of the activation; NaN without one.
-            one_sided: share of the units for which these have the same sign for all images: to these images, the
-                activation is linear.
-            error: root mean square over units and images of dL/dy, y the input of the activation (behind normalisation
-                and shortcut) or, without one, the layer's output.
-            forward_factor: root of image_variance over that of the layer before; NaN for the first.
-            backward_factor: error over that of the layer behind; NaN for the last.
-            signal_to_noise: norm of the mean of dL/dW over the minibatches, by its standard error, the root of the
-                summed variances (n - 1) of its elements over the number of minibatches; about 1 for noise alone, and
-                NaN for one minibatch.
+        A row for each layer in forward order: `layer` to `signal_to_noise` of `COLUMNS`.
 
     Raises:
         ValueError: without a minibatch, or without a layer.
@@ -293,7 +271,7 @@ def _minibatch(model: nn.Module, inputs: Tensor, targets: Tensor, loss: Loss) ->
 
 
 def _signal(site: Site) -> dict[str, float]:
-    """Measure a layer on one minibatch; see `by_layer` for the columns."""
+    """Measure a layer on one minibatch; see `COLUMNS`."""
     signal = _flat(site.after)
     deviations = _deviations(signal)
     mean = signal[0] - deviations[0]
@@ -304,7 +282,7 @@ def _signal(site: Site) -> dict[str, float]:
         "image_variance": deviations.square().mean().item(),
         "cosine_distance": _distance(signal),
         "centred_distance": _distance(signal - signal.mean(1, keepdim=True)),
-        "constant_units": _share(deviations.abs().amax(0) <= ROUNDING[torch.float32] * mean.abs()),
+        "constant_units": _share(deviations.abs().amax(0) <= ROUNDING["fp32"] * mean.abs()),
         "zero_units": _share((signal == 0).all(0)),
         "zeros": _share(signal == 0),
         "negative": float("nan") if negative is None else _share(negative),

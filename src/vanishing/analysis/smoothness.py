@@ -8,10 +8,9 @@ plain network, and throw another one far away.
 
 from __future__ import annotations
 
-import copy
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from statistics import fmean
@@ -25,14 +24,11 @@ from torch.nn import functional
 
 from vanishing import config
 from vanishing.analysis.snapshots import Snapshot
+from vanishing.analysis.vectors import Batch, Batches, Loss, flat, split, trainable
+from vanishing.results.depth_prediction import EPSILON
 
-Batch = tuple[Tensor, Tensor]
-Loss = Callable[[Tensor, Tensor], Tensor]
 Row = dict[str, Any]
 Step = tuple[str, float]
-
-ADAM_EPSILON = 1e-8
-"""Adam's default, which bounds its step where a gradient is smaller."""
 
 COLUMNS = {
     "kind": "minibatch: the loss of one minibatch; landscape: the mean over all minibatches of a group of images",
@@ -77,30 +73,30 @@ class Landscape:
         loss: maps (output, target) to a scalar, the mean over the images.
     """
 
-    def __init__(self, model: nn.Module, minibatches: Sequence[Batch], loss: Loss = functional.cross_entropy) -> None:
-        self._model = copy.deepcopy(model).train()
+    def __init__(self, model: nn.Module, minibatches: Batches, loss: Loss = functional.cross_entropy) -> None:
+        self._model, self._parameters = trainable(model)
         self._minibatches, self._loss = minibatches, loss
-        self._parameters = [each for each in self._model.parameters() if each.requires_grad]
-        self.weights = torch.cat([each.detach().double().flatten() for each in self._parameters])
+        self.weights = flat(self._parameters)
         self._kernels = [each.dim() >= 2 for each in self._parameters]
         first = len(self._kernels) - 1 - self._kernels[::-1].index(True)
         self._classifier = sum(each.numel() for each in self._parameters[first:])
 
     def at(self, weights: Tensor) -> Point:
         """Evaluate at these parameters, a vector like `weights`."""
-        for parameter, values in zip(self._parameters, self._split(weights), strict=True):
-            parameter.data.copy_(values.view_as(parameter))
+        for parameter, values in zip(self._parameters, split(weights, self._parameters), strict=True):
+            parameter.data.copy_(values)
         losses, gradient = [], torch.zeros_like(self.weights)
         for inputs, targets in self._minibatches:
             value = self._loss(self._model(inputs).double(), targets)
             found = torch.autograd.grad(value, self._parameters, allow_unused=True, materialize_grads=True)
             losses.append(value.item())
-            gradient += torch.cat([each.double().flatten() for each in found])
+            gradient += flat(found)
         return Point(sum(losses) / len(losses), gradient / len(losses))
 
     def kernels(self, vector: Tensor) -> list[Tensor]:
         """Cut the kernels of convolutions and linear layers out of a vector like `weights`, in forward order."""
-        return [part for part, kernel in zip(self._split(vector), self._kernels, strict=True) if kernel]
+        parts = zip(split(vector, self._parameters), self._kernels, strict=True)
+        return [part.flatten() for part, kernel in parts if kernel]
 
     def classifier(self, vector: Tensor) -> Tensor:
         """Cut the last kernel, and the bias that belongs to it, out of a vector like `weights`."""
@@ -113,9 +109,6 @@ class Landscape:
         normalisation, and with it every relative distance.
         """
         return float(torch.cat(self.kernels(self.weights)).norm())
-
-    def _split(self, vector: Tensor) -> tuple[Tensor, ...]:
-        return torch.split(vector, [each.numel() for each in self._parameters])
 
 
 def path(landscape: Landscape, start: Point, steps: Sequence[Step], reference: Tensor | None) -> list[Row]:
@@ -220,7 +213,7 @@ def _by_size(model: nn.Module, images: Batch, settings: config.Smoothness) -> It
 
 def _displacement(landscape: Landscape, gradient: Tensor, direction: str, step: float) -> Tensor:
     if direction == "adam":
-        return (-step * gradient).div(gradient.abs() + ADAM_EPSILON)
+        return (-step * gradient).div(gradient.abs() + EPSILON)
     return (-step * landscape.scale() * gradient).div(gradient.norm())
 
 

@@ -10,11 +10,10 @@ standard deviations.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,10 +22,11 @@ import torch
 from torch import Tensor, nn
 
 from vanishing import config, paths
+from vanishing.analysis import kept
 from vanishing.analysis.gradient_flow import gradient_flow
 from vanishing.console import Progress
 from vanishing.data.records import Dataset, hold_out
-from vanishing.results import depth_prediction, store
+from vanishing.results import depth_prediction
 from vanishing.training import augmentation, devices, models
 from vanishing.training.step import Learner, losses, upload
 
@@ -72,7 +72,7 @@ class Network:
 def measure(settings: config.Parameters, dataset: Dataset) -> pd.DataFrame:
     """Train every network of the block, and return a row for each epoch; see `COLUMNS`.
 
-    A network that is finished is kept until `forget`, so that a killed command resumes after it.
+    The rows of each network are kept in `paths.KEPT_NETWORKS`; see `kept`.
 
     Args:
         settings: the parameters, of which the block names the networks and how they are trained.
@@ -81,18 +81,17 @@ def measure(settings: config.Parameters, dataset: Dataset) -> pd.DataFrame:
     block, runs = settings.trainable_depth, list(networks(settings))
     parts = hold_out(dataset.train, block.images, block.seed)[1], hold_out(dataset.val, block.held_out, block.seed)[1]
     content = hashlib.sha256(b"".join(part.images.tobytes() for part in parts)).hexdigest()
+
+    def trained(network: Network, device: torch.device) -> pd.DataFrame:
+        return _train(block, network, *(upload(part, device) for part in parts))
+
     found = []
     with Progress("trainable depth", sum(each.layers for each in runs), unit="layer") as progress:
         for network in runs:
             device = devices.configure(network.run.train)
-            key = _key(block, network, device, content)
-            path = paths.KEPT_NETWORKS / f"{key}.csv"
-            if not path.exists():
-                train, val = (upload(part, device) for part in parts)
-                store.write_table(path, _train(block, network, train, val))
-            found.append(pd.read_csv(path, dtype=str, keep_default_na=False))
+            depends = _depends(block, network, device, content)
+            found.append(kept.table(paths.KEPT_NETWORKS, depends, partial(trained, network, device)))
             progress.advance(network.layers)
-    # as text throughout, so that the bytes are those of a command without interruption
     return pd.concat(found)
 
 
@@ -110,11 +109,6 @@ def networks(settings: config.Parameters) -> Iterator[Network]:
             model = depth_prediction.plain(settings.model, layers, sweep.initialisation)
             run = config.Run(data=settings.data, model=model, train=trained)
             yield from (Network(layers, run, seed) for seed in sweep.seeds)
-
-
-def forget() -> None:
-    """Remove what was kept of a measurement that is finished."""
-    shutil.rmtree(paths.KEPT_NETWORKS, ignore_errors=True)
 
 
 def _train(block: config.TrainableDepth, network: Network, train: Images, val: Images) -> pd.DataFrame:
@@ -177,8 +171,7 @@ def _initial(network: Network, block: config.TrainableDepth, train: Images) -> d
     return {"signal": float(np.linalg.norm(spread) / np.linalg.norm(mean)), "entry_gradient": gradient}
 
 
-def _key(block: config.TrainableDepth, network: Network, device: torch.device, images: str) -> str:
-    """Hash what the rows of a network depend on: configuration, seed, images, PyTorch and the kind of device."""
+def _depends(block: config.TrainableDepth, network: Network, device: torch.device, images: str) -> list[object]:
+    """List what the rows of a network depend on: configuration, seed, images, PyTorch and the kind of device."""
     shared, run = block.model_dump(mode="json", exclude={"sweeps"}), network.run
-    parts = [shared, run.configuration(), network.seed, images, devices.environment(run.train, device)]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+    return [shared, run.configuration(), network.seed, images, devices.environment(run.train, device)]

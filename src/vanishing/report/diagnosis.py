@@ -21,7 +21,8 @@ from torch import nn
 from vanishing import files
 from vanishing.analysis import diagnosis, probe
 from vanishing.analysis.diagnosis import LIMIT, Finding
-from vanishing.analysis.probe import OUTPUT, Loss, Measurement
+from vanishing.analysis.probe import OUTPUT, Measurement
+from vanishing.analysis.vectors import Loss
 from vanishing.console import aligned
 from vanishing.errors import UserError
 from vanishing.report import figures

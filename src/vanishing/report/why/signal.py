@@ -14,12 +14,10 @@ from vanishing.report import figures
 from vanishing.report.latex import code, number, tabular
 from vanishing.report.why.measured import Measured
 from vanishing.results import initial_gradients, statistics
+from vanishing.results.depth_prediction import ROUNDING
 
 NETWORKS = ("vgg38", "vgg38_bn", "vgg38_rc", "vgg38_bn_rc")
 """Networks that stand side by side in the figures."""
-
-ROUNDING = {"fp32": 2.0**-24, "bf16": 2.0**-8}
-"""Unit roundoff of the precisions of training."""
 
 DECIMALS = dict.fromkeys(("forward", "backward", "predicted", "one_sided", "noise", "near", "far"), 2)
 """Of the values that vary around 1; the others have three digits."""

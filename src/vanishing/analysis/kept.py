@@ -1,0 +1,30 @@
+"""Tables of a measurement that takes long, kept until all are there, so that a killed command resumes after them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from vanishing.results import store
+
+
+def table(folder: Path, depends: Sequence[object], measure: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+    """Return what `measure` returns, or has returned for equal values of `depends`, which JSON can hold.
+
+    Cells are text, so that the bytes are those of a command without interruption.
+    """
+    key = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16]
+    path = folder / f"{key}.csv"
+    if not path.exists():
+        store.write_table(path, measure())
+    return pd.read_csv(path, dtype=str, keep_default_na=False)
+
+
+def forget(folder: Path) -> None:
+    """Remove the tables of a measurement that is finished."""
+    shutil.rmtree(folder, ignore_errors=True)
