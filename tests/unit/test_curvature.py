@@ -15,8 +15,10 @@ from vanishing.analysis.snapshots import Snapshot
 from vanishing.report import figures
 from vanishing.report.why import curvature as shown
 from vanishing.report.why.measured import Measured
+from vanishing.results import depth_prediction
 from vanishing.training import models
 from vanishing.training.schedule import learning_rate
+from vanishing.training.step import Learner
 
 
 @pytest.fixture(autouse=True)
@@ -99,6 +101,8 @@ def test_two_layers_by_hand():
     batch = torch.full((1, 1), 5.0).double(), torch.ones(1, 1).double()
     product = curvature.hessian_product(net, [batch], half_square)
     assert matrix(product, 2).tolist() == [[225, 150 + 29 * 5], [150 + 29 * 5, 100]]
+    net[0].weight.requires_grad_(False)  # frozen weights are no direction
+    assert matrix(curvature.hessian_product(net, [batch], half_square), 1).tolist() == [[100]]
 
 
 def test_the_hessian_of_minibatches_is_their_mean():
@@ -253,6 +257,11 @@ def test_the_hessian_is_of_the_first_images_and_the_second_moment_of_all(snapsho
     denominator = curvature.second_moment(at.model, at.batches).sqrt() + 1e-8
     scaled = curvature.preconditioned(product, denominator)
     assert table.loc["preconditioned"].value.tolist() == curvature.lanczos(scaled, start, 3).values[::-1].tolist()
+
+
+def test_momentum_and_epsilon_are_those_that_every_run_is_trained_with(tiny):
+    adam = Learner(tiny(), 0, torch.device("cpu")).optimiser.defaults
+    assert (adam["betas"][0], adam["eps"]) == (curvature.BETA1, depth_prediction.EPSILON)
 
 
 @pytest.mark.parametrize("schedule", ["cosine_per_epoch", "cosine_per_iteration", "constant"])

@@ -1,4 +1,4 @@
-"""Tables of a measurement that takes long, kept until all are there, so that a killed command resumes after them."""
+"""Tables of a long measurement, kept until it is finished, so that a killed command resumes after the last one."""
 
 from __future__ import annotations
 
@@ -14,9 +14,15 @@ from vanishing.results import store
 
 
 def table(folder: Path, depends: Sequence[object], measure: Callable[[], pd.DataFrame]) -> pd.DataFrame:
-    """Return what `measure` returns, or has returned for equal values of `depends`, which JSON can hold.
+    """Measure a table, or read it back if it is kept.
 
-    Cells are text, so that the bytes are those of a command without interruption.
+    Args:
+        folder: of the tables of this measurement.
+        depends: all that the table depends on, as JSON can hold it; a table kept for anything else is left alone.
+        measure: makes the table.
+
+    Returns:
+        The table as it reads back, cells as text, so that the bytes are those of a command without interruption.
     """
     key = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16]
     path = folder / f"{key}.csv"

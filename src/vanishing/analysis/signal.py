@@ -59,8 +59,10 @@ COLUMNS = {
     "gradient_cosine": "cosine of the gradients there and at the start, mean over the lines",
     "gradient_cosine_std": "its standard deviation over the lines (n - 1)",
 }
-"""Of `signal.csv`, behind the epoch; means are over the minibatches too. NaN is what a layer has not: an activation, a
-neighbour, a second minibatch."""
+"""Of `signal.csv`, behind the epoch; means are over the minibatches too.
+
+NaN stands for what a layer lacks: an activation, a layer before it or behind it, a second minibatch.
+"""
 
 
 PRECISION: Literal["fp32", "fp64"] = "fp64"

@@ -77,8 +77,7 @@ class Landscape:
         self._model, self._parameters = trainable(model)
         self._minibatches, self._loss = minibatches, loss
         self.weights = flat(self._parameters)
-        self._kernels = [each.dim() >= 2 for each in self._parameters]
-        first = len(self._kernels) - 1 - self._kernels[::-1].index(True)
+        first = max(at for at, each in enumerate(self._parameters) if each.dim() >= 2)
         self._classifier = sum(each.numel() for each in self._parameters[first:])
 
     def at(self, weights: Tensor) -> Point:
@@ -95,8 +94,7 @@ class Landscape:
 
     def kernels(self, vector: Tensor) -> list[Tensor]:
         """Cut the kernels of convolutions and linear layers out of a vector like `weights`, in forward order."""
-        parts = zip(split(vector, self._parameters), self._kernels, strict=True)
-        return [part.flatten() for part, kernel in parts if kernel]
+        return [part.flatten() for part in split(vector, self._parameters) if part.dim() >= 2]
 
     def classifier(self, vector: Tensor) -> Tensor:
         """Cut the last kernel, and the bias that belongs to it, out of a vector like `weights`."""
