@@ -14,15 +14,9 @@ from vanishing.results import store
 
 
 def table(folder: Path, depends: Sequence[object], measure: Callable[[], pd.DataFrame]) -> pd.DataFrame:
-    """Measure a table, or read it back if it is kept.
+    """Read the table that `folder` keeps for these values of all it `depends` on, measured first if there is none.
 
-    Args:
-        folder: of the tables of this measurement.
-        depends: all that the table depends on, as JSON can hold it; a table kept for anything else is left alone.
-        measure: makes the table.
-
-    Returns:
-        The table as it reads back, cells as text, so that the bytes are those of a command without interruption.
+    Cells are text, so that the bytes are those of a command without interruption.
     """
     key = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16]
     path = folder / f"{key}.csv"

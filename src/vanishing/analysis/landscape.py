@@ -10,6 +10,7 @@ import copy
 import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -47,10 +48,10 @@ COLUMNS = {
 """What each column of `landscape.csv` means; cells that do not apply to a kind of row are empty."""
 
 POINTS = 27
-"""Points that a GPU evaluates at once: a cut of 17 in one pass, and a grid of 81 in three.
+"""Points that a GPU evaluates at once: a cut of 17 in one pass, a grid of 81 in three.
 
-They take 2 GB: on a CPU, we measured 65 MB a point for 38 layers and 100 images. Nothing was measured on a GPU. A CPU
-evaluates one point at a time: several took it twice as long each.
+A point takes 65 MB, measured on a CPU with 38 layers and 100 images; nothing was measured on a GPU. On a CPU points are
+evaluated one by one, which takes half as long.
 """
 
 PLANE = 3
@@ -183,14 +184,12 @@ def _logits(model: nn.Module, points: Sequence[Weights], inputs: Tensor) -> Tens
     """Return the logits at each point, (points, images, classes)."""
     # with buffers of their own, which a training pass changes
     states = [{**point, **{name: buffer.clone() for name, buffer in model.named_buffers()}} for point in points]
-
-    def forward(state: Weights) -> Tensor:
-        logits: Tensor = functional_call(model, dict(state), (inputs,))
-        return logits
-
+    forward = partial(functional_call, model, args=(inputs,))
     if len(states) == 1:
-        return forward(states[0])[None]
-    return torch.vmap(forward)({name: torch.stack([state[name] for state in states]) for name in states[0]})
+        logits: Tensor = forward(states[0])[None]
+    else:
+        logits = torch.vmap(forward)({name: torch.stack([state[name] for state in states]) for name in states[0]})
+    return logits
 
 
 def sample(
@@ -234,7 +233,7 @@ def _trajectory(snapshot: Snapshot, centre: Weights, evaluate: Evaluate, steps: 
         return []
     snapshots = [_weights(snapshot, epoch) for epoch in epochs]
     plane = trajectory_plane(torch.stack([flat(weights.values()).cpu() for weights in snapshots]))
-    axes = [_like(component, centre) for component in plane.components[:2]]
+    axes = [_direction(component, centre) for component in plane.components[:2]]
     x, y = (_around(plane.path[:, at], steps) for at in (0, 1))
     surface = sample(evaluate, centre, axes, itertools.product(x, y))
     path = pd.DataFrame(evaluate(snapshots), columns=["loss", "accuracy"])
@@ -254,7 +253,7 @@ def _weights(snapshot: Snapshot, epoch: int) -> dict[str, Tensor]:
     return {name: weight.detach() for name, weight in model.named_parameters()}
 
 
-def _like(vector: Tensor, weights: Weights) -> dict[str, Tensor]:
+def _direction(vector: Tensor, weights: Weights) -> dict[str, Tensor]:
     parts = split(vector, list(weights.values()))
     return {name: part.to(weights[name]) for name, part in zip(weights, parts, strict=True)}
 

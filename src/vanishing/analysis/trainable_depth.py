@@ -81,6 +81,7 @@ def measure(settings: config.Parameters, dataset: Dataset) -> pd.DataFrame:
     block, runs = settings.trainable_depth, list(networks(settings))
     parts = hold_out(dataset.train, block.images, block.seed)[1], hold_out(dataset.val, block.held_out, block.seed)[1]
     content = hashlib.sha256(b"".join(part.images.tobytes() for part in parts)).hexdigest()
+    shared = block.model_dump(mode="json", exclude={"sweeps"})
 
     def trained(network: Network, device: torch.device) -> pd.DataFrame:
         return _train(block, network, *(upload(part, device) for part in parts))
@@ -88,8 +89,9 @@ def measure(settings: config.Parameters, dataset: Dataset) -> pd.DataFrame:
     found = []
     with Progress("trainable depth", sum(each.layers for each in runs), unit="layer") as progress:
         for network in runs:
-            device = devices.configure(network.run.train)
-            depends = _depends(block, network, device, content)
+            run = network.run
+            device = devices.configure(run.train)
+            depends = shared, run.configuration(), network.seed, content, devices.environment(run.train, device)
             found.append(kept.table(paths.KEPT_NETWORKS, depends, partial(trained, network, device)))
             progress.advance(network.layers)
     return pd.concat(found)
@@ -169,9 +171,3 @@ def _initial(network: Network, block: config.TrainableDepth, train: Images) -> d
         inputs = torch.cat([below(images) for images, _ in batches]).cpu().numpy()
     spread, mean = inputs.std(axis=0, ddof=1), inputs.mean(axis=0)
     return {"signal": float(np.linalg.norm(spread) / np.linalg.norm(mean)), "entry_gradient": gradient}
-
-
-def _depends(block: config.TrainableDepth, network: Network, device: torch.device, images: str) -> list[object]:
-    """List what the rows of a network depend on: configuration, seed, images, PyTorch and the kind of device."""
-    shared, run = block.model_dump(mode="json", exclude={"sweeps"}), network.run
-    return [shared, run.configuration(), network.seed, images, devices.environment(run.train, device)]
