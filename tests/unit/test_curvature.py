@@ -325,11 +325,12 @@ def test_what_has_not_converged_is_not_shown(measured):
     assert row.error == pytest.approx(0.1 / 4)
     table.loc[table.kind == "preconditioned", "residual"] = 0.3
     data = Measured(table, ["vgg08"], measured.looks, measured.settings)
-    found = {key for key, _, _ in shown.numbers(data)}
+    found = {key: text for key, _, text in shown.numbers(data)}
     assert "vgg08/start/descent" in found
-    assert not {f"vgg08/start/{column}" for column in ("lowest", "preconditioned", "adam")} & found
+    assert not {f"vgg08/start/{column}" for column in ("lowest", "preconditioned", "adam")} & set(found)
+    assert found["vgg08/start/adam_least"] == "at least 0.0526"  # 2 of 38: a Ritz value is a lower bound
     row = next(line for line in shown.tables(data)["curvature"].splitlines() if "vgg08" in line)
-    assert row.removesuffix(r" \\").split(" & ")[2:] == ["4", "--", "1", "2", "--"]
+    assert row.removesuffix(r" \\").split(" & ")[2:] == ["4", "--", "1", "2", r"$\geq$ 0.0526"]
 
 
 def test_numbers_are_of_the_start_the_first_epoch_and_the_end(measured):

@@ -16,8 +16,8 @@ CAPTIONS = {
         "The curvature at initialisation, after an epoch and at the end: the largest and the smallest eigenvalue "
         r"of the Hessian~$H$ in nats; then the learning rate~$\eta$ and what is left to the edge of stability. On a "
         r"quadratic, gradient descent at this rate would diverge where $\lambda_1(H)\, \eta / 2$ is above 1, and "
-        r"Adam where $\lambda_1(P^{-1} H)\, \eta / 38$ is, an estimate that errs upwards. A dash: Lanczos has not "
-        "converged. Means over the seeds."
+        r"Adam where $\lambda_1(P^{-1} H)\, \eta / 38$ is, an estimate that errs upwards. Where Lanczos has "
+        r"not converged there is a dash, or with $\geq$ what it has reached, a lower bound. Means over the seeds."
     ),
     "density": (
         "The spectral density of the Hessian at the last snapshot, integrated from the outside: the share of all "
@@ -75,8 +75,9 @@ def numbers(data: Measured) -> Iterator[tuple[str, float, str]]:
         yield key, 100 * value, number(100 * value)
     for name, run in data.networks.items():
         for when, row in _moments(means[means.run == run]).items():
-            for column in row.drop("run").dropna().index:
+            for column in row.drop(["run", "adam_least"]).dropna().index:
                 yield f"{name}/{when}/{column}", row[column], number(row[column])
+            yield f"{name}/{when}/adam_least", row.adam_least, _least(row, "at least ")
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
@@ -91,6 +92,8 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
             descent: sharpness over the edge of gradient descent.
             preconditioned: the largest eigenvalue of the Hessian preconditioned by Adam.
             adam: it over the edge of Adam.
+            adam_least: the same, or a lower bound where Lanczos has not converged: a Ritz value never lies beyond the
+                largest eigenvalue.
             error: the largest relative residual of these eigenvalues, of all seeds.
     """
     rows = [
@@ -114,6 +117,7 @@ def _sum_up(spectra: pd.DataFrame) -> dict[str, float]:
         "learning_rate": plain.learning_rate.iloc[0],
         "descent": found.sharpness / plain.edge.iloc[0],
         "adam": found.preconditioned / adam.edge.iloc[0],
+        "adam_least": extremes.value.preconditioned / adam.edge.iloc[0],
         "error": (extremes.residual / size)[known].max(),
     }
 
@@ -126,8 +130,12 @@ def _moments(rows: pd.DataFrame) -> dict[str, pd.Series]:
 
 
 def _cells(row: pd.Series) -> list[str]:
-    columns = ["sharpness", "lowest", "learning_rate", "descent", "adam"]
-    return [f"{row.epoch:.0f}", *(number(row[column]) for column in columns)]
+    columns = ["sharpness", "lowest", "learning_rate", "descent"]
+    return [f"{row.epoch:.0f}", *(number(row[column]) for column in columns), _least(row, r"$\geq$ ")]
+
+
+def _least(row: pd.Series, bound: str) -> str:
+    return number(row.adam_least) if row.adam == row.adam_least else f"{bound}{number(row.adam_least)}"
 
 
 def _density(data: Measured) -> Figure:
