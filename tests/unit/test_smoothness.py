@@ -338,16 +338,25 @@ def test_rows_are_told_apart_by_kind_and_size(study):
     assert math.isnan(found["vgg38_bn/0/minibatch/50/agreement"])
 
 
-@pytest.mark.parametrize(("averaged", "share"), [(2.0, 1.0), (0.5, 0.0)])
-def test_gradients_that_are_noise_have_nothing_in_common(study, averaged, share):
-    whole = (
-        study.analyses.smoothness.batch_size
-    )  # of 16 gradients of length 2, the mean of noise has 2 over the root of 16
-    base = {"run": "vgg38_bn", "size": whole // 16, "agreement": 0.5}
-    kinds = {"minibatch": 2.0, "landscape": averaged}
-    rows = [base | {"kind": kind, "group": at, "gradient_norm": norm} for kind, norm in kinds.items() for at in (0, 1)]
+@pytest.mark.parametrize(
+    ("alone", "averaged", "share", "signal"),
+    [
+        ((2.0, 2.0), (2.0, 2.0), 1.0, 1.0),  # equal gradients
+        ((2.0, 2.0), (0.5, 0.5), 0.0, 0.0),  # of 16 gradients of length 2, the mean of noise has 2 over the root of 16
+        ((1.0, 2.0), (0.5, 0.5), 0.04, 0.4),  # (16 / 4 - 1) / 15 and (16 / 4 - 4) / 15, over 1 + 4 and 1 / 4 + 1 / 4
+    ],
+)
+def test_gradients_that_are_noise_have_nothing_in_common(study, alone, averaged, share, signal):
+    base = {"run": "vgg38_bn", "size": study.analyses.smoothness.batch_size // 16, "agreement": 0.5}
+    kinds = {"minibatch": alone, "landscape": averaged}
+    rows = [
+        base | {"kind": kind, "group": at, "gradient_norm": norm}
+        for kind, norms in kinds.items()
+        for at, norm in enumerate(norms)
+    ]
     [(_, _, _, found)] = why.common(measured(study, rows))
-    assert found.mean == pytest.approx(share)
+    assert found["common"].mean == pytest.approx(share)
+    assert found["signal"].mean == pytest.approx(signal)
 
 
 def test_every_caption_has_a_figure_or_a_table_whatever_was_measured(study):

@@ -205,3 +205,15 @@ def test_few_degrees_of_freedom_never_cover_less_than_they_promise(n, freedom, s
         value = draw.normal(0, seeds) + draw.normal(0, math.sqrt(SAMPLING))
         held.append(abs(value - prediction.mean) <= prediction.half_width)
     assert 94.5 <= 100 * float(np.mean(held)) <= 99.5
+
+
+def test_a_ratio_of_sums_by_hand():
+    """Without each group in turn it is 5/6, 4/6 and 3/4; their squared deviations from 3/4 sum to 1/72."""
+    groups = [0, 0, 1, 2]
+    found = statistics.ratio_of_sums(pd.Series([0.5, 0.5, 2, 3], groups), pd.Series([1, 1, 2, 4], groups))
+    half = 4.302653 * math.sqrt(2 / 3 / 72)  # Student's quantile for two degrees of freedom
+    assert (found.mean, found.low, found.high) == pytest.approx((0.75, 0.75 - half, 0.75 + half))
+    assert found.count == 3
+    alone = statistics.ratio_of_sums(pd.Series([3.0]), pd.Series([4.0]))
+    assert (alone.mean, alone.count) == (0.75, 1)
+    assert math.isnan(alone.low)

@@ -116,6 +116,25 @@ def ratio(first: pd.Series, second: pd.Series | float = 1.0) -> Interval:
     return Interval(math.exp(found.mean), math.exp(found.low), math.exp(found.high), found.count)
 
 
+def ratio_of_sums(above: pd.Series, below: pd.Series) -> Interval:
+    """Return the ratio of two sums over groups, with the interval of the jackknife.
+
+    Where the values below scatter, it is less biased than the mean of the ratios.
+
+    Args:
+        above: values, indexed by the group.
+        below: the same for the denominator, in the same order.
+    """
+    sums = pd.DataFrame({"above": above, "below": below}).groupby(level=0).sum()
+    total, count = sums.sum(), len(sums)
+    found = float(total.above / total.below)
+    if count < 2:
+        return Interval(found, math.nan, math.nan, count)
+    left = (total - sums).eval("above / below")  # without each group in turn
+    half = quantile(count - 1) * math.sqrt((count - 1) * float(((left - left.mean()) ** 2).mean()))
+    return Interval(found, found - half, found + half, count)
+
+
 def geometric_mean(values: Iterable[float]) -> float:
     """Return the geometric mean of `values` without NaN; NaN where none is left."""
     given = np.array([value for value in values if not math.isnan(value)])

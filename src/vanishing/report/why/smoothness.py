@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from vanishing.report import figures, latex
 from vanishing.report.why.measured import Measured
 from vanishing.results.initial_gradients import network_of
-from vanishing.results.statistics import Interval, cosine, interval, ratio
+from vanishing.results.statistics import Interval, cosine, ratio, ratio_of_sums
 
 CAPTIONS = {
     "paths": "Along the negative gradient of one minibatch, over the distance relative to the norm of the kernels: the "
@@ -96,19 +96,22 @@ def compare_sizes(data: Measured) -> Iterator[tuple[str, int, str, int, dict[str
         yield network, epoch, kind, size, found | {"agreement": cosine(rows.agreement)}
 
 
-def common(data: Measured) -> Iterator[tuple[str, int, int, Interval]]:
-    """Yield network, epoch, size, and the share of a minibatch's squared gradient that all minibatches have in common.
+def common(data: Measured) -> Iterator[tuple[str, int, int, dict[str, Interval]]]:
+    """Yield network, epoch, size, and what all minibatches of that size have in common of squared gradients.
 
-    It is 0 for gradients that are noise, and 1 for equal ones. With K minibatches in a group it is
-    (K |mean of g|^2 - |g|^2) / (K - 1) over |g|^2 (McCandlish et al. 2018, appendix A.1), by chance also below 0.
+    `common` is its share in that of one minibatch, `signal` in that of the landscape, their mean over a group; the rest
+    is noise. With K minibatches in a group it is estimated as (K |mean of g|^2 - |g|^2) / (K - 1), by chance also below
+    0 (McCandlish et al. 2018, appendix A.1). Both are summed over the groups first, since a ratio to a single length
+    errs upwards.
     """
     table = _sized(data)
     alone, averaged = (table[table.kind == kind] for kind in ("minibatch", "landscape"))
     both = averaged.merge(alone, on=["network", "size", *PAIRED], suffixes=("", "_alone"))
     for (network, epoch, size), rows in _split(both, ["network", "epoch", "size"]):
         count = data.settings.analyses.smoothness.batch_size / size
-        shares = (count * (rows.gradient_norm / rows.gradient_norm_alone) ** 2 - 1) / (count - 1)
-        yield network, epoch, size, interval(shares)
+        one, mean = rows.gradient_norm_alone**2, rows.gradient_norm**2
+        shared = (count * mean - one) / (count - 1)
+        yield network, epoch, size, {"common": ratio_of_sums(shared, one), "signal": ratio_of_sums(shared, mean)}
 
 
 def _split(table: pd.DataFrame, columns: list[str]) -> Iterator[tuple[list[Any], pd.DataFrame]]:
@@ -132,8 +135,8 @@ def numbers(data: Measured) -> Iterator[tuple[str, float, str]]:
         yield from _bounds(f"{network}-{plain}/{epoch}", found)
     for network, epoch, kind, size, found in compare_sizes(data):
         yield from _bounds(f"{network}/{epoch}/{kind}/{size}", found)
-    for network, epoch, size, share in common(data):
-        yield from _bounds(f"{network}/{epoch}/landscape/{size}", {"common": share})
+    for network, epoch, size, shares in common(data):
+        yield from _bounds(f"{network}/{epoch}/landscape/{size}", shares)
     for (network, epoch, direction, step), rows in _split(_alone(data), ["network", "epoch", "direction", "step"]):
         key = f"{network}/{epoch}/{direction}/{step:g}"
         distance = ratio(rows.relative_distance).mean
@@ -145,14 +148,19 @@ def numbers(data: Measured) -> Iterator[tuple[str, float, str]]:
 def _bounds(key: str, found: dict[str, Interval]) -> Iterator[tuple[str, float, str]]:
     for name, each in found.items():
         yield f"{key}/{name}", each.mean, _text(each)
-        yield f"{key}/{name}/low", each.low, latex.number(each.low)
-        yield f"{key}/{name}/high", each.high, latex.number(each.high)
+        yield f"{key}/{name}/low", each.low, _number(each.low)
+        yield f"{key}/{name}/high", each.high, _number(each.high)
 
 
 def _text(found: Interval) -> str:
     """Write a mean with its interval, or alone where it has none, such as that of a single group."""
-    mean, low, high = map(latex.number, (found.mean, found.low, found.high))
+    mean, low, high = map(_number, (found.mean, found.low, found.high))
     return mean if math.isnan(found.low) else f"{mean} [{low}, {high}]"
+
+
+def _number(value: float) -> str:
+    """Write a number; near 1 with a digit more, by which a ratio differs from it."""
+    return latex.number(value, 3 if 0.9 < value < 1.1 and value != 1 else None)
 
 
 def tables(data: Measured) -> dict[str, str]:
