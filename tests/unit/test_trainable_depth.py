@@ -364,6 +364,7 @@ def test_the_part_has_its_figures_table_and_values(study):
     assert ends == {"any": "12", "every": "8", "failed": "10", "none": "14", "deepest": "14"}
     assert values["default_fp32/any/trained"] == (1, "1 of 1 seed")
     assert values["default_fp32/failed/trained"] == (1, "1 of 2 seeds")
+    assert values["default_fp32/failed/signal"] == (pytest.approx(10**-2.5), "$3.2 \\times 10^{-3}$")
     assert values["default_fp32/none/trained"] == (0, "0 of 2 seeds")
     assert values["default_fp32/none/networks"] == (2, "2")
     assert values["default_fp32/split"] == (1, "1 of 2 seeds at 10 layers")

@@ -16,7 +16,7 @@ from vanishing import config
 from vanishing.report import figures
 from vanishing.report.latex import number, tabular
 from vanishing.report.why.measured import Measured
-from vanishing.results import depth_prediction
+from vanishing.results import depth_prediction, statistics
 
 CAPTIONS = {
     "depth": "Predicted and observed depth. Each mark is a seed, the first the lowest: filled where the network trains "
@@ -191,6 +191,8 @@ def _ends(data: Measured, rows: pd.DataFrame) -> Numbers:
             yield f"{key}/trained", int(trained["sum"][layers]), shares[layers]
             blocks = depth_prediction.blocks(int(layers), data.settings.model.stages)
             yield f"{key}/blocks", sum(blocks), f"({', '.join(map(str, blocks))})"
+            signal = statistics.geometric_mean(rows.signal[rows.layers == layers])
+            yield f"{key}/signal", signal, number(signal)
     if hopeless := int((rows.layers >= ends["none"]).sum()):
         yield "none/networks", hopeless, str(hopeless)
     if ends["any"] > ends["failed"]:
