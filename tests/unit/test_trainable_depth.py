@@ -349,7 +349,7 @@ def test_the_part_has_its_figures_table_and_values(study):
     assert r"default & fp32 & 18 to 22 & 12 to 16 & 5 & 12 & 8 & 8 & 8 \\" in tables["verdicts"]
     assert r"He & fp32 & $\infty$ & $\infty$ & 164 & 8 & 8 & 8 & 8 \\" in tables["verdicts"]
     values = {key: (value, text) for key, value, text in shown.numbers(data)}
-    assert (values["networks"], values["seeds"]) == ((9, "9"), (2, "2"))
+    assert (values["networks"], values["seeds"], values["fewest_seeds"]) == ((9, "9"), (2, "2"), (1, "1"))
     assert values["steps"] == (600, "600")  # 6 epochs of 2,500 images in minibatches of 25
     assert values["false"][0] == pytest.approx(2.8665e-7, rel=1e-4)  # one tail of a normal variable beyond 5
     assert values["false_all"][0] == pytest.approx(9 * 6 * 2.8665e-7, rel=1e-4)

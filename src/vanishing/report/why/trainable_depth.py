@@ -135,10 +135,11 @@ def numbers(data: Measured) -> Numbers:
     chance = math.erfc(block.threshold / math.sqrt(2)) / 2
     steps = math.ceil(block.images * data.settings.data.classes / block.batch_size)
     agree, starts = _agreeing(data)
+    seeds = found.groupby(["precision", "initialisation", "layers"]).size()
     counts = {
         "networks": len(found), "images": block.images, "held_out": block.held_out, "epochs": block.epochs,
         "steps": steps * block.epochs, "batch_size": block.batch_size, "agree": agree, "starts": starts,
-        "seeds": found.groupby(["precision", "initialisation", "layers"]).size().max(),
+        "seeds": seeds.max(), "fewest_seeds": seeds.min(),
     }  # fmt: skip
     for key, count in counts.items():
         yield key, count, number(count, 0)
