@@ -355,7 +355,7 @@ def test_the_part_has_its_figures_table_and_values(study):
     assert values["false_all"][0] == pytest.approx(9 * 6 * 2.8665e-7, rel=1e-4)
     assert values["default_fp32/tried"] == (
         4,
-        "8, 10 and 14 layers with 2 seeds each, and 12 layers with one seed each",
+        "8, 10 and 14 layers with 2 seeds each, and 12 layers with one seed",
     )
     assert values["default_fp32/missing"] == (12, "16 to 38")
     assert values["he_fp32/tried"] == (2, "8 and 38 layers with one seed each")

@@ -170,7 +170,10 @@ def _tried(data: Measured, rows: pd.DataFrame) -> Numbers:
     shallowest = 2 + 2 * model.stages
     span = range(shallowest, shallowest + 2 * sum(model.blocks_by_stage) + 1, 2)
     groups = [(count, sorted(seeds.index[seeds == count])) for count in sorted(set(seeds), reverse=True)]
-    words = [f"{_enumerate(group)} layers with {'one seed' if n == 1 else f'{n} seeds'} each" for n, group in groups]
+    words = [
+        f"{_enumerate(group)} layers with {'one seed' if n == 1 else f'{n} seeds'}{' each' if len(group) > 1 else ''}"
+        for n, group in groups
+    ]
     yield "tried", len(seeds), ", and ".join(words)
     yield "deepest", max(seeds.index), str(max(seeds.index))
     if missing := sorted(set(span) - set(seeds.index)):
