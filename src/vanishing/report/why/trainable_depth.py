@@ -132,7 +132,7 @@ def tables(data: Measured) -> dict[str, str]:
 def numbers(data: Measured) -> Numbers:
     """Yield what the text quotes: of the sweep as a whole, then of each initialisation and precision."""
     block, found = data.settings.trainable_depth, verdicts(data.table, data.settings.trainable_depth.threshold)
-    chance = math.erfc(block.threshold / math.sqrt(2)) / 2
+    chance = statistics.student(block.threshold, math.inf) / 2
     steps = math.ceil(block.images * data.settings.data.classes / block.batch_size)
     agree, starts = _agreeing(data)
     seeds = found.groupby(["precision", "initialisation", "layers"]).size()
@@ -183,8 +183,7 @@ def _tried(data: Measured, rows: pd.DataFrame) -> Numbers:
 def _ends(data: Measured, rows: pd.DataFrame) -> Numbers:
     """Yield between which depths a sweep ceases to train, and how many seeds train at each of them.
 
-    Where a deeper network than the first that fails trains, `reversal` is the probability that at most so many of
-    those that train are at the lesser depth, were both depths alike (Fisher's exact test).
+    Where a deeper network than the first that fails trains, `reversal` compares the two by Fisher's exact test.
     """
     ends, trained = observed(rows), rows.groupby("layers").trained.agg(["sum", "size"])
     shares = {layers: f"{k} of {n} seed{'s' if n > 1 else ''}" for layers, k, n in trained.itertuples()}
@@ -201,9 +200,8 @@ def _ends(data: Measured, rows: pd.DataFrame) -> Numbers:
         yield "none/networks", hopeless, str(hopeless)
     if ends["any"] > ends["failed"]:
         (few, n), (many, m) = trained.loc[[ends["failed"], ends["any"]]].to_numpy().tolist()
-        ways = sum(math.comb(n, each) * math.comb(m, few + many - each) for each in range(few + 1))
         if few / n < many / m:
-            chance = ways / math.comb(n + m, few + many)
+            chance = statistics.fisher_exact(few, n, many, m)
             yield "reversal", chance, number(chance)
     split = trained.index[(trained["sum"] > 0) & (trained["sum"] < trained["size"])]
     if len(split):
