@@ -50,8 +50,8 @@ COLUMNS = {
 POINTS = 27
 """Points that a GPU evaluates at once: a cut of 17 in one pass, a grid of 81 in three.
 
-A point takes 65 MB, measured on a CPU with 38 layers and 100 images; nothing was measured on a GPU. On a CPU points are
-evaluated one by one, which takes half as long.
+A point takes 65 MB, measured on a CPU with vgg38_bn_rc and 100 images; nothing was measured on a GPU. On a CPU points
+are evaluated one by one, which took half as long there.
 """
 
 PLANE = 3
