@@ -19,13 +19,13 @@ from typing import Any
 
 from oracle_statistics import (
     PROBABILITY,
-    fisher,
     half_width,
     pooled,
     predicted,
     probability,
     quantile,
     spread,
+    variance_ratio,
 )
 
 from vanishing import config, paths
@@ -440,7 +440,7 @@ def _ratio(low: float, high: float, squares: list[float] | None) -> float:
         return 0.0 if squares else math.nan
     ours = statistics.fmean(squares)
     nearest = min(max(math.sqrt(ours), low), high)
-    return fisher(nearest * nearest / ours, 4, 4 * len(squares))
+    return variance_ratio(nearest * nearest / ours, 4, 4 * len(squares))
 
 
 def _at_chance(run: config.Run, raws: list[Raw]) -> bool:

@@ -94,7 +94,7 @@ def student(t: float, freedom: float) -> float:
     return beta(freedom / 2, 0.5, freedom / (freedom + t * t))
 
 
-def fisher(ratio: float, first: float, second: float) -> float:
+def variance_ratio(ratio: float, first: float, second: float) -> float:
     """Return the two-sided probability of a ratio of variances."""
     below = beta(first / 2, second / 2, first * ratio / (first * ratio + second))
     return min(1.0, 2 * below, 2 * (1 - below))

@@ -2,10 +2,14 @@
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 
-from vanishing import config
+from vanishing import config, paths
+from vanishing.analysis import landscape
+from vanishing.analysis.gradient_flow import fixed_batches
+from vanishing.analysis.snapshots import Snapshot
 from vanishing.training import augmentation, checkpoints, devices, fused_reference, loop, models, round_robin, step
 from vanishing.training.step import Evaluation, Learner, Step
 from vanishing.training.streams import Slot
@@ -186,6 +190,28 @@ def test_the_operation_takes_the_kernels_and_any_strides():
         y.mean(dim=(2, 3)).square().sum().backward()
         gradients.append(leaf.grad)
     assert torch.equal(*gradients)
+
+
+def test_the_landscape_is_that_of_a_cpu_up_to_rounding(tiny, dataset, tmp_path):
+    """To 1e-4 of every loss, although the GPU evaluates several points at once; steps and accuracies are equal."""
+    run = tiny(model={"norm": "batch"})
+    settings = config.Landscape(
+        recipe=1, runs=[], seeds=[0], snapshots=[0], batches=2, batch_size=5, seed=3,
+        directions=2, reach=1.0, cut_steps=2, grid_steps=1,
+    )  # fmt: skip
+    for epoch in (0, 1, 3):
+        checkpoints.write(paths.snapshot(tmp_path, epoch), models.build(run.model, 3, seed=epoch).state_dict())
+    devices.configure(run.train)
+
+    def measured(device):
+        batches = fixed_batches(settings, dataset.train, device)
+        model = models.build(run.model, 3, seed=3).to(device)
+        return landscape.measure(Snapshot(model, 3, [0, 3], tmp_path, run, batches), settings)
+
+    gpu, cpu = measured(DEVICE), measured(torch.device("cpu"))
+    assert gpu.loss.nunique() > 20
+    pd.testing.assert_frame_equal(gpu.drop(columns="loss"), cpu.drop(columns="loss"), check_exact=True)
+    pd.testing.assert_series_equal(gpu.loss, cpu.loss, rtol=1e-4)
 
 
 def short(run):

@@ -253,6 +253,18 @@ def test_the_last_snapshot_has_a_grid_a_plane_and_the_path(trajectory, settings)
         assert [plane[axis].min(), plane[axis].max()] == pytest.approx(ends)
 
 
+def test_a_device_that_evaluates_points_at_once_has_the_same_table(trajectory, settings, monkeypatch):
+    """To 1e-5, as the passes are in single precision."""
+    alone = landscape.measure(trajectory(3), settings)
+    passes, logits = [], landscape._logits
+    monkeypatch.setitem(landscape.POINTS, "cpu", landscape.POINTS["cuda"])
+    monkeypatch.setattr(landscape, "_logits", lambda *given: passes.append(len(given[1])) or logits(*given))
+    at_once = landscape.measure(trajectory(3), settings)
+    # cuts of 5 along two directions, and with running statistics; grid, plane and path; two minibatches each
+    assert passes == [each for points in (5, 5, 5, 9, 9, 3) for each in 2 * [points]]
+    pd.testing.assert_frame_equal(at_once, alone, rtol=1e-5)
+
+
 def test_two_snapshots_span_no_plane(trajectory, settings, tmp_path):
     paths.snapshot(tmp_path, 1).unlink()
     assert set(landscape.measure(trajectory(3), settings).kind) == {"cut", "grid"}

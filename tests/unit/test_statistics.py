@@ -33,18 +33,26 @@ def test_students_probability_has_a_closed_form_for_one_and_two_degrees_of_freed
     assert statistics.student(1.959964, math.inf) == pytest.approx(0.05, abs=1e-7)
 
 
-def test_fishers_probability_by_hand_and_by_a_printed_table():
-    assert statistics.fisher(1, 4, 4) == 1
-    assert statistics.fisher(9, 2, 2) == pytest.approx(0.2)  # with 2 and 2 degrees of freedom P(F > x) is 1 / (1 + x)
-    assert statistics.fisher(9.6045, 4, 4) == pytest.approx(0.05, abs=1e-5)  # the 97.5 % point
-    assert statistics.fisher(1 / 9.6045, 4, 4) == pytest.approx(0.05, abs=1e-5)
+def test_the_probability_of_a_ratio_of_variances_by_hand_and_by_a_printed_table():
+    assert statistics.variance_ratio(1, 4, 4) == 1
+    assert statistics.variance_ratio(9, 2, 2) == pytest.approx(
+        0.2
+    )  # with 2 and 2 degrees of freedom P(F > x) is 1 / (1 + x)
+    assert statistics.variance_ratio(9.6045, 4, 4) == pytest.approx(0.05, abs=1e-5)  # the 97.5 % point
+    assert statistics.variance_ratio(1 / 9.6045, 4, 4) == pytest.approx(0.05, abs=1e-5)
+
+
+@pytest.mark.parametrize(("few", "n", "many", "m"), [(0, 3, 3, 3), (1, 3, 3, 3), (0, 1, 2, 3), (2, 5, 4, 4)])
+def test_fishers_exact_test_is_that_of_scipy(few, n, many, m):
+    expected = scipy.stats.fisher_exact([[few, n - few], [many, m - many]], alternative="less").pvalue
+    assert statistics.fisher_exact(few, n, many, m) == pytest.approx(expected)
 
 
 @given(st.floats(1e-3, 20), st.floats(1, 1e5), st.sampled_from([4, 8, 40]), st.sampled_from([4, 12, 400]))
 def test_both_computations_of_the_distributions_agree(t, freedom, first, second):
     assert oracle_statistics.student(t, freedom) == pytest.approx(statistics.student(t, freedom), rel=1e-8, abs=1e-13)
-    assert oracle_statistics.fisher(t, first, second) == pytest.approx(
-        statistics.fisher(t, first, second), rel=1e-8, abs=1e-13
+    assert oracle_statistics.variance_ratio(t, first, second) == pytest.approx(
+        statistics.variance_ratio(t, first, second), rel=1e-8, abs=1e-13
     )
 
 

@@ -26,7 +26,7 @@ from torch.nn import functional
 
 from vanishing import config
 from vanishing.analysis.snapshots import Snapshot
-from vanishing.analysis.vectors import Batch, Loss
+from vanishing.analysis.vectors import Batch, Loss, cosine
 from vanishing.results.depth_prediction import ROUNDING
 
 WEIGHTS = (nn.modules.conv._ConvNd, nn.Linear)
@@ -203,7 +203,8 @@ def agreement(model: nn.Module, inputs: Tensor, precision: torch.dtype) -> list[
         with torch.autocast(inputs.device.type, torch.bfloat16, enabled=precision is torch.bfloat16):
             found, _ = trace(rounded, inputs.float())
     pairs = zip(reference, found, strict=True)
-    return [_cosine(_deviations(_flat(one.after)), _deviations(_flat(other.after))) for one, other in pairs]
+    deviations = ([_deviations(_flat(site.after)).reshape(1, -1) for site in pair] for pair in pairs)
+    return [cosine(*pair).nan_to_num(0.0).item() for pair in deviations]
 
 
 def gradient_correlation(
@@ -235,7 +236,7 @@ def gradient_correlation(
         return torch.autograd.grad((model(points) @ direction.double()).sum(), points)[0].flatten(1)
 
     start = gradient(0.0)
-    cosines = torch.stack([_row_cosines(start, gradient(distance)) for distance in distances]).cpu()
+    cosines = torch.stack([cosine(start, gradient(distance)) for distance in distances]).cpu()
     return pd.DataFrame(
         {
             "distance": distances,
@@ -315,17 +316,6 @@ def _distance(rows: Tensor) -> float:
 
 def _share(condition: Tensor) -> float:
     return condition.double().mean().item()
-
-
-def _row_cosines(first: Tensor, second: Tensor) -> Tensor:
-    """Return the cosine of each pair of rows; PyTorch's own takes a norm below 1e-8 for 1e-8."""
-    norms: Tensor = first.norm(dim=1) * second.norm(dim=1)
-    return (first * second).sum(1) / norms
-
-
-def _cosine(first: Tensor, second: Tensor) -> float:
-    """Return the cosine of two tensors, and 0 where one of them is 0."""
-    return _row_cosines(first.reshape(1, -1), second.reshape(1, -1)).nan_to_num(0.0).item()
 
 
 def _signal_to_noise(gradients: Tensor) -> float:

@@ -24,7 +24,7 @@ from torch.nn import functional
 
 from vanishing import config
 from vanishing.analysis.snapshots import Snapshot
-from vanishing.analysis.vectors import Batch, Batches, Loss, flat, split, trainable
+from vanishing.analysis.vectors import Batch, Batches, Loss, cosine, flat, split, trainable
 from vanishing.results.depth_prediction import EPSILON
 
 Row = dict[str, Any]
@@ -127,7 +127,7 @@ def path(landscape: Landscape, start: Point, steps: Sequence[Step], reference: T
         "start_loss": start.loss,
         "gradient_norm": float(size),
         "classifier_share": float((landscape.classifier(start.gradient).norm() / size) ** 2),
-        "agreement": math.nan if reference is None else _cosine(start.gradient, reference),
+        "agreement": math.nan if reference is None else float(cosine(start.gradient, reference)),
     }
     for direction, group in itertools.groupby(steps, key=itemgetter(0)):
         losses, betas = [start.loss], []
@@ -147,8 +147,8 @@ def path(landscape: Landscape, start: Point, steps: Sequence[Step], reference: T
                 "loss_range": float(np.ptp(losses)),
                 "gradient_change": change,
                 "relative_change": change / float(size),
-                "cosine": _cosine(point.gradient, start.gradient),
-                "layer_cosine": fmean(map(_cosine, here, parts)),
+                "cosine": float(cosine(point.gradient, start.gradient)),
+                "layer_cosine": fmean(map(float, map(cosine, here, parts))),
                 "beta": float(np.max(betas)),
             }
             rows.append(shared | row)
@@ -213,8 +213,3 @@ def _displacement(landscape: Landscape, gradient: Tensor, direction: str, step: 
     if direction == "adam":
         return (-step * gradient).div(gradient.abs() + EPSILON)
     return (-step * landscape.scale() * gradient).div(gradient.norm())
-
-
-def _cosine(first: Tensor, second: Tensor) -> float:
-    """Return the cosine of the angle; PyTorch's own takes norms below 1e-8, which plain networks have, for 1e-8."""
-    return float(first @ second / (first.norm() * second.norm()))

@@ -1,4 +1,4 @@
-"""What analyses of the loss share: types, and the trainable parameters of a model as one vector."""
+"""What analyses of the loss share: types, the trainable parameters of a model as one vector, and cosines."""
 
 from __future__ import annotations
 
@@ -33,3 +33,12 @@ def split(vector: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
     """Cut a vector, (elements,), into views of it with the shapes of `like`."""
     parts = torch.split(vector, [each.numel() for each in like])
     return [part.view_as(each) for part, each in zip(parts, like, strict=True)]
+
+
+def cosine(first: Tensor, second: Tensor) -> Tensor:
+    """Return the cosines of the angles between vectors along the last dimension, (..., elements); NaN for one of 0.
+
+    PyTorch's own takes a norm below 1e-8, which plain networks have, for 1e-8.
+    """
+    cosines: Tensor = torch.linalg.vecdot(first, second) / (first.norm(dim=-1) * second.norm(dim=-1))
+    return cosines

@@ -37,7 +37,8 @@ ANALYSES = """# Analyses of trajectories
 `vanishing readme` makes this page from the modules in `src/vanishing/analysis/`. Each analysis reads the trajectories
 of the runs that its block in `params.yaml` lists and writes `results/analyses/RUN/seedS/NAME.csv`; the column `epoch`
 of the snapshot comes first. `vanishing signal vgg38 --seed 0` measures one trajectory, and
-`vanishing signal --missing` all that are left; the others alike. Losses are in nats.
+`vanishing signal --missing` all that are left; the others alike. On a GPU, `landscape` evaluates several points in
+weight space at once; no other analysis does. Losses are in nats.
 """
 
 INTRODUCTION = """# Results

@@ -204,7 +204,7 @@ def _ratio(low: float, high: float, ours: tuple[float, int] | None) -> float | N
     if not ours[0]:  # ours do not scatter at all, and a bracket is never 0
         return 0.0
     nearest = min(max(ours[0], low), high)
-    return statistics.fisher((nearest / ours[0]) ** 2, SETTLED - 1, ours[1])
+    return statistics.variance_ratio((nearest / ours[0]) ** 2, SETTLED - 1, ours[1])
 
 
 def root_mean_square(values: list[float]) -> float:

@@ -1,7 +1,8 @@
 """Means with their intervals, spreads over seeds, prediction intervals, and the distributions that they stand on.
 
-All functions are pure. Probabilities are two-sided, and degrees of freedom need not be whole. Student's and Fisher's
-distributions are those of `scipy.special`, which imports in a fifth of the time of `scipy.stats`.
+All functions are pure. Probabilities are two-sided but for `fisher_exact`, and degrees of freedom need not be whole.
+Student's and Fisher's distributions are those of `scipy.special`, which imports in a fifth of the time of
+`scipy.stats`.
 """
 
 from __future__ import annotations
@@ -183,6 +184,21 @@ def student(t: float, freedom: float) -> float:
     return float(2 * special.stdtr(freedom, -abs(t)))
 
 
-def fisher(ratio: float, first: float, second: float) -> float:
+def variance_ratio(ratio: float, first: float, second: float) -> float:
     """Return the two-sided probability of a ratio of two variances, with `first` and `second` degrees of freedom."""
     return float(min(1, 2 * special.fdtr(first, second, ratio), 2 * special.fdtrc(first, second, ratio)))
+
+
+def fisher_exact(few: int, n: int, many: int, m: int) -> float:
+    """Return the one-sided probability that at most `few` of those that succeed are among the first group.
+
+    Fisher's exact test: of n + m equal trials, few + many succeed, whichever they are.
+
+    Args:
+        few: successes in the first group.
+        n: trials in it.
+        many: successes in the second group.
+        m: trials in it.
+    """
+    ways = sum(math.comb(n, each) * math.comb(m, few + many - each) for each in range(few + 1))
+    return ways / math.comb(n + m, few + many)

@@ -16,7 +16,7 @@ from vanishing import config
 from vanishing.report import figures
 from vanishing.report.latex import number, tabular
 from vanishing.report.why.measured import Measured
-from vanishing.results import depth_prediction
+from vanishing.results import depth_prediction, statistics
 
 CAPTIONS = {
     "depth": "Predicted and observed depth. Each mark is a seed, the first the lowest: filled where the network trains "
@@ -132,13 +132,14 @@ def tables(data: Measured) -> dict[str, str]:
 def numbers(data: Measured) -> Numbers:
     """Yield what the text quotes: of the sweep as a whole, then of each initialisation and precision."""
     block, found = data.settings.trainable_depth, verdicts(data.table, data.settings.trainable_depth.threshold)
-    chance = math.erfc(block.threshold / math.sqrt(2)) / 2
+    chance = statistics.student(block.threshold, math.inf) / 2
     steps = math.ceil(block.images * data.settings.data.classes / block.batch_size)
     agree, starts = _agreeing(data)
+    seeds = found.groupby(["precision", "initialisation", "layers"]).size()
     counts = {
         "networks": len(found), "images": block.images, "held_out": block.held_out, "epochs": block.epochs,
         "steps": steps * block.epochs, "batch_size": block.batch_size, "agree": agree, "starts": starts,
-        "seeds": found.groupby(["precision", "initialisation", "layers"]).size().max(),
+        "seeds": seeds.max(), "fewest_seeds": seeds.min(),
     }  # fmt: skip
     for key, count in counts.items():
         yield key, count, number(count, 0)
@@ -169,7 +170,10 @@ def _tried(data: Measured, rows: pd.DataFrame) -> Numbers:
     shallowest = 2 + 2 * model.stages
     span = range(shallowest, shallowest + 2 * sum(model.blocks_by_stage) + 1, 2)
     groups = [(count, sorted(seeds.index[seeds == count])) for count in sorted(set(seeds), reverse=True)]
-    words = [f"{_enumerate(group)} layers with {'one seed' if n == 1 else f'{n} seeds'} each" for n, group in groups]
+    words = [
+        f"{_enumerate(group)} layers with {'one seed' if n == 1 else f'{n} seeds'}{' each' if len(group) > 1 else ''}"
+        for n, group in groups
+    ]
     yield "tried", len(seeds), ", and ".join(words)
     yield "deepest", max(seeds.index), str(max(seeds.index))
     if missing := sorted(set(span) - set(seeds.index)):
@@ -179,8 +183,7 @@ def _tried(data: Measured, rows: pd.DataFrame) -> Numbers:
 def _ends(data: Measured, rows: pd.DataFrame) -> Numbers:
     """Yield between which depths a sweep ceases to train, and how many seeds train at each of them.
 
-    Where a deeper network than the first that fails trains, `reversal` is the probability that at most so many of
-    those that train are at the lesser depth, were both depths alike (Fisher's exact test).
+    Where a deeper network than the first that fails trains, `reversal` compares the two by Fisher's exact test.
     """
     ends, trained = observed(rows), rows.groupby("layers").trained.agg(["sum", "size"])
     shares = {layers: f"{k} of {n} seed{'s' if n > 1 else ''}" for layers, k, n in trained.itertuples()}
@@ -191,13 +194,14 @@ def _ends(data: Measured, rows: pd.DataFrame) -> Numbers:
             yield f"{key}/trained", int(trained["sum"][layers]), shares[layers]
             blocks = depth_prediction.blocks(int(layers), data.settings.model.stages)
             yield f"{key}/blocks", sum(blocks), f"({', '.join(map(str, blocks))})"
+            signal = statistics.geometric_mean(rows.signal[rows.layers == layers])
+            yield f"{key}/signal", signal, number(signal)
     if hopeless := int((rows.layers >= ends["none"]).sum()):
         yield "none/networks", hopeless, str(hopeless)
     if ends["any"] > ends["failed"]:
         (few, n), (many, m) = trained.loc[[ends["failed"], ends["any"]]].to_numpy().tolist()
-        ways = sum(math.comb(n, each) * math.comb(m, few + many - each) for each in range(few + 1))
         if few / n < many / m:
-            chance = ways / math.comb(n + m, few + many)
+            chance = statistics.fisher_exact(few, n, many, m)
             yield "reversal", chance, number(chance)
     split = trained.index[(trained["sum"] > 0) & (trained["sum"] < trained["size"])]
     if len(split):
