@@ -225,3 +225,4 @@ def test_a_ratio_of_sums_by_hand():
     alone = statistics.ratio_of_sums(pd.Series([3.0]), pd.Series([4.0]))
     assert (alone.mean, alone.count) == (0.75, 1)
     assert math.isnan(alone.low)
+    assert math.isnan(statistics.ratio_of_sums(pd.Series([0.0, 0.0]), pd.Series([0.0, 0.0])).mean)

@@ -128,10 +128,11 @@ def ratio_of_sums(above: pd.Series, below: pd.Series) -> Interval:
     """
     sums = pd.DataFrame({"above": above, "below": below}).groupby(level=0).sum()
     total, count = sums.sum(), len(sums)
-    found = float(total.above / total.below)
+    with np.errstate(divide="ignore", invalid="ignore"):  # of gradients that are 0
+        found = float(total.above / total.below)
     if count < 2:
         return Interval(found, math.nan, math.nan, count)
-    left = (total - sums).eval("above / below")  # without each group in turn
+    left = (total.above - sums.above) / (total.below - sums.below)  # without each group in turn
     half = quantile(count - 1) * math.sqrt((count - 1) * float(((left - left.mean()) ** 2).mean()))
     return Interval(found, found - half, found + half, count)
 
