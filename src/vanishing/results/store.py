@@ -259,11 +259,16 @@ def is_available(settings: config.Parameters, name: str, seed: int) -> bool:
     return _made_so(settings, name, seed, paths.result_files(name, seed))
 
 
+def is_trained(settings: config.Parameters, name: str, seed: int) -> bool:
+    """Return whether a run and seed was trained with today's configuration, its gradient flow measured or not."""
+    files_of = [paths.results(name, seed) / file for file in ("history.csv", "summary.json")]
+    return _made_so(settings, name, seed, files_of)
+
+
 def trained(settings: config.Parameters) -> Iterator[tuple[str, int]]:
     """Yield each (run, seed) whose trajectory is there too, so that its gradient flow can be measured."""
     for name, seed in settings.jobs():
-        small = [paths.results(name, seed) / file for file in ("history.csv", "summary.json")]
-        if _made_so(settings, name, seed, [*small, paths.snapshot(paths.checkpoints(name, seed), 0)]):
+        if is_trained(settings, name, seed) and paths.snapshot(paths.checkpoints(name, seed), 0).exists():
             yield name, seed
 
 

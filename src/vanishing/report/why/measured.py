@@ -71,7 +71,7 @@ def read(name: str, settings: config.Parameters) -> Measured | None:
     tables = []
     for run, seed in settings.analysed(name):
         path = paths.analysis(name, run, seed)
-        if path.exists() and store.is_available(settings, run, seed):
+        if path.exists() and store.is_trained(settings, run, seed):
             tables.append(_read(path).assign(run=run, seed=seed))
     if not tables:
         return None
