@@ -118,3 +118,46 @@ def test_the_report_is_typeset_and_has_the_same_bytes_wherever_and_whenever(fold
     monkeypatch.setenv("HOME", os.fspath(folder))
     assert typeset.typeset().read_bytes() == pdf
     assert (paths.REPORT / "report.pdf").exists()
+
+
+INTERVALS = {"raised": (1.1, 1.2), "lowered": (0.8, 0.9), "either": (0.9, 1.1), "alone": ("nan", "nan")}
+LENGTHS = {  # ends of the interval of the landscape of 50, and those of a single minibatch, each with its mean
+    "estimate": ((0.9, 1.0, 1.1), (1.8, 2.0, 2.2)),
+    "landscape": ((1.5, 1.55, 1.6), (1.7, 1.75, 1.8)),
+    "open": ((0.5, 1.2, 3.0), (1.7, 1.75, 1.8)),
+    "same": ((0.9, 1.0, 1.1), (0.9, 1.2, 1.5)),
+}
+
+
+@pytest.mark.skipif(not shutil.which("latexmk"), reason="latexmk is not installed")
+def test_the_text_on_smoothness_says_what_the_intervals_allow(folder):
+    """TeX writes what its commands say into the log."""
+    shutil.copytree(examples.ROOT / "report", "report", ignore=shutil.ignore_patterns("sections", "build", "why"))
+    lines = [rf"\defineresult{{{key}/{end}}}{{{value}}}{{}}" for key, ends in INTERVALS.items()
+             for end, value in zip(("low", "high"), ends, strict=True)]  # fmt: skip
+    for key, of_both in LENGTHS.items():
+        for kind, (low, mean, high) in zip(("landscape", "minibatch"), of_both, strict=True):
+            stem = f"why/smoothness/{key}/{kind}/50/gradient_norm"
+            lines += [rf"\defineresult{{{stem}{end}}}{{{value}}}{{}}"
+                      for end, value in (("", mean), ("/low", low), ("/high", high))]  # fmt: skip
+    Path("report/numbers.tex").touch()
+    Path("report/why").mkdir()
+    Path("report/why/numbers.tex").write_text("\n".join(lines))
+    commands = (examples.ROOT / "report/sections/why-smoothness.tex").read_text().partition("r2 asks whether")[0]
+    shown = [rf"\typeout{{{key}=\changes{{{key}}}=}}" for key in INTERVALS]
+    shown += [rf"\typeout{{{key}=\lengthened{{{key}}}=}}" for key in LENGTHS]
+    body = "\n".join(["\\input{preamble}", commands, "\\begin{document}", *shown, "."])
+    Path("report/report.tex").write_text(DOCUMENT.replace("\\begin{document}\n%s", "%s") % body)
+    typeset.typeset()
+    log = "".join(Path("report/build/report.log").read_text().split())  # whose lines break within words
+    said = dict(re.findall(rf"({'|'.join([*INTERVALS, *LENGTHS])})=([^=]*)=", log))
+    assert {key: said[key] for key in INTERVALS} == {
+        "raised": "raises",
+        "lowered": "lowers",
+        "either": "doesnotmeasurablychange",
+        "alone": "maychange",
+    }
+    assert "averagesfewimages,notthat" in said["estimate"]
+    assert "BN'sshareinthelongergradientofasmallminibatchismeasurable" in said["landscape"]
+    assert "toofewtotell" in said["open"]
+    assert not said["same"]
