@@ -195,7 +195,7 @@ def test_the_text_says_amounts_totals_and_that_it_is_an_estimate():
     made = cost.Estimate({"vgg08": 60.0, "vgg38": 5000.0}, lines, analyses=ours)
     head, shallow, deep, blank, *rest = remaining.text(listed, made).splitlines()
     assert head.split("  ")[0] == "run"
-    assert (shallow.split()[3:5], deep.split()[3:5]) == (["0", "1"], ["0", "1"])
+    assert shallow.split()[3:7] == deep.split()[3:7] == ["seed", "0", "seed", "1"]
     assert (shallow.split()[-4:], deep.split()[-4:]) == (["60", "s", "30", "s"], ["83", "min", "10", "min"])
     assert blank == ""
     assert rest[0].startswith("in all: 4 trainings, ")

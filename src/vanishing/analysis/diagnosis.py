@@ -250,7 +250,7 @@ def _gradient(kind: str, sizes: pd.Series, advice: tuple[Advice, ...]) -> Findin
     where = f"layer {sizes.index[at]}" + (f" and {side}" if at else "")
     text = (
         f"The gradient {kind[:-3]}es towards the input: relative to the weights, in {where} it is at most "
-        f"{ratios[at]:.0e} times what it is in the others."
+        f"{ratios[at]:.0e} times the largest of the others."
     )
     each = f" A layer between {small} and {large} multiplies it by {rate:.2g} on average." if last > 1 and rate else ""
     first, final = (small, large)[::forward]

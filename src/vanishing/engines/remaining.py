@@ -72,7 +72,7 @@ def to_train(settings: config.Parameters, studies: Sequence[str] = ()) -> list[t
 
 def text(listed: Sequence[Entry], made: Estimate) -> str:
     """Lay out a line a run, with the cost of a training and its analyses, then the totals and what they rest on."""
-    head = "run", "layers", "epochs", "seeds trained", "seeds to train", "MAC each", "disk each", "time each"
+    head = "run", "layers", "epochs", "trained", "to train", "MAC each", "disk each", "time each"
     rows = [(*head, "analyses each")]
     for entry in listed:
         seconds = made.seconds.get(entry.name)
@@ -133,7 +133,7 @@ def _trainings(number: int) -> str:
 
 
 def _seeds(seeds: Sequence[int]) -> str:
-    return ",".join(map(str, seeds)) or "-"
+    return f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}" if seeds else "-"
 
 
 def _si(value: float, unit: str) -> str:

@@ -130,7 +130,8 @@ def numbers(data: Measured) -> Iterator[tuple[str, float, str]]:
     yield "groups", settings.batches, str(settings.batches)
     yield "images", settings.batch_size, str(settings.batch_size)
     yield "minibatch", settings.minibatch, str(settings.minibatch)
-    yield "sizes", len(settings.sizes), ", ".join(map(str, settings.sizes))
+    smaller = [str(size) for size in settings.sizes if size < settings.batch_size]
+    yield "sizes", 1 + len(smaller), " and ".join(filter(None, [", ".join(smaller), str(settings.batch_size)]))
     for network, plain, epoch, found in compare(data):
         yield from _bounds(f"{network}-{plain}/{epoch}", found)
     for network, epoch, kind, size, found in compare_sizes(data):
@@ -197,7 +198,8 @@ def _adam(data: Measured) -> str:
         ]
         rows.append([latex.code(network), str(epoch), *cells])
     over = "".join(f" & \\multicolumn{{2}}{{c}}{{rate {latex.number(rate)}}}" for rate in rates)
-    head = [f" & {over} \\\\", " & epoch" + " & distance & loss" * len(rates) + r" \\"]
+    rules = [rf"\cmidrule(lr){{{3 + 2 * at}-{4 + 2 * at}}}" for at in range(len(rates))]
+    head = [f" & {over} \\\\", " ".join(rules), " & epoch" + " & distance & loss" * len(rates) + r" \\"]
     return latex.tabular("lr" + "rr" * len(rates), head, rows)
 
 
