@@ -143,7 +143,7 @@ def test_the_text_on_smoothness_says_what_the_intervals_allow(folder):
     Path("report/numbers.tex").touch()
     Path("report/why").mkdir()
     Path("report/why/numbers.tex").write_text("\n".join(lines))
-    commands = (examples.ROOT / "report/sections/why-smoothness.tex").read_text().partition("r2 asks whether")[0]
+    commands = (examples.ROOT / "report/sections/why-smoothness.tex").read_text().partition("The report r2")[0]
     shown = [rf"\typeout{{{key}=\changes{{{key}}}=}}" for key in INTERVALS]
     shown += [rf"\typeout{{{key}=\lengthened{{{key}}}=}}" for key in LENGTHS]
     body = "\n".join(["\\input{preamble}", commands, "\\begin{document}", *shown, "."])
