@@ -155,9 +155,9 @@ def test_what_is_planned_is_what_snakemake_would_train(built, copy, monkeypatch,
         assert left == {name for rule, name in planned(folder) if rule == "train"}
         assert cli.main(["plan"]) == 0
         table = capsys.readouterr().out.partition("\n\n")[0]
-        rows = [line.split() for line in table.splitlines()[1:]]
-        assert left == {name for name, _, _, done, missing, *_ in rows if (done, missing) == ("-", "0")}
-        assert {name for name, *_ in rows} - left == {name for name, _, _, done, *_ in rows if done == "0"}
+        rows = [re.split(" {2,}", line) for line in table.splitlines()[1:]]
+        assert left == {name for name, _, _, done, missing, *_ in rows if (done, missing) == ("-", "seed 0")}
+        assert {name for name, *_ in rows} - left == {name for name, _, _, done, *_ in rows if done == "seed 0"}
 
 
 def test_a_lost_result_of_a_finished_study_is_made_again(built, copy):
