@@ -37,6 +37,9 @@ KEPT = (
 )  # fmt: skip
 """What a program that makes part of the report inherits: where programs, libraries and room for files are."""
 
+ROOM = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 - mkdtemp draws the names, and makes what nobody else can read
+"""Where there is room for files that no result depends on."""
+
 PLAIN_BYTES = 60
 """Longest path of a folder for sockets, which have 107 bytes and names of their own."""
 
@@ -101,8 +104,7 @@ def plain_folder() -> Iterator[Path]:
     Raises:
         UserError: neither `TMPDIR` nor `/tmp` gives one.
     """
-    parents = [os.environ.get("TMPDIR", ""), "/tmp", "/var/tmp", "/dev/shm"]  # noqa: S108 - names are made by mkdtemp
-    for parent in parents:
+    for parent in (os.environ.get("TMPDIR", ""), *ROOM):
         if len(os.fsencode(parent)) <= PLAIN_BYTES and re.fullmatch(r"/[A-Za-z0-9_./-]+", parent):
             with contextlib.suppress(OSError):
                 made = Path(tempfile.mkdtemp(prefix="vanishing-", dir=parent))
