@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import shlex
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -31,6 +33,14 @@ def _run(*arguments: str, text: str = "") -> subprocess.CompletedProcess[str] | 
     return subprocess.run(
         ["git", *arguments], env=environment.child(), input=text, capture_output=True, text=True, check=False
     )
+
+
+def restores(path: Path, digest: str, algorithm: str = "sha256") -> str | None:
+    """Return the command that brings a text file of this hash back from the last commit; None if that has none."""
+    text = ask("show", f"HEAD:./{path.as_posix()}")
+    if text is None or hashlib.new(algorithm, text.encode(), usedforsecurity=False).hexdigest() != digest:
+        return None
+    return shlex.join(["git", "checkout", "HEAD", "--", str(path)])
 
 
 def committed(folder: Path) -> dict[Path, str]:

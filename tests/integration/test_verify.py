@@ -102,6 +102,13 @@ def flip(path, place=0.5):
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
+def do(command):
+    """Run a command that was advised."""
+    for part in command.split(" && "):
+        program, *arguments = part.split()
+        dvc(*arguments) if program == "dvc" else subprocess.run([program, *arguments], check=True, capture_output=True)
+
+
 def cached(path):
     """Return the object in DVC's cache that has the content of `path`."""
     name = files.digest(path, "md5")
@@ -140,7 +147,8 @@ def test_a_study_as_it_was_made_has_nothing_off(study, capsys):
     ],
     ids=str,
 )
-def test_one_flipped_bit_is_named_with_what_makes_the_file_again(study, path, command, capsys):
+def test_one_flipped_bit_is_named_with_what_makes_the_file_again(study, path, command, capsys, monkeypatch):
+    monkeypatch.setattr(dvc_lock, "restores", lambda *_: None)
     flip(path)
     code, found, told = verify(capsys)
     assert (code, len(found)) == (1, 1)
@@ -150,6 +158,28 @@ def test_one_flipped_bit_is_named_with_what_makes_the_file_again(study, path, co
     assert found[0].endswith(f"; next: `{command}`")
     assert "expected " in found[0]
     assert told[-1].startswith("vanishing verify: 1 file does not match; ")
+
+
+@pytest.mark.parametrize("path", [BEST, HISTORY, SUMMARY, Path("report/figures/core/loss.pdf")], ids=str)
+@pytest.mark.parametrize("damage", ["flipped", "cut short", "gone"])
+def test_what_a_record_keeps_is_brought_back_and_not_trained_again(study, path, damage, capsys):
+    for arguments in (["init", "-q"], ["add", "params.yaml", "results"], ["commit", "-qm", "x"]):
+        subprocess.run(["git", "-c", "user.name=x", "-c", "user.email=x@example.org", *arguments], check=True)
+    if damage == "flipped":
+        flip(path)
+    elif damage == "cut short":
+        path.chmod(0o644)
+        path.write_bytes(path.read_bytes()[:-9])
+    else:
+        path.unlink()
+    found = verify(capsys)[1]
+    if path == SUMMARY and damage == "gone":
+        return  # nothing here says that there was a training
+    assert len(found) == 1
+    command = re.search(r"next: `(.*)`", found[0])[1]
+    assert re.search("(git|dvc) checkout", command)
+    do(command)
+    assert verify(capsys)[0] == 0
 
 
 @pytest.mark.parametrize("original", [BEST, DATA, Path("report/figures/core/loss.pdf")], ids=str)
@@ -172,9 +202,7 @@ def test_the_command_for_a_damaged_object_mends_it(study, capsys):
     path = cached(BEST)
     flip(path)
     command = re.search(r"next: `(.*)`", verify(capsys)[1][0])[1]
-    for part in command.split(" && "):
-        program, *arguments = part.split()
-        dvc(*arguments) if program == "dvc" else subprocess.run([program, *arguments], check=True)
+    do(command)
     assert verify(capsys)[0] == 0
 
 
@@ -507,7 +535,9 @@ def test_no_command_of_a_record_is_printed(study, unbuilt, capsys):
     found = verify(capsys)[1]
     assert len(found) == 4
     assert not any("evil" in line for line in found)
-    assert found[-2].endswith("; next: `dvc repro`")
+    assert found[-2].endswith("; next: `rm -f report/report.pdf && dvc checkout --force report/report.pdf`")
+    shutil.rmtree(".dvc/cache")
+    assert next(line for line in verify(capsys)[1] if "report.pdf" in line).endswith("; next: `dvc repro`")
 
 
 @pytest.mark.parametrize(

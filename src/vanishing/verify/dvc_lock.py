@@ -143,6 +143,23 @@ def objects(scope: Scope) -> Iterator[Mismatch]:
                     yield Mismatch(path, "a list of a directory's files", problem(path, error), command)
 
 
+def restores(path: Path, digest: str, algorithm: str = "sha256") -> str | None:
+    """Return the command that brings a file of this hash back from DVC's cache; None if that has none."""
+    try:
+        stages = read() if LOCK.exists() else []
+    except UserError:
+        return None  # told by `outputs`
+    listings = _Listings()
+    for stage in stages:
+        for output, recorded in stage.outputs.items():
+            inside = path.relative_to(output).as_posix() if output in path.parents else ""
+            name = (listings.read(recorded) or {}).get(inside) if inside else recorded if output == path else None
+            kept = name and _cache() / name[:2] / name[2:]
+            if kept and kept.is_file() and files.digest(kept, algorithm) == digest:
+                return shlex.join(["dvc", "checkout", "--force", str(output)])
+    return None
+
+
 def stale(stages: Iterable[Stage], settings: config.Parameters) -> set[str]:
     """Name the stages whose record is of other inputs than there are now, directly or through another stage.
 
@@ -187,7 +204,8 @@ def _compare(scope: Scope, path: Path, digest: str, command: str, listing: dict[
         if name not in listing:
             yield Mismatch(path / name, f"no such file ({LOCK})", "one", remove(path / name))
         elif name not in there:
-            yield Mismatch(path / name, f"{listing[name]} ({LOCK})", "nothing", command)
+            mend = scope.mend(path / name, listing[name], command, "md5")
+            yield Mismatch(path / name, f"{listing[name]} ({LOCK})", "nothing", mend)
         else:
             yield from scope.compare(path / name, listing[name], str(LOCK), command, "md5")
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import hashlib
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from vanishing import config, files, paths
+from vanishing import config, files, git, paths
 from vanishing.errors import UserError
 from vanishing.results import store
+
+Restore = Callable[[Path, str, str], str | None]
+"""From a file, its hash and the name of that, the command that brings it back; None if there is none."""
 
 SAMPLE = 3
 """Trainings that are evaluated again by default."""
@@ -69,6 +72,8 @@ class Scope:
     settings: config.Parameters
     every: bool = False
     """Whether to test all trainings again, not a sample."""
+    records_of_files: Sequence[Restore] = ()
+    """Where a file may be brought back from, without making it again."""
     compared: set[Path] = field(default_factory=set)
     """Files that have been compared with a record."""
     mismatched: set[Path] = field(default_factory=set)
@@ -89,7 +94,15 @@ class Scope:
         except (UserError, OSError) as error:
             there, found = "", problem(path, error)
         if there != digest:
-            yield Mismatch(path, f"{digest} ({source})", found, command)
+            yield Mismatch(path, f"{digest} ({source})", found, self.mend(path, digest, command, algorithm))
+
+    def mend(self, path: Path, digest: str, command: str, algorithm: str = "sha256") -> str:
+        """Return what brings a file of this hash back from a record, else the `command` that makes it, if in hours.
+
+        First the file goes: by its size and time, git and DVC may take one with a flipped bit for the right one.
+        """
+        found = next(filter(None, (restore(path, digest, algorithm) for restore in self.records_of_files)), None)
+        return f"{remove(path, '-f')} && {found}" if found else command
 
     @cached_property
     def read(self) -> tuple[list[Record], list[Mismatch]]:
@@ -102,7 +115,8 @@ class Scope:
             try:
                 records.append(Record(run, int(seed[1]), store.read_summary(path)))
             except UserError as error:
-                command = f"vanishing train {run} --seed {seed[1]}"
+                again = f"vanishing train {run} --seed {seed[1]}"
+                command = shlex.join(["git", "checkout", "HEAD", "--", str(path)]) if git.committed(path) else again
                 problem = re.sub(r"^.*cannot be read (\(.*\));.*$", r"damage \1", str(error))
                 broken.append(Mismatch(path, "the summary of a training", problem, command))
         return records, broken

@@ -39,7 +39,7 @@ def verify(settings: config.Parameters, every: bool = False) -> None:
     Raises:
         UserError: a file does not match.
     """
-    scope = Scope(settings, every)
+    scope = Scope(settings, every, (git.restores, dvc_lock.restores))
     for mismatch in _mismatches(scope):
         if mismatch.path not in scope.mismatched:  # damaged weights are found by several checks; the first says most
             scope.mismatched.add(mismatch.path)
@@ -79,7 +79,8 @@ def summaries(scope: Scope) -> Iterator[Mismatch]:
             if path.exists():
                 yield from scope.compare(path, digest, str(record.path), record.command)
             elif path.parent.exists():
-                yield Mismatch(path, f"{digest} ({record.path})", "nothing", record.command)
+                command = scope.mend(path, digest, record.command)
+                yield Mismatch(path, f"{digest} ({record.path})", "nothing", command)
         for path in sorted(record.trajectory.glob("*.safetensors")):
             if path.name not in record.summary["files"]:
                 yield Mismatch(path, f"no such file ({record.path})", "one", remove(path))
