@@ -8,7 +8,7 @@ import sys
 
 from snakemake.utils import min_version
 
-from vanishing.engines import graph, lock
+from vanishing.engines import graph, links, lock
 from vanishing.errors import UserError
 
 min_version("9.14")
@@ -22,6 +22,7 @@ try:
     studies = graph.drawn(settings, jobs)
     if workflow.is_main_process:
         lock.clear()
+        links.release()
 except UserError as error:
     print(f"snakemake: {error}", file=sys.stderr)
     sys.exit(2)
