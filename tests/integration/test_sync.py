@@ -278,8 +278,11 @@ def test_a_folder_that_dvc_does_not_know_is_one_line(tmp_path, monkeypatch):
     assert "\n" not in str(raised.value)
 
 
+CONFLICT = "schema: '2.0'\nstages:\n<<<<<<< HEAD\n  a: {cmd: x}\n=======\n  b: {cmd: x}\n>>>>>>> theirs\n"
+
+
 @pytest.mark.parametrize(
-    "left", ["", "schema: '", "schema: '2.0'\nstages:\n  data:\n    cmd: vani\n    outs:\n    - path"]
+    "left", ["", CONFLICT, "schema: '", "schema: '2.0'\nstages:\n  data:\n    cmd: vani\n    outs:\n    - path"]
 )
 def test_a_record_that_a_killed_dvc_has_left_half_written_is_set_aside(tmp_path, monkeypatch, left, capsys):
     monkeypatch.chdir(tmp_path)
