@@ -143,6 +143,16 @@ def test_an_edited_source_that_the_project_no_longer_has_is_kept_too(origin, tmp
     assert "notebooks/training.ipynb: was edited; is now " in capsys.readouterr().err
 
 
+def test_sources_of_a_clone_for_windows_are_not_taken_for_edited(origin, tmp_path, capsys):
+    copy, notebook = tmp_path / "copy", origin / "notebooks" / "training.ipynb"
+    notebook.write_bytes(b"{\r\n}\r\n")
+    workspace.lay_out(origin, copy, None)
+    notebook.write_bytes(b"{\r\n \r\n}\r\n")
+    workspace.lay_out(origin, copy, None)
+    assert (copy / "notebooks" / "training.ipynb").read_bytes() == b"{\n \n}\n"
+    assert capsys.readouterr().err == ""
+
+
 def test_what_a_workspace_of_an_earlier_version_holds_is_kept_where_it_differs(origin, tmp_path):
     """Its mark lists no hashes, so that nothing says who has changed what."""
     copy = tmp_path / "copy"

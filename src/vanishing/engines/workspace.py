@@ -62,7 +62,7 @@ def lay_out(origin: Path, folder: Path, overlay: Path | None, studies: Sequence[
         content["studies"] = {key: content["studies"][key] for key in studies if settings.study(key)}
         content = config.with_runs(content, {run for key in studies for run in settings.study(key).runs})
         settings = config.check(content)
-    sources = {path: (origin / path).read_bytes() for path in _sources(origin)}
+    sources = {path: files.content(origin / path) for path in _sources(origin)}  # hashed with line feeds alone
     _replace(folder, sources | {Path("params.yaml"): config.text(content).encode()})
     files.write_if_changed(folder / paths.JOBS, graph.job_list(settings))
     if not (folder / ".dvc" / "config").exists():  # later the user's, who may have named a remote there
