@@ -256,11 +256,11 @@ def test_a_users_variables_do_not_steer_an_engine(tmp_path, monkeypatch):
     (tmp_path / "program.py").write_text("import json, os\nprint(json.dumps(dict(os.environ)))\n")
     (tmp_path / "dvc.py").write_text("import json, os\nprint(json.dumps(dict(os.environ)))\n")
     steering = {"SNAKEMAKE_PROFILE": "/none", "DVC_SHOW_TRACEBACK": "1", "GIT_DIR": "/none", "PYTHONSTARTUP": "/none"}
-    for name, value in (steering | {"DVC_GLOBAL_CONFIG_DIR": "/settings", "HOME": "/home/me"}).items():
+    for name, value in (steering | {"DVC_GLOBAL_CONFIG_DIR": "/settings", "HOME": "/me"}).items():
         monkeypatch.setenv(name, value)
     program, dvc = (json.loads(sync.engine(name, "x", folder=tmp_path)) for name in ("program", "dvc"))
     assert not steering.keys() & (program | dvc).keys()
-    assert (program["HOME"], dvc["DVC_GLOBAL_CONFIG_DIR"]) == ("/home/me", "/settings")
+    assert (program["HOME"], dvc["DVC_GLOBAL_CONFIG_DIR"]) == ("/me", "/settings")
     assert "DVC_GLOBAL_CONFIG_DIR" not in program
 
 
