@@ -153,3 +153,12 @@ def test_what_dvc_reads_is_written_before_it_is_asked(tmp_path, missing):
     shutil.rmtree(tmp_path / missing) if (tmp_path / missing).is_dir() else (tmp_path / missing).unlink()
     run(tmp_path, "vanishing", "sync")
     assert (tmp_path / missing).exists()
+
+
+def test_dvcs_record_has_the_same_bytes_whichever_engine_has_built(build, tmp_path):
+    """A sync makes of Snakemake's the one that `dvc repro` writes, and leaves that one as it is."""
+    by_dvc = build("dvc")
+    for engine in ("snakemake", "dvc"):
+        folder = Path(shutil.copytree(build(engine), tmp_path / engine))
+        run(folder, "vanishing", "sync")
+        assert (folder / "dvc.lock").read_bytes() == (by_dvc / "dvc.lock").read_bytes(), engine
