@@ -9,7 +9,7 @@ import sys
 from snakemake.utils import min_version
 
 from vanishing import environment, project
-from vanishing.engines import graph, lock, typed
+from vanishing.engines import graph, links, lock, typed
 from vanishing.errors import UserError
 
 min_version("9.14")
@@ -26,6 +26,7 @@ try:
     if workflow.is_main_process:
         graph.check_targets(typed.options().targets, settings, stages, studies)
         lock.clear()
+        links.release()
 except UserError as error:
     print(f"snakemake: {error}", file=sys.stderr)
     sys.exit(2)

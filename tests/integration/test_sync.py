@@ -1,5 +1,6 @@
 import json
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -153,15 +154,40 @@ def entered(monkeypatch):
     files.write(Path("dvc.lock"), "schema: '2.0'\nstages:\n  gone:\n    cmd: x\n")
     monkeypatch.setattr(sync, "_set_aside", lambda: None)
     monkeypatch.setattr(sync, "_stale", lambda: {"a"})
-    monkeypatch.setattr(sync, "_pending", lambda: {"b.out"})
+    monkeypatch.setattr(sync, "_pending", lambda: set() if called[1:] else {"b.out"})
     monkeypatch.setattr(sync, "engine", lambda *arguments: called.append(" ".join(arguments)))
     return called
 
 
 def test_what_is_there_is_entered_with_parameters_and_without_new_times(study, entered):
     sync.bring_together(study)
-    assert entered == ["dvc commit --force --no-relink --quiet a", "snakemake --cores 1 --touch --force b.out"]
+    assert entered == ["dvc commit --force --no-relink a", "snakemake --cores 1 --touch --force b.out"]
     assert Path("dvc.lock").read_text() == "schema: '2.0'\nstages: {}\n"
+
+
+PENDING = {
+    "what stands on another one by ancient files alone": ([{"c.out"}, set()], ["b.out c.out", "c.out"]),
+    "what another one's new time makes old": ([{"d.out"}, set()], ["b.out c.out", "d.out"]),
+    "nothing that waits for a stage to be built": ([{"e.out"}], ["b.out c.out"]),
+}
+
+
+@pytest.mark.parametrize(("answers", "touched"), PENDING.values(), ids=PENDING)
+def test_snakemake_is_told_until_it_would_make_nothing_again(monkeypatch, answers, touched):
+    """One command may leave some out; a clone that had its report and DVC's outputs needed a second sync."""
+    called, later = [], iter(answers)
+    monkeypatch.setattr(sync, "engine", lambda *arguments: called.append(" ".join(arguments[5:])))
+    monkeypatch.setattr(sync, "_pending", lambda: next(later))
+    unbuilt = [Stage("x", frozenset({"x.out"}), frozenset()), Stage("e", frozenset({"e.out"}), frozenset("x"))]
+    sync._touch([*chain("b", "c", "d"), *unbuilt], {"b", "c"}, {"x"})
+    assert called == touched
+
+
+def test_what_snakemake_does_not_enter_is_named_and_not_tried_for_ever(monkeypatch):
+    monkeypatch.setattr(sync, "engine", lambda *_: None)
+    monkeypatch.setattr(sync, "_pending", lambda: {"b.out"})
+    with pytest.raises(UserError, match=r"^snakemake: does not enter 1 \(b\); `snakemake -n` says why$"):
+        sync._touch(chain("b"), {"b"}, set())
 
 
 @pytest.mark.parametrize("damaged", ["results", "images"])
@@ -208,6 +234,43 @@ def test_a_failed_job_of_an_engine_is_told_by_its_own_complaint(tmp_path):
     assert str(raised.value) == f"snakemake --cores failed: {complaint}"
 
 
+SILENT = {
+    "exit(3)": "exit code 3",
+    "print('first\\nlast'); exit(1)": "last",
+    "os.kill(os.getpid(), 9)": "ended by signal 9",
+    "exit('ERROR: no room\\n\\nHaving any troubles? Hit us up')": "no room",
+    "exit('ERROR: x\\nvanishing data: no source')": "vanishing data: no source",
+}
+
+
+@pytest.mark.parametrize(("code", "told"), SILENT.items())
+def test_an_engine_that_fails_always_has_a_reason(tmp_path, code, told):
+    (tmp_path / "program.py").write_text(f"import os\n{code}\n")
+    with pytest.raises(UserError) as raised:
+        sync.engine("program", "commit", folder=tmp_path)
+    assert str(raised.value) == f"program commit failed: {told}"
+
+
+def test_a_users_variables_do_not_steer_an_engine(tmp_path, monkeypatch):
+    """Except for those by which DVC finds the user's settings: the cache may be named there."""
+    (tmp_path / "program.py").write_text("import json, os\nprint(json.dumps(dict(os.environ)))\n")
+    (tmp_path / "dvc.py").write_text("import json, os\nprint(json.dumps(dict(os.environ)))\n")
+    steering = {"SNAKEMAKE_PROFILE": "/none", "DVC_SHOW_TRACEBACK": "1", "GIT_DIR": "/none", "PYTHONSTARTUP": "/none"}
+    for name, value in (steering | {"DVC_GLOBAL_CONFIG_DIR": "/settings", "HOME": "/me"}).items():
+        monkeypatch.setenv(name, value)
+    program, dvc = (json.loads(sync.engine(name, "x", folder=tmp_path)) for name in ("program", "dvc"))
+    assert not steering.keys() & (program | dvc).keys()
+    assert (program["HOME"], dvc["DVC_GLOBAL_CONFIG_DIR"]) == ("/me", "/settings")
+    assert "DVC_GLOBAL_CONFIG_DIR" not in program
+
+
+def test_a_users_profile_of_snakemake_is_not_read(tmp_path, monkeypatch):
+    monkeypatch.setenv("SNAKEMAKE_PROFILE", "/none")
+    (tmp_path / "Snakefile").write_text("rule:\n    output: 'made'\n    shell: 'touch {output}'\n")
+    sync.engine("snakemake", "--cores", "1", folder=tmp_path)
+    assert (tmp_path / "made").exists()
+
+
 def test_a_folder_that_dvc_does_not_know_is_one_line(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"^dvc: ") as raised:
@@ -215,8 +278,11 @@ def test_a_folder_that_dvc_does_not_know_is_one_line(tmp_path, monkeypatch):
     assert "\n" not in str(raised.value)
 
 
+CONFLICT = "schema: '2.0'\nstages:\n<<<<<<< HEAD\n  a: {cmd: x}\n=======\n  b: {cmd: x}\n>>>>>>> theirs\n"
+
+
 @pytest.mark.parametrize(
-    "left", ["", "schema: '", "schema: '2.0'\nstages:\n  data:\n    cmd: vani\n    outs:\n    - path"]
+    "left", ["", CONFLICT, "schema: '", "schema: '2.0'\nstages:\n  data:\n    cmd: vani\n    outs:\n    - path"]
 )
 def test_a_record_that_a_killed_dvc_has_left_half_written_is_set_aside(tmp_path, monkeypatch, left, capsys):
     monkeypatch.chdir(tmp_path)
@@ -238,29 +304,96 @@ def test_a_whole_record_stays(tmp_path, monkeypatch):
     assert Path("dvc.lock").exists()
 
 
-def test_stages_that_are_no_more_are_dropped_from_dvcs_record(tmp_path, monkeypatch, capsys):
-    """DVC keeps them; nothing else changes, not a byte, and what is left is up to date for DVC."""
+@pytest.fixture
+def recorded(tmp_path, monkeypatch):
+    """Return a maker of stages that DVC has run, by name; `z` and `b` stand on `a`."""
     monkeypatch.chdir(tmp_path)
     files.write(Path(".dvc/config"), "[core]\n    no_scm = true\n    analytics = false\n")
-    stage = "{}:\n    cmd: echo {} > {}\n    outs: [{}]\n"
-    both = [stage.format(*[name] * 4) for name in ("a", "b")]
-    files.write(Path("dvc.yaml"), f"stages:\n  {both[0]}")
-    sync.engine("dvc", "repro", "--quiet")
-    alone = Path("dvc.lock").read_bytes()
-    files.write(Path("dvc.yaml"), f"stages:\n  {both[0]}  {both[1]}")
-    sync.engine("dvc", "repro", "--quiet")
-    whole = Path("dvc.lock").read_bytes()
-    sync._forget({"a", "b"})
+
+    def run(*names):
+        stages = {name: {"cmd": f"echo {name} > {name}", "outs": [name]} for name in names}
+        for stage in stages.keys() & {"z", "b"}:
+            stages[stage]["deps"] = ["a"]
+        files.write(Path("dvc.yaml"), json.dumps({"stages": stages}))
+        sync.engine("dvc", "repro")
+        return Path("dvc.lock").read_bytes()
+
+    return run
+
+
+def test_stages_that_are_no_more_are_dropped_from_dvcs_record(recorded, capsys):
+    """DVC keeps them; nothing else changes, not a byte, and what is left is up to date for DVC."""
+    alone = recorded("a")
+    whole = recorded("a", "c")
+    sync._arrange(["a", "c"])
     assert Path("dvc.lock").read_bytes() == whole
     assert capsys.readouterr().err == ""
-    files.write(Path("dvc.yaml"), f"stages:\n  {both[0]}")
-    sync._forget({"a"})
+    recorded("a")
+    sync._arrange(["a"])
     assert Path("dvc.lock").read_bytes() == alone != whole
-    assert capsys.readouterr().err == "stages that are no more, dropped from DVC's record: 1 (b)\n"
+    assert capsys.readouterr().err == "stages that are no more, dropped from DVC's record: 1 (c)\n"
     assert json.loads(sync.engine("dvc", "status", "--json")) == {}
 
 
-def test_without_a_record_of_dvcs_there_is_nothing_to_drop(tmp_path, monkeypatch):
+@pytest.mark.filterwarnings("ignore:_NoneStep:DeprecationWarning")  # of DVC
+def test_the_record_has_the_bytes_of_dvc_repro_whoever_enters_the_stages(recorded):
+    """`dvc commit` would leave them in the order of the call."""
+    by_repro = recorded("z", "a", "b")
+    Path("dvc.lock").unlink()
+    sync.engine("dvc", "commit", "--force", "b", "z", "a")
+    assert Path("dvc.lock").read_bytes() != by_repro
+    sync._arrange([stage.name for stage in sync._stages()])
+    assert Path("dvc.lock").read_bytes() == by_repro
+    assert re.findall(rb"^  (\w):", by_repro, re.MULTILINE) == [b"a", b"z", b"b"]
+
+
+def test_without_a_record_of_dvcs_there_is_nothing_to_arrange(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    sync._forget({"a"})
+    sync._arrange(["a"])
     assert list(tmp_path.iterdir()) == []
+
+
+WAY = "; `dvc config --local core.no_scm true` has it work without git (docs/reproducibility.md)"
+
+
+@pytest.mark.filterwarnings("ignore:_NoneStep:DeprecationWarning")  # of DVC
+def test_without_git_one_line_says_what_to_type_and_that_works(recorded):
+    recorded("a")
+    Path(".dvc/config").write_text("[core]\n    analytics = false\n")
+    with pytest.raises(UserError, match=f"^dvc: .* is not a git repository{re.escape(WAY)}$"):
+        sync._stages()
+    with pytest.raises(UserError, match=f"^dvc: .* is not a git repository{re.escape(WAY)}$"):
+        sync._set_aside()
+    with pytest.raises(UserError, match=f"^dvc status failed: .* is not a git repository{re.escape(WAY)}$"):
+        sync._stale()
+    sync.engine("dvc", "config", "--local", "core.no_scm", "true")
+    sync._set_aside()
+    assert [stage.name for stage in sync._stages()] == ["a"]
+    assert sync._stale() == set()
+
+
+def test_behind_a_link_to_another_disk_one_line_says_what_to_type_and_that_works(recorded, tmp_path_factory):
+    """DVC would write a file for git beside the output, even where git ignores the link already."""
+    disk = tmp_path_factory.mktemp("disk")
+    Path("data").symlink_to(disk)
+    (disk / "images").write_text("images")
+    files.write(Path("dvc.yaml"), json.dumps({"stages": {"data": {"cmd": "none", "outs": ["data/images"]}}}))
+    Path(".dvc/config").write_text("[core]\n    analytics = false\n")
+    subprocess.run(["git", "init", "--quiet"], check=True)
+    Path(".gitignore").write_text("/data\n")
+    with pytest.raises(UserError, match=f"^dvc commit failed: .* outside of git repository .*{re.escape(WAY)}$"):
+        sync.engine("dvc", "commit", "--force", "--no-relink", "data")
+    sync.engine("dvc", "config", "--local", "core.no_scm", "true")
+    sync.engine("dvc", "commit", "--force", "--no-relink", "data")
+    assert sync._stale() == set()
+    assert Path("data").is_symlink()
+
+
+@pytest.mark.parametrize("folder", ["data", "checkpoints", "configuration", "logs", "build", ".vanishing", ".venv"])
+def test_git_ignores_a_folder_that_is_a_link_to_another_disk(tmp_path, monkeypatch, folder):
+    monkeypatch.chdir(tmp_path)
+    subprocess.run(["git", "init", "--quiet"], check=True)
+    Path(".gitignore").write_bytes((examples.ROOT / ".gitignore").read_bytes())
+    Path(folder).symlink_to("/")
+    done = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True, check=True)
+    assert done.stdout == "?? .gitignore\n"

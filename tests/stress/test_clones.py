@@ -1,4 +1,7 @@
-"""A finished study committed and pushed, and what a clone of it does: its report alone, or nothing at all."""
+"""A finished study committed and pushed, and what a clone of it does: its report alone, or nothing at all.
+
+And what becomes of it in an archive without git, in an experiment of DVC, and with outputs that are links.
+"""
 
 import json
 import os
@@ -8,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from engines import planned, run
+from engines import planned, run, start
 
 from examples import ROOT
 from vanishing import config
@@ -94,6 +97,114 @@ def test_a_clone_makes_the_report_alone_without_data_or_training(shared, tmp_pat
     run(folder, "dvc", "pull")  # what was built here is what was pushed, and in nobody's way
     run(folder, "vanishing", "sync")
     nothing_to_do(folder)
+
+
+def test_a_clone_that_has_built_its_report_and_repeated_the_rest_with_dvc_needs_one_sync(shared, tmp_path):
+    folder = tmp_path / "clone"
+    git(tmp_path, "clone", "--quiet", str(shared), str(folder))
+    shutil.copytree(shared / "report/samples", folder / "report/samples")
+    run(folder, "snakemake", "report", "--cores", "2", "--config", "from_results=true")
+    run(folder, "dvc", "repro")
+    printed = run(folder, "vanishing", "sync")
+    assert "stages entered in DVC's record: 0\n" in printed
+    assert "stages entered in Snakemake's record: 0\n" not in printed
+    nothing_to_do(folder)
+
+
+def test_an_archive_without_git_is_checked_and_gives_the_report_and_its_engines_what_they_need(shared, tmp_path):
+    folder = tmp_path / "archive"
+    git(shared, "archive", "--output", str(tmp_path / "archive.tar"), "HEAD")
+    shutil.unpack_archive(tmp_path / "archive.tar", folder)
+    assert "no mismatch; " in run(folder, "vanishing", "verify")
+    assert json.loads(run(folder, "vanishing", "manifest"))
+    assert "vgg08" in run(folder, "vanishing", "show")
+    shutil.copytree(shared / "report/samples", folder / "report/samples")
+    run(folder, "snakemake", "report", "--cores", "2", "--config", "from_results=true")
+    assert (folder / "report/report.pdf").read_bytes() == (shared / "report/report.pdf").read_bytes()
+    refused = start(["vanishing", "sync"], folder)
+    way = "dvc config --local core.no_scm true"
+    assert refused.communicate()[0].splitlines() == [
+        f"vanishing sync: dvc: {folder} is not a git repository; `{way}` has it work without git "
+        "(docs/reproducibility.md)"
+    ]
+    assert refused.returncode == 1
+    run(folder, *way.split())
+    run(folder, "dvc", "pull")
+    run(folder, "vanishing", "sync")
+    assert "Nothing to be done" in run(folder, "snakemake", "-n")
+    assert "Data and pipelines are up to date." in run(folder, "dvc", "repro")
+
+
+@pytest.fixture
+def experiment(shared, tmp_path):
+    return Path(shutil.copytree(shared, tmp_path / "study", symlinks=True))
+
+
+def test_an_experiment_with_another_setting_takes_one_try(experiment):
+    printed = run(experiment, "dvc", "exp", "run", "--temp", "-S", "train.epochs=1", "train@vgg08-0")
+    assert "Ran experiment(s)" in printed
+    assert git(experiment, "status", "--porcelain") == ""
+
+
+def test_an_experiment_with_another_seed_says_what_takes_one_try_and_that_does(experiment):
+    """Each begins from a copy of what is here, so that the same command again would fail for ever."""
+    process = start(["dvc", "exp", "run", "--temp", "-S", "seeds=[0,1]", "gradients@vgg08-0"], experiment)
+    printed, _ = process.communicate(timeout=300)
+    assert process.returncode != 0
+    assert "make the change in params.yaml, type `vanishing configure`, then `dvc exp run` without -S for it" in printed
+    assert git(experiment, "status", "--porcelain") == ""
+    content = config.read(experiment / "params.yaml") | {"seeds": [0, 1]}
+    (experiment / "params.yaml").write_text(config.text(content))
+    run(experiment, "vanishing", "configure")
+    printed = run(experiment, "dvc", "exp", "run", "--temp", "gradients@vgg08-1")
+    assert "Ran experiment(s)" in printed
+    assert "vanishing train vgg08 --seed 1" in printed
+
+
+def plain(*command):
+    """Return a command that has none of root's rights to others' and to read-only files."""
+    if os.getuid():
+        return command
+    lost = "-dac_override,-dac_read_search,-fowner"
+    return "setpriv", f"--bounding-set={lost}", f"--inh-caps={lost}", *command
+
+
+@pytest.mark.parametrize("kind", ["hardlink", "symlink"])
+def test_outputs_that_are_links_into_the_cache_are_built_again_and_it_stays(pulled, tmp_path, kind):
+    if not os.getuid() and not shutil.which("setpriv"):
+        pytest.skip("runs as root, and no setpriv (util-linux) to be less")
+    folder = Path(shutil.copytree(pulled, tmp_path / "study", symlinks=True))
+    cache = folder / ".dvc/cache/files/md5"
+    run(folder, *plain("dvc", "config", "cache.type", kind))
+    run(folder, *plain("dvc", "checkout", "--relink"))
+    snapshot = folder / "checkpoints/vgg08/seed0/epoch0000.safetensors"
+    assert snapshot.is_symlink() if kind == "symlink" else snapshot.stat().st_nlink > 1
+    run(folder, *plain("vanishing", "sync"))
+    assert "Nothing to be done" in run(folder, *plain("snakemake", "-n"))
+    before = {path: path.read_bytes() for path in cache.glob("??/*")}
+    both_see_a_changed_learning_rate(folder)
+    run(folder, *plain("snakemake", "--cores", "1"))
+    run(folder, *plain("vanishing", "sync"))
+    nothing_pending = run(folder, *plain("dvc", "repro"))
+    assert "Data and pipelines are up to date." in nothing_pending
+    assert {path: path.read_bytes() for path in before} == before
+    assert "no mismatch; " in run(folder, *plain("vanishing", "verify"))
+
+
+def test_data_and_checkpoints_on_another_disk_work_without_gits_part_of_dvc(pulled, tmp_path):
+    folder = Path(shutil.copytree(pulled, tmp_path / "study", symlinks=True))
+    for name in ("data", "checkpoints"):
+        shutil.move(folder / name, tmp_path / "disk" / name)
+        (folder / name).symlink_to(tmp_path / "disk" / name)
+    assert git(folder, "status", "--porcelain") == ""
+    run(folder, "dvc", "config", "--local", "core.no_scm", "true")
+    run(folder, "vanishing", "sync")
+    nothing_to_do(folder)
+    both_see_a_changed_learning_rate(folder)
+    run(folder, "dvc", "repro", "gradients@vgg08-0")
+    run(folder, "snakemake", "--cores", "1", "results/runs/vgg08/seed0/gradients.csv")
+    assert (folder / "checkpoints").is_symlink()
+    assert "data" not in git(folder, "status", "--porcelain")
 
 
 def test_before_a_sync_snakemake_goes_by_the_times_of_a_clone(shared, tmp_path):

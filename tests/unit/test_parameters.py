@@ -107,7 +107,7 @@ BAD = {
     "text for a number": ("epochs: 100", "epochs: many", ": train.epochs = 'many': allowed: an integer"),
     "quoted number": ("epochs: 100", "epochs: '100'", ": train.epochs = '100': allowed: an integer"),
     "fraction of an epoch": ("epochs: 100", "epochs: 99.5", ": train.epochs = 99.5: allowed: an integer"),
-    "truth for a number": ("epochs: 100", "epochs: yes", ": train.epochs = True: allowed: an integer"),
+    "truth for a number": ("epochs: 100", "epochs: true", ": train.epochs = True: allowed: an integer"),
     "nothing for a number": ("epochs: 100", "epochs:", ": train.epochs = None: allowed: an integer"),
     "octal number": ("epochs: 100", "epochs: 0144", ": train.epochs = '0144': allowed: an integer"),
     "number in base 60": ("epochs: 100", "epochs: 1:40", ": train.epochs = '1:40': allowed: an integer"),
@@ -162,7 +162,7 @@ BAD = {
         ": runs.vgg38.model.filters = 30: allowed: a multiple of 4 with reduction = bottleneck",
     ),
     "unknown norm": ("norm: none", "norm: layer", ": model.norm = 'layer': allowed: 'none', 'batch' or 'group'"),
-    "norm: no": ("norm: none", "norm: no", ": model.norm = False: allowed: 'none', 'batch' or 'group'"),
+    "norm: no": ("norm: none", "norm: no", ": model.norm = 'no': allowed: 'none', 'batch' or 'group'"),
     "unknown norm of a run": (
         "{norm: batch}",
         "{norm: Batch}",
@@ -238,7 +238,7 @@ BAD = {
     "learning rate yes": (
         "  learning_rate: 1.0e-3",
         "  learning_rate: yes",
-        ": train.learning_rate = True: allowed: a number",
+        ": train.learning_rate = 'yes': allowed: a number",
     ),
     "learning rate of a run below its final one": (
         "{learning_rate: 1.0e-2}",

@@ -4,7 +4,7 @@ import subprocess
 import pytest
 
 import examples
-from vanishing import config
+from vanishing import config, files
 from vanishing.engines import workspace
 from vanishing.errors import UserError
 
@@ -105,6 +105,90 @@ def test_a_source_that_the_project_no_longer_has_goes_and_results_stay(origin, t
     workspace.lay_out(origin, copy, None)
     assert [path.name for path in (copy / "notebooks").iterdir()] == ["other.ipynb"]
     assert (copy / "results" / "history.csv").read_text() == "kept"
+
+
+EDITS = [
+    "params.yaml",
+    "Snakefile",
+    "notebooks/training.ipynb",
+]
+
+
+@pytest.mark.parametrize("path", EDITS)
+def test_an_edited_source_is_kept_under_another_name_and_told(origin, tmp_path, path, capsys):
+    copy = tmp_path / "copy"
+    workspace.lay_out(origin, copy, None)
+    before, kept = (copy / path).read_bytes(), copy / ".vanishing" / "edited" / path
+    (copy / path).write_text("mine")
+    workspace.lay_out(origin, copy, None)
+    assert (copy / path).read_bytes() == before
+    assert kept.read_text() == "mine"
+    assert capsys.readouterr().err == f"{copy / path}: was edited; is now {kept}, and laid out anew\n"
+    (copy / path).write_text("mine again")
+    workspace.lay_out(origin, copy, None)
+    assert (kept.read_text(), kept.with_name(f"{kept.name}.2").read_text()) == ("mine", "mine again")
+    capsys.readouterr()
+    workspace.lay_out(origin, copy, None)
+    assert capsys.readouterr().err == ""
+
+
+def test_an_edited_source_that_the_project_no_longer_has_is_kept_too(origin, tmp_path, capsys):
+    copy = tmp_path / "copy"
+    workspace.lay_out(origin, copy, None)
+    (copy / "notebooks" / "training.ipynb").write_text("mine")
+    (origin / "notebooks" / "training.ipynb").unlink()
+    workspace.lay_out(origin, copy, None)
+    assert not (copy / "notebooks" / "training.ipynb").exists()
+    assert (copy / ".vanishing" / "edited" / "notebooks" / "training.ipynb").read_text() == "mine"
+    assert "notebooks/training.ipynb: was edited; is now " in capsys.readouterr().err
+
+
+def test_sources_of_a_clone_for_windows_are_not_taken_for_edited(origin, tmp_path, capsys):
+    copy, notebook = tmp_path / "copy", origin / "notebooks" / "training.ipynb"
+    notebook.write_bytes(b"{\r\n}\r\n")
+    workspace.lay_out(origin, copy, None)
+    notebook.write_bytes(b"{\r\n \r\n}\r\n")
+    workspace.lay_out(origin, copy, None)
+    assert (copy / "notebooks" / "training.ipynb").read_bytes() == b"{\n \n}\n"
+    assert capsys.readouterr().err == ""
+
+
+def test_what_a_workspace_of_an_earlier_version_holds_is_kept_where_it_differs(origin, tmp_path):
+    """Its mark lists no hashes, so that nothing says who has changed what."""
+    copy = tmp_path / "copy"
+    workspace.lay_out(origin, copy, None)
+    (copy / ".vanishing" / "workspace").write_text("laid out by `vanishing workspace`\n")
+    (copy / "params.yaml").write_text("mine")
+    workspace.lay_out(origin, copy, None)
+    assert files_below(copy / ".vanishing" / "edited") == {"params.yaml"}
+
+
+def test_a_users_own_notebook_settings_of_dvc_and_copy_of_the_code_stay(origin, tmp_path):
+    """DVC's say where the data is pushed; a copy of the code, which a link replaces, is kept under another name."""
+    copy = tmp_path / "copy"
+    workspace.lay_out(examples.ROOT, copy, None)
+    own = ["notebooks/mine.ipynb", ".dvc/config", "src/vanishing/cures.py"]
+    (copy / "src").unlink()
+    for path in own:
+        (copy / path).parent.mkdir(parents=True, exist_ok=True)
+        (copy / path).write_text("mine")
+    workspace.lay_out(examples.ROOT, copy, None)
+    own[-1] = f".vanishing/edited/{own[-1]}"
+    assert [(copy / path).read_text() for path in own] == ["mine"] * 3
+
+
+def test_a_mark_from_elsewhere_has_nothing_removed_but_sources(origin, tmp_path):
+    copy = tmp_path / "copy"
+    workspace.lay_out(origin, copy, None)
+    for path in ("thesis.tex", "copy/results.csv"):
+        (tmp_path / path).write_text("mine")
+    with (copy / ".vanishing" / "workspace").open("a") as mark:
+        mark.writelines(
+            f"{files.sha256(tmp_path / 'thesis.tex')}  {path}\n" for path in ("../thesis.tex", "results.csv")
+        )
+    workspace.lay_out(origin, copy, None)
+    assert (tmp_path / "thesis.tex").exists()
+    assert (copy / "results.csv").exists()
 
 
 @pytest.mark.parametrize("folder", [".", "notebooks/.."])

@@ -15,7 +15,8 @@ from vanishing.config.block import ParameterError, short
 class StrictLoader(yaml.SafeLoader):
     """YAML with plain numbers, 1e-3 among them, and with repeated keys, anchors, aliases and tags refused.
 
-    Octal numbers (0144), base 60 (1:40) and dates are text here, since YAML 1.1 and 1.2 disagree on them.
+    What YAML 1.1 and 1.2 read differently is text here: octal numbers (0144), base 60 (1:40), dates, and `yes`, `no`,
+    `on` and `off`. DVC writes 1.2, in which a run called `no` needs no quotes.
     """
 
     def compose_node(self, parent: Any, index: Any) -> Any:
@@ -44,11 +45,13 @@ class StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-_KEPT = ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:null")
 StrictLoader.yaml_implicit_resolvers = {
-    first: [resolver for resolver in resolvers if resolver[0] in _KEPT]
+    first: [resolver for resolver in resolvers if resolver[0] == "tag:yaml.org,2002:null"]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
+StrictLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile("^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
 
 
 class _Dumper(yaml.SafeDumper):

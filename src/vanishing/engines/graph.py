@@ -21,6 +21,9 @@ from vanishing.errors import UserError
 FROM_RESULTS = "from_results"
 """Key of `--config` that leaves out every rule which could train, for `make report`."""
 
+EXPERIMENT = "DVC_EXP_NAME"
+"""What DVC sets for the stages of an experiment."""
+
 Job = tuple[str, int]
 """A run and a seed."""
 
@@ -234,6 +237,7 @@ def configure(settings: Parameters, same_jobs: bool = False) -> None:
     for path, text in texts.items():
         files.write_if_changed(path, text)
     if files.write_if_changed(paths.JOBS, job_list(settings)) and same_jobs:
-        raise UserError(
-            f"{paths.JOBS}: runs, seeds or studies have changed; run the same command again to go on with the new ones"
-        )
+        again = "run the same command again to go on with the new ones"
+        if EXPERIMENT in os.environ:  # whose copy of the project goes with it, and the new list too
+            again = "make the change in params.yaml, type `vanishing configure`, then `dvc exp run` without -S for it"
+        raise UserError(f"{paths.JOBS}: runs, seeds or studies have changed; {again}")

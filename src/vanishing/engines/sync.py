@@ -7,27 +7,41 @@ summary of a training names its own inputs, so trainings that `vanishing train` 
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
+import os
 import re
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from vanishing import config, files, paths
+from vanishing import config, environment, files, paths
 from vanishing.console import say
 from vanishing.engines import catalogue, graph, lock
 from vanishing.errors import UserError
 from vanishing.results import store
+
+if TYPE_CHECKING:
+    from dvc.repo import Repo
 
 DAMAGED = paths.SCRATCH / "dvc.lock.damaged"
 """DVC's record as a kill has left it."""
 
 SHOWN = 8
 """Name up to this many stages; count more of them by kind."""
+
+GIT = ("is not a git repository", "is outside of git repository")
+"""What DVC says where there is no git, and of outputs behind a link that leads out of the project."""
+
+PLACES = (
+    "DVC_GLOBAL_CONFIG_DIR", "DVC_SYSTEM_CONFIG_DIR", "DVC_SITE_CACHE_DIR", "XDG_CONFIG_HOME", "XDG_CONFIG_DIRS",
+)  # fmt: skip
+"""Variables that say where the settings of the user's DVC are, its cache among them, and where it keeps its state."""
 
 
 @dataclass(frozen=True)
@@ -66,14 +80,12 @@ def bring_together(settings: config.Parameters) -> None:
     _set_aside()
     graph.configure(settings)  # DVC compares its files, and Snakemake does not make them
     stages = _stages()
-    _forget({stage.name for stage in stages})
     decision = compare(stages, stale=_stale(), pending=_pending(), certain=_certain(settings))
     if decision.commit:
         # relinked files would have new times, by which Snakemake would want everything after them again
-        engine("dvc", "commit", "--force", "--no-relink", "--quiet", *decision.commit)
-    if decision.touch:
-        outputs = sorted(path for stage in stages if stage.name in decision.touch for path in stage.outputs)
-        engine("snakemake", "--cores", "1", "--touch", "--force", *outputs)
+        engine("dvc", "commit", "--force", "--no-relink", *decision.commit)
+    _arrange([stage.name for stage in stages])
+    _touch(stages, set(decision.touch), set(decision.build))
     say(f"stages entered in DVC's record: {counted(decision.commit)}")
     say(f"stages entered in Snakemake's record: {counted(decision.touch)}")
     say(f"stages still to be built, by either engine: {counted(decision.build)}")
@@ -113,12 +125,11 @@ def counted(names: Collection[str]) -> str:
 def _set_aside() -> None:
     """Set DVC's record aside if a killed DVC has left it half-written, with which no DVC would start."""
     from dvc.dvcfile import LOCK_FILE, Lockfile
-    from dvc.repo import Repo
     from dvc.utils.strictyaml import YAMLSyntaxError, YAMLValidationError
 
     if not Path(LOCK_FILE).exists():
         return
-    with Repo() as repo:
+    with _repository() as repo:
         try:
             Lockfile(repo, LOCK_FILE).load()
         except (YAMLSyntaxError, YAMLValidationError):
@@ -126,8 +137,11 @@ def _set_aside() -> None:
             say(f"{LOCK_FILE}: cannot be read; is now {DAMAGED}, and made anew")
 
 
-def _forget(known: set[str]) -> None:
-    """Drop entries of stages that `dvc.yaml` no longer has; DVC itself keeps them (treeverse/dvc#5293)."""
+def _arrange(names: Sequence[str]) -> None:
+    """Bring the entries of DVC's record into the order in which `dvc repro` makes them.
+
+    Entries of stages that `dvc.yaml` no longer has are dropped; DVC itself keeps them (treeverse/dvc#5293).
+    """
     from dvc.dvcfile import LOCK_FILE
     from dvc.utils.serialize import dumps_yaml, parse_yaml_for_update
 
@@ -135,33 +149,61 @@ def _forget(known: set[str]) -> None:
     if not path.exists():
         return
     content = parse_yaml_for_update(path.read_text(encoding="utf-8"), LOCK_FILE)
-    gone = sorted(content.get("stages", {}).keys() - known)
-    for name in gone:
-        del content["stages"][name]
-    if gone:
-        files.write(path, dumps_yaml(content))
+    entries = content.get("stages", {})
+    kept = [name for name in names if name in entries]
+    if list(entries) == kept:
+        return
+    content["stages"] = {name: entries[name] for name in kept}
+    files.write(path, dumps_yaml(content))
+    if gone := entries.keys() - set(kept):
         say(f"stages that are no more, dropped from DVC's record: {counted(gone)}")
 
 
+def _touch(stages: Sequence[Stage], names: set[str], build: set[str]) -> None:
+    """Enter stages in Snakemake's record, until it would make nothing again but what is to be built.
+
+    One command may not do: Snakemake passes over a job that stands on another one of them by `ancient` files alone, and
+    what it enters has a new time, by which it may want what was up to date before.
+    """
+    waiting = {stage.name for stage in stages if (stage.upstream | {stage.name}) & build}
+    while names:
+        outputs = sorted(path for stage in stages if stage.name in names for path in stage.outputs)
+        engine("snakemake", "--cores", "1", "--touch", "--force", *outputs)
+        pending = _pending()
+        behind = {stage.name for stage in stages if stage.outputs & pending} - waiting
+        if behind == names:
+            raise UserError(f"snakemake: does not enter {counted(names)}; `snakemake -n` says why")
+        names = behind
+
+
 def _stages() -> list[Stage]:
-    """Ask DVC for the stages of `dvc.yaml`, their outputs and their dependencies."""
+    """Ask DVC for the stages of `dvc.yaml`, in the order of `dvc repro`, their outputs and their dependencies."""
     import networkx
+    from dvc.repo.reproduce import plan_repro
+
+    with _repository() as repo:
+        dag = repo.index.graph  # edges lead from a stage to what it needs
+        return [
+            Stage(
+                name=stage.addressing,
+                outputs=frozenset(Path(out.fs_path).relative_to(repo.root_dir).as_posix() for out in stage.outs),
+                upstream=frozenset(below.addressing for below in networkx.descendants(dag, stage)),
+            )
+            for stage in plan_repro(dag)
+        ]
+
+
+@contextlib.contextmanager
+def _repository() -> Iterator[Repo]:
+    """Open the project as DVC sees it; `UserError` where it does not."""
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
     try:
         with Repo() as repo:
-            dag = repo.index.graph  # edges lead from a stage to what it needs
-            return [
-                Stage(
-                    name=stage.addressing,
-                    outputs=frozenset(Path(out.fs_path).relative_to(repo.root_dir).as_posix() for out in stage.outs),
-                    upstream=frozenset(below.addressing for below in networkx.descendants(dag, stage)),
-                )
-                for stage in dag
-            ]
+            yield repo
     except DvcException as error:
-        raise UserError(f"dvc: {error}") from None
+        raise UserError(f"dvc: {_advised(str(error))}") from None
 
 
 def _certain(settings: config.Parameters) -> set[str]:
@@ -238,15 +280,37 @@ def _check_images(settings: config.Parameters) -> None:
 
 
 def engine(name: str, *arguments: str, folder: Path | None = None) -> str:
-    """Run an engine, in `folder` or here, and return what it printed.
+    """Run an engine, in `folder` or here, and return what it printed; the user's own settings do not steer it.
 
     Raises:
-        UserError: it failed; the text is the first error of a `vanishing` command in its output, else its last line.
+        UserError: it failed; the text is the first error of a `vanishing` command in its output, else its own.
     """
     command = [sys.executable, "-m", name, *arguments]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    kept = ("PYTHONPATH", *PLACES) if name == "dvc" else ("PYTHONPATH",)
+    own = {variable: os.environ[variable] for variable in kept if variable in os.environ}
+    done = subprocess.run(
+        command, cwd=folder, env=environment.child(**own), capture_output=True, encoding="utf-8", errors="replace",
+        check=False,
+    )  # fmt: skip
     if done.returncode:
-        ours = (line for line in (done.stdout + done.stderr).splitlines() if re.match(r"vanishing [a-z]+: ", line))
-        last = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()[-1]
-        raise UserError(f"{name} {arguments[0]} failed: {next(ours, last)}")
+        raise UserError(f"{name} {arguments[0]} failed: {_complaint(done)}")
     return done.stdout
+
+
+def _complaint(done: subprocess.CompletedProcess[str]) -> str:
+    """Say in a line why an engine failed."""
+    lines = [line.strip() for line in (done.stdout + "\n" + done.stderr).splitlines() if line.strip()]
+    for told in (r"vanishing [a-z_]+: ", r"ERROR: "):  # DVC's own line is followed by where to ask for help
+        if found := next((line for line in lines if re.match(told, line)), None):
+            return _advised(found.removeprefix("ERROR: "))
+    if lines:
+        return lines[-1]
+    return f"ended by signal {-done.returncode}" if done.returncode < 0 else f"exit code {done.returncode}"
+
+
+def _advised(message: str) -> str:
+    """Return DVC's complaint in a line, with what helps where it misses git."""
+    first = (message.strip() or "no reason given").splitlines()[0]
+    if any(words in first for words in GIT):
+        return f"{first}; `dvc config --local core.no_scm true` has it work without git (docs/reproducibility.md)"
+    return first
