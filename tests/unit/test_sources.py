@@ -6,9 +6,11 @@ import hashlib
 import io
 import os
 import pickle
+import stat
 import struct
 import tarfile
 import threading
+import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from layouts import SMALL, SMALL_HASHES, member, tar, tar_of, tree
+from layouts import SMALL, SMALL_HASHES, member, tar, tar_of, tree, zip_of, zipped
 from PIL import Image
 
 from vanishing.config import Address
@@ -74,12 +76,15 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("container", ["", "set.tar", "set.tar.gz"])
+@pytest.mark.parametrize("container", ["", "set.tar", "set.tar.gz", "set.zip"])
 def test_every_layout_gives_the_same_images(
     tmp_path: Path, written: Callable[[str], Path], layout: str, container: str
 ) -> None:
     path = written(layout)
-    check_small(sources.read(tar(tmp_path / container, path, "some/folder") if container else path, silent))
+    if container:
+        pack = zipped if container.endswith("zip") else tar
+        path = pack(tmp_path / container, path, "some/folder")
+    check_small(sources.read(path, silent))
 
 
 def test_a_folder_around_the_layout_and_other_files_do_not_matter(tmp_path: Path) -> None:
@@ -185,6 +190,109 @@ def test_a_tar_cut_between_members_is_no_whole_layout(tmp_path: Path) -> None:
     content = layouts.pickled(SMALL["train"])
     path = tar_of(tmp_path / "set.tar", (member("train", len(content)), content))
     check_refused(path, "the python layout, but nothing of the test split")
+
+
+def entry(name: str, mode: int = 0, method: int = zipfile.ZIP_STORED) -> zipfile.ZipInfo:
+    info = zipfile.ZipInfo(name)
+    info.external_attr, info.compress_type = mode << 16, method
+    return info
+
+
+def whole() -> list[tuple[zipfile.ZipInfo, bytes]]:
+    return [(entry(name), layouts.pickled(split)) for name, split in SMALL.items()]
+
+
+def test_the_archive_of_kaggle_is_read(tmp_path: Path) -> None:
+    """It has the three pickled files of the official archive, without a folder, and an editor's copy of a list."""
+    raw = layouts.python(tmp_path / "raw")
+    (raw / "file.txt~").write_text("train\ntest\n")
+    folder = tmp_path / "source"
+    folder.mkdir()
+    path = zipped(folder / "archive.zip", raw)
+    lines: list[str] = []
+    check_small(sources.read_first([str(folder)], SMALL_HASHES, tmp_path / "cache", lines.append))
+    assert lines == [f"{path}: the images of CIFAR-100, by their content"]
+
+
+@pytest.mark.parametrize(
+    ("info", "reason"),
+    [
+        (entry("../train"), "'../train' leads out of the archive"),
+        (entry("a/../../train"), "'a/../../train' leads out"),
+        (entry("/etc/train"), "'/etc/train' leads out"),
+        (entry("..\\train"), "leads out"),
+        (entry("x/train", stat.S_IFLNK | 0o777), "'x/train' is not a regular file"),
+        (entry("unwanted", stat.S_IFLNK | 0o777), "'unwanted' is not a regular file"),
+        (entry("x/train", stat.S_IFCHR | 0o666), "'x/train' is not a regular file"),
+        (entry("a\nb", stat.S_IFIFO), "'a\\nb' is not a regular file"),
+        (entry("some/train", method=zipfile.ZIP_BZIP2), "'some/train' is packed by method 12; pack it by deflate"),
+        (entry("some/train", method=zipfile.ZIP_LZMA), "'some/train' is packed by method 14; pack it by deflate"),
+    ],
+)
+def test_hostile_members_refuse_a_zip_archive_by_name(tmp_path: Path, info: zipfile.ZipInfo, reason: str) -> None:
+    check_refused(zip_of(tmp_path / "set.zip", *whole(), (info, b"x")), "refused: the member", reason)
+
+
+def test_members_that_are_not_read_may_be_packed_in_any_way(tmp_path: Path) -> None:
+    check_small(sources.read(zip_of(tmp_path / "s", *whole(), (entry("README", method=zipfile.ZIP_LZMA), b"")), silent))
+
+
+def changed(path: Path, *changes: tuple[int, bytes]) -> Path:
+    """Write bytes at offsets of the list's first entry: what it says of a member."""
+    content = bytearray(path.read_bytes())
+    start = content.index(b"PK\1\2")
+    for offset, value in changes:
+        content[start + offset : start + offset + len(value)] = value
+    path.write_bytes(content)
+    return path
+
+
+def test_a_zip_archive_under_a_password_is_refused(tmp_path: Path) -> None:
+    path = changed(zip_of(tmp_path / "set.zip", *whole()), (8, b"\1"))
+    check_refused(path, "refused: the member 'train' is encrypted")
+
+
+@pytest.mark.parametrize(("offset", "value", "reason"), [
+    (16, b"nope", "no whole zip archive: Bad CRC-32 for file 'train'"),
+    (24, b"\0\1\0\0", "no whole zip archive: Bad CRC-32"),  # longer than it says: no more than that is unpacked
+    (24, b"\xff\xff\xff\x7f", "'train' says it has 2,147,483,647 bytes; the limit is 268,435,456"),
+    (42, b"\xff\xff\xff\x0f", "no whole zip archive"),
+    (8, b"\x20", "no whole zip archive: compressed patched data"),
+])  # fmt: skip
+def test_a_zip_member_that_lies_is_refused(tmp_path: Path, offset: int, value: bytes, reason: str) -> None:
+    check_refused(changed(zip_of(tmp_path / "set.zip", *whole()), (offset, value)), reason)
+
+
+def test_a_zip_archive_that_unpacks_to_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vanishing.data.archives.TOTAL_BYTES", 1 << 16)
+    path = zip_of(tmp_path / "set.zip", *((entry(f"{n}", method=zipfile.ZIP_DEFLATED), bytes(1 << 15)) for n in "abc"))
+    assert path.stat().st_size < 1 << 10
+    check_refused(path, "refused: unpacks to more than the limit of 65,536 bytes")
+
+
+def test_a_zip_archive_of_too_many_members_is_refused_before_its_list_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = zip_of(tmp_path / "set.zip", *((entry(f"{n}"), b"") for n in range(4)))
+    monkeypatch.setattr("vanishing.data.archives.MEMBERS", 3)
+    monkeypatch.delattr("zipfile.ZipFile")
+    check_refused(path, "refused: more than 3 members")
+
+
+@pytest.mark.parametrize("damage", ["cut", "end", "flip"])
+def test_a_damaged_zip_archive_is_refused(tmp_path: Path, damage: str) -> None:
+    path = zipped(tmp_path / "set.zip", layouts.binary(tmp_path / "raw"))
+    content = bytearray(path.read_bytes())
+    if damage == "flip":
+        content[len(content) // 2] ^= 255
+    else:
+        del content[len(content) // 2 if damage == "cut" else -1 :]
+    path.write_bytes(content)
+    check_refused(path, "no whole zip archive")
+
+
+def test_a_tar_archive_whose_first_name_begins_like_a_zip_archive_is_read(tmp_path: Path) -> None:
+    check_small(sources.read(tar(tmp_path / "set.tar", layouts.binary(tmp_path / "raw"), "PK"), silent))
 
 
 # Pickles
