@@ -6,6 +6,8 @@ import hashlib
 import io
 import os
 import pickle
+import socket
+import ssl
 import stat
 import struct
 import tarfile
@@ -16,6 +18,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import layouts
 import numpy as np
@@ -31,6 +34,8 @@ from vanishing.data.archives import MEMBER_BYTES, SourceError
 from vanishing.data.cifar100 import CLASSES
 from vanishing.data.records import DataError, Split, content_hash
 from vanishing.errors import UserError
+
+SUPPORT = Path(layouts.__file__).parent
 
 LAYOUTS: dict[str, Callable[[Path], Path]] = {
     "python": layouts.python,
@@ -529,10 +534,22 @@ class Server(ThreadingHTTPServer):
     statuses: list[int]
     """Errors to answer with first."""
     asked: list[str | None]
+    kind = "application/gzip"
+    scheme = "http"
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/pub/cifar.tar.gz"
+        return f"{self.scheme}://127.0.0.1:{self.server_port}/pub/cifar.tar.gz"
+
+    def encrypt(self, certificate: str) -> None:
+        """Speak TLS, with a certificate of tests/support that this server has signed itself."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(SUPPORT / certificate)
+        self.socket = context.wrap_socket(self.socket, server_side=True)
+        self.scheme = "https"
+
+    def handle_error(self, *_: object) -> None:
+        """Say nothing of clients that hang up."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -555,18 +572,24 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(206 if start else 200)
         if start:
             self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        self.send_header("Content-Type", self.server.kind)
         if self.server.length:
             self.send_header("Content-Length", str(len(content) - start))
         self.end_headers()
         end = start + self.server.breaks.pop(0) if self.server.breaks else len(content)
         self.wfile.write(content[start:end])
 
+    def do_CONNECT(self) -> None:
+        self.do_GET()
+
     def log_message(self, *_: object) -> None: ...
 
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    for name in ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
     made = Server(("127.0.0.1", 0), Handler)
     made.content = np.random.default_rng(0).bytes(400_000)
     made.breaks, made.statuses, made.asked = [], [], []
@@ -700,6 +723,136 @@ def test_a_cache_that_cannot_be_written_is_told(server: Server, tmp_path: Path) 
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(SourceError, match="cannot be kept in"):
         fetch(server, tmp_path / "file")
+
+
+def refused_at_once(server: Server, cache: Path, *parts: str, url: str = "") -> None:
+    """No later try can do better, so there is one, and its line says what to set."""
+    lines: list[str] = []
+    with pytest.raises(SourceError) as caught:
+        downloads.fetch(url or server.url, None, cache, lines.append, (60.0,))
+    assert_line(caught.value, *parts)
+    assert lines == []
+    assert kept(cache) == []
+
+
+def test_a_certificate_that_is_not_trusted_is_named(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.encrypt("self_signed.pem")
+    refused_at_once(
+        server, tmp_path, "the server's certificate is not trusted: self-signed certificate; ", "set REQUESTS_CA_BUNDLE"
+    )
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(SUPPORT / "self_signed.pem"))
+    assert fetch(server, tmp_path).read_bytes() == server.content
+
+
+def test_a_certificate_out_of_date_may_be_the_clocks_fault(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.encrypt("expired.pem")
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(SUPPORT / "expired.pem"))
+    refused_at_once(server, tmp_path, "certificate has expired; look whether this machine's clock is right")
+
+
+@pytest.mark.parametrize(("variable", "bundle", "reason"), [
+    ("REQUESTS_CA_BUNDLE", "/nowhere/ca.pem", "invalid path: /nowhere/ca.pem"),
+    ("CURL_CA_BUNDLE", "/nowhere/ca.pem", "invalid path: /nowhere/ca.pem"),
+    ("REQUESTS_CA_BUNDLE", __file__, "no certificate in the file of trusted ones"),
+])  # fmt: skip
+def test_a_wrong_file_of_certificates_is_named_with_its_variable(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, bundle: str, reason: str
+) -> None:
+    server.encrypt("self_signed.pem")
+    monkeypatch.setenv(variable, bundle)
+    refused_at_once(server, tmp_path, reason, f"{variable} ", "correct or unset it")
+
+
+@pytest.mark.parametrize("scheme", ["https", "http"])
+def test_a_proxy_that_wants_a_login_is_named_without_its_password(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    server.statuses = [407]
+    monkeypatch.setenv(f"{scheme.upper()}_PROXY", f"http://me:hidden@127.0.0.1:{server.server_port}")
+    with pytest.raises(SourceError) as caught:
+        downloads.fetch(f"{scheme}://data.invalid/cifar.tar.gz", None, tmp_path, silent, (60.0,))
+    assert_line(caught.value, "the proxy wants a login", f"{scheme.upper()}_PROXY", "http://USER:PASSWORD@HOST:PORT")
+    assert "hidden" not in str(caught.value)
+    assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize(("proxy", "reason"), [
+    ("https://127.0.0.1:{port}", "speaks no TLS; if it is your proxy, begin HTTPS_PROXY with http://"),
+    ("http://", "Please check proxy URL"),
+    ("socks5://127.0.0.1:{port}", "Missing dependencies for SOCKS support"),
+    ("http://proxy.invalid:1", "the name proxy.invalid cannot be resolved: Name or service not known"),
+])  # fmt: skip
+def test_a_proxy_that_cannot_work_is_told_at_once(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, proxy: str, reason: str
+) -> None:
+    unresolved(monkeypatch, socket.EAI_NONAME)
+    monkeypatch.setenv("HTTPS_PROXY", proxy.format(port=server.server_port))
+    refused_at_once(server, tmp_path, reason, "HTTPS_PROXY", url="https://data.invalid/cifar.tar.gz")
+
+
+def unresolved(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Resolve no name under .invalid, which no network has (RFC 6761); some networks answer for every name."""
+    resolve = socket.getaddrinfo
+    text = {socket.EAI_NONAME: "Name or service not known", socket.EAI_AGAIN: "Temporary failure in name resolution"}
+
+    def answer(host: str, *arguments: Any, **options: Any) -> Any:
+        if host.endswith(".invalid"):
+            raise socket.gaierror(number, text[number])
+        return resolve(host, *arguments, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", answer)
+
+
+def test_a_name_that_is_not_known_is_told_at_once(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unresolved(monkeypatch, socket.EAI_NONAME)
+    reason = "the name data.invalid cannot be resolved: Name or service not known; behind a proxy, set HTTPS_PROXY"
+    refused_at_once(server, tmp_path, reason, url="https://data.invalid/cifar.tar.gz")
+
+
+@pytest.mark.parametrize("proxied", [False, True])
+def test_what_may_pass_is_tried_again_and_named(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, proxied: bool
+) -> None:
+    unresolved(monkeypatch, socket.EAI_AGAIN)
+    server.shutdown()
+    server.server_close()
+    if proxied:
+        monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{server.server_port}")
+    lines: list[str] = []
+    with pytest.raises(SourceError) as caught:
+        downloads.fetch("http://data.invalid/cifar.tar.gz", None, tmp_path, lines.append, (0.0, 0.0))
+    said = (
+        "the proxy cannot be reached: Connection refused"
+        if proxied
+        else "the server cannot be reached: Temporary failure in name resolution"
+    )
+    assert str(caught.value) == f"the download broke off: {said}"
+    assert lines == [f"http://data.invalid/cifar.tar.gz: broke off ({said}); next try in 0 s"] * 2
+
+
+def test_a_page_that_asks_for_a_login_is_no_archive(server: Server, tmp_path: Path) -> None:
+    server.kind = "text/html; charset=utf-8"
+    refused_at_once(server, tmp_path, "sends a web page, no archive", "log in first")
+
+
+def test_an_address_that_leads_in_a_circle_is_told_at_once(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Handler, "do_GET", lambda self: redirect(self, server.url))
+    refused_at_once(server, tmp_path, "Exceeded 30 redirects")
+
+
+def redirect(handler: Handler, url: str) -> None:
+    handler.send_response(302)
+    handler.send_header("Location", url)
+    handler.send_header("Content-Length", "0")
+    handler.end_headers()
 
 
 def test_many_at_once_download_once(server: Server, tmp_path: Path) -> None:
