@@ -110,7 +110,7 @@ def test_no_assert_guards_what_a_user_hands_in():
     assert [f"{module}:{node.lineno}" for module, node in nodes(ast.Assert)] == []
 
 
-BRIDGES = ["engines/lock.py", "engines/sync.py"]
+BRIDGES = ["engines/lock.py", "engines/sync.py", "engines/typed.py"]
 
 
 def test_only_the_bridges_and_the_notebooks_know_the_engines():
@@ -135,12 +135,12 @@ def test_every_imported_package_is_declared_and_every_declared_one_used():
     foreign = imported - {name.lower() for name in sys.stdlib_module_names} - {"vanishing", ""} - OPTIONAL
     installed = {names.get(name, name) for name in declared}
     assert foreign - installed == set()
-    assert installed - foreign == {"ipykernel", "snakemake"}, "run as programs"
+    assert installed - foreign == {"ipykernel"}, "run as programs"
 
 
 LAYERS = (
-    "errors", "paths", "files", "git", "console", "config", "data", "training", "results", "analysis", "report",
-    "engines", "verify", "stages", "cli",
+    "errors", "environment", "paths", "files", "project", "git", "console", "config", "data", "training", "results",
+    "analysis", "report", "engines", "verify", "stages", "cli",
 )  # fmt: skip
 """Of the package, each above those before it; `__init__`, the public API, imports from any when it is called."""
 

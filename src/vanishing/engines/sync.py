@@ -222,10 +222,7 @@ def _check_results(settings: config.Parameters) -> None:
         for name, expected in store.read_summary(summary)["files"].items():
             path = paths.trained(run, seed, name)
             if not path.exists() or files.sha256(path) != expected:
-                raise UserError(
-                    f"{path}: not what {summary} says, SHA-256 {expected}; "
-                    f"`vanishing train {run} --seed {seed}` makes it again"
-                )
+                raise UserError(f"{path}: not what {summary} says, SHA-256 {expected}; {store.back(path, run, seed)}")
 
 
 def _check_images(settings: config.Parameters) -> None:
