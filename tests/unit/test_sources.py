@@ -124,6 +124,7 @@ def test_missing_empty_and_half_sources(tmp_path: Path) -> None:
     check_refused(layouts.binary(tmp_path / "half", {"train": SMALL["train"]}), "nothing of the test split")
     (tmp_path / "text").write_text("no archive")
     check_refused(tmp_path / "text", "no whole tar archive")
+    check_refused(zip_of(tmp_path / "empty.zip"), "nothing of CIFAR-100 in it")
     os.mkfifo(tmp_path / "pipe")
     check_refused(tmp_path / "pipe", "neither a file nor a directory")
 

@@ -32,7 +32,9 @@ DEPTH = 6
 """Levels of a directory that are searched: folders around the data set, then split, superclass, class, file."""
 
 GZIP_MAGIC = b"\x1f\x8b"
-ZIP_MAGIC = b"PK\x03\x04"
+ZIP_MAGIC = (b"PK\x03\x04", b"PK\x05\x06")
+"""The second begins an archive without members."""
+
 ZIP_ENTRY = b"PK\x01\x02"
 """Begins the entry of each member in a zip archive's list of them."""
 
@@ -64,7 +66,7 @@ def members(path: Path, wanted: Wanted) -> Iterator[tuple[str, bytes]]:
         with path.open("rb") as raw:
             magic = raw.read(4)
             raw.seek(0)
-            if magic == ZIP_MAGIC:
+            if magic in ZIP_MAGIC:
                 kind = "zip"
                 yield from _zip(raw, wanted)
             else:
