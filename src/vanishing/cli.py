@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import io
 import os
 import re
 import shlex
@@ -61,10 +60,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _print_whatever_there_is() -> None:
-    """Print what the terminal's encoding does not have as an escape, where Python would end in an error."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+    """Print what the terminal's encoding does not have as an escape, and into nothing where an output is closed."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name) or Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - open to the end
+        stream.reconfigure(errors="backslashreplace")
+        setattr(sys, name, stream)
 
 
 def _path(text: str) -> Path:
