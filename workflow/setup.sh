@@ -59,7 +59,7 @@ fi
 python=$1
 
 # Python's and pip's own variables lead to other packages and places; where packages come from is the user's choice
-for name in $(env | sed -n -e 's/^\(PYTHON[A-Z_]*\)=.*/\1/p' -e 's/^\(PIP_[A-Z_]*\)=.*/\1/p'); do
+for name in $(env | LC_ALL=C sed -n -e 's/^\(PYTHON[A-Z_]*\)=.*/\1/p' -e 's/^\(PIP_[A-Z_]*\)=.*/\1/p'); do
     case $name in
     PIP_INDEX_URL | PIP_EXTRA_INDEX_URL | PIP_NO_INDEX | PIP_FIND_LINKS | PIP_TRUSTED_HOST | PIP_PROXY | PIP_CERT | \
         PIP_CLIENT_CERT | PIP_KEYRING_PROVIDER | PIP_TIMEOUT | PIP_DEFAULT_TIMEOUT | PIP_RETRIES | PIP_CACHE_DIR | \
@@ -81,7 +81,7 @@ case $found in
 esac
 [ -z "$(lacking)" ] || need "LaTeX ($(lacking | paste -s -d ' '))" $latex
 [ -z "$(lacking)" ] || fail "LaTeX: $(lacking | paste -s -d ' '): still missing after its packages are installed"
-"$python" -c 'import ensurepip, venv' 2>/dev/null || need "Python's venv" python3-venv
+"$python" -c 'import ensurepip, venv' 2>/dev/null || need "Python's venv" "python${found#Python }-venv"
 
 if ! made || ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
     [ ! -L .venv ] || fail "$here/.venv: is a link to an environment of another place; remove the link"

@@ -307,8 +307,24 @@ def test_clean_works_without_an_environment_and_with_a_broken_one(here, tmp_path
 
 
 def test_a_program_that_a_target_needs_is_named(here, tmp_path):
-    (here / ".venv").mkdir()
+    scripts = here / ".venv" / "bin"
+    scripts.mkdir(parents=True)
+    (scripts / "python").symlink_to(sys.executable)
+    (scripts / "pip").write_text(f"#!{scripts}/python\n")
+    (here / ".venv" / ".ready").touch()
     found = programs(tmp_path / "found", "getconf")
-    code, said = make(here, "lock", PATH=str(found), PYTHON="nosuch")
-    assert code
-    assert len(said) == 1
+    assert make(here, "lock", PATH=str(found)) == (
+        2,
+        ["uv: not installed; see https://docs.astral.sh/uv/getting-started/installation/"],
+    )
+
+
+def test_a_python_without_venv_is_told_with_the_package_of_its_version(here, tmp_path):
+    """As Debian packs it, for each version of Python on its own."""
+    scripts = {"id": "echo 1000", "sudo": "exit 1", "apt-get": "exit 1"}
+    split = """case "$*" in *ensurepip*) exit 1 ;; *) echo Python 3.12 ;; esac"""
+    found = programs(tmp_path / "found", **scripts, **{"python3.12": split})
+    assert make(here, "setup", PATH=str(found), PYTHON="python3.12") == (
+        2,
+        ["Python's venv is missing; type: sudo apt-get install --no-install-recommends python3.12-venv"],
+    )
