@@ -781,6 +781,19 @@ def test_a_proxy_that_wants_a_login_is_named_without_its_password(
     assert len(server.asked) == 1
 
 
+def test_a_proxy_that_refuses_is_told_at_once_and_a_busy_one_is_asked_again(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{server.server_port}")
+    server.statuses = [503, 403]
+    lines: list[str] = []
+    url = "https://data.invalid/cifar.tar.gz"
+    with pytest.raises(SourceError, match=r"^the proxy refuses the connection: 403 Forbidden$"):
+        downloads.fetch(url, None, tmp_path, lines.append, (0.0, 60.0))
+    busy = "the proxy cannot be reached: Tunnel connection failed: 503 Service Unavailable"
+    assert lines == [f"{url}: broke off ({busy}); next try in 0 s"]
+
+
 @pytest.mark.parametrize(("proxy", "reason"), [
     ("https://127.0.0.1:{port}", "speaks no TLS; if it is your proxy, begin HTTPS_PROXY with http://"),
     ("http://", "Please check proxy URL"),

@@ -154,8 +154,9 @@ def _hopeless(error: BaseException) -> str | None:
             host = re.search(r"Failed to resolve '([^']*)'", str(error))
             name = f"the name {host[1]}" if host else "the server's name"
             return f"{name} cannot be resolved: {cause.strerror}; behind a proxy, set HTTPS_PROXY"
-        if isinstance(cause, OSError) and re.search(r"\bfailed: 407\b", str(cause)):
-            return LOGIN
+        answer = re.match(r"Tunnel connection failed: ((\d+).*)", str(cause))
+        if answer and int(answer[2]) not in TRY_AGAIN:
+            return LOGIN if int(answer[2]) == 407 else f"the proxy refuses the connection: {answer[1]}"
         if isinstance(cause, ValueError | requests.TooManyRedirects):
             return f"{one_line(cause)}; look at the address, and at HTTPS_PROXY, HTTP_PROXY and ALL_PROXY"
     return None
@@ -173,9 +174,9 @@ def _reason(error: Exception) -> str:
     """Say why a connection broke, once: urllib3 repeats its text in the cause that it wraps."""
     if isinstance(error, requests.ConnectionError) and isinstance(error.args[0], urllib3.exceptions.MaxRetryError):
         # not in urllib3's words: a page of nested causes, which names the address again and again
-        said = [cause.strerror for cause in _causes(error) if isinstance(cause, OSError) and cause.strerror]
+        *_, last = _causes(error)
         what = "the proxy" if isinstance(error, requests.exceptions.ProxyError) else "the server"
-        return ": ".join([f"{what} cannot be reached", *said[-1:]])
+        return f"{what} cannot be reached: {getattr(last, 'strerror', None) or one_line(last)}"
     inner = error.args[0] if isinstance(error, urllib3.exceptions.ProtocolError) and error.args else error
     return one_line(inner)
 
