@@ -102,10 +102,11 @@ lock: $(READY)  ## pin the newest allowed versions of everything in requirements
 	  --no-header --no-annotate --output-file requirements.lock
 
 # deleting beside a running engine destroys its work
-idle = @if command -v python >/dev/null; then python workflow/idle.py $@; fi
+.PHONY: idle
+idle:
+	@if command -v python >/dev/null; then python workflow/idle.py; fi
 
-clean:  ## remove what can be made again in minutes: build/, logs/, the typeset report, caches
-	$(idle)
+clean: idle  ## remove what can be made again in minutes: build/, logs/, the typeset report, caches
 	rm -rf build logs dvc_plots report/build report/report.pdf report/samples report/tables report/figures report/comparison report/why report/numbers.tex \
 	  report/studies.tex .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
