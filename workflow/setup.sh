@@ -74,10 +74,10 @@ for character in : { }; do
     *"$character"*) fail "$here: Python's environments or DVC do not work in a path with '$character'; move the checkout" ;;
     esac
 done
-found=$("$python" -c 'import sys; print("Python %d.%d" % sys.version_info[:2])' 2>/dev/null) || found="not found, or no Python"
+found=$("$python" -c 'import sys; print("Python %d.%d" % sys.version_info[:2])' 2>/dev/null) || found=""
 case $found in
 *" 3.11" | *" 3.12" | *" 3.13") ;;
-*) fail "$python is $found; type: make PYTHON=python3.N, with N from 11 to 13" ;;
+*) fail "$python is ${found:-not found, or no Python}; type: make PYTHON=python3.N, with N from 11 to 13" ;;
 esac
 [ -z "$(lacking)" ] || need "LaTeX ($(lacking | paste -s -d ' '))" $latex
 [ -z "$(lacking)" ] || fail "LaTeX: $(lacking | paste -s -d ' '): still missing after its packages are installed"

@@ -207,7 +207,7 @@ def test_a_path_in_which_no_program_starts_is_refused_before_the_download(here):
 
 @pytest.mark.parametrize(("python", "said"), [
     ("nosuch", "nosuch is not found, or no Python; type: make PYTHON=python3.N, with N from 11 to 13"),
-    ("true", "true is ; type"),
+    ("true", "true is not found, or no Python; type: make PYTHON"),
     ("old", "old is Python 2.7; type: make PYTHON=python3.N, with N from 11 to 13"),
     ("new", "new is Python 3.14; type: make PYTHON=python3.N, with N from 11 to 13"),
 ])  # fmt: skip
