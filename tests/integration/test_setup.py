@@ -259,6 +259,12 @@ def test_the_script_looks_for_what_the_report_needs():
     assert set(typeset.NEEDED) <= set(named["latex"])
 
 
+def test_make_hands_on_no_variable_that_leads_to_other_packages_or_folders(here):
+    names = ("CDPATH", "PYTHONPATH", "PYTHONHOME")
+    shown = "".join(f"$${name}" for name in names)
+    assert make(here, f"--eval=show: ; @echo [{shown}]", "show", **dict.fromkeys(names, "/set")) == (0, ["[]"])
+
+
 # make beside a running engine
 
 

@@ -1,5 +1,6 @@
 """What the user's LaTeX, home, environment and paths are; none of it may change a byte of the report."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -106,6 +107,13 @@ def test_odd_characters_of_the_path_change_nothing(folder, monkeypatch, pdf, nam
 def test_a_file_that_an_editor_locks_is_no_obstacle(folder, pdf):
     Path("report/.#report.tex").symlink_to("me@machine.42:1700000000")
     assert typeset.typeset().read_bytes() == pdf
+
+
+@needs_latex
+def test_a_file_that_cannot_be_copied_is_named(folder):
+    os.mkfifo("report/pipe")
+    with pytest.raises(UserError, match=r"^report/pipe: cannot be copied to where LaTeX works: .*named pipe"):
+        typeset.typeset()
 
 
 def beside(folder, without=(), **scripts):

@@ -39,13 +39,7 @@ def typeset() -> Path:
     """
     check()
     with environment.plain_folder() as folder:
-        # editors leave dangling links beside open files, to lock them
-        work = shutil.copytree(
-            paths.REPORT,
-            folder / "report",
-            ignore=shutil.ignore_patterns(BUILD.name, TARGET.name),
-            ignore_dangling_symlinks=True,
-        )
+        work = _copy(folder / "report")
         # a user's own settings are left out: the project's are in .latexmkrc
         done = _run(work, ["latexmk", "-norc", "-r", ".latexmkrc", "report.tex"])
         _keep(work / BUILD.name)
@@ -70,6 +64,16 @@ def check() -> None:
         # without kpsewhich the files cannot be looked for
         packages = [package for package, names in NEEDED.items() if "kpsewhich" in absent or set(names) & set(absent)]
         raise UserError(f"LaTeX: {', '.join(absent)}: not installed; on Debian: apt-get install {' '.join(packages)}")
+
+
+def _copy(work: Path) -> Path:
+    """Copy the report's sources, without the dangling links by which editors lock files."""
+    made = shutil.ignore_patterns(BUILD.name, TARGET.name)
+    try:
+        return shutil.copytree(paths.REPORT, work, ignore=made, ignore_dangling_symlinks=True)
+    except shutil.Error as error:
+        name, _, reason = error.args[0][0]
+        raise UserError(f"{name}: cannot be copied to where LaTeX works: {reason}") from None
 
 
 def _run(folder: Path, command: list[str]) -> subprocess.CompletedProcess[str]:
