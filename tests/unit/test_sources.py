@@ -720,10 +720,14 @@ def test_a_server_that_is_not_there_is_given_up(server: Server, tmp_path: Path) 
     assert kept(tmp_path) == []
 
 
-def test_a_cache_that_cannot_be_written_is_told(server: Server, tmp_path: Path) -> None:
+@pytest.mark.parametrize("folder", ["file", "file/downloads", "/proc/downloads"])
+def test_a_cache_that_cannot_be_written_is_told_before_anything_is_asked(
+    server: Server, tmp_path: Path, folder: str
+) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(SourceError, match="cannot be kept in"):
-        fetch(server, tmp_path / "file")
+    with pytest.raises(SourceError, match=rf"^cannot be kept in \S*/{folder.strip('/')}: [A-Z][a-z ]+$"):
+        fetch(server, tmp_path / folder)
+    assert server.asked == []
 
 
 def refused_at_once(server: Server, cache: Path, *parts: str, url: str = "") -> None:
