@@ -1,11 +1,13 @@
 # `make demo` and `make test` need nothing but a fresh machine. `make help` lists all targets.
 
 PYTHON ?= python3
-CORES ?= $(shell nproc)
+CORES ?= $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
 AT_ONCE ?= 8
 PYTEST := pytest -n $(CORES) --maxprocesses 8 --dist worksteal
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 READY := .venv/.ready
+# of the user's, these lead to other packages, and `cd` to other folders
+unexport PYTHONHOME PYTHONPATH CDPATH
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo demo-dvc every-run study report readme test test-fast test-stress test-all lint bench gpu study-gpu format lock clean distclean
@@ -18,6 +20,12 @@ setup: $(READY)  ## make .venv from requirements.lock and install LaTeX; the oth
 $(READY): requirements.lock pyproject.toml workflow/setup.sh
 	@sh workflow/setup.sh "$(PYTHON)"
 	@touch $@
+
+# where the checkout has moved, or its Python is gone, the environment is made again
+ifneq ($(shell sh workflow/setup.sh --made && echo made),made)
+$(READY): FORCE
+FORCE:
+endif
 
 demo: $(READY)  ## the core study on generated images, without a GPU: build/demo/report/report.pdf
 	@vanishing workspace build/demo --overlay workflow/demo.yaml --study core
@@ -89,10 +97,16 @@ format: $(READY)  ## format Python and Snakemake code
 	snakefmt Snakefile workflow
 
 lock: $(READY)  ## pin the newest allowed versions of everything in requirements.lock
+	@command -v uv >/dev/null || { echo "uv: not installed; see https://docs.astral.sh/uv/getting-started/installation/" >&2; exit 1; }
 	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --upgrade --generate-hashes \
 	  --no-header --no-annotate --output-file requirements.lock
 
-clean:  ## remove what can be made again in minutes: build/, logs/, the typeset report, caches
+# deleting beside a running engine destroys its work
+.PHONY: idle
+idle:
+	@if command -v python >/dev/null; then python workflow/idle.py; fi
+
+clean: idle  ## remove what can be made again in minutes: build/, logs/, the typeset report, caches
 	rm -rf build logs dvc_plots report/build report/report.pdf report/samples report/tables report/figures report/comparison report/why report/numbers.tex \
 	  report/studies.tex .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -23,17 +23,6 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_without_latexmk_the_error_names_the_packages(folder, monkeypatch):
-    monkeypatch.setenv("PATH", str(folder))
-    with pytest.raises(UserError, match=r"^latexmk: not installed; .*apt-get install latexmk texlive-latex-recomm"):
-        typeset.typeset()
-
-
-def test_the_packages_named_are_those_that_make_setup_installs():
-    packages = typeset.INSTALL.removeprefix("apt-get install ")
-    assert f'latex="{packages}"' in (examples.ROOT / "workflow" / "setup.sh").read_text()
-
-
 @pytest.mark.skipif(not shutil.which("latexmk"), reason="latexmk is not installed")
 @pytest.mark.parametrize(
     ("body", "complaint"),

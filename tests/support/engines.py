@@ -78,11 +78,11 @@ BUILDS = {
         {"TZ": "Asia/Tokyo", "LC_ALL": "C.UTF-8", "PYTHONHASHSEED": "1", "OMP_NUM_THREADS": "1"},
     ),
     "snakemake_on_four_cores": Build(
-        ["snakemake", "--cores", "4"], "a-folder/with-a-much-longer-name/study-of-its-own", 800, 0o077,
+        ["snakemake", "--cores", "4"], "a:b x{y} p;q/$1 é # % ~/with-a-much-longer-name", 800, 0o077,
         {"TZ": "Pacific/Kiritimati", "LC_ALL": "POSIX", "PYTHONHASHSEED": "random", "OMP_NUM_THREADS": "4"},
     ),
     "dvc": Build(
-        COMMANDS["dvc"], "s", 400, 0o002,
+        COMMANDS["dvc"], "a:b p;q $1 é # % ~", 400, 0o002,
         {"TZ": "America/Lima", "LC_ALL": "C", "PYTHONHASHSEED": "2", "OMP_NUM_THREADS": "2"},
     ),
 }  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import pickle
 import tarfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +96,22 @@ def tar(target: Path, folder: Path, prefix: str = "") -> Path:
     """Pack `folder`, compressed where the name ends in gz."""
     with tarfile.open(target, "w:gz" if target.name.endswith("gz") else "w") as archive:
         archive.add(folder, prefix or ".")
+    return target
+
+
+def zipped(target: Path, folder: Path, prefix: str = "") -> Path:
+    """Pack `folder` as Kaggle does: deflated, the names without a folder unless `prefix` is one."""
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for path in sorted(folder.rglob("*")):
+            archive.write(path, Path(prefix) / path.relative_to(folder))
+    return target
+
+
+def zip_of(target: Path, *members: tuple[zipfile.ZipInfo, bytes]) -> Path:
+    """Write members as they are, whatever they say of themselves."""
+    with zipfile.ZipFile(target, "w") as archive:
+        for info, content in members:
+            archive.writestr(info, content)
     return target
 
 

@@ -6,21 +6,26 @@ import hashlib
 import io
 import os
 import pickle
+import socket
+import ssl
+import stat
 import struct
 import tarfile
 import threading
+import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import layouts
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from layouts import SMALL, SMALL_HASHES, member, tar, tar_of, tree
+from layouts import SMALL, SMALL_HASHES, member, tar, tar_of, tree, zip_of, zipped
 from PIL import Image
 
 from vanishing.config import Address
@@ -29,6 +34,8 @@ from vanishing.data.archives import MEMBER_BYTES, SourceError
 from vanishing.data.cifar100 import CLASSES
 from vanishing.data.records import DataError, Split, content_hash
 from vanishing.errors import UserError
+
+SUPPORT = Path(layouts.__file__).parent
 
 LAYOUTS: dict[str, Callable[[Path], Path]] = {
     "python": layouts.python,
@@ -74,12 +81,15 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("container", ["", "set.tar", "set.tar.gz"])
+@pytest.mark.parametrize("container", ["", "set.tar", "set.tar.gz", "set.zip"])
 def test_every_layout_gives_the_same_images(
     tmp_path: Path, written: Callable[[str], Path], layout: str, container: str
 ) -> None:
     path = written(layout)
-    check_small(sources.read(tar(tmp_path / container, path, "some/folder") if container else path, silent))
+    if container:
+        pack = zipped if container.endswith("zip") else tar
+        path = pack(tmp_path / container, path, "some/folder")
+    check_small(sources.read(path, silent))
 
 
 def test_a_folder_around_the_layout_and_other_files_do_not_matter(tmp_path: Path) -> None:
@@ -114,6 +124,7 @@ def test_missing_empty_and_half_sources(tmp_path: Path) -> None:
     check_refused(layouts.binary(tmp_path / "half", {"train": SMALL["train"]}), "nothing of the test split")
     (tmp_path / "text").write_text("no archive")
     check_refused(tmp_path / "text", "no whole tar archive")
+    check_refused(zip_of(tmp_path / "empty.zip"), "nothing of CIFAR-100 in it")
     os.mkfifo(tmp_path / "pipe")
     check_refused(tmp_path / "pipe", "neither a file nor a directory")
 
@@ -185,6 +196,109 @@ def test_a_tar_cut_between_members_is_no_whole_layout(tmp_path: Path) -> None:
     content = layouts.pickled(SMALL["train"])
     path = tar_of(tmp_path / "set.tar", (member("train", len(content)), content))
     check_refused(path, "the python layout, but nothing of the test split")
+
+
+def entry(name: str, mode: int = 0, method: int = zipfile.ZIP_STORED) -> zipfile.ZipInfo:
+    info = zipfile.ZipInfo(name)
+    info.external_attr, info.compress_type = mode << 16, method
+    return info
+
+
+def whole() -> list[tuple[zipfile.ZipInfo, bytes]]:
+    return [(entry(name), layouts.pickled(split)) for name, split in SMALL.items()]
+
+
+def test_the_archive_of_kaggle_is_read(tmp_path: Path) -> None:
+    """It has the three pickled files of the official archive, without a folder, and an editor's copy of a list."""
+    raw = layouts.python(tmp_path / "raw")
+    (raw / "file.txt~").write_text("train\ntest\n")
+    folder = tmp_path / "source"
+    folder.mkdir()
+    path = zipped(folder / "archive.zip", raw)
+    lines: list[str] = []
+    check_small(sources.read_first([str(folder)], SMALL_HASHES, tmp_path / "cache", lines.append))
+    assert lines == [f"{path}: the images of CIFAR-100, by their content"]
+
+
+@pytest.mark.parametrize(
+    ("info", "reason"),
+    [
+        (entry("../train"), "'../train' leads out of the archive"),
+        (entry("a/../../train"), "'a/../../train' leads out"),
+        (entry("/etc/train"), "'/etc/train' leads out"),
+        (entry("..\\train"), "leads out"),
+        (entry("x/train", stat.S_IFLNK | 0o777), "'x/train' is not a regular file"),
+        (entry("unwanted", stat.S_IFLNK | 0o777), "'unwanted' is not a regular file"),
+        (entry("x/train", stat.S_IFCHR | 0o666), "'x/train' is not a regular file"),
+        (entry("a\nb", stat.S_IFIFO), "'a\\nb' is not a regular file"),
+        (entry("some/train", method=zipfile.ZIP_BZIP2), "'some/train' is packed by method 12; pack it by deflate"),
+        (entry("some/train", method=zipfile.ZIP_LZMA), "'some/train' is packed by method 14; pack it by deflate"),
+    ],
+)
+def test_hostile_members_refuse_a_zip_archive_by_name(tmp_path: Path, info: zipfile.ZipInfo, reason: str) -> None:
+    check_refused(zip_of(tmp_path / "set.zip", *whole(), (info, b"x")), "refused: the member", reason)
+
+
+def test_members_that_are_not_read_may_be_packed_in_any_way(tmp_path: Path) -> None:
+    check_small(sources.read(zip_of(tmp_path / "s", *whole(), (entry("README", method=zipfile.ZIP_LZMA), b"")), silent))
+
+
+def changed(path: Path, *changes: tuple[int, bytes]) -> Path:
+    """Write bytes at offsets of the list's first entry: what it says of a member."""
+    content = bytearray(path.read_bytes())
+    start = content.index(b"PK\1\2")
+    for offset, value in changes:
+        content[start + offset : start + offset + len(value)] = value
+    path.write_bytes(content)
+    return path
+
+
+def test_a_zip_archive_under_a_password_is_refused(tmp_path: Path) -> None:
+    path = changed(zip_of(tmp_path / "set.zip", *whole()), (8, b"\1"))
+    check_refused(path, "refused: the member 'train' is encrypted")
+
+
+@pytest.mark.parametrize(("offset", "value", "reason"), [
+    (16, b"nope", "no whole zip archive: Bad CRC-32 for file 'train'"),
+    (24, b"\0\1\0\0", "no whole zip archive: Bad CRC-32"),  # longer than it says: no more than that is unpacked
+    (24, b"\xff\xff\xff\x7f", "'train' says it has 2,147,483,647 bytes; the limit is 268,435,456"),
+    (42, b"\xff\xff\xff\x0f", "no whole zip archive"),
+    (8, b"\x20", "no whole zip archive: compressed patched data"),
+])  # fmt: skip
+def test_a_zip_member_that_lies_is_refused(tmp_path: Path, offset: int, value: bytes, reason: str) -> None:
+    check_refused(changed(zip_of(tmp_path / "set.zip", *whole()), (offset, value)), reason)
+
+
+def test_a_zip_archive_that_unpacks_to_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vanishing.data.archives.TOTAL_BYTES", 1 << 16)
+    path = zip_of(tmp_path / "set.zip", *((entry(f"{n}", method=zipfile.ZIP_DEFLATED), bytes(1 << 15)) for n in "abc"))
+    assert path.stat().st_size < 1 << 10
+    check_refused(path, "refused: unpacks to more than the limit of 65,536 bytes")
+
+
+def test_a_zip_archive_of_too_many_members_is_refused_before_its_list_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = zip_of(tmp_path / "set.zip", *((entry(f"{n}"), b"") for n in range(4)))
+    monkeypatch.setattr("vanishing.data.archives.MEMBERS", 3)
+    monkeypatch.delattr("zipfile.ZipFile")
+    check_refused(path, "refused: more than 3 members")
+
+
+@pytest.mark.parametrize("damage", ["cut", "end", "flip"])
+def test_a_damaged_zip_archive_is_refused(tmp_path: Path, damage: str) -> None:
+    path = zipped(tmp_path / "set.zip", layouts.binary(tmp_path / "raw"))
+    content = bytearray(path.read_bytes())
+    if damage == "flip":
+        content[len(content) // 2] ^= 255
+    else:
+        del content[len(content) // 2 if damage == "cut" else -1 :]
+    path.write_bytes(content)
+    check_refused(path, "no whole zip archive")
+
+
+def test_a_tar_archive_whose_first_name_begins_like_a_zip_archive_is_read(tmp_path: Path) -> None:
+    check_small(sources.read(tar(tmp_path / "set.tar", layouts.binary(tmp_path / "raw"), "PK"), silent))
 
 
 # Pickles
@@ -421,10 +535,22 @@ class Server(ThreadingHTTPServer):
     statuses: list[int]
     """Errors to answer with first."""
     asked: list[str | None]
+    kind = "application/gzip"
+    scheme = "http"
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/pub/cifar.tar.gz"
+        return f"{self.scheme}://127.0.0.1:{self.server_port}/pub/cifar.tar.gz"
+
+    def encrypt(self, certificate: str) -> None:
+        """Speak TLS, with a certificate of tests/support that this server has signed itself."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(SUPPORT / certificate)
+        self.socket = context.wrap_socket(self.socket, server_side=True)
+        self.scheme = "https"
+
+    def handle_error(self, *_: object) -> None:
+        """Say nothing of clients that hang up."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -447,18 +573,24 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(206 if start else 200)
         if start:
             self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        self.send_header("Content-Type", self.server.kind)
         if self.server.length:
             self.send_header("Content-Length", str(len(content) - start))
         self.end_headers()
         end = start + self.server.breaks.pop(0) if self.server.breaks else len(content)
         self.wfile.write(content[start:end])
 
+    def do_CONNECT(self) -> None:
+        self.do_GET()
+
     def log_message(self, *_: object) -> None: ...
 
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    for name in ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
     made = Server(("127.0.0.1", 0), Handler)
     made.content = np.random.default_rng(0).bytes(400_000)
     made.breaks, made.statuses, made.asked = [], [], []
@@ -588,10 +720,157 @@ def test_a_server_that_is_not_there_is_given_up(server: Server, tmp_path: Path) 
     assert kept(tmp_path) == []
 
 
-def test_a_cache_that_cannot_be_written_is_told(server: Server, tmp_path: Path) -> None:
+@pytest.mark.parametrize("folder", ["file", "file/downloads", "/proc/downloads"])
+def test_a_cache_that_cannot_be_written_is_told_before_anything_is_asked(
+    server: Server, tmp_path: Path, folder: str
+) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(SourceError, match="cannot be kept in"):
-        fetch(server, tmp_path / "file")
+    with pytest.raises(SourceError, match=rf"^cannot be kept in \S*/{folder.strip('/')}: [A-Z][a-z ]+$"):
+        fetch(server, tmp_path / folder)
+    assert server.asked == []
+
+
+def refused_at_once(server: Server, cache: Path, *parts: str, url: str = "") -> None:
+    """No later try can do better, so there is one, and its line says what to set."""
+    lines: list[str] = []
+    with pytest.raises(SourceError) as caught:
+        downloads.fetch(url or server.url, None, cache, lines.append, (60.0,))
+    assert_line(caught.value, *parts)
+    assert lines == []
+    assert kept(cache) == []
+
+
+def test_a_certificate_that_is_not_trusted_is_named(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.encrypt("self_signed.pem")
+    refused_at_once(
+        server, tmp_path, "the server's certificate is not trusted: self-signed certificate; ", "set REQUESTS_CA_BUNDLE"
+    )
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(SUPPORT / "self_signed.pem"))
+    assert fetch(server, tmp_path).read_bytes() == server.content
+
+
+def test_a_certificate_out_of_date_may_be_the_clocks_fault(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.encrypt("expired.pem")
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(SUPPORT / "expired.pem"))
+    refused_at_once(server, tmp_path, "certificate has expired; look whether this machine's clock is right")
+
+
+@pytest.mark.parametrize(("variable", "bundle", "reason"), [
+    ("REQUESTS_CA_BUNDLE", "/nowhere/ca.pem", "invalid path: /nowhere/ca.pem"),
+    ("CURL_CA_BUNDLE", "/nowhere/ca.pem", "invalid path: /nowhere/ca.pem"),
+    ("REQUESTS_CA_BUNDLE", __file__, "no certificate in the file of trusted ones"),
+])  # fmt: skip
+def test_a_wrong_file_of_certificates_is_named_with_its_variable(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, bundle: str, reason: str
+) -> None:
+    server.encrypt("self_signed.pem")
+    monkeypatch.setenv(variable, bundle)
+    refused_at_once(server, tmp_path, reason, f"{variable} ", "correct or unset it")
+
+
+@pytest.mark.parametrize("scheme", ["https", "http"])
+def test_a_proxy_that_wants_a_login_is_named_without_its_password(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    server.statuses = [407]
+    monkeypatch.setenv(f"{scheme.upper()}_PROXY", f"http://me:hidden@127.0.0.1:{server.server_port}")
+    with pytest.raises(SourceError) as caught:
+        downloads.fetch(f"{scheme}://data.invalid/cifar.tar.gz", None, tmp_path, silent, (60.0,))
+    assert_line(caught.value, "the proxy wants a login", f"{scheme.upper()}_PROXY", "http://USER:PASSWORD@HOST:PORT")
+    assert "hidden" not in str(caught.value)
+    assert len(server.asked) == 1
+
+
+def test_a_proxy_that_refuses_is_told_at_once_and_a_busy_one_is_asked_again(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{server.server_port}")
+    server.statuses = [503, 403]
+    lines: list[str] = []
+    url = "https://data.invalid/cifar.tar.gz"
+    with pytest.raises(SourceError, match=r"^the proxy refuses the connection: 403 Forbidden$"):
+        downloads.fetch(url, None, tmp_path, lines.append, (0.0, 60.0))
+    busy = "the proxy cannot be reached: Tunnel connection failed: 503 Service Unavailable"
+    assert lines == [f"{url}: broke off ({busy}); next try in 0 s"]
+
+
+@pytest.mark.parametrize(("proxy", "reason"), [
+    ("https://127.0.0.1:{port}", "speaks no TLS; if it is your proxy, begin HTTPS_PROXY with http://"),
+    ("http://", "Please check proxy URL"),
+    ("socks5://127.0.0.1:{port}", "Missing dependencies for SOCKS support"),
+    ("http://proxy.invalid:1", "the name proxy.invalid cannot be resolved: Name or service not known"),
+])  # fmt: skip
+def test_a_proxy_that_cannot_work_is_told_at_once(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, proxy: str, reason: str
+) -> None:
+    unresolved(monkeypatch, socket.EAI_NONAME)
+    monkeypatch.setenv("HTTPS_PROXY", proxy.format(port=server.server_port))
+    refused_at_once(server, tmp_path, reason, "HTTPS_PROXY", url="https://data.invalid/cifar.tar.gz")
+
+
+def unresolved(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Resolve no name under .invalid, which no network has (RFC 6761); some networks answer for every name."""
+    resolve = socket.getaddrinfo
+    text = {socket.EAI_NONAME: "Name or service not known", socket.EAI_AGAIN: "Temporary failure in name resolution"}
+
+    def answer(host: str, *arguments: Any, **options: Any) -> Any:
+        if host.endswith(".invalid"):
+            raise socket.gaierror(number, text[number])
+        return resolve(host, *arguments, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", answer)
+
+
+def test_a_name_that_is_not_known_is_told_at_once(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unresolved(monkeypatch, socket.EAI_NONAME)
+    reason = "the name data.invalid cannot be resolved: Name or service not known; behind a proxy, set HTTPS_PROXY"
+    refused_at_once(server, tmp_path, reason, url="https://data.invalid/cifar.tar.gz")
+
+
+@pytest.mark.parametrize("proxied", [False, True])
+def test_what_may_pass_is_tried_again_and_named(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, proxied: bool
+) -> None:
+    unresolved(monkeypatch, socket.EAI_AGAIN)
+    server.shutdown()
+    server.server_close()
+    if proxied:
+        monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{server.server_port}")
+    lines: list[str] = []
+    with pytest.raises(SourceError) as caught:
+        downloads.fetch("http://data.invalid/cifar.tar.gz", None, tmp_path, lines.append, (0.0, 0.0))
+    said = (
+        "the proxy cannot be reached: Connection refused"
+        if proxied
+        else "the server cannot be reached: Temporary failure in name resolution"
+    )
+    assert str(caught.value) == f"the download broke off: {said}"
+    assert lines == [f"http://data.invalid/cifar.tar.gz: broke off ({said}); next try in 0 s"] * 2
+
+
+def test_a_page_that_asks_for_a_login_is_no_archive(server: Server, tmp_path: Path) -> None:
+    server.kind = "text/html; charset=utf-8"
+    refused_at_once(server, tmp_path, "sends a web page, no archive", "log in first")
+
+
+def test_an_address_that_leads_in_a_circle_is_told_at_once(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Handler, "do_GET", lambda self: redirect(self, server.url))
+    refused_at_once(server, tmp_path, "Exceeded 30 redirects")
+
+
+def redirect(handler: Handler, url: str) -> None:
+    handler.send_response(302)
+    handler.send_header("Location", url)
+    handler.send_header("Content-Length", "0")
+    handler.end_headers()
 
 
 def test_many_at_once_download_once(server: Server, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Files of a directory or tar archive, as names and bytes; nothing is unpacked to the disk.
+"""Files of a directory, tar or zip archive, as names and bytes; nothing is unpacked to the disk.
 
 An archive may come from anywhere. It is refused, with the name of the member, where a member is not a regular file, has
 a name that leads out of the archive, or is larger than any file of CIFAR-100.
@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import gzip
 import os
+import stat
 import tarfile
+import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -29,6 +32,19 @@ DEPTH = 6
 """Levels of a directory that are searched: folders around the data set, then split, superclass, class, file."""
 
 GZIP_MAGIC = b"\x1f\x8b"
+ZIP_MAGIC = (b"PK\x03\x04", b"PK\x05\x06")
+"""The second begins an archive without members."""
+
+ZIP_ENTRY = b"PK\x01\x02"
+"""Begins the entry of each member in a zip archive's list of them."""
+
+ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+"""Of the others, a few bytes can unpack to gigabytes at once, before any limit is seen."""
+
+BROKEN = (
+    EOFError, ValueError, NotImplementedError, zlib.error, tarfile.TarError, gzip.BadGzipFile, zipfile.BadZipFile,
+)  # fmt: skip
+"""What reading a damaged archive raises."""
 
 Wanted = Callable[[str], bool]
 
@@ -42,10 +58,21 @@ def members(path: Path, wanted: Wanted) -> Iterator[tuple[str, bytes]]:
 
     Names are in POSIX form. Raises `SourceError` where a file cannot be read or is refused.
     """
+    kind = "tar"
     try:
-        yield from _directory(path, wanted) if path.is_dir() else _archive(path, wanted)
-    except (EOFError, ValueError, zlib.error, tarfile.TarError, gzip.BadGzipFile) as error:
-        raise SourceError(f"no whole tar archive: {one_line(error)}") from None
+        if path.is_dir():
+            yield from _directory(path, wanted)
+            return
+        with path.open("rb") as raw:
+            magic = raw.read(4)
+            raw.seek(0)
+            if magic in ZIP_MAGIC:
+                kind = "zip"
+                yield from _zip(raw, wanted)
+            else:
+                yield from _tar(gzip.GzipFile(fileobj=raw) if magic[:2] == GZIP_MAGIC else raw, wanted)
+    except BROKEN as error:
+        raise SourceError(f"no whole {kind} archive: {one_line(error)}") from None
     except OSError as error:
         where = f"{Path(error.filename).name!r} " if error.filename else ""
         raise SourceError(f"{where}cannot be read: {error.strerror or one_line(error)}") from None
@@ -80,30 +107,57 @@ def _walk(folder: Path, depth: int) -> Iterator[Path]:
             yield from _walk(Path(entry.path), depth - 1)
 
 
-def _archive(path: Path, wanted: Wanted) -> Iterator[tuple[str, bytes]]:
-    with path.open("rb") as raw:
-        packed = raw.read(2) == GZIP_MAGIC
-        raw.seek(0)
-        stream = _Limited(gzip.GzipFile(fileobj=raw) if packed else raw)
-        # "r|" reads forward only, so that headers count towards the limit too, whatever size they declare
-        with tarfile.open(fileobj=stream, mode="r|") as archive:  # type: ignore[call-overload]
-            for count, member in enumerate(archive):
-                if count >= MEMBERS:
-                    raise SourceError(f"refused: more than {MEMBERS:,} members")
-                _check_member(member)
-                content = archive.extractfile(member) if member.isreg() and wanted(_plain(member.name)) else None
-                if content is not None:
-                    yield _plain(member.name), content.read()
-        stream.drain()
+def _tar(unpacked: IO[bytes] | gzip.GzipFile, wanted: Wanted) -> Iterator[tuple[str, bytes]]:
+    stream = _Limited(unpacked)
+    # "r|" reads forward only, so that headers count towards the limit too, whatever size they declare
+    with tarfile.open(fileobj=stream, mode="r|") as archive:  # type: ignore[call-overload]
+        for count, member in enumerate(archive):
+            if count >= MEMBERS:
+                raise SourceError(f"refused: more than {MEMBERS:,} members")
+            _check_member(member.name, member.size, (member.isdir() or member.isreg()) and not member.issparse())
+            content = archive.extractfile(member) if member.isreg() and wanted(_plain(member.name)) else None
+            if content is not None:
+                yield _plain(member.name), content.read()
+    stream.drain()
 
 
-def _check_member(member: tarfile.TarInfo) -> None:
-    name = PurePosixPath(member.name)
-    if name.is_absolute() or ".." in name.parts or "\\" in member.name or "\0" in member.name:
-        raise SourceError(f"refused: the member {member.name!r} leads out of the archive")
-    if not (member.isdir() or member.isreg()) or member.issparse():
-        raise SourceError(f"refused: the member {member.name!r} is not a regular file")
-    _check_size(member.name, member.size)
+def _zip(raw: IO[bytes], wanted: Wanted) -> Iterator[tuple[str, bytes]]:
+    # counted before the list is read, which takes a hundred times its size in memory
+    if sum(part.count(ZIP_ENTRY) for part in iter(partial(raw.read, 1 << 20), b"")) > MEMBERS:
+        raise SourceError(f"refused: more than {MEMBERS:,} members")
+    with zipfile.ZipFile(raw) as archive:
+        members = archive.infolist()
+        for member in members:
+            _check_member(member.orig_filename, member.file_size, _is_regular(member))
+        if sum(member.file_size for member in members) > TOTAL_BYTES:
+            raise SourceError(f"refused: unpacks to more than the limit of {TOTAL_BYTES:,} bytes")
+        for member in members:
+            if not member.is_dir() and wanted(_plain(member.filename)):
+                yield _plain(member.filename), _unpacked(archive, member)
+
+
+def _is_regular(member: zipfile.ZipInfo) -> bool:
+    """Whether a zip member is a file or folder: Unix keeps the kind above the attributes of DOS, others write 0."""
+    return stat.S_IFMT(member.external_attr >> 16) in (0, stat.S_IFREG, stat.S_IFDIR)
+
+
+def _unpacked(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+    """Return a member's bytes, at most as many as it declares; a wrong size or checksum is no whole archive."""
+    if member.flag_bits & 1:
+        raise SourceError(f"refused: the member {member.filename!r} is encrypted")
+    if member.compress_type not in ZIP_METHODS:
+        method = f"method {member.compress_type}"
+        raise SourceError(f"refused: the member {member.filename!r} is packed by {method}; pack it by deflate")
+    return archive.read(member)
+
+
+def _check_member(name: str, size: int, regular: bool) -> None:
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
+        raise SourceError(f"refused: the member {name!r} leads out of the archive")
+    if not regular:
+        raise SourceError(f"refused: the member {name!r} is not a regular file")
+    _check_size(name, size)
 
 
 def _check_size(name: str, size: int) -> None:

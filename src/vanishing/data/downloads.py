@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
+import socket
+import ssl
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -37,6 +39,21 @@ LIMIT = 1 << 30
 
 TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 """HTTP statuses of errors that pass."""
+
+BUNDLE = "REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE names that file: correct or unset it"
+LOGIN = "the proxy wants a login: set HTTPS_PROXY and HTTP_PROXY to http://USER:PASSWORD@HOST:PORT"
+CLOCK = "look whether this machine's clock is right"
+TRUST = "where your network puts in its own, set REQUESTS_CA_BUNDLE to the file that holds the network's certificate"
+"""What to do where a try has failed and a later one cannot do better."""
+
+CERTIFICATE = {9: CLOCK, 10: CLOCK, 18: TRUST, 19: TRUST, 20: TRUST, 21: TRUST}
+"""By OpenSSL's number of what is wrong with a certificate (X509_V_ERR in its x509_vfy.h)."""
+
+TLS = {
+    "NO_CERTIFICATE_OR_CRL_FOUND": f"no certificate in the file of trusted ones; {BUNDLE}",
+    "WRONG_VERSION_NUMBER": "what answers speaks no TLS; if it is your proxy, begin HTTPS_PROXY with http://",
+}
+"""By the name of OpenSSL's error."""
 
 Report = Callable[[str], None]
 
@@ -115,18 +132,51 @@ def _download(url: str, partial: Path, report: Report, pauses: tuple[float, ...]
         except (requests.RequestException, urllib3.exceptions.HTTPError, _BrokenError) as error:
             if _size(partial) > most:
                 failures, most = 0, _size(partial)
+            kept = f"; {_megabytes(_size(partial))} MB are kept for the next try" if _size(partial) else ""
+            if hopeless := _hopeless(error):
+                raise SourceError(f"{hopeless}{kept}") from None
             if failures == len(pauses):
-                kept = f"; {_megabytes(_size(partial))} MB are kept for the next try" if _size(partial) else ""
                 raise SourceError(f"the download broke off: {_reason(error)}{kept}") from None
             report(f"{url}: broke off ({_reason(error)}); next try in {pauses[failures]:g} s")
             time.sleep(pauses[failures])
             failures += 1
 
 
+def _hopeless(error: BaseException) -> str | None:
+    """Say what a later try cannot change, and what to set; None if the error may pass."""
+    for cause in _causes(error):
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            help_ = CERTIFICATE.get(cause.verify_code, "use another source")
+            return f"the server's certificate is not trusted: {cause.verify_message}; {help_}"
+        if isinstance(cause, ssl.SSLError) and cause.reason in TLS:
+            return TLS[cause.reason]
+        if isinstance(cause, socket.gaierror) and cause.errno != socket.EAI_AGAIN:
+            host = re.search(r"Failed to resolve '([^']*)'", str(error))
+            name = f"the name {host[1]}" if host else "the server's name"
+            return f"{name} cannot be resolved: {cause.strerror}; behind a proxy, set HTTPS_PROXY"
+        answer = re.match(r"Tunnel connection failed: ((\d+).*)", str(cause))
+        if answer and int(answer[2]) not in TRY_AGAIN:
+            return LOGIN if int(answer[2]) == 407 else f"the proxy refuses the connection: {answer[1]}"
+        if isinstance(cause, ValueError | requests.TooManyRedirects):
+            return f"{one_line(cause)}; look at the address, and at HTTPS_PROXY, HTTP_PROXY and ALL_PROXY"
+    return None
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error and those that it wraps: urllib3 hands them on as arguments or as causes."""
+    yield error
+    for inner in (*error.args, error.__cause__):
+        if isinstance(inner, BaseException):
+            yield from _causes(inner)
+
+
 def _reason(error: Exception) -> str:
     """Say why a connection broke, once: urllib3 repeats its text in the cause that it wraps."""
     if isinstance(error, requests.ConnectionError) and isinstance(error.args[0], urllib3.exceptions.MaxRetryError):
-        return "the server cannot be reached"  # a page of nested causes, which names the address again and again
+        # not in urllib3's words: a page of nested causes, which names the address again and again
+        *_, last = _causes(error)
+        what = "the proxy" if isinstance(error, requests.exceptions.ProxyError) else "the server"
+        return f"{what} cannot be reached: {getattr(last, 'strerror', None) or one_line(last)}"
     inner = error.args[0] if isinstance(error, urllib3.exceptions.ProtocolError) and error.args else error
     return one_line(inner)
 
@@ -136,12 +186,22 @@ def _attempt(url: str, partial: Path, report: Report) -> None:
     start = _size(partial)
     # with a content encoding, ranges would count other bytes than the file's
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
-    with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
+    try:
+        answer = requests.get(url, headers=headers, stream=True, timeout=TIMEOUT)
+    except OSError as error:
+        if isinstance(error, requests.RequestException):
+            raise
+        raise SourceError(f"{one_line(error)}; {BUNDLE}") from None  # looked for before anything is sent
+    with answer as response:
         first, total = _range(response)
         if response.status_code == requests.codes.requested_range_not_satisfiable and start and total == start:
             return
         if response.status_code not in (200, 206):
             _refuse(response, partial)
+        if response.headers.get("Content-Type", "").startswith("text/html"):
+            raise SourceError(
+                "sends a web page, no archive: where the network or the server wants a login, log in first"
+            )
         if response.status_code == 206 and first != start:
             partial.unlink(missing_ok=True)
             raise _BrokenError(f"the server sent the bytes from {first} instead of {start}")
@@ -169,6 +229,8 @@ def _refuse(response: requests.Response, partial: Path) -> None:
         raise _BrokenError(f"{status}: the unfinished file is longer than the server's, so it starts again")
     if response.status_code in TRY_AGAIN:
         raise _BrokenError(status)
+    if response.status_code == requests.codes.proxy_authentication_required:
+        raise SourceError(LOGIN)
     raise SourceError(status)
 
 

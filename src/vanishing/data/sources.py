@@ -19,7 +19,7 @@ CACHE = Path(".vanishing") / "downloads"
 """Folder of downloads, finished and unfinished."""
 
 
-ARCHIVE_SUFFIXES = (".tar.gz", ".tgz", ".tar")
+ARCHIVE_SUFFIXES = (".tar.gz", ".tgz", ".tar", ".zip")
 
 Source = str | Path | Address
 Report = Callable[[str], None]
