@@ -22,6 +22,7 @@ try:
     studies = graph.drawn(settings, jobs)
     if workflow.is_main_process:
         lock.clear()
+        lock.guard(sys.argv)
 except UserError as error:
     print(f"snakemake: {error}", file=sys.stderr)
     sys.exit(2)
