@@ -12,18 +12,13 @@ from typing import Any
 
 import yaml
 
-from vanishing import config, files, paths
+from vanishing import config, files, paths, project
 from vanishing.config import ParameterError, Parameters
 from vanishing.engines import catalogue
 from vanishing.errors import UserError
 
 FROM_RESULTS = "from_results"
 """Key of `--config` that leaves out every rule which could train, for `make report`."""
-
-SOURCE = Path("src") / "vanishing"
-
-CODE = (".py", ".csv", ".mplstyle")
-"""Endings of the files of a package."""
 
 Job = tuple[str, int]
 """A run and a seed."""
@@ -134,8 +129,8 @@ def outputs(name: str, folder: str = "") -> list[str]:
 
 def code(name: str) -> list[Path]:
     """List the files of the library after whose change a stage is stale."""
-    found = (SOURCE / package for package in catalogue.stage(name).code)
-    return sorted(path for package in found for path in package.rglob("*") if path.suffix in CODE)
+    found = (project.SOURCE / package for package in catalogue.stage(name).code)
+    return sorted(path for package in found for path in package.rglob("*") if path.suffix in project.CODE)
 
 
 def configuration(name: str, settings: Parameters, key: str = "") -> str:

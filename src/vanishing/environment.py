@@ -1,0 +1,131 @@
+"""What of the user's environment reaches a result: nothing of this process's arithmetic, little of its children."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import pwd
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from vanishing.errors import UserError
+
+ARITHMETIC = re.compile(
+    r"(DNNL|ONEDNN|MKL|MKLDNN|OPENBLAS|BLIS|NPY|KMP|GOMP|CUBLAS|CUBLASLT|CUDNN|TRITON)_\w+"
+    r"|OMP_(?!WAIT_POLICY$)\w+|NVIDIA_TF32_OVERRIDE|TORCH_(?!LOGS|CPP_LOG_LEVEL)\w+|GLIBC_TUNABLES"
+)
+"""Variables by which the libraries of linear algebra choose other instructions, precisions, or numbers of threads.
+
+Each gives other sums under the same configuration. `ATEN_CPU_CAPABILITY` is no such: a summary names its effect. Nor is
+OMP_WAIT_POLICY, which says how threads wait.
+"""
+
+LOADER = ("GLIBC_TUNABLES",)
+"""Those that act before a program runs, so that removing them comes too late; they are recorded."""
+
+KEPT = (
+    "PATH", "HOME", "USER", "LOGNAME", "TMPDIR", "LD_LIBRARY_PATH", "LD_PRELOAD", "OMP_WAIT_POLICY",
+)  # fmt: skip
+"""What a program that makes part of the report inherits: where programs, libraries and room for files are."""
+
+PLAIN_BYTES = 60
+"""Longest path of a folder for sockets, which have 107 bytes and names of their own."""
+
+
+def settle() -> None:
+    """Make this process independent of the user's settings; call it before PyTorch, NumPy or pandas are imported.
+
+    Switches of the arithmetic go. Programs of this Python's environment come first in `PATH`, activated or not. Where
+    the system knows no name or home of the user, as in many containers, both are made up. `PYTHONPATH`, which modules
+    of clusters set for every program, adds nothing but this package.
+    """
+    for name in [name for name in os.environ if ARITHMETIC.fullmatch(name) and name not in LOADER]:
+        del os.environ[name]
+    _find_own_programs()
+    _name_user()
+    _ignore_other_packages()
+
+
+def switches() -> str:
+    """Name the variables that change the arithmetic of this process: those that `settle` could not remove, or all.
+
+    Without `settle`, as in a notebook, libraries have read whatever the user has set.
+
+    Returns:
+        Names and values, sorted, or their hash where they would be long; an empty text if there are none.
+    """
+    found = sorted(f"{name}={value}" for name, value in os.environ.items() if _switches(name))
+    text = ascii(" ".join(found))[1:-1]
+    return text if len(text) <= 200 else f"sha256 {hashlib.sha256(text.encode()).hexdigest()}"
+
+
+def _switches(name: str) -> bool:
+    """Whether a variable changes sums, beside those that `devices.configure` sets or overrides itself."""
+    return bool(ARITHMETIC.fullmatch(name)) and name not in {"CUBLAS_WORKSPACE_CONFIG", "OMP_NUM_THREADS"}
+
+
+def child(**own: str) -> dict[str, str]:
+    """Return the environment of a program that makes part of the report: a few of the user's variables, and `own`."""
+    kept = {name: os.environ[name] for name in KEPT if name in os.environ}
+    return kept | {"LC_ALL": "C.UTF-8", "TZ": "UTC"} | own
+
+
+@contextlib.contextmanager
+def plain_folder() -> Iterator[Path]:
+    """Make a temporary folder with a short path of plain characters, as sockets and LaTeX need it.
+
+    Raises:
+        UserError: neither `TMPDIR` nor `/tmp` gives one.
+    """
+    parents = [os.environ.get("TMPDIR", ""), "/tmp", "/var/tmp", "/dev/shm"]  # noqa: S108 - names are made by mkdtemp
+    for parent in parents:
+        if len(os.fsencode(parent)) <= PLAIN_BYTES and re.fullmatch(r"/[A-Za-z0-9_./-]+", parent):
+            with contextlib.suppress(OSError):
+                made = Path(tempfile.mkdtemp(prefix="vanishing-", dir=parent))
+                break
+    else:
+        raise UserError(
+            f"TMPDIR: no folder for temporary files; set it to one that can be written, has at most {PLAIN_BYTES} "
+            "characters, and only letters, digits, '_', '.', '-' among them"
+        )
+    try:
+        yield made
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def _find_own_programs() -> None:
+    """Put the programs of this Python's environment first in `PATH`."""
+    own, path = str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)
+    if path.split(os.pathsep)[0] != own:
+        os.environ["PATH"] = f"{own}{os.pathsep}{path}"
+
+
+def _name_user() -> None:
+    """Give the user a home and a name, which the engines ask for, where the system has none."""
+    try:
+        entry = pwd.getpwuid(os.getuid())
+    except KeyError:
+        entry = None
+    if entry is None:
+        os.environ.setdefault("USER", f"uid{os.getuid()}")
+    home = os.environ.get("HOME") or (entry.pw_dir if entry else "")
+    if not os.access(home or "/nonexistent", os.W_OK):
+        os.environ["HOME"] = tempfile.gettempdir()
+    elif "HOME" not in os.environ:
+        os.environ["HOME"] = home
+
+
+def _ignore_other_packages() -> None:
+    """Forget the folders of `PYTHONPATH`, but for that of this package."""
+    own = Path(__file__).resolve().parents[1]
+    named = [each for each in os.environ.pop("PYTHONPATH", "").split(os.pathsep) if each]
+    other = {str(Path(each).absolute()) for each in named if Path(each).resolve() != own}
+    sys.path[:] = [each for each in sys.path if each not in other]
+    if own in [Path(each).resolve() for each in named]:
+        os.environ["PYTHONPATH"] = str(own)
