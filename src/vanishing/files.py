@@ -35,20 +35,27 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     of the folder, says who may read and write it. What killed writers of `path` have left is removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(path)
-    descriptor, temporary = _temporary(path)
+    with _errors_of(path):
+        _sweep(path)
+        descriptor, temporary = _temporary(path)
+        try:
+            with os.fdopen(descriptor, "wb") as handle:
+                yield handle
+                handle.flush()
+                os.fsync(handle.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+@contextlib.contextmanager
+def _errors_of(path: Path) -> Iterator[None]:
+    """Have errors of the system name the file that is wanted: a full disk is told by the write, which knows none."""
     try:
-        with os.fdopen(descriptor, "wb") as handle:
-            yield handle
-            handle.flush()
-            os.fsync(handle.fileno())
-        temporary.replace(path)
+        yield
     except OSError as error:
-        temporary.unlink(missing_ok=True)
-        error.filename = str(path)  # a full disk is told by the write, which knows no name
-        raise
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+        error.filename, error.filename2 = str(path), None
         raise
 
 

@@ -12,6 +12,7 @@ import atexit
 import contextlib
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,9 @@ STALE = Path(".snakemake") / "locks"
 """Snakemake's own locks: plain files, which a killed process leaves behind."""
 
 DVC = Path(".dvc") / "tmp"
+
+LOCKS = ("lock", "rwlock.lock")
+"""DVC's locks in that folder: of the project, and of its list of readers and writers, `rwlock`."""
 
 DELETING = ("delete_all_output", "delete_temp_output", "cleanup_metadata", "unlock", "no_hooks")
 """Snakemake's options, as its parser names them, with which it deletes, or works, without a word to `take`."""
@@ -124,6 +128,7 @@ def _enter(taken: contextlib.ExitStack, command: str) -> None:
         return
     from dvc.exceptions import DvcException
     from dvc.fs import localfs
+    from dvc.lock import LockError
     from dvc.rwlock import rwlock
 
     DVC.mkdir(exist_ok=True)
@@ -133,17 +138,11 @@ def _enter(taken: contextlib.ExitStack, command: str) -> None:
         taken.enter_context(rwlock(str(DVC), localfs, command, [], [str(Path.cwd())], hardlink=hardlink))
     except DvcException as error:
         said = dict.fromkeys(line.strip() for line in str(error).splitlines() if line.strip().startswith("(PID"))
-        raise UserError(
-            f"another engine is at work here: {'; '.join(said) or ' '.join(str(error).split())}; {_files(hardlink)}"
-        ) from None
-
-
-def _files(hardlink: bool) -> str:
-    """Say which files of DVC's, and how old, block others without a process behind them."""
-    names = ["rwlock", *(["rwlock.lock"] if hardlink else [])]
-    left = [path for path in map(DVC.joinpath, names) if path.exists()]
-    ages = " and ".join(f"{path} ({locks.age(path.stat().st_ctime)} old)" for path in left)
-    return f"if that is none, on any machine, remove {ages}"
+        who = "; ".join(said) or ("DVC" if isinstance(error, LockError) else error)
+        left = [DVC / name for name in (["rwlock"] if said else LOCKS if hardlink else []) if (DVC / name).exists()]
+        ages = " and ".join(f"{path} ({locks.age(path.stat().st_ctime)} old)" for path in left)
+        remove = f"; if that is none, on any machine, remove {ages}" if left else ""
+        raise UserError(f"another engine is at work here: {who}{remove}") from None
 
 
 def _configured() -> bool:
@@ -162,11 +161,14 @@ def _mend(hardlink: bool) -> None:
     DVC itself takes a zombie for alive, and also a later process that has been given a dead one's number.
     """
     from dvc.lock import make_lock
-    from dvc.rwlock import RWLOCK_FILE, RWLOCK_LOCK
 
-    path = DVC / RWLOCK_FILE
-    guard = make_lock(str(DVC / RWLOCK_LOCK), tmp_dir=str(DVC), hardlink_lock=hardlink)
-    with guard, contextlib.suppress(FileNotFoundError):
+    lock, guard = (partial(make_lock, str(DVC / name), tmp_dir=str(DVC), hardlink_lock=hardlink) for name in LOCKS)
+    if hardlink:
+        _drop_files_of_flock()
+        with lock():  # which names nobody; the list below does not have a DVC that is between two stages
+            pass
+    path = DVC / "rwlock"
+    with guard(), contextlib.suppress(FileNotFoundError):
         try:
             held, written = json.loads(path.read_bytes()), path.stat().st_mtime
         except ValueError:
@@ -177,6 +179,17 @@ def _mend(hardlink: bool) -> None:
             name: [who for who in several if _alive(who, written)] for name, several in held.get("read", {}).items()
         }
         files.write(path, json.dumps({"read": {name: who for name, who in readers.items() if who}, "write": writers}))
+
+
+def _drop_files_of_flock() -> None:
+    """Remove the files that DVC has locked by `flock`, which lie there for good: a lock by hard links waits for them.
+
+    That one has a second name for as long as it is held.
+    """
+    for path in map(DVC.joinpath, LOCKS):
+        with contextlib.suppress(FileNotFoundError):
+            if path.stat().st_nlink == 1:
+                path.unlink()
 
 
 def _alive(who: dict[str, Any], written: float) -> bool:

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from vanishing import config, files, paths
+from vanishing import config, files, locks, paths
 from vanishing.engines import graph
 from vanishing.errors import UserError
 
@@ -44,7 +44,8 @@ def lay_out(origin: Path, folder: Path, overlay: Path | None, studies: Sequence[
     longer has are removed.
 
     Raises:
-        UserError: `origin` is not the project, or `folder` is `origin` or holds files that are not a workspace's.
+        UserError: `origin` is not the project, or `folder` is `origin`, holds files that are not a workspace's, or has
+            an engine or a training at work in it.
         ParameterError: the resulting parameters are not allowed.
     """
     if not (origin / "Snakefile").exists():
@@ -54,6 +55,8 @@ def lay_out(origin: Path, folder: Path, overlay: Path | None, studies: Sequence[
     mark = folder / MARK
     if folder.exists() and any(folder.iterdir()) and not mark.exists():
         raise UserError(f"{folder}: is neither empty nor laid out by this command; name another folder")
+    for holder in locks.holders(folder / paths.LOCKS):
+        raise UserError(f"{folder}: in use: {holder}")
     content = config.read(origin / "params.yaml")
     if overlay:
         content = config.merge(content, config.read(overlay))
