@@ -8,19 +8,23 @@ import sys
 
 from snakemake.utils import min_version
 
-from vanishing.engines import graph, lock
+from vanishing import environment, project
+from vanishing.engines import graph, lock, typed
 from vanishing.errors import UserError
 
 min_version("9.14")
+environment.settle()
 
 
 try:
+    project.check_code()
     # before Snakemake reads the file: its own complaints name neither line nor key
     settings = graph.load(config)
     stages = graph.stages(config)
     jobs = graph.jobs(settings, config)
     studies = graph.drawn(settings, jobs)
     if workflow.is_main_process:
+        graph.check_targets(typed.options().targets, settings, stages, studies)
         lock.clear()
         lock.guard(sys.argv)
 except UserError as error:
@@ -29,6 +33,11 @@ except UserError as error:
 
 
 configfile: "params.yaml"
+
+
+# the profile says the same, but another one, or `--workflow-profile none`, may be in its place
+if "gpu" not in workflow.global_resources:
+    workflow.register_resource("gpu", 1)
 
 
 # Ctrl-C reaches a job's shell and its `tee` too: both wait for the command, which saves its state and says where

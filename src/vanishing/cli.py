@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shlex
 import signal
 import sys
@@ -12,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vanishing import environment, project
 from vanishing.engines import catalogue
 from vanishing.errors import UserError, line
 
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
 
 Command = Callable[[argparse.Namespace], None]
 Missing = Callable[["Parameters", Sequence[str]], list[tuple[str, int]]]
+
+ANYWHERE = ("diagnose",)
+"""Commands that need no project."""
 
 AT_ONCE = "number of trainings that share the device (default: 1)"
 MISSING = "only what has no results yet: of STUDY, of the runs named before it, or of all"
@@ -31,10 +36,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     And 124 where the time is up, 128 and its number after a signal.
     """
+    if arguments is None:
+        environment.settle()
+        _print_whatever_there_is()
     typed = sys.argv[1:] if arguments is None else list(arguments)
     options = _parser().parse_args(typed)
     options.typed = typed
     try:
+        if options.command not in ANYWHERE:
+            project.enter()
         options.run(options)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader, such as `head`, has seen enough; what is left to flush goes nowhere
@@ -47,6 +57,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"vanishing {options.command}: interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def _print_whatever_there_is() -> None:
+    """Print what the terminal's encoding does not have as an escape, and into nothing where an output is closed."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name) or Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - open to the end
+        stream.reconfigure(errors="backslashreplace")
+        setattr(sys, name, stream)
+
+
+def _path(text: str) -> Path:
+    """Return a path that the user has typed, good after `project.enter` too."""
+    return Path(text) if project.PARAMETERS.exists() else Path(text).absolute()
+
+
+def _source(text: str) -> str:
+    return text if re.match("https?://", text) else str(_path(text))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -71,6 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     commands.choices["data"].add_argument(
         "--source",
         action="append",
+        type=_source,
         metavar="PATH|URL",
         help="read the images from here, not from the sources in params.yaml; may be repeated",
     )
@@ -93,16 +121,16 @@ def _parser() -> argparse.ArgumentParser:
         "--all", action="store_true", dest="every", help="evaluate and measure every training again, not a sample"
     )
     manifest = command("manifest", _manifest, "print versions, hardware, numerics and the hashes of all outputs")
-    manifest.add_argument("--output", type=Path, metavar="FILE", help="write to this file instead")
+    manifest.add_argument("--output", type=_path, metavar="FILE", help="write to this file instead")
     diagnose = command("diagnose", _diagnose, "say where signal or gradient die in any network, and what helps")
     diagnose.add_argument("model", metavar="MODULE:CALLABLE", help="returns a torch.nn.Module, or (model, batches)")
     diagnose.add_argument(
         "--batches", metavar="MODULE:CALLABLE", help="returns minibatches, such as [(inputs, targets)]"
     )
-    diagnose.add_argument("--output", type=Path, metavar="FIGURE", help="save the figure: a .pdf, .png or .svg")
+    diagnose.add_argument("--output", type=_path, metavar="FIGURE", help="save the figure: a .pdf, .png or .svg")
     workspace = command("workspace", _workspace, "set up the pipeline in another folder, with other parameters")
-    workspace.add_argument("folder", type=Path, help="where")
-    workspace.add_argument("--overlay", type=Path, metavar="FILE", help="parameters that replace those in params.yaml")
+    workspace.add_argument("folder", type=_path, help="where")
+    workspace.add_argument("--overlay", type=_path, metavar="FILE", help="parameters that replace those in params.yaml")
     workspace.add_argument("--study", action="append", metavar="STUDY", help="keep only this study; may be repeated")
     return parser
 

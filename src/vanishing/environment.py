@@ -17,13 +17,17 @@ from vanishing.errors import UserError
 
 ARITHMETIC = re.compile(
     r"(DNNL|ONEDNN|MKL|MKLDNN|OPENBLAS|BLIS|NPY|KMP|GOMP|CUBLAS|CUBLASLT|CUDNN|TRITON)_\w+"
-    r"|OMP_(?!WAIT_POLICY$)\w+|NVIDIA_TF32_OVERRIDE|TORCH_(?!LOGS|CPP_LOG_LEVEL)\w+|GLIBC_TUNABLES"
+    r"|OMP_(?!(WAIT_POLICY|NUM_THREADS)$)\w+|NVIDIA_TF32_OVERRIDE|TORCH_(?!LOGS|CPP_LOG_LEVEL)\w+|GLIBC_TUNABLES"
 )
 """Variables by which the libraries of linear algebra choose other instructions, precisions, or numbers of threads.
 
-Each gives other sums under the same configuration. `ATEN_CPU_CAPABILITY` is no such: a summary names its effect. Nor is
-OMP_WAIT_POLICY, which says how threads wait.
+Under the same configuration they give other sums, or, as OMP_THREAD_LIMIT and OMP_DYNAMIC do, threads that wait for
+each other without end. ATEN_CPU_CAPABILITY is left to the user, since a summary names its effect, and so are
+OMP_NUM_THREADS, which PyTorch's own setting overrides, and OMP_WAIT_POLICY, which changes no sum.
 """
+
+NUMPY_THREADS = "OPENBLAS_NUM_THREADS"
+"""NumPy's matrix products and eigenvalues differ in their last bits from one number of threads to another."""
 
 LOADER = ("GLIBC_TUNABLES",)
 """Those that act before a program runs, so that removing them comes too late; they are recorded."""
@@ -33,6 +37,9 @@ KEPT = (
 )  # fmt: skip
 """What a program that makes part of the report inherits: where programs, libraries and room for files are."""
 
+ROOM = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 - mkdtemp draws the names, and makes what nobody else can read
+"""Where there is room for files that no result depends on."""
+
 PLAIN_BYTES = 60
 """Longest path of a folder for sockets, which have 107 bytes and names of their own."""
 
@@ -40,12 +47,14 @@ PLAIN_BYTES = 60
 def settle() -> None:
     """Make this process independent of the user's settings; call it before PyTorch, NumPy or pandas are imported.
 
-    Switches of the arithmetic go. Programs of this Python's environment come first in `PATH`, activated or not. Where
-    the system knows no name or home of the user, as in many containers, both are made up. `PYTHONPATH`, which modules
-    of clusters set for every program, adds nothing but this package.
+    Switches of the arithmetic go, and NumPy sums in one thread, however many cores there are. Programs of this Python's
+    environment come first in `PATH`, activated or not. Where the system knows no name or home of the user, as in many
+    containers, both are made up. `PYTHONPATH`, which modules of clusters set for every program, adds nothing but this
+    package.
     """
     for name in [name for name in os.environ if ARITHMETIC.fullmatch(name) and name not in LOADER]:
         del os.environ[name]
+    os.environ[NUMPY_THREADS] = "1"
     _find_own_programs()
     _name_user()
     _ignore_other_packages()
@@ -66,7 +75,7 @@ def switches() -> str:
 
 def _switches(name: str) -> bool:
     """Whether a variable changes sums, beside those that `devices.configure` sets or overrides itself."""
-    return bool(ARITHMETIC.fullmatch(name)) and name not in {"CUBLAS_WORKSPACE_CONFIG", "OMP_NUM_THREADS"}
+    return bool(ARITHMETIC.fullmatch(name)) and name not in {"CUBLAS_WORKSPACE_CONFIG", NUMPY_THREADS}
 
 
 def child(**own: str) -> dict[str, str]:
@@ -76,14 +85,26 @@ def child(**own: str) -> dict[str, str]:
 
 
 @contextlib.contextmanager
+def replaced(variables: dict[str, str]) -> Iterator[None]:
+    """Have this process, and what it starts, see these variables alone."""
+    before = dict(os.environ)
+    try:
+        os.environ.clear()
+        os.environ.update(variables)
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@contextlib.contextmanager
 def plain_folder() -> Iterator[Path]:
     """Make a temporary folder with a short path of plain characters, as sockets and LaTeX need it.
 
     Raises:
         UserError: neither `TMPDIR` nor `/tmp` gives one.
     """
-    parents = [os.environ.get("TMPDIR", ""), "/tmp", "/var/tmp", "/dev/shm"]  # noqa: S108 - names are made by mkdtemp
-    for parent in parents:
+    for parent in (os.environ.get("TMPDIR", ""), *ROOM):
         if len(os.fsencode(parent)) <= PLAIN_BYTES and re.fullmatch(r"/[A-Za-z0-9_./-]+", parent):
             with contextlib.suppress(OSError):
                 made = Path(tempfile.mkdtemp(prefix="vanishing-", dir=parent))

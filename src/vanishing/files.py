@@ -25,6 +25,9 @@ FILE_BYTES = 8 << 30
 LEFT = 24 * 3600.0
 """Seconds after which a temporary file is a killed writer's, where no lock tells: on a file system without `flock`."""
 
+TEXT = frozenset({".csv", ".ipynb", ".json", ".md", ".mplstyle", ".py", ".sha256", ".smk", ".tex", ".yaml"})
+"""Endings of the text that git may convert."""
+
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
@@ -113,7 +116,18 @@ def sha256(path: Path) -> str:
 
 
 def digest(path: Path, algorithm: str) -> str:
-    """Return the `sha256` or `md5` of the file's bytes, in hexadecimal; `UserError` if it is not a regular file."""
+    """Return the `sha256` or `md5` of the file's content, in hexadecimal; `UserError` if it is not a regular file.
+
+    Text has the hash that it has with line feeds, however git or an editor has ended its lines.
+    """
     check_plain(path, FILE_BYTES)
+    if path.suffix in TEXT:
+        return hashlib.new(algorithm, content(path), usedforsecurity=False).hexdigest()
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
+
+
+def content(path: Path) -> bytes:
+    """Return the bytes of a file, those of text with line feeds alone, as it was written."""
+    found = path.read_bytes()
+    return found.replace(b"\r\n", b"\n") if path.suffix in TEXT else found

@@ -7,13 +7,30 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from vanishing import environment
+
 
 def ask(*arguments: str, text: str = "") -> str | None:
     """Return the output of a git command that reads `text`; None without git, a repository or a commit."""
+    done = _run(*arguments, text=text)
+    return done.stdout if done and done.returncode == 0 else None
+
+
+def obstacle() -> str | None:
+    """Say why git knows no commit of this folder, in its own words; None if it knows one."""
+    done = _run("rev-parse", "HEAD")
+    if done is None:
+        return "git is not installed"
+    return None if done.returncode == 0 else next(iter(done.stderr.splitlines()), "git gives no reason")
+
+
+def _run(*arguments: str, text: str = "") -> subprocess.CompletedProcess[str] | None:
+    """Run git on the repository of this folder, which GIT_DIR, set in a hook of git's, may not be; None without git."""
     if not shutil.which("git"):
         return None
-    done = subprocess.run(["git", *arguments], input=text, capture_output=True, text=True, check=False)
-    return done.stdout if done.returncode == 0 else None
+    return subprocess.run(
+        ["git", *arguments], env=environment.child(), input=text, capture_output=True, text=True, check=False
+    )
 
 
 def committed(folder: Path) -> dict[Path, str]:

@@ -145,6 +145,40 @@ def test_a_workspace_in_use_is_not_laid_out_again(checkout):
     process.communicate()
 
 
+TAKE = """
+from pathlib import Path
+from vanishing import locks
+with locks.hold(Path("x.lock"), wait=0):
+    print("held")
+"""
+
+
+@pytest.mark.parametrize("mode", [0o2775, 0o3777], ids=["a group's", "sticky"])
+def test_a_lock_passes_from_one_user_to_another(group_folder, mode):
+    """In a sticky folder the system forbids to open the files of others as if to make them, and to remove them."""
+    group_folder.chmod(mode)
+    for name in (*users.NAMES, users.NAMES[0]):
+        assert tried(group_folder, *users.command(name, group_folder, "python", "-c", TAKE)) == (0, "held\n")
+    assert [path.name for path in group_folder.glob("x.lock*")] == ["x.lock"]
+
+
+def test_a_user_who_may_not_write_is_told_so_in_one_line(group_folder):
+    checkout = group_folder / "study"
+    first, second = users.NAMES
+    users.lay_out(checkout)
+    for path in (checkout, *checkout.rglob("*")):
+        if path.is_dir():
+            path.chmod(0o755)
+    code, printed = tried(checkout, *users.command(second, group_folder, "vanishing", "data"))
+    assert (code, printed.splitlines()[-1]) == (1, "vanishing data: data: Permission denied")
+    engines.run(checkout, *users.command(first, group_folder, "vanishing", "data"))
+    (checkout / "data").chmod(0o755)
+    for command in (["train", "vgg08", "--seed", "0"], ["samples"], ["sync"]):
+        code, printed = tried(checkout, *users.command(second, group_folder, "vanishing", *command))
+        assert (code, len(printed.splitlines())) == (1, 1), printed
+        assert printed.endswith(": Permission denied\n")
+
+
 def test_who_comes_second_goes_on_with_a_training_of_the_first(group_folder):
     """The first is killed; the second takes its lock, its state and its folders over, and publishes the results."""
     checkout = group_folder / "study"

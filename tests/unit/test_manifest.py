@@ -84,12 +84,15 @@ def test_the_part_that_repeats_is_the_same_in_another_folder(folder, tmp_path_fa
 
 
 def test_the_part_that_varies_tells_the_revision_and_whether_the_tree_is_clean():
-    assert manifest.collect(study())["varies"]["git"] == {"revision": None, "clean": None}
+    found = manifest.collect(study())["varies"]["git"]
+    assert (found["revision"], found["clean"]) == (None, None)
+    assert found["obstacle"].startswith("fatal: not a git repository")
     for arguments in (["init", "-q"], ["add", "."], ["commit", "-qm", "x"]):
         subprocess.run(["git", "-c", "user.name=x", "-c", "user.email=x@example.org", *arguments], check=True)
     found = manifest.collect(study())["varies"]
     assert re.fullmatch("[0-9a-f]{40}", found["git"]["revision"])
     assert found["git"]["clean"] is True
+    assert found["git"]["obstacle"] is None
     assert found["hardware"]["cores"] >= 1
     Path("new").touch()
     assert manifest.collect(study())["varies"]["git"]["clean"] is False

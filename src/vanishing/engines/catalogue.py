@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import string
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -303,6 +303,15 @@ def maker_of(path: Path) -> str | None:
         for output in each.outputs:
             if found := _expression(output).match(path.as_posix()):
                 return each.command.format(**found.groupdict())
+    return None
+
+
+def fields_of(path: Path, among: Iterable[Stage] = STAGES) -> dict[str, str] | None:
+    """Return the fields of an output by its path, none for a stage that runs once; None if no stage makes it."""
+    for each in among:
+        for output in each.outputs:
+            if found := _expression(output.removesuffix("/")).fullmatch(path.as_posix()):
+                return found.groupdict()
     return None
 
 

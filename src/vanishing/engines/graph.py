@@ -6,6 +6,7 @@ each other. It imports nothing slow, since Snakemake loads it for every job.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ def load(overrides: Mapping[str, Any] | None = None, path: Path = Path("params.y
             commands of the pipeline read the file themselves, so that a change from elsewhere would be half a change.
         path: of the file.
     """
+    if not path.exists():
+        raise ParameterError(f"{path}: neither here nor in a folder above; run this in the project's folder")
     settings = config.load(path)
     for key in settings.studies:
         if key in catalogue.TARGETS:
@@ -64,6 +67,46 @@ def jobs(settings: Parameters, overrides: Mapping[str, Any]) -> list[Job]:
     from vanishing.results import store
 
     return list(store.available(settings))
+
+
+def check_targets(
+    targets: Iterable[str], settings: Parameters, chosen: Collection[catalogue.Stage], studies: Collection[str]
+) -> None:
+    """Raise `ParameterError` for a target that no rule makes; Snakemake's own answer to most is of its wildcards.
+
+    Args:
+        targets: names of rules and studies, and files, as typed.
+        settings: the parameters.
+        chosen: the stages that there are rules for.
+        studies: those that have something to draw.
+    """
+    for target in targets:
+        named = next((stage for stage in chosen if stage.name == target), None)
+        if target == "all" or target in studies or (named and not named.each):
+            continue
+        fields = catalogue.fields_of(Path(os.path.relpath(target)), chosen)
+        if fields is not None and _exists(fields, settings):
+            continue
+        if named:
+            each = "run and seed" if named.each == "job" else "study"
+            command = named.command.format(run="RUN", seed="SEED", study="STUDY")
+            why = f"runs for each {each}, by `{command}`; allowed: a study, or one of its files"
+        else:
+            why = "no target; allowed: a stage, a study, or a file that a stage makes"
+        rules = ", ".join(["all", *(stage.name for stage in chosen if not stage.each)])
+        raise ParameterError(f"{target!r}: {why}; stages: {rules}; studies: {', '.join(studies) or 'none'}")
+
+
+def _exists(fields: Mapping[str, str], settings: Parameters) -> bool:
+    """Whether there are the run, seed, study and set of a file."""
+    run, study = fields.get("run"), fields.get("study")
+    seeds = settings.seeds_of(run) if run in settings.runs else []
+    return (
+        (run is None or run in settings.runs)
+        and ("seed" not in fields or int(fields["seed"]) in seeds)
+        and (study is None or study in settings.studies)
+        and fields.get("set", settings.data.set) == settings.data.set
+    )
 
 
 def results_of(chosen: Iterable[Job]) -> list[Path]:

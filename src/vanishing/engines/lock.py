@@ -7,7 +7,6 @@ to start and names the holder. The same list tells Snakemake when DVC is running
 
 from __future__ import annotations
 
-import argparse
 import atexit
 import contextlib
 import json
@@ -18,6 +17,7 @@ from typing import Any
 
 from vanishing import files, locks, paths
 from vanishing.console import say
+from vanishing.engines import typed
 from vanishing.errors import UserError, line
 
 LOCK = paths.LOCKS / "snakemake.lock"
@@ -75,7 +75,7 @@ def take(arguments: list[str]) -> None:
     """
     with contextlib.ExitStack() as taken:
         _enter(taken, locks.command_line(arguments))
-        options = _options(arguments)
+        options = typed.options(arguments[1:])
         if not options.touch and any(getattr(options, name) for name in FORCING + DELETING):
             _check_trainings()
         _held.push(taken.pop_all())
@@ -86,7 +86,7 @@ atexit.register(_held.close)
 
 def guard(arguments: list[str]) -> None:
     """Reserve the checkout for a call of Snakemake that deletes outputs or records and runs no job; see `take`."""
-    options = _options(arguments)
+    options = typed.options(arguments[1:])
     if not options.dryrun and any(getattr(options, name) for name in DELETING):
         take(arguments)
 
@@ -101,14 +101,6 @@ def check(command: str) -> None:
                 "this file system has no flock, by which DVC locks; `dvc config --local core.hardlink_lock true` has "
                 "it lock by hard links"
             )
-
-
-def _options(arguments: list[str]) -> argparse.Namespace:
-    """Parse a command line of Snakemake by its own parser, which also knows abbreviated options."""
-    from snakemake.cli import get_argument_parser
-
-    options: argparse.Namespace = get_argument_parser().parse_known_args(arguments[1:])[0]
-    return options
 
 
 def _check_trainings() -> None:

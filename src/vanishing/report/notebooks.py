@@ -6,7 +6,6 @@ import logging
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -17,12 +16,18 @@ from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
-from vanishing import config, files, locks, paths
+from vanishing import config, environment, files, locks, paths, project
 from vanishing.errors import UserError
 from vanishing.report.captions import CAPTIONS
 
 SOURCES = Path("notebooks")
 """One notebook for each figure family, committed without outputs."""
+
+KERNEL = [
+    "--IPKernelApp.exec_lines=import matplotlib; matplotlib.rcdefaults()",  # not a `matplotlibrc` in the folder
+    "--IPKernelApp.log_level=50",  # it would call the end of a kernel an error; what fails in a cell is told anyway
+]
+"""Arguments of the kernel."""
 
 
 def draw_study(key: str, settings: config.Parameters) -> None:
@@ -75,14 +80,9 @@ def _hashes(found: Iterable[Path]) -> str:
 def execute(sources: Sequence[Path], values: dict[str, str]) -> str:
     """Run notebooks as one in the project's folder, with `values` as its parameters, and return it as text."""
     logging.getLogger("papermill").setLevel(logging.WARNING)
-    for name in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "MPLCONFIGDIR"):  # a user's own settings change no figure
-        own = (paths.SCRATCH / "kernel" / name.lower()).resolve()
-        own.mkdir(parents=True, exist_ok=True)
-        os.environ[name] = str(own)
-    _list_fonts(Path(os.environ["MPLCONFIGDIR"]))
-    os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # the kernel's debugger would warn of frozen modules
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["JUPYTER_RUNTIME_DIR"] = folder  # short, since a socket's path is limited to 107 bytes
+    with environment.plain_folder() as folder, environment.replaced(_own_settings()):
+        _list_fonts(Path(os.environ["MPLCONFIGDIR"]))
+        os.environ["JUPYTER_RUNTIME_DIR"] = str(folder)
         try:
             executed = papermill.execute_notebook(
                 join(sources),
@@ -91,7 +91,8 @@ def execute(sources: Sequence[Path], values: dict[str, str]) -> str:
                 kernel_name="python3",
                 cwd=Path.cwd(),
                 progress_bar=False,
-                config=_sockets(folder),
+                config=_kernel(folder),
+                extra_arguments=KERNEL,
             )
         except PapermillExecutionError as error:
             problem = " ".join(f"{error.ename}: {error.evalue}".split())
@@ -136,13 +137,32 @@ def _list_fonts(cache: Path) -> None:
             listed.touch()
 
 
-def _sockets(folder: str) -> Config:
-    """Have a kernel spoken to through sockets that are files in a folder of its own.
+def _own_settings() -> dict[str, str]:
+    """Return the environment of a kernel: its settings, its fonts and its code are the project's, not the user's."""
+    names = ("HOME", "IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "MPLCONFIGDIR")
+    own = {name: (paths.SCRATCH / "kernel" / name.lower()).resolve() for name in names}
+    for folder in own.values():
+        folder.mkdir(parents=True, exist_ok=True)
+    return environment.child(
+        **{name: str(folder) for name, folder in own.items()},
+        JUPYTER_NO_CONFIG="1",
+        PYDEVD_DISABLE_FILE_VALIDATION="1",  # the kernel's debugger would warn of frozen modules
+        PYTHONPATH=str(project.RUNNING.parent),
+    )
 
-    TCP ports can clash between kernels that start at the same time, and so can the files that the kernel
-    manager would name itself, in the working directory.
+
+def _kernel(folder: Path) -> Config:
+    """Have this interpreter run a kernel, spoken to through sockets that are files in a folder of its own.
+
+    A kernel `python3` that the user has installed may be another Python's. TCP ports can clash between kernels that
+    start at the same time, and so can the files that the kernel manager would name itself, in the working directory.
     """
-    return Config({"KernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"}})
+    return Config(
+        {
+            "KernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"},
+            "KernelSpecManager": {"kernel_dirs": [], "ensure_native_kernel": True},
+        }
+    )
 
 
 def normalise(notebook: NotebookNode) -> NotebookNode:

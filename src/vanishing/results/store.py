@@ -196,9 +196,14 @@ def check_history(name: str, seed: int, summary: dict[str, Any]) -> None:
     path, expected = folder / "history.csv", summary["files"]["history.csv"]
     if files.sha256(path) != expected:
         raise UserError(
-            f"{path}: not what {folder / 'summary.json'} says, SHA-256 {expected}; "
-            f"`vanishing train {name} --seed {seed}` makes it again"
+            f"{path}: not what {folder / 'summary.json'} says, SHA-256 {expected}; {back(path, name, seed)}"
         )
+
+
+def back(path: Path, name: str, seed: int) -> str:
+    """Say how to get a file of a training back; training it again, which takes hours, comes last."""
+    record = "git checkout HEAD --" if path.is_relative_to(paths.RESULTS) else "dvc checkout --force"
+    return f"`{record} {path}` brings it back if it was recorded, `vanishing train {name} --seed {seed}` makes it again"
 
 
 def check_trajectory(run: config.Run, name: str, seed: int) -> None:
@@ -212,11 +217,11 @@ def check_trajectory(run: config.Run, name: str, seed: int) -> None:
             if before != value:
                 raise UserError(
                     f"{path}: trained with {block}.{key} = {before!r}, and the parameters say {value!r}; "
-                    f"{again} trains anew"
+                    f"set that back, or {again} trains anew"
                 )
     for file in (paths.trained(name, seed, each) for each in summary["files"]):
         if not file.exists():
-            raise UserError(f"{file}: missing; {again} makes it")
+            raise UserError(f"{file}: missing; {back(file, name, seed)}")
 
 
 def read_summary(path: Path) -> dict[str, Any]:
@@ -285,10 +290,14 @@ def _read(path: Path, reader: Callable[[Path], Content]) -> Content:
         files.check_plain(path, files.RESULT_BYTES)
         return reader(path)
     except FileNotFoundError:
-        raise UserError(f"{path}: missing; `snakemake {path}` makes it") from None
+        raise UserError(f"{path}: missing; {_restore(path)}, or `snakemake {path}` makes it") from None
     except (OSError, ValueError, RecursionError) as error:
         problem = " ".join(str(error).split())[:300]
-        raise UserError(f"{path}: cannot be read ({problem}); delete it and build it again") from None
+        raise UserError(f"{path}: cannot be read ({problem}); {_restore(path)}, or delete and build it again") from None
+
+
+def _restore(path: Path) -> str:
+    return f"`git checkout HEAD -- {path}` brings it back if it was committed"
 
 
 def _summary(path: Path) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from vanishing import config
+from vanishing import environment as environment_
 from vanishing.console import say
 from vanishing.errors import UserError
 
@@ -194,11 +195,13 @@ def describe(device: torch.device) -> str:
 
 
 def environment(train: config.Train, device: torch.device) -> dict[str, Any]:
-    """Return what the results depend on beside the configuration."""
+    """Return what the results depend on beside the configuration; `switches` only where the user has set any."""
+    switches = environment_.switches()
     return {
         "device": device.type,
         "kind": torch.cuda.get_device_name() if device.type == "cuda" else torch.backends.cpu.get_cpu_capability(),
         "torch": torch.__version__,
         "precision": train.precision,
         "threads": train.threads,
+        **({"switches": switches} if switches else {}),
     }

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from vanishing import config, files, git
+from vanishing import config, files, git, project
 from vanishing.engines import catalogue, graph
 from vanishing.results import store
 from vanishing.training import devices
@@ -48,8 +48,10 @@ def _repeats(settings: config.Parameters) -> dict[str, Any]:
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,
+            "vanishing": version("vanishing"),
             **{name: version(name) for name in PACKAGES},
         },
+        "code": project.code_hash(),
         "trained": {name: summary["environment"] for name, summary in store.trainings(settings)},
         "outputs": {str(path): files.sha256(path) for path in sorted(made)},
     }
@@ -65,6 +67,7 @@ def _varies() -> dict[str, Any]:
         "git": {
             "revision": (git.ask("rev-parse", "HEAD") or "").strip() or None,
             "clean": None if status is None else not status,
+            "obstacle": git.obstacle(),
         },
     }
 

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from vanishing import paths
+from vanishing import files, paths
 from vanishing.console import say
 from vanishing.engines import catalogue, sync, workspace
 from vanishing.errors import UserError
@@ -51,7 +51,7 @@ def reports(scope: Scope) -> Iterator[Mismatch]:
 
 
 def _compare(path: Path, again: Path, command: str) -> Iterator[Mismatch]:
-    if not path.is_file() or path.read_bytes() != again.read_bytes():
+    if not path.is_file() or files.content(path) != files.content(again):
         yield Mismatch(path, "what results/ give (built again)", "other bytes", command)
 
 

@@ -163,7 +163,7 @@ def checked(scope: Scope) -> Iterator[Mismatch]:
     scope.compared.add(paths.CHECKS)
     expected = store.as_text(checks.checks_frame(checks.verdicts(scope.settings)))
     files.check_plain(paths.CHECKS, files.RESULT_BYTES)
-    if paths.CHECKS.read_bytes() != expected.encode():
+    if files.content(paths.CHECKS) != expected.encode():
         yield Mismatch(paths.CHECKS, "what the checks give (done again)", "other bytes", "vanishing check")
 
 
