@@ -30,7 +30,7 @@ from pathlib import Path
 
 import psutil
 
-from vanishing.console import duration
+from vanishing.console import duration, say
 from vanishing.errors import UserError
 
 DYING = 1.0
@@ -249,6 +249,8 @@ class _Watch:
                 return holder.path.name in _mine
             if (known := runs(holder.pid, holder.since)) is not None:
                 return known
+        if holder.path not in self._first and holder.pid:
+            say(f"waiting up to {PATIENCE:.0f} s for a sign of {holder}")
         touched, seen = self._first.setdefault(holder.path, (holder.touched, time.monotonic()))
         if holder.touched != touched:
             return True

@@ -174,11 +174,13 @@ def test_a_holder_on_another_machine_that_shows_life_is_named_with_the_file_to_r
     assert path.exists()
 
 
-def test_one_that_shows_none_is_dead(lock, impatient):
+def test_one_that_shows_none_is_dead(lock, impatient, capsys):
     path, began = elsewhere(lock), time.monotonic()
     with locks.hold(lock, wait=0):
         assert 0.4 < time.monotonic() - began < 5
         assert not path.exists()
+    who = f"dvc repro (process 7 on node7, for 2 h); if that machine is dead, remove {path}"
+    assert capsys.readouterr().err == f"waiting up to 0 s for a sign of {who}\n"
     path = elsewhere(lock)
     assert locks.holders(lock.parent) == []
 
@@ -208,6 +210,24 @@ def test_a_later_process_with_the_number_of_a_dead_one_is_not_taken_for_it(lock)
     elsewhere(lock, **here, since=started - 60)
     with locks.hold(lock, wait=0):
         running.communicate(b"\n")
+
+
+def test_a_process_that_is_hidden_from_other_users_is_alive_while_it_touches_its_file(lock, impatient, monkeypatch):
+    """As under `hidepid`: there is such a process, and its entry in `/proc` is not to be seen."""
+
+    def hide(pid):
+        raise psutil.NoSuchProcess(pid)
+
+    monkeypatch.setattr(psutil, "Process", hide)
+    path, stop = elsewhere(lock, machine=locks._machine(), pid=os.getppid()), threading.Event()
+    beating = threading.Thread(target=locks._beat, args=(path, stop))
+    beating.start()
+    with pytest.raises(locks.Held, match=r"^dvc repro "), locks.hold(lock, wait=0):
+        pytest.fail("two hold it")
+    stop.set()
+    beating.join()
+    with locks.hold(lock, wait=0):
+        assert not path.exists()
 
 
 def test_an_error_that_is_none_of_a_missing_flock_is_raised(lock, monkeypatch):
