@@ -27,7 +27,7 @@ def enter() -> Path:
     """
     here = Path.cwd()
     above = (folder for folder in here.parents if all((folder / name).is_file() for name in (PARAMETERS, "Snakefile")))
-    top = here if PARAMETERS.exists() else next(above, here)
+    top = here if os.path.lexists(PARAMETERS) else next(above, here)
     if top != here:
         os.chdir(top)
     check_code()

@@ -33,7 +33,7 @@ def load(overrides: Mapping[str, Any] | None = None, path: Path = Path("params.y
             commands of the pipeline read the file themselves, so that a change from elsewhere would be half a change.
         path: of the file.
     """
-    if not path.exists():
+    if not os.path.lexists(path):
         raise ParameterError(f"{path}: neither here nor in a folder above; run this in the project's folder")
     settings = config.load(path)
     for key in settings.studies:

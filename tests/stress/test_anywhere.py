@@ -1,0 +1,106 @@
+"""The whole demonstration where everything is otherwise: the same bytes as elsewhere."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from engines import content
+
+from examples import ROOT
+
+PLAIN = {"PATH": "/usr/bin:/bin", "OMP_WAIT_POLICY": "PASSIVE"}
+MAKE = ["make", "--old-file", ".venv/.ready", "CORES=2", "demo"]
+"""The environment is the one that runs the tests."""
+
+USER = 54321
+"""A number without an entry among the users."""
+
+
+def unpack(folder: Path) -> Path:
+    """Unpack what git would commit, without git, with the environment of this Python."""
+    folder.mkdir(parents=True)
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        check=False,
+    )
+    if listed.returncode:
+        pytest.skip("no git repository to make an archive of")
+    there = b"\0".join(name for name in listed.stdout.split(b"\0") if name and (ROOT / os.fsdecode(name)).exists())
+    packed = subprocess.run(
+        ["tar", "--create", "--null", "--files-from=-"], cwd=ROOT, input=there, capture_output=True, check=True
+    )
+    subprocess.run(["tar", "--extract"], cwd=folder, input=packed.stdout, check=True)
+    (folder / ".venv").symlink_to(sys.prefix)
+    return folder
+
+
+def turkish(folder: Path) -> dict[str, str]:
+    """Make the locale in which the capital of i is no I, and return the variables that put it in force."""
+    folder.mkdir()
+    subprocess.run(["localedef", "-i", "tr_TR", "-f", "UTF-8", folder / "tr_TR.UTF-8"], check=True)
+    variables = {"LOCPATH": str(folder), "LC_ALL": "tr_TR.UTF-8"}
+    code = "import locale; print(locale.setlocale(locale.LC_ALL, ''), locale.localeconv()['decimal_point'])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=PLAIN | variables, capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "tr_TR.UTF-8 ,\n", f"not in force: {done.stdout}{done.stderr}"
+    return variables
+
+
+def hostile(folder: Path) -> dict[str, str]:
+    """Return variables of which each has ended or changed a build, and make the files that they name."""
+    long = folder / ("t" * 100)
+    long.mkdir(mode=0o777)
+    long.chmod(0o777)
+    (folder / "matplotlibrc").write_text("savefig.dpi: 300\nfigure.facecolor: red\nlines.linewidth: 9\n")
+    (folder / "tex").mkdir()
+    (folder / "tex" / "booktabs.sty").write_text(r"\errmessage{another booktabs}")
+    kernel = folder / "jupyter" / "kernels" / "python3"
+    kernel.mkdir(parents=True)
+    (kernel / "kernel.json").write_text('{"argv": ["/bin/false"], "display_name": "Other", "language": "python"}')
+    (folder / "modules").mkdir()
+    (folder / "modules" / "seaborn.py").write_text("raise SystemExit('another seaborn')")
+    return {
+        "TMPDIR": str(long),
+        "MATPLOTLIBRC": str(folder / "matplotlibrc"),
+        "TEXINPUTS": f"{folder / 'tex'}:",
+        "JUPYTER_PATH": str(folder / "jupyter"),
+        "PYTHONPATH": str(folder / "modules"),
+        "ONEDNN_MAX_CPU_ISA": "SSE41",
+        "OMP_DYNAMIC": "true",
+    }
+
+
+def demonstrate(folder: Path, before: list[str], variables: dict[str, str], umask: int) -> dict[str, bytes]:
+    """Run `make demo` and return what it has made."""
+    done = subprocess.run(
+        [*before, *MAKE], cwd=folder, env=PLAIN | variables, umask=umask,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=3000, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert "Traceback" not in done.stdout
+    return content(folder / "build" / "demo")
+
+
+def test_the_demonstration_gives_the_same_bytes_anywhere(tmp_path, no_flock):
+    if os.getuid() != 0 or not shutil.which("setpriv") or not shutil.which("unshare"):
+        pytest.skip("only root, with setpriv and unshare, can take the network and the user's entry away")
+    plain = unpack(tmp_path / "plain")
+    elsewhere = unpack(tmp_path / "an \u00e9l\u00e9gant folder" / "vanishing study")
+    variables = turkish(tmp_path / "locales") | hostile(tmp_path) | no_flock(95)
+    for path in (elsewhere, *elsewhere.rglob("*")):
+        os.chown(path, USER, USER, follow_symlinks=False)
+    nameless = ["unshare", "--net", "setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups"]
+    nameless += ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
+    one = demonstrate(plain, [], {"HOME": str(tmp_path)}, 0o022)
+    other = demonstrate(elsewhere, nameless, variables, 0o002)
+    assert len(one) > 100
+    assert sorted(one) == sorted(other)
+    assert [name for name in one if one[name] != other[name]] == []
+    made = [path for path in (elsewhere / "build" / "demo" / "results").rglob("*") if path.is_file()]
+    assert {path.stat().st_mode & 0o777 for path in made} == {0o664}
