@@ -26,10 +26,11 @@ try:
     if workflow.is_main_process:
         graph.check_targets(typed.options().targets, settings, stages, studies)
         lock.clear()
+        lock.guard(sys.argv)
         links.release()
 except UserError as error:
     print(f"snakemake: {error}", file=sys.stderr)
-    sys.exit(2)
+    sys.exit(error.exit_code)
 
 
 configfile: "params.yaml"

@@ -4,15 +4,15 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import engines
 import hypothesis
 import pytest
-from filelock import FileLock
 
-from vanishing import config
+from vanishing import config, locks
 from vanishing.data import synthetic
 from vanishing.data.records import Dataset, canonical, hold_out
 
@@ -86,7 +86,7 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[P
 
     def made(name: str, make: Callable[[Path], object]) -> Path:
         folder, done = shared / "once" / name, shared / f"{name}.done"
-        with FileLock(shared / f"{name}.lock"):
+        with locks.hold(shared / f"{name}.lock", wait=float("inf")):
             if not done.exists():
                 shutil.rmtree(folder, ignore_errors=True)  # what a worker has left that failed
                 make(folder)
@@ -96,26 +96,35 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[P
     return made
 
 
+def compile_library(name: str, folder: Path) -> None:
+    """Compile a library of `tests/support` that programs preload; without a C compiler there is none."""
+    folder.mkdir(parents=True)
+    source = ROOT / "tests" / "support" / f"{name}.c"
+    if compiler := shutil.which("cc"):
+        subprocess.run([compiler, "-shared", "-fPIC", "-o", folder / f"{name}.so", source], check=True)
+
+
 @pytest.fixture(scope="session")
 def calendar(once: Callable[[str, Callable[[Path], object]], Path]) -> Callable[[int], dict[str, str]]:
     """Return a maker of the variables by which programs see a date so many days ago.
 
     Without a C compiler they are none, and so the date is the machine's.
     """
-    compiler = shutil.which("cc")
-
-    def compile_(folder: Path) -> None:
-        folder.mkdir(parents=True)
-        source = ROOT / "tests" / "support" / "calendar.c"
-        if compiler:
-            subprocess.run([compiler, "-shared", "-fPIC", "-o", folder / "calendar.so", source], check=True)
-
-    library = once("calendar", compile_) / "calendar.so"
+    library = once("calendar", partial(compile_library, "calendar")) / "calendar.so"
 
     def behind(days: int) -> dict[str, str]:
         return {"LD_PRELOAD": str(library), "DAYS_BEHIND": f"{days}"} if library.exists() else {}
 
     return behind
+
+
+@pytest.fixture(scope="session")
+def no_flock(once: Callable[[str, Callable[[Path], object]], Path]) -> Callable[[int], dict[str, str]]:
+    """Return a maker of the variables by which programs see no `flock` but an error of this number."""
+    library = once("no_flock", partial(compile_library, "no_flock")) / "no_flock.so"
+    if not library.exists():
+        pytest.skip("no C compiler")
+    return lambda number: {"LD_PRELOAD": str(library), "NO_FLOCK": f"{number}"}
 
 
 @pytest.fixture(scope="session")

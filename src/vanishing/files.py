@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import glob
 import hashlib
 import os
+import secrets
 import stat
-import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from vanishing import locks
 from vanishing.errors import UserError
 
 RESULT_BYTES = 64 << 20
@@ -20,6 +21,9 @@ RESULT_BYTES = 64 << 20
 
 FILE_BYTES = 8 << 30
 """A file larger than this is not hashed; the largest data set that `params.yaml` allows has 6 GB."""
+
+LEFT = 24 * 3600.0
+"""Seconds after which a temporary file is a killed writer's, where no lock tells: on a file system without `flock`."""
 
 TEXT = frozenset({".csv", ".ipynb", ".json", ".md", ".mplstyle", ".py", ".sha256", ".smk", ".tex", ".yaml"})
 """Endings of the text that git may convert."""
@@ -30,44 +34,56 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     """Open a temporary file that takes the name `path` when the block ends well, and goes when it does not.
 
     The name beside `path` is unique, so that two writers never share one, and the bytes are on the disk
-    before the name is: a reader sees the old file or the new one, whatever happens. What killed writers of
-    `path` have left is removed.
+    before the name is: a reader sees the old file or the new one, whatever happens. The umask, or the default ACL
+    of the folder, says who may read and write it. What killed writers of `path` have left is removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(path)
-    descriptor, temporary = _temporary(path)
+    with _errors_of(path):
+        _sweep(path)
+        descriptor, temporary = _temporary(path)
+        try:
+            with os.fdopen(descriptor, "wb") as handle:
+                yield handle
+                handle.flush()
+                os.fsync(handle.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+@contextlib.contextmanager
+def _errors_of(path: Path) -> Iterator[None]:
+    """Have errors of the system name the file that is wanted: a full disk is told by the write, which knows none."""
     try:
-        with os.fdopen(descriptor, "wb") as handle:
-            yield handle
-            handle.flush()
-            os.fsync(handle.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
+        yield
     except OSError as error:
-        temporary.unlink(missing_ok=True)
-        error.filename = str(path)  # a full disk is told by the write, which knows no name
-        raise
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+        error.filename, error.filename2 = str(path), None
         raise
 
 
 def _temporary(path: Path) -> tuple[int, Path]:
     """Open a temporary file for `path`, locked for as long as it is open."""
     while True:
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        locks.flock(descriptor)
         if os.fstat(descriptor).st_nlink:
-            return descriptor, Path(name)
+            return descriptor, temporary
         os.close(descriptor)  # swept by another writer before it was locked
 
 
 def _sweep(path: Path) -> None:
     """Remove the temporary files of `path` whose writers are no more: nobody locks them."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.{'[a-z0-9_]' * 8}"):
-        with contextlib.suppress(FileNotFoundError, BlockingIOError), left.open("rb") as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            left.unlink()
+        with contextlib.suppress(FileNotFoundError, PermissionError):
+            descriptor = os.open(left, os.O_RDWR)  # NFS locks nothing that is open for reading alone
+            try:
+                free = locks.flock(descriptor)
+                if free or (free is None and time.time() - os.fstat(descriptor).st_mtime > LEFT):
+                    left.unlink()
+            finally:
+                os.close(descriptor)
 
 
 def write(path: Path, content: bytes | str) -> None:

@@ -27,6 +27,8 @@ RATES = Path("logs") / "rates"
 """How long trainings took: no result, and no input of anything."""
 SCRATCH = Path(".vanishing")
 """What a killed command goes on from; nothing in it is an output of the pipeline."""
+LOCKS = SCRATCH / "locks"
+"""One for the engines, and one for each training."""
 KEPT_NETWORKS = SCRATCH / "trainable_depth"
 """Rows of the networks that an unfinished sweep over depths has trained."""
 

@@ -1,5 +1,7 @@
 """One engine at a time: who is second is refused and told who is first, and a killed engine stands in nobody's way."""
 
+import contextlib
+import errno
 import json
 import os
 import re
@@ -70,20 +72,20 @@ def test_those_of_a_snakemake_at_work_are_left_and_it_is_named(checkout, other, 
     lock.clear()
     assert [path.name for path in lock.STALE.iterdir()] == ["0.output.lock"]
     assert re.fullmatch(
-        rf"at work here: snakemake --cores 2 \(process {process.pid} on .+\)\n", capsys.readouterr().err
+        rf"at work here: snakemake --cores 2 \(process {process.pid} on .+, for \d+ s\)\n", capsys.readouterr().err
     )
 
 
 def test_who_is_second_is_refused_until_the_first_has_ended(checkout, other):
     process = other(HOLD)
-    named = rf"^another engine is at work here: snakemake --cores 2 \(process {process.pid} on .+\)$"
+    named = rf"^another engine is at work here: snakemake --cores 2 \(process {process.pid} on .+, for \d+ s\)$"
     with pytest.raises(UserError, match=named):
         lock.check("vanishing sync")
     with pytest.raises(UserError, match=named):
         lock.take(["snakemake"])
     process.communicate()
     lock.check("vanishing sync")
-    assert not lock.HOLDER.exists()
+    assert list(lock.LOCK.parent.iterdir()) == [lock.LOCK]
 
 
 def test_a_kill_releases_it(checkout, other):
@@ -124,7 +126,9 @@ def test_dvc_finds_the_holder_in_its_list_as_writer_of_everything(checkout, othe
 def test_a_dvc_at_work_is_named_once(checkout, other):
     process = other(WRITE)
     with pytest.raises(
-        UserError, match=rf"^another engine is at work here: \(PID {process.pid}\): dvc repro; if that is none, "
+        UserError,
+        match=rf"^another engine is at work here: \(PID {process.pid}\): dvc repro; "
+        rf"if that is none, on any machine, remove .dvc/tmp/rwlock \(\d s old\)$",
     ):
         lock.check("vanishing sync")
     process.communicate()
@@ -135,10 +139,76 @@ def test_a_process_with_the_number_of_one_that_is_gone_is_not_taken_for_it(check
     process = other("import sys; print('held', flush=True); sys.stdin.read()")
     listed = Path(".dvc/tmp/rwlock")
     listed.write_text(json.dumps({"write": {str(Path.cwd()): {"pid": process.pid, "cmd": "dvc repro"}}}))
-    with pytest.raises(UserError, match=rf"\(PID {process.pid}\): dvc repro; if that is none, remove .dvc/tmp/rwlock$"):
+    with pytest.raises(UserError, match=rf"\(PID {process.pid}\): dvc repro; if that is none, "):
         lock.check("vanishing sync")
     os.utime(listed, (0, psutil.Process(process.pid).create_time() - 60))
     lock.check("vanishing sync")
+
+
+TRAIN = """
+import sys
+from vanishing import locks, paths
+with locks.hold(paths.LOCKS / "vgg08-seed0.lock", command="vanishing train vgg08"):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+WORKING = {
+    HOLD: r"another engine is at work here: snakemake --cores 2 \(process {pid} on .+\)",
+    WRITE: r"another engine is at work here: \(PID {pid}\): dvc repro; .+",
+    TRAIN: r"a training is at work here: vanishing train vgg08 \(process {pid} on .+\)",
+}
+DELETING = (
+    "--delete-all-output", "--delete-all", "--delete-temp-output", "--delete-t", "--unlock", "--unl", "--no-hooks",
+    "--cleanup-metadata x", "--cleanup-m x", "--cm x", "--cores 2 --delete-all-output -- all",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("code", WORKING, ids=["snakemake", "dvc", "training"])
+def test_no_call_that_deletes_begins_beside_work(checkout, other, code):
+    named = f"^{WORKING[code].format(pid=other(code).pid)}$"
+    for options in DELETING if code == TRAIN else DELETING[:1]:  # the others wait a second for a dying process
+        with pytest.raises(UserError, match=named):
+            lock.guard(["snakemake", *options.split()])
+        lock.guard(["snakemake", "--dry-run", *options.split()])
+
+
+def test_no_call_that_makes_finished_outputs_again_begins_beside_a_training(checkout, other):
+    named = f"^{WORKING[TRAIN].format(pid=other(TRAIN).pid)}$"
+    for options in ("--forceall", "-F", "--force x", "-f x", "--forcerun train", "--forcea"):
+        lock.guard(["snakemake", *options.split()])  # which may be a dry run, or print a graph
+        with pytest.raises(UserError, match=named):
+            lock.take(["snakemake", *options.split()])
+
+
+def test_other_calls_begin_beside_a_training(checkout, other, monkeypatch):
+    held = contextlib.ExitStack()
+    monkeypatch.setattr(lock, "_held", held)
+    other(TRAIN)
+    for options in ("report", "--touch --force x"):  # the second as `vanishing sync` calls it
+        lock.guard(["snakemake", "--cores", "1", *options.split()])
+        lock.take(["snakemake", "--cores", "1", *options.split()])
+        held.close()
+
+
+def test_a_call_that_deletes_keeps_engines_out_while_it_does(checkout, monkeypatch):
+    held = contextlib.ExitStack()
+    monkeypatch.setattr(lock, "_held", held)
+    lock.guard(["snakemake", "--delete-all-output"])
+    with pytest.raises(UserError, match=r"^another engine is at work here: snakemake --delete-all-output \(process "):
+        lock.check("vanishing sync")
+    held.close()
+    lock.check("vanishing sync")
+
+
+def test_an_error_of_the_file_system_is_one_line(checkout, monkeypatch):
+    def fail(*_, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), ".vanishing/locks")
+
+    monkeypatch.setattr(Path, "mkdir", fail)
+    for call in (lock.clear, lambda: lock.take(["snakemake"]), lambda: lock.check("vanishing sync")):
+        with pytest.raises(UserError, match=r"^\.vanishing/locks: Read-only file system$"):
+            call()
 
 
 def test_it_works_without_dvc(tmp_path, monkeypatch, other):

@@ -149,6 +149,25 @@ def test_while_the_data_file_is_written(built, tmp_path):
     check(tmp_path, built, vanishing("data"), 5 * PAGE, ["data/generated.npz"], [FULL, "generated.npz", "make room"])
 
 
+def test_while_the_disk_takes_no_more_files(built, tmp_path):
+    """Room for bytes is left, and no inode: what the file system says is the same."""
+    shutil.copytree(built, tmp_path / "study")
+    (tmp_path / "study" / TRAINED[1] / "gradients.csv").unlink()
+    (tmp_path / "disk").mkdir()
+    script = """
+    mount -t tmpfs -o nr_inodes=1000 none disk && cp -a study/. disk && cd disk && mkdir -p spare .vanishing/locks
+    n=0; while : 2> /dev/null > spare/$n; do n=$((n + 1)); done
+    {command} gradients vgg08 --seed 0; echo $?
+    rm spare/0; {command} gradients vgg08 --seed 0; echo $?; cp -a results ../after
+    """
+    done = unshare("bash", "-c", script.format(command=vanishing("")), folder=tmp_path)
+    assert done.stdout.split() == ["1", "0"], done
+    told = f"{TRAINED[1]}/gradients.csv: {FULL}; make room by deleting files, of which it takes no more, then run "
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+    assert content(tmp_path / "after") == content(built / "results")
+
+
 @pytest.fixture(scope="module")
 def drawn(built, tmp_path_factory):
     """The same with figures and PDF, which take a kernel and LaTeX."""

@@ -146,6 +146,12 @@ def test_bad_parameters_end_every_command_with_2_and_one_line(text, capsys):
             "data/x.npz: No space left on device" + ROOM,
         ),
         (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), 1, "system: No space left on device" + ROOM),
+        (OSError(errno.EDQUOT, os.strerror(errno.EDQUOT), "a"), 1, "a: Disk quota exceeded" + ROOM),
+        (
+            OSError(errno.ESTALE, os.strerror(errno.ESTALE), "data/x.npz"),
+            1,
+            "data/x.npz: Stale file handle; run the same command to resume",
+        ),
         (PermissionError(errno.EACCES, os.strerror(errno.EACCES), "results"), 1, "results: Permission denied"),
         (OSError("cannot send"), 1, "system: cannot send"),
         (KeyboardInterrupt(), 130, "interrupted"),

@@ -122,9 +122,7 @@ def test_save_gives_the_same_bytes_and_leaves_nothing_else(tmp_path: Path) -> No
 
 def test_save_where_nothing_can_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(
-        DataError, match=r"set\.npz: cannot be written: .*; make room there, then run `vanishing data`$"
-    ):
+    with pytest.raises(OSError, match=r"file'$"):
         dataset.save(tmp_path / "file" / "set.npz", small_dataset())
 
 

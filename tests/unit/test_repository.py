@@ -135,12 +135,12 @@ def test_every_imported_package_is_declared_and_every_declared_one_used():
     foreign = imported - {name.lower() for name in sys.stdlib_module_names} - {"vanishing", ""} - OPTIONAL
     installed = {names.get(name, name) for name in declared}
     assert foreign - installed == set()
-    assert installed - foreign == {"ipykernel"}, "run as programs"
+    assert installed - foreign == {"ipykernel"}, "run as a program"
 
 
 LAYERS = (
-    "errors", "environment", "paths", "files", "project", "git", "console", "config", "data", "training", "results",
-    "analysis", "report", "engines", "verify", "stages", "cli",
+    "errors", "environment", "paths", "console", "locks", "files", "project", "git", "config", "data", "training",
+    "results", "analysis", "report", "engines", "verify", "stages", "cli",
 )  # fmt: skip
 """Of the package, each above those before it; `__init__`, the public API, imports from any when it is called."""
 

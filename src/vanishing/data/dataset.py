@@ -34,18 +34,15 @@ def save(path: Path, dataset: Dataset) -> None:
     """Write `dataset` to `path`: equal data sets give equal bytes.
 
     The archive is not compressed (photographs hardly shrink) and holds no time, so its bytes depend neither on the
-    version of zlib nor on the clock. Raises `DataError` if the file cannot be written.
+    version of zlib nor on the clock. Raises `OSError` if the file cannot be written.
     """
     arrays: dict[str, np.ndarray] = {}
     for part in PARTS:
         split: Split = getattr(dataset, part)
         arrays |= {f"{part}_images": split.images, f"{part}_labels": split.labels}
     arrays["classes"] = np.array(dataset.classes, dtype=np.str_)
-    try:
-        with files.replacing(path) as handle:
-            np.savez(handle, allow_pickle=False, **arrays)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written: {error.strerror or error}; make room there, then {NEXT}") from None
+    with files.replacing(path) as handle:
+        np.savez(handle, allow_pickle=False, **arrays)
 
 
 def load(path: Path) -> Dataset:

@@ -13,12 +13,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
-import filelock
 import requests
 import urllib3
 from tqdm import tqdm
 
-from vanishing import files
+from vanishing import files, locks
 from vanishing.console import duration
 from vanishing.data.archives import SourceError, one_line
 
@@ -92,16 +91,14 @@ def _file_name(url: str) -> str:
 
 @contextlib.contextmanager
 def _locked(target: Path, report: Report) -> Iterator[None]:
-    lock = filelock.FileLock(target.with_name(target.name + ".lock"))
-    try:
-        lock.acquire(blocking=False)
-    except filelock.Timeout:
-        report(f"{target.name}: another process downloads it; waiting")
-        lock.acquire()
-    try:
+    lock = target.with_name(target.name + ".lock")
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(locks.hold(lock, wait=0))
+        except locks.Held as holder:
+            report(f"{target.name}: is being downloaded by {holder}; waiting")
+            held.enter_context(locks.hold(lock, wait=float("inf")))
         yield
-    finally:
-        lock.release()
 
 
 def _is_there(target: Path, sha256: str | None) -> bool:

@@ -10,12 +10,10 @@ from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 
 import torch
-from filelock import FileLock, Timeout
 
-from vanishing import config, files, paths
+from vanishing import config, files, locks, paths
 from vanishing.console import say
 from vanishing.data import dataset, records
-from vanishing.engines.lock import DYING
 from vanishing.engines.time_limit import LEAST, Budget
 from vanishing.errors import UserError, line
 from vanishing.results import store, throughput
@@ -203,10 +201,9 @@ def _conclude(jobs: Sequence[Job], end: round_robin.End, again: str) -> None:
 @contextlib.contextmanager
 def _locked(name: str, seed: int) -> Iterator[None]:
     """Hold the lock of a training, so that no two processes write its state."""
-    lock = paths.SCRATCH / "locks" / f"{name}-seed{seed}.lock"
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(lock, timeout=DYING):
-            yield
-    except Timeout:
-        raise UserError(f"run {name!r}, seed {seed} is being trained by another process (lock {lock})") from None
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(locks.hold(paths.LOCKS / f"{name}-seed{seed}.lock"))
+        except locks.Held as holder:
+            raise UserError(f"run {name!r}, seed {seed} is being trained by {holder}") from None
+        yield

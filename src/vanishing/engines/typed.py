@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 
 
-def options() -> argparse.Namespace:
-    """Return the options of this call of Snakemake, by its own parser; profiles are left out."""
+def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return the options of this call of Snakemake, or of `arguments`, by its own parser; profiles are left out."""
     from snakemake.cli import get_argument_parser
 
-    parsed: argparse.Namespace = get_argument_parser().parse_args(sys.argv[1:])
+    parsed: argparse.Namespace = get_argument_parser().parse_args(sys.argv[1:] if arguments is None else arguments)
     return parsed

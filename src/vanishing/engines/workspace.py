@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from vanishing import config, files, paths
+from vanishing import config, files, locks, paths
 from vanishing.console import say
 from vanishing.engines import graph
 from vanishing.errors import UserError
@@ -50,7 +50,8 @@ def lay_out(origin: Path, folder: Path, overlay: Path | None, studies: Sequence[
     longer has are removed. One that was edited in `folder` is moved to `EDITED` before it is replaced or removed.
 
     Raises:
-        UserError: `origin` is not the project, or `folder` is `origin` or holds files that are not a workspace's.
+        UserError: `origin` is not the project, or `folder` is `origin`, holds files that are not a workspace's, or has
+            an engine or a training at work in it.
         ParameterError: the resulting parameters are not allowed.
     """
     _check(origin, folder)
@@ -71,13 +72,15 @@ def lay_out(origin: Path, folder: Path, overlay: Path | None, studies: Sequence[
 
 
 def _check(origin: Path, folder: Path) -> None:
-    """Raise `UserError` unless `origin` is the project, and `folder` is new, empty or a workspace."""
+    """Raise `UserError` unless `origin` is the project, and `folder` is new, empty or a workspace at rest."""
     if not (origin / "Snakefile").exists():
         raise UserError(f"{origin}: no Snakefile here; run this in the project's folder")
     if folder.resolve() == origin.resolve():
         raise UserError(f"{folder}: is the project itself; name another folder")
     if folder.exists() and any(folder.iterdir()) and not (folder / MARK).exists():
         raise UserError(f"{folder}: is neither empty nor laid out by this command; name another folder")
+    for holder in locks.holders(folder / paths.LOCKS):
+        raise UserError(f"{folder}: in use: {holder}")
 
 
 def _replace(folder: Path, sources: Mapping[Path, bytes]) -> None:

@@ -12,12 +12,11 @@ from pathlib import Path
 
 import nbformat
 import papermill
-from filelock import FileLock
 from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
-from vanishing import config, environment, files, paths, project
+from vanishing import config, environment, files, locks, paths, project
 from vanishing.errors import UserError
 from vanishing.report.captions import CAPTIONS
 
@@ -130,7 +129,7 @@ def _list_fonts(cache: Path) -> None:
     A kernel would print that this takes long, or that another process holds the list, even one killed long ago.
     """
     listed = cache / f"fonts-of-{version('matplotlib')}"
-    with FileLock(cache / "fonts.lock"):
+    with locks.hold(cache / "fonts.lock", wait=float("inf")):
         if not listed.exists():
             for left in cache.glob("*.matplotlib-lock"):
                 left.unlink()
