@@ -27,7 +27,6 @@ try:
         graph.check_targets(typed.options().targets, settings, stages, studies)
         lock.clear()
         lock.guard(sys.argv)
-        links.release()
 except UserError as error:
     print(f"snakemake: {error}", file=sys.stderr)
     sys.exit(error.exit_code)
@@ -57,6 +56,7 @@ onstart:
     if workflow.is_main_process:
         try:
             lock.take(sys.argv)
+            links.release()
         except UserError as error:
             print(f"snakemake: {error}", file=sys.stderr)
             sys.exit(1)

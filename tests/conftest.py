@@ -96,35 +96,40 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[P
     return made
 
 
-def compile_library(name: str, folder: Path) -> None:
-    """Compile a library of `tests/support` that programs preload; without a C compiler there is none."""
-    folder.mkdir(parents=True)
-    source = ROOT / "tests" / "support" / f"{name}.c"
-    if compiler := shutil.which("cc"):
-        subprocess.run([compiler, "-shared", "-fPIC", "-o", folder / f"{name}.so", source], check=True)
-
-
 @pytest.fixture(scope="session")
-def calendar(once: Callable[[str, Callable[[Path], object]], Path]) -> Callable[[int], dict[str, str]]:
-    """Return a maker of the variables by which programs see a date so many days ago.
+def preloaded(once: Callable[[str, Callable[[Path], object]], Path]) -> Callable[[str, int], dict[str, str]]:
+    """Return a maker of the variables that preload a library of `tests/support` with a number compiled in.
 
-    Without a C compiler they are none, and so the date is the machine's.
+    No other variable is needed, since few reach the programs that the pipeline starts. Without a C compiler there are
+    none.
     """
-    library = once("calendar", partial(compile_library, "calendar")) / "calendar.so"
 
-    def behind(days: int) -> dict[str, str]:
-        return {"LD_PRELOAD": str(library), "DAYS_BEHIND": f"{days}"} if library.exists() else {}
+    def variables(name: str, number: int) -> dict[str, str]:
+        def compile_(folder: Path) -> None:
+            folder.mkdir(parents=True)
+            source = ROOT / "tests" / "support" / f"{name}.c"
+            if compiler := shutil.which("cc"):
+                library = folder / f"{name}.so"
+                subprocess.run([compiler, "-shared", "-fPIC", f"-DNUMBER={number}", "-o", library, source], check=True)
 
-    return behind
+        library = once(f"{name}-{number}", compile_) / f"{name}.so"
+        return {"LD_PRELOAD": str(library)} if library.exists() else {}
+
+    return variables
 
 
 @pytest.fixture(scope="session")
-def no_flock(once: Callable[[str, Callable[[Path], object]], Path]) -> Callable[[int], dict[str, str]]:
+def calendar(preloaded: Callable[[str, int], dict[str, str]]) -> Callable[[int], dict[str, str]]:
+    """Return a maker of the variables by which programs see a date so many days ago, none without a C compiler."""
+    return partial(preloaded, "calendar")
+
+
+@pytest.fixture(scope="session")
+def no_flock(preloaded: Callable[[str, int], dict[str, str]]) -> Callable[[int], dict[str, str]]:
     """Return a maker of the variables by which programs see no `flock` but an error of this number."""
-    library = once("no_flock", partial(compile_library, "no_flock")) / "no_flock.so"
-    if not library.exists():
+    if not shutil.which("cc"):
         pytest.skip("no C compiler")
-    return lambda number: {"LD_PRELOAD": str(library), "NO_FLOCK": f"{number}"}
+    return partial(preloaded, "no_flock")
 
 
 @pytest.fixture(scope="session")
