@@ -1,4 +1,4 @@
-"""For `make clean`: ends with code 1, and names who is at work, if an engine runs in this folder or below build/."""
+"""For `make clean`: ends with code 1, and names who is at work, if anything runs in this folder or below build/."""
 
 import contextlib
 import sys
@@ -14,6 +14,6 @@ except ImportError:  # an environment half made, which the command may be about 
 for marked in [*Path().glob(".vanishing"), *Path("build").glob("**/.vanishing")]:
     with contextlib.chdir(marked.parent):
         try:
-            lock.check("make clean")
+            lock.check_idle("make clean")
         except UserError as error:
             sys.exit(f"make clean: {marked.parent}: {error}")

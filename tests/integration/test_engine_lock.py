@@ -171,6 +171,8 @@ def test_no_call_that_deletes_begins_beside_work(checkout, other, code):
         with pytest.raises(UserError, match=named):
             lock.guard(["snakemake", *options.split()])
         lock.guard(["snakemake", "--dry-run", *options.split()])
+    with pytest.raises(UserError, match=named):
+        lock.check_idle("make clean")
 
 
 def test_no_call_that_makes_finished_outputs_again_begins_beside_a_training(checkout, other):
@@ -199,6 +201,7 @@ def test_a_call_that_deletes_keeps_engines_out_while_it_does(checkout, monkeypat
         lock.check("vanishing sync")
     held.close()
     lock.check("vanishing sync")
+    lock.check_idle("make clean")
 
 
 def test_an_error_of_the_file_system_is_one_line(checkout, monkeypatch):

@@ -103,6 +103,14 @@ def check(command: str) -> None:
             )
 
 
+@_told()
+def check_idle(command: str) -> None:
+    """Raise `UserError` if an engine or a training is at work here; for `command`, which deletes."""
+    with contextlib.ExitStack() as taken:
+        _enter(taken, command)
+        _check_trainings()
+
+
 def _check_trainings() -> None:
     """Raise `UserError` if a training is at work without an engine."""
     for holder in locks.holders(paths.LOCKS):
