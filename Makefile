@@ -8,6 +8,11 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 READY := .venv/.ready
 # of the user's, these lead to other packages, and `cd` to other folders
 unexport PYTHONHOME PYTHONPATH CDPATH
+# what the engines ask for, and users of many containers lack
+ifneq ($(shell test -n "$$HOME" && test -w "$$HOME" && echo home),home)
+export HOME := $(or $(TMPDIR),/tmp)
+endif
+export USER ?= $(shell id -un 2>/dev/null || echo "uid$$(id -u)")
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo demo-dvc every-run study report readme test test-fast test-stress test-all lint bench gpu study-gpu format lock clean distclean

@@ -39,7 +39,7 @@ DYING = 1.0
 BEAT = 5.0
 """Seconds after which a holder touches its file again."""
 
-PATIENCE = 4 * BEAT
+PATIENCE = 12 * BEAT
 """Seconds without a touch after which a holder on another machine is taken for dead."""
 
 POLL = 0.05

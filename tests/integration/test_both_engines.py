@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,23 @@ def test_the_report_is_there_and_every_table_and_figure(built):
     assert made["report/report.pdf"].startswith(b"%PDF")
     assert {"results/tables/core.csv", "report/tables/core.tex", "report/figures/core/loss.pdf"} <= set(made)
     assert {"results/notebooks/core.ipynb", "results/comparison/agreement.ipynb"} <= set(made)
+
+
+@pytest.mark.parametrize("engine", COMMANDS)
+def test_an_earlier_report_stays_where_latex_is_missing(synced, copy, tmp_path, engine):
+    """Both engines would delete it before they run what finds that out."""
+    folder, programs = copy(synced(engine)), tmp_path / "programs"
+    programs.mkdir()
+    for name in ("bash", "sh", "tee", "env"):
+        (programs / name).symlink_to(shutil.which(name))
+    before = (folder / "report/report.pdf").read_bytes()
+    with (folder / "report/report.tex").open("a") as handle:
+        handle.write("% edited\n")
+    process = start(COMMANDS[engine], folder, {"PATH": f"{Path(sys.executable).parent}:{programs}"})
+    printed, _ = process.communicate(timeout=300)
+    assert process.returncode != 0
+    assert "vanishing report: LaTeX: bibtex, kpsewhich, latexmk, pdflatex: not installed; on Debian: apt-get" in printed
+    assert (folder / "report/report.pdf").read_bytes() == before
 
 
 def test_both_engines_build_the_same_bytes_among_other_surroundings(built):

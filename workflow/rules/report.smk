@@ -19,7 +19,8 @@ rule report:
         why=["report/why/parts.sha256", "report/why/why.tex", "report/why/numbers.tex"],
         comparison=graph.outputs("compare", "report/") if studies else [],
     output:
-        "report/report.pdf",
+        # an earlier one stays until there is another, for where LaTeX is missing
+        update("report/report.pdf"),
     log:
         "logs/report.log",
     benchmark:
