@@ -24,6 +24,10 @@ hypothesis.settings.load_profile("project")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # where a test wants several, none of them spins while it waits
 
+# `make test` would tell the makes that tests start to be parts of it
+for _name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES"):
+    os.environ.pop(_name, None)
+
 ROOT = Path(__file__).parents[1]
 
 TINY = {
