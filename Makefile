@@ -12,7 +12,7 @@ unexport PYTHONHOME PYTHONPATH CDPATH
 ifneq ($(shell test -n "$$HOME" && test -w "$$HOME" && echo home),home)
 export HOME := $(or $(TMPDIR),/tmp)
 endif
-export USER ?= $(shell id -un 2>/dev/null || echo "uid$$(id -u)")
+export USER ?= $(shell { id -un || echo "uid$$(id -u)"; } 2>/dev/null)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo demo-dvc every-run study report readme test test-fast test-stress test-all lint bench gpu study-gpu format lock clean distclean
