@@ -28,6 +28,9 @@ TINY = {
 RUNS = {"vgg08": {"model": {"blocks": 0}}, "vgg14_bn": {"model": {"blocks": 1, "norm": "batch"}}}
 STUDIES = {"core": {"title": "Depth & norm", "runs": list(RUNS), "draw": ["training", "gradient_flow"]}}
 ANALYSED = ["vgg14_bn"]
+WINDOWS = ["-c", "core.autocrlf=true", "-c", "core.symlinks=false", "-c", "core.eol=crlf"]
+"""Options of `git clone`: settings that Git for Windows has, or its users choose."""
+
 COMMANDS = {"snakemake": ["snakemake", "--cores", "1"], "dvc": ["dvc", "repro"]}
 BYTES_OF = ["data", "checkpoints", "results", "report"]
 
