@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from engines import content
+from engines import content, hostile
 
 from examples import ROOT
 
@@ -50,30 +50,6 @@ def turkish(folder: Path) -> dict[str, str]:
     )
     assert done.stdout == "tr_TR.UTF-8 ,\n", f"not in force: {done.stdout}{done.stderr}"
     return variables
-
-
-def hostile(folder: Path) -> dict[str, str]:
-    """Return variables of which each has ended or changed a build, and make the files that they name."""
-    long = folder / ("t" * 100)
-    long.mkdir(mode=0o777)
-    long.chmod(0o777)
-    (folder / "matplotlibrc").write_text("savefig.dpi: 300\nfigure.facecolor: red\nlines.linewidth: 9\n")
-    (folder / "tex").mkdir()
-    (folder / "tex" / "booktabs.sty").write_text(r"\errmessage{another booktabs}")
-    kernel = folder / "jupyter" / "kernels" / "python3"
-    kernel.mkdir(parents=True)
-    (kernel / "kernel.json").write_text('{"argv": ["/bin/false"], "display_name": "Other", "language": "python"}')
-    (folder / "modules").mkdir()
-    (folder / "modules" / "seaborn.py").write_text("raise SystemExit('another seaborn')")
-    return {
-        "TMPDIR": str(long),
-        "MATPLOTLIBRC": str(folder / "matplotlibrc"),
-        "TEXINPUTS": f"{folder / 'tex'}:",
-        "JUPYTER_PATH": str(folder / "jupyter"),
-        "PYTHONPATH": str(folder / "modules"),
-        "ONEDNN_MAX_CPU_ISA": "SSE41",
-        "OMP_DYNAMIC": "true",
-    }
 
 
 def demonstrate(folder: Path, before: list[str], variables: dict[str, str], umask: int) -> dict[str, bytes]:

@@ -119,6 +119,33 @@ def environment():
     return os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 
 
+def hostile(folder: Path) -> dict[str, str]:
+    """Return variables of which each has ended or changed a build, and make the files that they name."""
+    long = folder / ("t" * 100)
+    long.mkdir(mode=0o777, parents=True)
+    long.chmod(0o777)
+    (folder / "matplotlibrc").write_text(
+        "savefig.dpi: 300\nfigure.facecolor: red\nmathtext.fontset: cm\ntext.hinting: none\n"
+    )
+    (folder / "tex").mkdir()
+    (folder / "tex" / "booktabs.sty").write_text(r"\errmessage{another booktabs}")
+    kernel = folder / "jupyter" / "kernels" / "python3"
+    kernel.mkdir(parents=True)
+    (kernel / "kernel.json").write_text('{"argv": ["/bin/false"], "display_name": "Other", "language": "python"}')
+    (folder / "modules").mkdir()
+    (folder / "modules" / "seaborn.py").write_text("raise SystemExit('another seaborn')")
+    return {
+        "TMPDIR": str(long),
+        "MATPLOTLIBRC": str(folder / "matplotlibrc"),
+        "TEXINPUTS": f"{folder / 'tex'}:",
+        "JUPYTER_PATH": str(folder / "jupyter"),
+        "JUPYTER_DATA_DIR": str(folder / "jupyter"),
+        "PYTHONPATH": str(folder / "modules"),
+        "ONEDNN_MAX_CPU_ISA": "SSE41",
+        "OMP_DYNAMIC": "true",
+    }
+
+
 def eager(folder):
     """Write the eager `vanishing`, and return the environment in which it is the one that is found."""
     script = folder / "bin" / "vanishing"
