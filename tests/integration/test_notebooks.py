@@ -105,7 +105,7 @@ def test_a_kernel_is_spoken_to_by_files_of_its_own_and_not_by_ports(folder):
 
 
 def test_a_kernel_calls_nothing_an_error_but_what_fails_in_a_cell(folder, capfd):
-    """As the signal that ends it, in one run of two."""
+    """It would call the signal that ends it one, now and then."""
     path = notebook(folder, "get_ipython().kernel.log.error('KeyboardInterrupt caught in kernel.')")
     assert nbformat.reads(notebooks.execute([path], {}), as_version=4).cells[0].outputs == []
     assert "KeyboardInterrupt" not in "".join(capfd.readouterr())
