@@ -79,7 +79,8 @@ def test_converted_results_are_read_and_match_their_records(converted):
 def test_an_edited_history_is_found_whatever_its_line_ends(converted):
     path = converted / "history.csv"
     path.write_bytes(path.read_bytes().replace(b"\r\n", b"1\r\n", 2))
-    message = r"history.csv: not what .*; `git checkout HEAD -- .*` brings it back if it was recorded, `vanishing train"
+    back = r"`rm -f .* && git checkout HEAD -- .*` brings it back if it was recorded, `vanishing train"
+    message = rf"history.csv: not what .*; {back}"
     with pytest.raises(store.UserError, match=message):
         store.check_history("vgg08", 0, store.read_summary(converted / "summary.json"))
 

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -63,17 +64,23 @@ def demonstrate(folder: Path, before: list[str], variables: dict[str, str], umas
     return content(folder / "build" / "demo")
 
 
-def test_the_demonstration_gives_the_same_bytes_anywhere(tmp_path, no_flock):
+@pytest.fixture
+def open_folder():
+    """Return a folder that any user may enter, as those of pytest are not."""
+    with tempfile.TemporaryDirectory(prefix="anywhere-", dir="/tmp") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+def test_the_demonstration_gives_the_same_bytes_anywhere(open_folder, no_flock):
     if os.getuid() != 0 or not shutil.which("setpriv") or not shutil.which("unshare"):
         pytest.skip("only root, with setpriv and unshare, can take the network and the user's entry away")
+    tmp_path = open_folder
     plain = unpack(tmp_path / "plain")
     elsewhere = unpack(tmp_path / "an \u00e9l\u00e9gant folder" / "vanishing study")
     variables = turkish(tmp_path / "locales") | hostile(tmp_path) | no_flock(95)
     for path in (elsewhere, *elsewhere.rglob("*")):
         os.chown(path, USER, USER, follow_symlinks=False)
-    for path in (tmp_path, *tmp_path.parents):
-        if not path.stat().st_mode & 0o001:
-            path.chmod(path.stat().st_mode | 0o011)  # a user may pass through; make looks without the capability
     nameless = ["unshare", "--net", "setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups"]
     nameless += ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
     one = demonstrate(plain, [], {"HOME": str(tmp_path)}, 0o022)

@@ -25,6 +25,7 @@ SOURCES = [
     "profiles/*/config.yaml",
     "notebooks/*.ipynb",
     "report/.latexmkrc",
+    "report/sections/.latexmkrc",
     "report/report.tex",
     "report/preamble.tex",
     "report/references.bib",
