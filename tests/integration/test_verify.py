@@ -163,16 +163,8 @@ def test_one_flipped_bit_is_named_with_what_makes_the_file_again(study, path, co
     assert told[-1].startswith("vanishing verify: 1 file does not match; ")
 
 
-@pytest.mark.parametrize(
-    ("path", "damage"),
-    [
-        (path, damage)
-        for path in (BEST, HISTORY, SUMMARY, Path("report/figures/core/loss.pdf"))
-        for damage in ("flipped", "cut short", "gone")
-        if (path, damage) != (SUMMARY, "gone")  # nothing here says that there was a training
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize("path", [BEST, HISTORY, SUMMARY, Path("report/figures/core/loss.pdf")], ids=str)
+@pytest.mark.parametrize("damage", ["flipped", "cut short", "gone"])
 def test_what_a_record_keeps_is_brought_back_and_not_trained_again(study, path, damage, capsys):
     for arguments in (["init", "-q"], ["add", "params.yaml", "results"], ["commit", "-qm", "x"]):
         subprocess.run(["git", "-c", "user.name=x", "-c", "user.email=x@example.org", *arguments], check=True)
