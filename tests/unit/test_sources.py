@@ -20,6 +20,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import certificates
 import layouts
 import numpy as np
 import pyarrow as pa
@@ -34,8 +35,6 @@ from vanishing.data.archives import MEMBER_BYTES, SourceError
 from vanishing.data.cifar100 import CLASSES
 from vanishing.data.records import DataError, Split, content_hash
 from vanishing.errors import UserError
-
-SUPPORT = Path(layouts.__file__).parent
 
 LAYOUTS: dict[str, Callable[[Path], Path]] = {
     "python": layouts.python,
@@ -542,10 +541,10 @@ class Server(ThreadingHTTPServer):
     def url(self) -> str:
         return f"{self.scheme}://127.0.0.1:{self.server_port}/pub/cifar.tar.gz"
 
-    def encrypt(self, certificate: str) -> None:
-        """Speak TLS, with a certificate of tests/support that this server has signed itself."""
+    def encrypt(self, certificate: Path) -> None:
+        """Speak TLS, with a certificate that this server has signed itself."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(SUPPORT / certificate)
+        context.load_cert_chain(certificate)
         self.socket = context.wrap_socket(self.socket, server_side=True)
         self.scheme = "https"
 
@@ -730,6 +729,11 @@ def test_a_cache_that_cannot_be_written_is_told_before_anything_is_asked(
     assert server.asked == []
 
 
+@pytest.fixture
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return certificates.make(tmp_path_factory.mktemp("certificate"), "21000101000000Z")
+
+
 def refused_at_once(server: Server, cache: Path, *parts: str, url: str = "") -> None:
     """No later try can do better, so there is one, and its line says what to set."""
     lines: list[str] = []
@@ -741,22 +745,23 @@ def refused_at_once(server: Server, cache: Path, *parts: str, url: str = "") -> 
 
 
 def test_a_certificate_that_is_not_trusted_is_named(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: Server, certificate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server.encrypt("self_signed.pem")
+    server.encrypt(certificate)
     refused_at_once(
         server, tmp_path, "the server's certificate is not trusted: self-signed certificate; ", "set REQUESTS_CA_BUNDLE"
     )
-    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(SUPPORT / "self_signed.pem"))
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
     assert fetch(server, tmp_path).read_bytes() == server.content
 
 
 def test_a_certificate_out_of_date_may_be_the_clocks_fault(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: Server, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server.encrypt("expired.pem")
-    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(SUPPORT / "expired.pem"))
-    refused_at_once(server, tmp_path, "certificate has expired; look whether this machine's clock is right")
+    expired = certificates.make(tmp_path_factory.mktemp("expired"), "20010101000000Z")
+    server.encrypt(expired)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(expired))
+    refused_at_once(server, tmp_path, "certificate has expired; check this machine's clock")
 
 
 @pytest.mark.parametrize(("variable", "bundle", "reason"), [
@@ -765,9 +770,15 @@ def test_a_certificate_out_of_date_may_be_the_clocks_fault(
     ("REQUESTS_CA_BUNDLE", __file__, "no certificate in the file of trusted ones"),
 ])  # fmt: skip
 def test_a_wrong_file_of_certificates_is_named_with_its_variable(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, bundle: str, reason: str
+    server: Server,
+    certificate: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    variable: str,
+    bundle: str,
+    reason: str,
 ) -> None:
-    server.encrypt("self_signed.pem")
+    server.encrypt(certificate)
     monkeypatch.setenv(variable, bundle)
     refused_at_once(server, tmp_path, reason, f"{variable} ", "correct or unset it")
 
@@ -800,7 +811,7 @@ def test_a_proxy_that_refuses_is_told_at_once_and_a_busy_one_is_asked_again(
 
 @pytest.mark.parametrize(("proxy", "reason"), [
     ("https://127.0.0.1:{port}", "speaks no TLS; if it is your proxy, begin HTTPS_PROXY with http://"),
-    ("http://", "Please check proxy URL"),
+    ("http://", "is malformed: check"),
     ("socks5://127.0.0.1:{port}", "Missing dependencies for SOCKS support"),
     ("http://proxy.invalid:1", "the name proxy.invalid cannot be resolved: Name or service not known"),
 ])  # fmt: skip
@@ -810,6 +821,17 @@ def test_a_proxy_that_cannot_work_is_told_at_once(
     unresolved(monkeypatch, socket.EAI_NONAME)
     monkeypatch.setenv("HTTPS_PROXY", proxy.format(port=server.server_port))
     refused_at_once(server, tmp_path, reason, "HTTPS_PROXY", url="https://data.invalid/cifar.tar.gz")
+
+
+@pytest.mark.parametrize("end", ["c#ret@127.0.0.1:1", "c/ret@h:1", "cret@h:99999", "c[ret@h:1", "cret@", "\u20ac@h:1"])
+def test_a_malformed_proxy_is_told_at_once_without_its_password(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", f"http://me:s3{end}")
+    with pytest.raises(SourceError) as caught:
+        downloads.fetch("https://data.invalid/cifar.tar.gz", None, tmp_path, silent, (60.0,))
+    assert_line(caught.value, "is malformed: check", "HTTPS_PROXY", "%23 for #")
+    assert "s3" not in str(caught.value)
 
 
 def unresolved(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
@@ -856,7 +878,7 @@ def test_what_may_pass_is_tried_again_and_named(
 
 def test_a_page_that_asks_for_a_login_is_no_archive(server: Server, tmp_path: Path) -> None:
     server.kind = "text/html; charset=utf-8"
-    refused_at_once(server, tmp_path, "sends a web page, no archive", "log in first")
+    refused_at_once(server, tmp_path, "sends a web page instead of an archive", "log in first")
 
 
 def test_an_address_that_leads_in_a_circle_is_told_at_once(

@@ -41,8 +41,12 @@ TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 BUNDLE = "REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE names that file: correct or unset it"
 LOGIN = "the proxy wants a login: set HTTPS_PROXY and HTTP_PROXY to http://USER:PASSWORD@HOST:PORT"
-CLOCK = "look whether this machine's clock is right"
+CLOCK = "check this machine's clock"
 TRUST = "where your network puts in its own, set REQUESTS_CA_BUNDLE to the file that holds the network's certificate"
+MALFORMED = (
+    "the address or a proxy's is malformed: check HTTPS_PROXY, HTTP_PROXY and ALL_PROXY; in a password, write %23 for #, "
+    "%2F for / and %40 for @"
+)
 """What to do where a try has failed and a later one cannot do better."""
 
 CERTIFICATE = {9: CLOCK, 10: CLOCK, 18: TRUST, 19: TRUST, 20: TRUST, 21: TRUST}
@@ -154,6 +158,8 @@ def _hopeless(error: BaseException) -> str | None:
         answer = re.match(r"Tunnel connection failed: ((\d+).*)", str(cause))
         if answer and int(answer[2]) not in TRY_AGAIN:
             return LOGIN if int(answer[2]) == 407 else f"the proxy refuses the connection: {answer[1]}"
+        if isinstance(cause, requests.exceptions.InvalidURL | urllib3.exceptions.LocationParseError):
+            return MALFORMED  # without the cause's text, in which part of a password may stand
         if isinstance(cause, ValueError | requests.TooManyRedirects):
             return f"{one_line(cause)}; look at the address, and at HTTPS_PROXY, HTTP_PROXY and ALL_PROXY"
     return None
@@ -185,9 +191,11 @@ def _attempt(url: str, partial: Path, report: Report) -> None:
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
     try:
         answer = requests.get(url, headers=headers, stream=True, timeout=TIMEOUT)
+    except (requests.RequestException, urllib3.exceptions.HTTPError):
+        raise
+    except (ValueError, TypeError):
+        raise SourceError(MALFORMED) from None  # of a proxy's address: urllib3 and Python's urllib do not catch all
     except OSError as error:
-        if isinstance(error, requests.RequestException):
-            raise
         raise SourceError(f"{one_line(error)}; {BUNDLE}") from None  # looked for before anything is sent
     with answer as response:
         first, total = _range(response)
@@ -197,7 +205,7 @@ def _attempt(url: str, partial: Path, report: Report) -> None:
             _refuse(response, partial)
         if response.headers.get("Content-Type", "").startswith("text/html"):
             raise SourceError(
-                "sends a web page, no archive: where the network or the server wants a login, log in first"
+                "sends a web page instead of an archive: where the network or the server wants a login, log in first"
             )
         if response.status_code == 206 and first != start:
             partial.unlink(missing_ok=True)
