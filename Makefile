@@ -6,7 +6,7 @@ AT_ONCE ?= 8
 PYTEST := pytest -n $(CORES) --maxprocesses 8 --dist worksteal
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 READY := .venv/.ready
-# of the user's, these lead to other packages, and `cd` to other folders
+# these user variables lead to other packages, and `cd` to other folders
 unexport PYTHONHOME PYTHONPATH CDPATH
 # what the engines ask for, and users of many containers lack
 ifneq ($(shell test -n "$$HOME" && test -w "$$HOME" && echo home),home)
@@ -110,7 +110,7 @@ lock: $(READY)  ## pin the newest allowed versions of everything in requirements
 # deleting beside a running engine destroys its work
 .PHONY: idle
 idle:
-	@if command -v python >/dev/null; then python workflow/idle.py; fi
+	@if command -v python >/dev/null; then python workflow/idle.py "make clean"; fi
 
 clean: idle  ## remove what can be made again in minutes: build/, logs/, the typeset report, caches
 	rm -rf build logs dvc_plots report/build report/report.pdf report/samples report/tables report/figures report/comparison report/why report/numbers.tex \

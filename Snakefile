@@ -24,7 +24,7 @@ try:
     jobs = graph.jobs(settings, config)
     studies = graph.drawn(settings, jobs)
     if workflow.is_main_process:
-        graph.check_targets(typed.options().targets, settings, stages, studies)
+        graph.check_targets(typed.options(sys.argv).targets, settings, stages, studies)
         lock.clear()
         lock.guard(sys.argv)
 except UserError as error:

@@ -3,7 +3,8 @@
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,31 @@ def dataset() -> Dataset:
     train, test, classes = synthetic.generate(3, 14, 5, seed=0)
     kept, held = hold_out(train, 4, seed=0)
     return Dataset(kept, held, canonical(test), classes)
+
+
+@pytest.fixture
+def holder() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """Return a starter of processes that hold a lock, by code of `tests/support/holders.py`, until their input ends."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(code: str, *arguments: object, folder: Path | None = None, **variables: str) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, *map(str, arguments)],
+            cwd=folder, env=os.environ | {"PYTHONPATH": f"{ROOT / 'src'}"} | variables,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        started.append(process)
+        assert process.stdout
+        assert process.stdout.readline() == b"held\n"
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+        for stream in (process.stdin, process.stdout, process.stderr):
+            if stream:
+                stream.close()
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,7 @@
-"""For `make clean`: ends with code 1, and names who is at work, if anything runs in this folder or below build/."""
+"""Ends with code 1, and names who is at work, if anything runs in this folder or below build/.
+
+Usage: idle.py COMMAND, which is about to delete.
+"""
 
 import contextlib
 import sys
@@ -14,6 +17,6 @@ except ImportError:  # an environment half made, which the command may be about 
 for marked in [*Path().glob(".vanishing"), *Path("build").glob("**/.vanishing")]:
     with contextlib.chdir(marked.parent):
         try:
-            lock.check_idle("make clean")
+            lock.check_idle(sys.argv[1])
         except UserError as error:
-            sys.exit(f"make clean: {marked.parent}: {error}")
+            sys.exit(f"{sys.argv[1]}: {marked.parent}: {error}")

@@ -77,7 +77,7 @@ done
 found=$("$python" -c 'import sys; print("Python %d.%d" % sys.version_info[:2])' 2>/dev/null) || found=""
 case $found in
 *" 3.11" | *" 3.12" | *" 3.13") ;;
-*) fail "$python is ${found:-not found, or no Python}; type: make PYTHON=python3.N, with N from 11 to 13" ;;
+*) fail "$python is ${found:-not found, or not Python}; type: make PYTHON=python3.N, with N from 11 to 13" ;;
 esac
 [ -z "$(lacking)" ] || need "LaTeX ($(lacking | paste -s -d ' '))" $latex
 [ -z "$(lacking)" ] || fail "LaTeX: $(lacking | paste -s -d ' '): still missing after its packages are installed"
@@ -85,6 +85,8 @@ esac
 
 if ! made || ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
     [ ! -L .venv ] || fail "$here/.venv: is a link to an environment of another place; remove the link"
+    # seen by another path, as by another mount point, it may be in use
+    [ ! -x .venv/bin/python ] || .venv/bin/python workflow/idle.py "make setup" || exit 1
     "$python" -m venv --clear .venv
     .venv/bin/pip --version >/dev/null 2>&1 || fail "$here/.venv/bin: programs do not run there; move the checkout \
 to a path of letters, digits, '_', '.' and '-', on a disk that is not mounted noexec"
@@ -92,4 +94,4 @@ fi
 echo "installing requirements.lock into .venv (a download of 3 GB, 6 GB on the disk, some minutes)"
 .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock
 .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
-[ -x .venv/bin/vanishing ] || fail "pip has installed elsewhere; look what \`.venv/bin/pip config list\` says"
+[ -x .venv/bin/vanishing ] || fail "pip has installed elsewhere; check \`.venv/bin/pip config list\`"

@@ -30,5 +30,8 @@ def line(error: Exception) -> str:
 def _of_what(error: OSError) -> str:
     """Say so where a disk has room for bytes, but has as many files as it can."""
     folder = next((path for path in Path(error.filename or ".").absolute().parents if path.is_dir()), Path())
-    free = os.statvfs(folder)
+    try:
+        free = os.statvfs(folder)
+    except OSError:  # which would hide the error that is being told
+        return ""
     return " by deleting files, of which it takes no more" if free.f_files and not free.f_favail else ""

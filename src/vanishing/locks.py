@@ -6,7 +6,8 @@ lock daemon, and mounted with `localflock` or `local_lock` they have one for eac
 own holder file and then looks for others, so that of two at least one sees the other and withdraws.
 
 A holder on this machine is as alive as its process. One on another touches its file every `BEAT` seconds; if it has not
-done so for `PATIENCE`, by the clock of whoever waits, it is dead. So no holder blocks others for ever.
+done so for `PATIENCE`, by the clock of whoever waits, it is dead. So no holder blocks others for ever. One that was
+only suspended finds its file gone and ends at once: others work on what it has not saved.
 """
 
 from __future__ import annotations
@@ -202,16 +203,34 @@ def _withdraw(mine: Path) -> None:
 
 
 def _beat(mine: Path, stop: threading.Event) -> None:
+    """Touch a holder file until `stop`; if it is gone, the lock is another's, so end the process.
+
+    No signal and no exception does that: a training would save its state, and Snakemake delete the outputs of its jobs,
+    over what the other has made.
+    """
     while not stop.wait(BEAT):
-        with contextlib.suppress(OSError):  # of a moment, or somebody has removed it and so taken the lock away
+        try:
             os.utime(mine)
+        except FileNotFoundError:
+            if not stop.is_set():
+                lock = mine.with_name(mine.name.rpartition(".")[0])
+                try:
+                    say(f"{lock}: another process has taken this lock over; ended without saving")
+                finally:
+                    os._exit(1)
+        except OSError:  # of a moment
+            continue
 
 
 @functools.cache
 def _machine() -> str:
-    """Name what a process number is of: a host, and on Linux its namespace, which containers of one host differ in."""
+    """Name what a process number is of: on Linux a start of the system and, for containers, a namespace in it.
+
+    Names of hosts are not unique. After a crash of the machine, its holders count as those of another.
+    """
     with contextlib.suppress(OSError):
-        return f"{socket.gethostname()} {Path('/proc/self/ns/pid').stat().st_ino}"
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot} {Path('/proc/self/ns/pid').stat().st_ino}"
     return socket.gethostname()
 
 

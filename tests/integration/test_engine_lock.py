@@ -5,34 +5,15 @@ import errno
 import json
 import os
 import re
-import subprocess
-import sys
 import time
 from pathlib import Path
 
+import holders
 import psutil
 import pytest
 
 from vanishing.engines import lock
 from vanishing.errors import UserError
-
-HOLD = """
-import sys
-from vanishing.engines import lock
-lock.take(["/somewhere/bin/snakemake", "--cores", "2"])
-print("held", flush=True)
-sys.stdin.read()
-"""
-
-WRITE = """
-import os, sys
-from dvc.fs import localfs
-from dvc.rwlock import rwlock
-written = [os.path.abspath(name) for name in ("results", "checkpoints")]
-with rwlock(".dvc/tmp", localfs, "dvc repro", [], written, hardlink=False):
-    print("held", flush=True)
-    sys.stdin.read()
-"""
 
 
 @pytest.fixture
@@ -44,31 +25,14 @@ def checkout(tmp_path, monkeypatch):
     (lock.STALE / "0.output.lock").write_text("results/data.csv\n")
 
 
-@pytest.fixture
-def other():
-    """Return a function that starts another process of some code and waits until it holds its lock."""
-    started = []
-
-    def start(code):
-        process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        started.append(process)
-        assert process.stdout.readline() == b"held\n"
-        return process
-
-    yield start
-    for process in started:
-        process.kill()
-        process.communicate()
-
-
 def test_the_locks_of_a_killed_snakemake_are_removed(checkout, capsys):
     lock.clear()
     assert not list(lock.STALE.iterdir())
     assert capsys.readouterr().err == ""
 
 
-def test_those_of_a_snakemake_at_work_are_left_and_it_is_named(checkout, other, capsys):
-    process = other(HOLD)
+def test_those_of_a_snakemake_at_work_are_left_and_it_is_named(checkout, holder, capsys):
+    process = holder(holders.ENGINE)
     lock.clear()
     assert [path.name for path in lock.STALE.iterdir()] == ["0.output.lock"]
     assert re.fullmatch(
@@ -76,8 +40,8 @@ def test_those_of_a_snakemake_at_work_are_left_and_it_is_named(checkout, other, 
     )
 
 
-def test_who_is_second_is_refused_until_the_first_has_ended(checkout, other):
-    process = other(HOLD)
+def test_who_is_second_is_refused_until_the_first_has_ended(checkout, holder):
+    process = holder(holders.ENGINE)
     named = rf"^another engine is at work here: snakemake --cores 2 \(process {process.pid} on .+, for \d+ s\)$"
     with pytest.raises(UserError, match=named):
         lock.check("vanishing sync")
@@ -88,8 +52,8 @@ def test_who_is_second_is_refused_until_the_first_has_ended(checkout, other):
     assert list(lock.LOCK.parent.iterdir()) == [lock.LOCK]
 
 
-def test_a_kill_releases_it(checkout, other):
-    process = other(HOLD)
+def test_a_kill_releases_it(checkout, holder):
+    process = holder(holders.ENGINE)
     process.kill()
     process.communicate()
     lock.check("vanishing sync")
@@ -104,9 +68,9 @@ def test_the_list_that_a_killed_dvc_has_left_half_written_is_removed(checkout, l
     assert not json.loads(Path(".dvc/tmp/rwlock").read_text()).get("write")
 
 
-@pytest.mark.parametrize("code", [HOLD, WRITE])
-def test_one_that_was_killed_and_that_nobody_has_waited_for_stands_in_nobodys_way(checkout, other, code):
-    process = other(code)
+@pytest.mark.parametrize("code", [holders.ENGINE, holders.DVC])
+def test_one_that_was_killed_and_that_nobody_has_waited_for_stands_in_nobodys_way(checkout, holder, code):
+    process = holder(code)
     process.kill()
     while psutil.Process(process.pid).status() != psutil.STATUS_ZOMBIE:
         time.sleep(0.01)
@@ -115,48 +79,40 @@ def test_one_that_was_killed_and_that_nobody_has_waited_for_stands_in_nobodys_wa
     assert not json.loads(Path(".dvc/tmp/rwlock").read_text()).get("write")
 
 
-def test_dvc_finds_the_holder_in_its_list_as_writer_of_everything(checkout, other):
-    process = other(HOLD)
+def test_dvc_finds_the_holder_in_its_list_as_writer_of_everything(checkout, holder):
+    process = holder(holders.ENGINE)
     written = {str(Path.cwd()): {"pid": process.pid, "cmd": "snakemake --cores 2"}}
     assert json.loads(Path(".dvc/tmp/rwlock").read_text())["write"] == written
     process.communicate()
     assert not json.loads(Path(".dvc/tmp/rwlock").read_text()).get("write")
 
 
-def test_a_dvc_at_work_is_named_once(checkout, other):
-    process = other(WRITE)
+def test_a_dvc_at_work_is_named_once(checkout, holder):
+    process = holder(holders.DVC)
     with pytest.raises(
         UserError,
         match=rf"^another engine is at work here: \(PID {process.pid}\): dvc repro; "
-        rf"if that is none, on any machine, remove .dvc/tmp/rwlock \(\d s old\)$",
+        rf"if no engine runs on any machine, remove .dvc/tmp/rwlock \(\d s old\)$",
     ):
         lock.check("vanishing sync")
     process.communicate()
     lock.check("vanishing sync")
 
 
-def test_a_process_with_the_number_of_one_that_is_gone_is_not_taken_for_it(checkout, other):
-    process = other("import sys; print('held', flush=True); sys.stdin.read()")
+def test_a_process_with_the_number_of_one_that_is_gone_is_not_taken_for_it(checkout, holder):
+    process = holder("import sys; print('held', flush=True); sys.stdin.read()")
     listed = Path(".dvc/tmp/rwlock")
     listed.write_text(json.dumps({"write": {str(Path.cwd()): {"pid": process.pid, "cmd": "dvc repro"}}}))
-    with pytest.raises(UserError, match=rf"\(PID {process.pid}\): dvc repro; if that is none, "):
+    with pytest.raises(UserError, match=rf"\(PID {process.pid}\): dvc repro; if no engine runs "):
         lock.check("vanishing sync")
     os.utime(listed, (0, psutil.Process(process.pid).create_time() - 60))
     lock.check("vanishing sync")
 
 
-TRAIN = """
-import sys
-from vanishing import locks, paths
-with locks.hold(paths.LOCKS / "vgg08-seed0.lock", command="vanishing train vgg08"):
-    print("held", flush=True)
-    sys.stdin.read()
-"""
-
 WORKING = {
-    HOLD: r"another engine is at work here: snakemake --cores 2 \(process {pid} on .+\)",
-    WRITE: r"another engine is at work here: \(PID {pid}\): dvc repro; .+",
-    TRAIN: r"a training is at work here: vanishing train vgg08 \(process {pid} on .+\)",
+    holders.ENGINE: r"another engine is at work here: snakemake --cores 2 \(process {pid} on .+\)",
+    holders.DVC: r"another engine is at work here: \(PID {pid}\): dvc repro; .+",
+    holders.TRAINING: r"a training is at work here: vanishing train vgg08 \(process {pid} on .+\)",
 }
 DELETING = (
     "--delete-all-output", "--delete-all", "--delete-temp-output", "--delete-t", "--unlock", "--unl", "--no-hooks",
@@ -165,9 +121,9 @@ DELETING = (
 
 
 @pytest.mark.parametrize("code", WORKING, ids=["snakemake", "dvc", "training"])
-def test_no_call_that_deletes_begins_beside_work(checkout, other, code):
-    named = f"^{WORKING[code].format(pid=other(code).pid)}$"
-    for options in DELETING if code == TRAIN else DELETING[:1]:  # the others wait a second for a dying process
+def test_no_call_that_deletes_begins_beside_work(checkout, holder, code):
+    named = f"^{WORKING[code].format(pid=holder(code).pid)}$"
+    for options in DELETING if code == holders.TRAINING else DELETING[:1]:  # others wait a second each
         with pytest.raises(UserError, match=named):
             lock.guard(["snakemake", *options.split()])
         lock.guard(["snakemake", "--dry-run", *options.split()])
@@ -175,18 +131,18 @@ def test_no_call_that_deletes_begins_beside_work(checkout, other, code):
         lock.check_idle("make clean")
 
 
-def test_no_call_that_makes_finished_outputs_again_begins_beside_a_training(checkout, other):
-    named = f"^{WORKING[TRAIN].format(pid=other(TRAIN).pid)}$"
+def test_no_call_that_makes_finished_outputs_again_begins_beside_a_training(checkout, holder):
+    named = f"^{WORKING[holders.TRAINING].format(pid=holder(holders.TRAINING).pid)}$"
     for options in ("--forceall", "-F", "--force x", "-f x", "--forcerun train", "--forcea"):
         lock.guard(["snakemake", *options.split()])  # which may be a dry run, or print a graph
         with pytest.raises(UserError, match=named):
             lock.take(["snakemake", *options.split()])
 
 
-def test_other_calls_begin_beside_a_training(checkout, other, monkeypatch):
+def test_other_calls_begin_beside_a_training(checkout, holder, monkeypatch):
     held = contextlib.ExitStack()
     monkeypatch.setattr(lock, "_held", held)
-    other(TRAIN)
+    holder(holders.TRAINING)
     for options in ("report", "--touch --force x"):  # the second as `vanishing sync` calls it
         lock.guard(["snakemake", "--cores", "1", *options.split()])
         lock.take(["snakemake", "--cores", "1", *options.split()])
@@ -214,9 +170,9 @@ def test_an_error_of_the_file_system_is_one_line(checkout, monkeypatch):
             call()
 
 
-def test_it_works_without_dvc(tmp_path, monkeypatch, other):
+def test_it_works_without_dvc(tmp_path, monkeypatch, holder):
     monkeypatch.chdir(tmp_path)
-    process = other(HOLD)
+    process = holder(holders.ENGINE)
     with pytest.raises(UserError, match=rf"process {process.pid} "):
         lock.check("vanishing sync")
     assert not (tmp_path / ".dvc").exists()

@@ -12,6 +12,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+import holders
 import pytest
 
 import examples
@@ -161,7 +162,7 @@ def test_a_pip_that_installs_elsewhere_is_named(here, tmp_path, monkeypatch):
     (tmp_path / "pip.conf").write_text(f"[install]\ntarget = {tmp_path / 'elsewhere'}\n")
     code, said = make(here, "setup")
     assert code
-    assert said[-1] == "pip has installed elsewhere; look what `.venv/bin/pip config list` says"
+    assert said[-1] == "pip has installed elsewhere; check `.venv/bin/pip config list`"
 
 
 def test_a_link_to_another_environment_is_not_emptied(here, tmp_path):
@@ -206,8 +207,8 @@ def test_a_path_in_which_no_program_starts_is_refused_before_the_download(here):
 
 
 @pytest.mark.parametrize(("python", "said"), [
-    ("nosuch", "nosuch is not found, or no Python; type: make PYTHON=python3.N, with N from 11 to 13"),
-    ("true", "true is not found, or no Python; type: make PYTHON"),
+    ("nosuch", "nosuch is not found, or not Python; type: make PYTHON=python3.N, with N from 11 to 13"),
+    ("true", "true is not found, or not Python; type: make PYTHON"),
     ("old", "old is Python 2.7; type: make PYTHON=python3.N, with N from 11 to 13"),
     ("new", "new is Python 3.14; type: make PYTHON=python3.N, with N from 11 to 13"),
 ])  # fmt: skip
@@ -268,38 +269,41 @@ def test_make_hands_on_no_variable_that_leads_to_other_packages_or_folders(here)
 # make beside a running engine
 
 
-ENGINE = """import sys
-sys.path.insert(0, sys.argv[1])
-from vanishing.engines import lock
-lock.take(["snakemake", "--cores", "4"])
-print("taken", flush=True)
-sys.stdin.read()
-"""
-
-
 @pytest.mark.parametrize("target", ["clean", "distclean"])
 @pytest.mark.parametrize("where", [".", "build/demo"])
-def test_nothing_is_deleted_beside_a_running_engine(here, where, target):
+def test_nothing_is_deleted_beside_a_running_engine(here, holder, where, target):
     (here / "src" / "vanishing").symlink_to(PACKAGE)
     kept = here / "build" / "demo" / "results.csv"
     kept.parent.mkdir(parents=True)
     kept.write_text("hours of work")
-    engine = subprocess.Popen(
-        [sys.executable, "-c", ENGINE, str(PACKAGE.parent)],
-        cwd=here / where, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    engine = holder(holders.ENGINE, folder=here / where)
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    try:
-        assert engine.stdout.readline() == "taken\n"
-        code, said = make(here, target, PATH=path)
-        assert code
-        assert len(said) == 1
-        assert said[0].startswith(f"make clean: {where}: another engine is at work here: snakemake --cores 4 (process")
-        assert kept.exists()
-    finally:
-        engine.communicate("")
+    code, said = make(here, target, PATH=path)
+    assert code
+    assert len(said) == 1
+    assert said[0].startswith(f"make clean: {where}: another engine is at work here: snakemake --cores 2 (process")
+    assert kept.exists()
+    engine.communicate()
     assert make(here, target, PATH=path) == (0, [])
     assert not kept.exists()
+
+
+def test_an_environment_in_use_is_not_made_again(here, holder):
+    """The checkout is seen under another path, as by another mount point."""
+    (here / "src" / "vanishing").symlink_to(PACKAGE)
+    (here / ".venv" / "bin").mkdir(parents=True)
+    for name, text in (("python", f'#!/bin/sh\nexec {sys.executable} "$@"\n'), ("pip", "#!/other/.venv/bin/python\n")):
+        (here / ".venv" / "bin" / name).write_text(text)
+        (here / ".venv" / "bin" / name).chmod(0o755)
+    engine = holder(holders.ENGINE, folder=here)
+    code, said = make(here, "setup")
+    assert code
+    assert len(said) == 1
+    assert said[0].startswith("make setup: .: another engine is at work here: snakemake --cores 2 (process")
+    assert (here / ".venv" / "bin" / "pip").exists()
+    engine.communicate()
+    assert make(here, "setup")[0] == 0
+    assert works(here)
 
 
 def test_clean_works_without_an_environment_and_with_a_broken_one(here, tmp_path):

@@ -1,15 +1,19 @@
 """A checkout on a file system without `flock`, and one that several people share."""
 
 import errno
+import re
 import signal
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 import engines
+import holders
 import pytest
 import users
+
+import examples
+from vanishing.engines import workspace
+from vanishing.errors import UserError
 
 TRAINED = "results/runs/vgg08/seed0/summary.json"
 HARD_LINKS = "`dvc config --local core.hardlink_lock true` has it lock by hard links"
@@ -59,7 +63,7 @@ def test_the_hard_link_of_a_killed_dvc_is_named_with_its_age(tmp_path):
     code, printed = tried(tmp_path, "vanishing", "sync")
     assert code == 1
     said = (
-        "vanishing sync: another engine is at work here: DVC; if that is none, on any machine, remove .dvc/tmp/lock ("
+        "vanishing sync: another engine is at work here: DVC; if no engine runs on any machine, remove .dvc/tmp/lock ("
     )
     assert printed.startswith(said)
     assert printed.endswith(" s old)\n")
@@ -67,22 +71,7 @@ def test_the_hard_link_of_a_killed_dvc_is_named_with_its_age(tmp_path):
     engines.run(tmp_path, "vanishing", "sync")
 
 
-HOLD = {
-    "a training": """
-from vanishing import locks, paths
-import sys
-with locks.hold(paths.LOCKS / "vgg08-seed0.lock", command="vanishing train vgg08"):
-    print("held", flush=True)
-    sys.stdin.read()
-""",
-    "another engine": """
-from vanishing.engines import lock
-import sys
-lock.take(["/bin/snakemake", "--cores", "1"])
-print("held", flush=True)
-sys.stdin.read()
-""",
-}
+HOLD = {"a training": holders.TRAINING, "another engine": holders.ENGINE}
 
 
 @pytest.fixture
@@ -101,32 +90,35 @@ def checkout(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("who", "option", "expected"),
+    ("who", "option"),
     [
-        ("another engine", "--delete-all", 2),
-        ("another engine", "--forceall", 1),
-        ("a training", "--delete-all-output", 2),
-        ("a training", "--forceall", 1),
+        ("another engine", "--delete-all"),
+        ("another engine", "--forceall"),
+        ("a training", "--delete-all-output"),
+        ("a training", "--forceall"),
     ],
 )
-def test_snakemake_deletes_nothing_beside_work(checkout, who, option, expected):
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLD[who]], cwd=checkout, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    assert process.stdout.readline() == b"held\n"
+def test_snakemake_deletes_nothing_beside_work(checkout, holder, who, option):
+    process = holder(HOLD[who], folder=checkout)
     code, printed = tried(checkout, "snakemake", "--cores", "1", option)
-    assert code == expected, printed
+    assert code == 1, printed
     assert f"snakemake: {who} is at work here: " in printed.splitlines()[-1]
     assert f"(process {process.pid} on " in printed.splitlines()[-1]
     assert (checkout / TRAINED).read_text() == "{}"
-    process.communicate()
 
 
-def test_it_lists_what_it_would_delete_and_deletes_when_nobody_works(checkout):
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLD["a training"]], cwd=checkout, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    assert process.stdout.readline() == b"held\n"
+def test_a_profile_that_makes_everything_again_is_seen(checkout, holder):
+    holder(holders.TRAINING, folder=checkout)
+    with (checkout / "profiles" / "default" / "config.yaml").open("a") as profile:
+        profile.write("\nforceall: true\n")
+    code, printed = tried(checkout, "snakemake", "--cores", "1")
+    assert code == 1, printed
+    assert "snakemake: a training is at work here: " in printed.splitlines()[-1]
+    assert (checkout / TRAINED).read_text() == "{}"
+
+
+def test_it_lists_what_it_would_delete_and_deletes_when_nobody_works(checkout, holder):
+    process = holder(holders.TRAINING, folder=checkout)
     assert "Would delete" in engines.run(checkout, "snakemake", "--delete-all-output", "--dry-run")
     process.communicate()
     assert (checkout / TRAINED).exists()
@@ -134,15 +126,24 @@ def test_it_lists_what_it_would_delete_and_deletes_when_nobody_works(checkout):
     assert not (checkout / TRAINED).exists()
 
 
-def test_a_workspace_in_use_is_not_laid_out_again(checkout):
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLD["a training"]], cwd=checkout, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    assert process.stdout.readline() == b"held\n"
-    code, printed = tried(Path(__file__).parents[2], "vanishing", "workspace", f"{checkout}")
-    assert code == 1
-    assert printed.startswith(f"vanishing workspace: {checkout}: in use: vanishing train vgg08 (process {process.pid} ")
+@pytest.mark.parametrize(
+    ("code", "named"),
+    [
+        (holders.TRAINING, r"a training is at work here: vanishing train vgg08 \(process {pid} .*"),
+        (holders.ENGINE, r"another engine is at work here: snakemake --cores 2 \(process {pid} .*"),
+        (holders.DVC, r"another engine is at work here: \(PID {pid}\): dvc repro; .*"),
+        (holders.DVC_BETWEEN_STAGES, "another engine is at work here: DVC"),
+    ],
+    ids=["training", "snakemake", "dvc", "dvc between two stages"],
+)
+def test_a_workspace_in_use_is_not_laid_out_again(checkout, holder, code, named):
+    (checkout / ".dvc" / "tmp").mkdir(exist_ok=True)
+    process = holder(code, folder=checkout)
+    with pytest.raises(UserError) as caught:
+        workspace.lay_out(examples.ROOT, checkout, None)
+    assert re.fullmatch(f"{re.escape(str(checkout))}: {named.format(pid=process.pid)}", str(caught.value))
     process.communicate()
+    workspace.lay_out(examples.ROOT, checkout, None)
 
 
 TAKE = """

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import users
 import yaml
 from engines import lay_out, run
 
@@ -83,23 +84,64 @@ def test_one_training_a_gpu_whatever_becomes_of_the_profile(folder, options):
     [
         ("train", "'train': runs for each run and seed, by `vanishing train RUN --seed SEED`; allowed: a study"),
         ("figures", "'figures': runs for each study, by `vanishing figures STUDY`; allowed: a study"),
-        ("depht", "'depht': no target; allowed: a stage, a study, or a file that a stage makes; stages: all, data,"),
-        ("results/tables/nosuch.csv", "no target; allowed"),
-        ("results/runs/vgg08/seed7/summary.json", "no target; allowed"),
-        ("data/cifar100.npz", "no target; allowed"),
+        ("depht", "'depht': not a target; allowed: a stage, a study, or a file that a stage makes; stages: all, data,"),
+        ("results/tables/nosuch.csv", "not a target; allowed"),
+        ("results/runs/vgg08/seed7/summary.json", "not a target; allowed"),
+        ("results/runs/vgg08/seed00/summary.json", "not a target; allowed"),
+        ("{folder}/results/tables/core.csv", "not a target; allowed"),
+        ("data/cifar100.npz", "not a target; allowed"),
     ],
 )
 def test_a_target_that_is_none_is_answered_by_those_there_are(folder, target, words):
-    line = refused(folder, PROGRAMS / "snakemake", "-n", target)
+    line = refused(folder, PROGRAMS / "snakemake", "-n", target.format(folder=folder))
     assert line.startswith("snakemake: ")
     assert words in line
     assert line.endswith("studies: core")
 
 
-@pytest.mark.parametrize("target", ["core", "all", "report", "results/tables/core.csv", "checkpoints/vgg08/seed0"])
+@pytest.mark.parametrize(
+    "target",
+    [
+        "core",
+        "all",
+        "report",
+        "results/tables/core.csv",
+        "../study/./results/tables/core.csv",
+        "checkpoints/vgg08/seed0",
+    ],
+)
 def test_a_target_that_is_one_is_taken(folder, target):
     code, printed = ended(folder, PROGRAMS / "snakemake", "-n", target)
     assert code == 0, printed
+
+
+SCRIPT = """
+import argparse, pathlib
+from snakemake.api import SnakemakeApi
+from snakemake.settings.types import DAGSettings, ResourceSettings
+parser = argparse.ArgumentParser()
+parser.add_argument("--mine", required=True)
+parser.parse_args()
+with SnakemakeApi() as api:
+    flow = api.workflow(resource_settings=ResourceSettings(cores=1), snakefile=pathlib.Path("Snakefile"))
+    flow.dag(dag_settings=DAGSettings(targets={"data"})).execute_workflow()
+"""
+
+
+def test_a_script_that_calls_snakemake_as_a_library_keeps_its_options(folder):
+    (folder / "mine.py").write_text(SCRIPT)
+    code, printed = ended(folder, sys.executable, "mine.py", "--mine", "x", PATH=f"{PROGRAMS}:/usr/bin:/bin")
+    assert code == 0, printed
+    assert (folder / "data" / "generated.npz").exists()
+
+
+@pytest.mark.parametrize("character", ["{", "}"])
+def test_a_path_in_which_dvc_fails_is_refused_by_name(folder, character):
+    other = folder.rename(folder.with_name(f"x{character}y"))
+    said = f"{other}: DVC does not work in a path with '{character}'; use another folder"
+    assert refused(other, PROGRAMS / "vanishing", "sync") == f"vanishing sync: {said}"
+    line = refused(examples.ROOT, PROGRAMS / "vanishing", "workspace", other)
+    assert line == f"vanishing workspace: {said}"
 
 
 @pytest.mark.parametrize(
@@ -158,19 +200,14 @@ def test_output_that_is_closed_or_cannot_print_a_character_is_no_error(folder):
     assert "Traceback" not in printed
 
 
-NAMELESS = ["setpriv", "--reuid=54321", "--regid=54321", "--clear-groups"]
-NAMELESS += ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
-"""Runs a command as a user without an entry, who may read this Python wherever it is."""
-
-
 def test_a_user_without_a_name_or_a_home_builds_synchronises_and_verifies(folder):
     if os.getuid() != 0:
         pytest.skip("only root can take a user id without an entry")
     for path in [folder.parent, *folder.parent.rglob("*")]:
-        os.chown(path, 54321, 54321, follow_symlinks=False)
+        os.chown(path, users.NOBODY, users.NOBODY, follow_symlinks=False)
     for command in (["data"], ["sync"], ["verify"], ["manifest"]):
         done = subprocess.run(
-            [*NAMELESS, "env", "-i", f"PATH={PROGRAMS}:/usr/bin:/bin", "vanishing", *command],
+            [*users.NAMELESS, "env", "-i", f"PATH={PROGRAMS}:/usr/bin:/bin", "vanishing", *command],
             cwd=folder, capture_output=True, text=True, timeout=300, check=False,
         )  # fmt: skip
         assert done.returncode == 0, f"{command}: {done.stderr}"

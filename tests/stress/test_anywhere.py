@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+import users
 from engines import content, hostile
 
 from examples import ROOT
@@ -15,9 +16,6 @@ from examples import ROOT
 PLAIN = {"PATH": "/usr/bin:/bin", "OMP_WAIT_POLICY": "PASSIVE"}
 MAKE = ["make", "--old-file", ".venv/.ready", "CORES=2", "demo"]
 """The environment is the one that runs the tests."""
-
-USER = 54321
-"""A number without an entry among the users."""
 
 
 def unpack(folder: Path) -> Path:
@@ -80,11 +78,9 @@ def test_the_demonstration_gives_the_same_bytes_anywhere(open_folder, no_flock):
     elsewhere = unpack(tmp_path / "an \u00e9l\u00e9gant folder" / "vanishing study")
     variables = turkish(tmp_path / "locales") | hostile(tmp_path) | no_flock(95)
     for path in (elsewhere, *elsewhere.rglob("*")):
-        os.chown(path, USER, USER, follow_symlinks=False)
-    nameless = ["unshare", "--net", "setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups"]
-    nameless += ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
+        os.chown(path, users.NOBODY, users.NOBODY, follow_symlinks=False)
     one = demonstrate(plain, [], {"HOME": str(tmp_path)}, 0o022)
-    other = demonstrate(elsewhere, nameless, variables, 0o002)
+    other = demonstrate(elsewhere, ["unshare", "--net", *users.NAMELESS], variables, 0o002)
     assert len(one) > 100
     assert sorted(one) == sorted(other)
     assert [name for name in one if one[name] != other[name]] == []

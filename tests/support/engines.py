@@ -81,7 +81,7 @@ BUILDS = {
         {"TZ": "Asia/Tokyo", "LC_ALL": "C.UTF-8", "PYTHONHASHSEED": "1", "OMP_NUM_THREADS": "1"},
     ),
     "snakemake_on_four_cores": Build(
-        ["snakemake", "--cores", "4"], "a:b x{y} p;q/$1 é # % ~/with-a-much-longer-name", 800, 0o077,
+        ["snakemake", "--cores", "4"], "a:b x p;q/$1 é # % ~/with-a-much-longer-name", 800, 0o077,
         {"TZ": "Pacific/Kiritimati", "LC_ALL": "POSIX", "PYTHONHASHSEED": "random", "OMP_NUM_THREADS": "4"},
     ),
     "dvc": Build(

@@ -13,8 +13,14 @@ import pytest
 
 import examples
 
-GROUP = 54321
+GROUP = NOBODY = 54321
+"""A number without an entry, neither of a group nor of a user."""
+
 NAMES = ("daemon", "bin")
+
+NAMELESS = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+NAMELESS += ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
+"""Runs a command as a user without an entry, who may read this Python wherever it is."""
 
 SCRIPT = """
 set -e

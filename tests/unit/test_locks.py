@@ -5,11 +5,14 @@ import fcntl
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
+from functools import partial
+from pathlib import Path
 
 import psutil
 import pytest
@@ -20,9 +23,11 @@ HOLD = """
 import sys
 from pathlib import Path
 from vanishing import locks
+locks.BEAT = 0.05
 with locks.hold(Path(sys.argv[1]), command="vanishing train"):
     print("held", flush=True)
     sys.stdin.read()
+    print("saved")
 """
 
 
@@ -32,27 +37,9 @@ def lock(tmp_path):
 
 
 @pytest.fixture
-def other(lock):
+def other(lock, holder):
     """Return a function that starts a process which holds the lock until its input ends."""
-    started = []
-
-    def start(**variables):
-        process = subprocess.Popen(
-            [sys.executable, "-c", HOLD, lock],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=os.environ | variables,
-        )
-        started.append(process)
-        assert process.stdout.readline() == b"held\n"
-        return process
-
-    yield start
-    for process in started:
-        process.kill()
-        process.wait()
-        process.stdin.close()
-        process.stdout.close()
+    return partial(holder, HOLD, lock)
 
 
 @pytest.fixture
@@ -191,6 +178,31 @@ def test_a_holder_shows_its_own_life(lock, impatient):
         os.utime(mine, (0, 0))
         time.sleep(0.3)
         assert time.time() - mine.stat().st_mtime < 0.3
+
+
+def test_a_host_of_the_same_name_is_another_machine(lock, impatient):
+    """As `localhost` is in many containers; the first namespace of processes has one number on every machine."""
+    namespace = Path("/proc/self/ns/pid").stat().st_ino
+    path, stop = elsewhere(lock, machine=f"{socket.gethostname()} {namespace}", pid=2**22 + 1), threading.Event()
+    beating = threading.Thread(target=locks._beat, args=(path, stop))
+    beating.start()
+    with pytest.raises(locks.Held, match=r"^dvc repro "), locks.hold(lock, wait=0):
+        pytest.fail("two hold it")
+    stop.set()
+    beating.join()
+
+
+def test_a_holder_that_has_lost_its_lock_ends_at_once_without_saving(lock, other):
+    """It was suspended for long; who has the lock now works on the same files."""
+    process = other()
+    process.send_signal(signal.SIGSTOP)
+    taken = next(lock.parent.glob("x.lock.*"))
+    taken.unlink()
+    process.send_signal(signal.SIGCONT)
+    assert process.wait(timeout=30) == 1
+    said, warned = process.communicate()
+    assert said == b""
+    assert warned.decode() == f"{lock}: another process has taken this lock over; ended without saving\n"
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1]", '{"place": "here"}'], ids=repr)

@@ -730,8 +730,11 @@ def test_a_cache_that_cannot_be_written_is_told_before_anything_is_asked(
 
 
 @pytest.fixture
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return certificates.make(tmp_path_factory.mktemp("certificate"), "21000101000000Z")
+def certificate(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Have the server speak TLS, and return its certificate."""
+    made = certificates.make(tmp_path_factory.mktemp("certificate"), "21000101000000Z")
+    server.encrypt(made)
+    return made
 
 
 def refused_at_once(server: Server, cache: Path, *parts: str, url: str = "") -> None:
@@ -747,7 +750,6 @@ def refused_at_once(server: Server, cache: Path, *parts: str, url: str = "") -> 
 def test_a_certificate_that_is_not_trusted_is_named(
     server: Server, certificate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server.encrypt(certificate)
     refused_at_once(
         server, tmp_path, "the server's certificate is not trusted: self-signed certificate; ", "set REQUESTS_CA_BUNDLE"
     )
@@ -764,21 +766,15 @@ def test_a_certificate_out_of_date_may_be_the_clocks_fault(
     refused_at_once(server, tmp_path, "certificate has expired; check this machine's clock")
 
 
+@pytest.mark.usefixtures("certificate")
 @pytest.mark.parametrize(("variable", "bundle", "reason"), [
     ("REQUESTS_CA_BUNDLE", "/nowhere/ca.pem", "invalid path: /nowhere/ca.pem"),
     ("CURL_CA_BUNDLE", "/nowhere/ca.pem", "invalid path: /nowhere/ca.pem"),
     ("REQUESTS_CA_BUNDLE", __file__, "no certificate in the file of trusted ones"),
 ])  # fmt: skip
 def test_a_wrong_file_of_certificates_is_named_with_its_variable(
-    server: Server,
-    certificate: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    variable: str,
-    bundle: str,
-    reason: str,
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, bundle: str, reason: str
 ) -> None:
-    server.encrypt(certificate)
     monkeypatch.setenv(variable, bundle)
     refused_at_once(server, tmp_path, reason, f"{variable} ", "correct or unset it")
 

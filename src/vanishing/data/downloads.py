@@ -44,8 +44,8 @@ LOGIN = "the proxy wants a login: set HTTPS_PROXY and HTTP_PROXY to http://USER:
 CLOCK = "check this machine's clock"
 TRUST = "where your network puts in its own, set REQUESTS_CA_BUNDLE to the file that holds the network's certificate"
 MALFORMED = (
-    "the address or a proxy's is malformed: check HTTPS_PROXY, HTTP_PROXY and ALL_PROXY; in a password, write %23 for #, "
-    "%2F for / and %40 for @"
+    "the address or a proxy's is malformed: check HTTPS_PROXY, HTTP_PROXY and ALL_PROXY; in a password, write %23 for "
+    "#, %2F for / and %40 for @"
 )
 """What to do where a try has failed and a later one cannot do better."""
 
@@ -158,10 +158,14 @@ def _hopeless(error: BaseException) -> str | None:
         answer = re.match(r"Tunnel connection failed: ((\d+).*)", str(cause))
         if answer and int(answer[2]) not in TRY_AGAIN:
             return LOGIN if int(answer[2]) == 407 else f"the proxy refuses the connection: {answer[1]}"
-        if isinstance(cause, requests.exceptions.InvalidURL | urllib3.exceptions.LocationParseError):
-            return MALFORMED  # without the cause's text, in which part of a password may stand
         if isinstance(cause, ValueError | requests.TooManyRedirects):
-            return f"{one_line(cause)}; look at the address, and at HTTPS_PROXY, HTTP_PROXY and ALL_PROXY"
+            # whose own text may hold a part of a password
+            unparsed = isinstance(cause, requests.exceptions.InvalidURL | urllib3.exceptions.LocationParseError)
+            return (
+                MALFORMED
+                if unparsed
+                else f"{one_line(cause)}; look at the address, and at HTTPS_PROXY, HTTP_PROXY and ALL_PROXY"
+            )
     return None
 
 

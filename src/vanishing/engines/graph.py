@@ -87,7 +87,8 @@ def check_targets(
         named = next((stage for stage in chosen if stage.name == target), None)
         if target == "all" or target in studies or (named and not named.each):
             continue
-        fields = catalogue.fields_of(Path(os.path.relpath(target)), chosen)
+        path = Path(target)  # Snakemake leaves an absolute one as it is, which no output is
+        fields = catalogue.fields_of(path if path.is_absolute() else Path(os.path.relpath(path)), chosen)
         if fields is not None and _exists(fields, settings):
             continue
         if named:
@@ -95,7 +96,7 @@ def check_targets(
             command = named.command.format(run="RUN", seed="SEED", study="STUDY")
             why = f"runs for each {each}, by `{command}`; allowed: a study, or one of its files"
         else:
-            why = "no target; allowed: a stage, a study, or a file that a stage makes"
+            why = "not a target; allowed: a stage, a study, or a file that a stage makes"
         rules = ", ".join(["all", *(stage.name for stage in chosen if not stage.each)])
         raise ParameterError(f"{target!r}: {why}; stages: {rules}; studies: {', '.join(studies) or 'none'}")
 
@@ -106,7 +107,7 @@ def _exists(fields: Mapping[str, str], settings: Parameters) -> bool:
     seeds = settings.seeds_of(run) if run in settings.runs else []
     return (
         (run is None or run in settings.runs)
-        and ("seed" not in fields or int(fields["seed"]) in seeds)
+        and ("seed" not in fields or fields["seed"] in map(str, seeds))
         and (study is None or study in settings.studies)
         and fields.get("set", settings.data.set) == settings.data.set
     )

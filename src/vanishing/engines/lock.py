@@ -36,6 +36,9 @@ DELETING = ("delete_all_output", "delete_temp_output", "cleanup_metadata", "unlo
 FORCING = ("force", "forceall", "forcerun")
 """Those with which it deletes finished outputs to make them again."""
 
+UNFIT = "{}"
+"""Characters of a path in which DVC does not work: it takes them for a template's."""
+
 _held = contextlib.ExitStack()
 
 
@@ -75,7 +78,7 @@ def take(arguments: list[str]) -> None:
     """
     with contextlib.ExitStack() as taken:
         _enter(taken, locks.command_line(arguments))
-        options = typed.options(arguments[1:])
+        options = typed.options(arguments)
         if not options.touch and any(getattr(options, name) for name in FORCING + DELETING):
             _check_trainings()
         _held.push(taken.pop_all())
@@ -86,14 +89,22 @@ atexit.register(_held.close)
 
 def guard(arguments: list[str]) -> None:
     """Reserve the checkout for a call of Snakemake that deletes outputs or records and runs no job; see `take`."""
-    options = typed.options(arguments[1:])
+    options = typed.options(arguments)
     if not options.dryrun and any(getattr(options, name) for name in DELETING):
         take(arguments)
 
 
+def check_path(folder: Path) -> None:
+    """Raise `UserError` if DVC does not work in `folder`, for its path."""
+    for character in UNFIT:
+        if character in f"{folder.resolve()}":
+            raise UserError(f"{folder.resolve()}: DVC does not work in a path with '{character}'; use another folder")
+
+
 @_told()
 def check(command: str) -> None:
-    """Raise `UserError` if an engine runs here or DVC cannot lock; meanwhile `command` is named as the holder."""
+    """Raise `UserError` if an engine runs here or DVC cannot work; meanwhile `command` is named as the holder."""
+    check_path(Path())
     with contextlib.ExitStack() as taken:
         _enter(taken, command)
         if DVC.is_dir() and not (_configured() or locks.has_flock(LOCK)):
@@ -141,7 +152,7 @@ def _enter(taken: contextlib.ExitStack, command: str) -> None:
         who = "; ".join(said) or ("DVC" if isinstance(error, LockError) else error)
         left = [DVC / name for name in (["rwlock"] if said else LOCKS if hardlink else []) if (DVC / name).exists()]
         ages = " and ".join(f"{path} ({locks.age(path.stat().st_ctime)} old)" for path in left)
-        remove = f"; if that is none, on any machine, remove {ages}" if left else ""
+        remove = f"; if no engine runs on any machine, remove {ages}" if left else ""
         raise UserError(f"another engine is at work here: {who}{remove}") from None
 
 

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import sys
+import contextlib
+import io
 from collections.abc import Sequence
+from pathlib import Path
 
 
-def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Return the options of this call of Snakemake, or of `arguments`, by its own parser; profiles are left out."""
-    from snakemake.cli import get_argument_parser
+def options(command: Sequence[str]) -> argparse.Namespace:
+    """Return the options of a call of Snakemake, those of its profiles included, by its own parser.
 
-    parsed: argparse.Namespace = get_argument_parser().parse_args(sys.argv[1:] if arguments is None else arguments)
+    Args:
+        command: program and arguments, as in `sys.argv`. The arguments of another program, which calls Snakemake as a
+            library, are its own: all options are then as without arguments.
+    """
+    from snakemake.cli import parse_args
+
+    program = Path(command[0])
+    called = "snakemake" in (program.name, program.parent.name if program.name == "__main__.py" else "")
+    with contextlib.redirect_stderr(io.StringIO()):  # names the profile, as the call itself has done
+        parsed: argparse.Namespace = parse_args(list(command[1:]) if called else ["--workflow-profile", "none"])[1]
     return parsed

@@ -5,6 +5,7 @@ The same Snakefile, `dvc.yaml`, notebooks and report work there as here; nothing
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import os
@@ -12,9 +13,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from vanishing import config, files, locks, paths
+from vanishing import config, files, paths
 from vanishing.console import say
-from vanishing.engines import graph
+from vanishing.engines import graph, lock
 from vanishing.errors import UserError
 
 SOURCES = [
@@ -51,8 +52,8 @@ def lay_out(origin: Path, folder: Path, overlay: Path | None, studies: Sequence[
     longer has are removed. One that was edited in `folder` is moved to `EDITED` before it is replaced or removed.
 
     Raises:
-        UserError: `origin` is not the project, or `folder` is `origin`, holds files that are not a workspace's, or has
-            an engine or a training at work in it.
+        UserError: `origin` is not the project, or `folder` is `origin`, holds files that are not a workspace's, has an
+            engine or a training at work in it, or a path in which DVC does not work.
         ParameterError: the resulting parameters are not allowed.
     """
     _check(origin, folder)
@@ -80,8 +81,13 @@ def _check(origin: Path, folder: Path) -> None:
         raise UserError(f"{folder}: is the project itself; name another folder")
     if folder.exists() and any(folder.iterdir()) and not (folder / MARK).exists():
         raise UserError(f"{folder}: is neither empty nor laid out by this command; name another folder")
-    for holder in locks.holders(folder / paths.LOCKS):
-        raise UserError(f"{folder}: in use: {holder}")
+    lock.check_path(folder)
+    if (folder / MARK).exists():
+        try:
+            with contextlib.chdir(folder):
+                lock.check_idle("vanishing workspace")
+        except UserError as error:
+            raise UserError(f"{folder}: {error}") from None
 
 
 def _replace(folder: Path, sources: Mapping[Path, bytes]) -> None:
