@@ -222,7 +222,7 @@ def test_a_user_without_a_name_runs_the_engines_with_what_the_commands_page_says
     for path in [folder.parent, *folder.parent.rglob("*")]:
         os.chown(path, 54321, 54321, follow_symlinks=False)
     done = subprocess.run(
-        [*NAMELESS, "env", "-i", f"PATH={PROGRAMS}:/usr/bin:/bin", "sh", "-c", f"{export}; {' '.join(engine)}"],
+        [*users.NAMELESS, "env", "-i", f"PATH={PROGRAMS}:/usr/bin:/bin", "sh", "-c", f"{export}; {' '.join(engine)}"],
         cwd=folder, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
