@@ -176,8 +176,8 @@ def _mend(hardlink: bool) -> None:
     lock, guard = (partial(make_lock, str(DVC / name), tmp_dir=str(DVC), hardlink_lock=hardlink) for name in LOCKS)
     if hardlink:
         _drop_files_of_flock()
-        with lock():  # which names nobody; the list below does not have a DVC that is between two stages
-            pass
+    with lock():  # which names nobody; the list below does not have a DVC that is between two stages
+        pass
     path = DVC / "rwlock"
     with guard(), contextlib.suppress(FileNotFoundError):
         try:
