@@ -118,6 +118,7 @@ def test_a_clone_whose_text_git_has_converted_is_right_and_nobody_advises_to_tra
     printed.append(run(folder, "snakemake", "report", "--cores", "2", "--config", "from_results=true"))
     assert (folder / "report/report.pdf").read_bytes() == (shared / "report/report.pdf").read_bytes()
     assert "vanishing train" not in "".join(printed)
+    git(folder, "add", "--update")  # git calls a file of another size changed until it has looked into it
     assert git(folder, "status", "--porcelain") == ""
 
 

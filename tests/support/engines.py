@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -147,12 +148,16 @@ def hostile(folder: Path) -> dict[str, str]:
 
 
 def eager(folder):
-    """Write the eager `vanishing`, and return the environment in which it is the one that is found."""
-    script = folder / "bin" / "vanishing"
+    """Write the eager `vanishing`, and return the environment in which it is the one that is found.
+
+    The Snakefile puts the programs of its Python first in `PATH`; the shells of its jobs read `BASH_ENV` after that.
+    """
+    script, first = folder / "bin" / "vanishing", folder / "bin" / "first"
     script.parent.mkdir()
     script.write_text(EAGER.format(python=sys.executable))
     script.chmod(0o755)
-    return {"PATH": f"{script.parent}:{environment()['PATH']}"}
+    first.write_text(f"PATH={shlex.quote(str(script.parent))}:$PATH\n")
+    return {"PATH": f"{script.parent}:{environment()['PATH']}", "BASH_ENV": str(first)}
 
 
 def planned(folder):
