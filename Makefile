@@ -10,7 +10,8 @@ READY := .venv/.ready
 unexport PYTHONHOME PYTHONPATH CDPATH
 # what the engines ask for, and users of many containers lack
 ifneq ($(shell test -n "$$HOME" && test -w "$$HOME" && echo home),home)
-export HOME := $(or $(TMPDIR),/tmp)
+export HOME := $(CURDIR)/.vanishing/home
+$(shell umask 077 && mkdir -p .vanishing/home)
 endif
 export USER ?= $(shell { id -un || echo "uid$$(id -u)"; } 2>/dev/null)
 

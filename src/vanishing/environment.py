@@ -8,6 +8,7 @@ import os
 import pwd
 import re
 import shutil
+import stat
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -17,13 +18,17 @@ from vanishing.errors import UserError
 
 ARITHMETIC = re.compile(
     r"(DNNL|ONEDNN|MKL|MKLDNN|OPENBLAS|BLIS|NPY|KMP|GOMP|CUBLAS|CUBLASLT|CUDNN|TRITON)_\w+"
-    r"|OMP_(?!(WAIT_POLICY|NUM_THREADS)$)\w+|NVIDIA_TF32_OVERRIDE|TORCH_(?!LOGS|CPP_LOG_LEVEL)\w+|GLIBC_TUNABLES"
+    r"|(TORCH|OMP|PYTORCH_TUNABLEOP)_\w+|NVIDIA_TF32_OVERRIDE|DISABLE_ADDMM_CUDA_LT|GLIBC_TUNABLES"
 )
+HARMLESS = re.compile(
+    r"OMP_(WAIT_POLICY|NUM_THREADS)|\w*(VERBOSE|CACHE|PATH|PTXAS|HOME|LOG|AFFINITY|PROC_BIND|PLACES|DISPLAY)\w*"
+)
+"""Those of them that say where files are, what is printed, and on which cores threads run and how they wait."""
 """Variables by which the libraries of linear algebra choose other instructions, precisions, or numbers of threads.
 
 Under the same configuration they give other sums, or, as OMP_THREAD_LIMIT and OMP_DYNAMIC do, threads that wait for
-each other without end. ATEN_CPU_CAPABILITY is left to the user, since a summary names its effect, and so are
-OMP_NUM_THREADS, which PyTorch's own setting overrides, and OMP_WAIT_POLICY, which changes no sum.
+each other without end. ATEN_CPU_CAPABILITY is left to the user, since a summary names its effect, and so is
+OMP_NUM_THREADS, which PyTorch's own setting overrides.
 """
 
 NUMPY_THREADS = "OPENBLAS_NUM_THREADS"
@@ -52,7 +57,7 @@ def settle() -> None:
     containers, both are made up. `PYTHONPATH`, which modules of clusters set for every program, adds nothing but this
     package.
     """
-    for name in [name for name in os.environ if ARITHMETIC.fullmatch(name) and name not in LOADER]:
+    for name in [name for name in os.environ if _switches(name) and name not in LOADER]:
         del os.environ[name]
     os.environ[NUMPY_THREADS] = "1"
     _find_own_programs()
@@ -75,13 +80,16 @@ def switches() -> str:
 
 def _switches(name: str) -> bool:
     """Whether a variable changes sums, beside those that `devices.configure` sets or overrides itself."""
-    return bool(ARITHMETIC.fullmatch(name)) and name not in {"CUBLAS_WORKSPACE_CONFIG", NUMPY_THREADS}
+    if name in ("CUBLAS_WORKSPACE_CONFIG", NUMPY_THREADS) or HARMLESS.fullmatch(name):
+        return False
+    return bool(ARITHMETIC.fullmatch(name))
 
 
 def child(**own: str) -> dict[str, str]:
     """Return the environment of a program that makes part of the report: a few of the user's variables, and `own`."""
     kept = {name: os.environ[name] for name in KEPT if name in os.environ}
-    return kept | {"LC_ALL": "C.UTF-8", "TZ": "UTC"} | own
+    fixed = {"LC_ALL": "C.UTF-8", "TZ": "UTC", NUMPY_THREADS: "1", "PYTHONSAFEPATH": "1"}  # no modules of the folder
+    return kept | fixed | own
 
 
 @contextlib.contextmanager
@@ -133,13 +141,20 @@ def _name_user() -> None:
         entry = pwd.getpwuid(os.getuid())
     except KeyError:
         entry = None
-    if entry is None:
         os.environ.setdefault("USER", f"uid{os.getuid()}")
     home = os.environ.get("HOME") or (entry.pw_dir if entry else "")
-    if not os.access(home or "/nonexistent", os.W_OK):
-        os.environ["HOME"] = tempfile.gettempdir()
-    elif "HOME" not in os.environ:
-        os.environ["HOME"] = home
+    os.environ["HOME"] = home if home.strip("/") and os.access(home, os.R_OK | os.X_OK) else str(_own_home())
+
+
+def _own_home() -> Path:
+    """Make a home that nobody else can write settings into, which programs would obey; once for all processes."""
+    home = Path(tempfile.gettempdir()) / f"vanishing-home-{os.getuid()}"
+    with contextlib.suppress(FileExistsError):
+        home.mkdir(mode=0o700)
+    status = home.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
+        return Path(tempfile.mkdtemp(prefix="vanishing-home-"))
+    return home
 
 
 def _ignore_other_packages() -> None:

@@ -25,7 +25,7 @@ FILE_BYTES = 8 << 30
 LEFT = 24 * 3600.0
 """Seconds after which a temporary file is a killed writer's, where no lock tells: on a file system without `flock`."""
 
-TEXT = frozenset({".csv", ".ipynb", ".json", ".md", ".mplstyle", ".py", ".sha256", ".smk", ".tex", ".yaml"})
+TEXT = frozenset({".bib", ".csv", ".ipynb", ".json", ".md", ".mplstyle", ".py", ".sha256", ".smk", ".tex", ".yaml"})
 """Endings of the text that git may convert."""
 
 
@@ -121,7 +121,7 @@ def digest(path: Path, algorithm: str) -> str:
     Text has the hash that it has with line feeds, however git or an editor has ended its lines.
     """
     check_plain(path, FILE_BYTES)
-    if path.suffix in TEXT:
+    if _is_text(path):
         return hashlib.new(algorithm, content(path), usedforsecurity=False).hexdigest()
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
@@ -130,4 +130,8 @@ def digest(path: Path, algorithm: str) -> str:
 def content(path: Path) -> bytes:
     """Return the bytes of a file, those of text with line feeds alone, as it was written."""
     found = path.read_bytes()
-    return found.replace(b"\r\n", b"\n") if path.suffix in TEXT else found
+    return found.replace(b"\r\n", b"\n") if _is_text(path) else found
+
+
+def _is_text(path: Path) -> bool:
+    return path.suffix in TEXT or path.name in ("Snakefile", ".latexmkrc")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shlex
 import shutil
 import subprocess
@@ -15,7 +16,7 @@ from vanishing import environment
 def ask(*arguments: str, text: str = "") -> str | None:
     """Return the output of a git command that reads `text`; None without git, a repository or a commit."""
     done = _run(*arguments, text=text)
-    return done.stdout if done and done.returncode == 0 else None
+    return os.fsdecode(done.stdout) if done and done.returncode == 0 else None
 
 
 def obstacle() -> str | None:
@@ -23,24 +24,32 @@ def obstacle() -> str | None:
     done = _run("rev-parse", "HEAD")
     if done is None:
         return "git is not installed"
-    return None if done.returncode == 0 else next(iter(done.stderr.splitlines()), "git gives no reason")
+    return None if done.returncode == 0 else next(iter(os.fsdecode(done.stderr).splitlines()), "git gives no reason")
 
 
-def _run(*arguments: str, text: str = "") -> subprocess.CompletedProcess[str] | None:
+def _run(*arguments: str, text: str = "") -> subprocess.CompletedProcess[bytes] | None:
     """Run git on the repository of this folder, which GIT_DIR, set in a hook of git's, may not be; None without git."""
     if not shutil.which("git"):
         return None
     return subprocess.run(
-        ["git", *arguments], env=environment.child(), input=text, capture_output=True, text=True, check=False
+        ["git", *arguments], env=environment.child(), input=os.fsencode(text), capture_output=True, check=False
     )
 
 
 def restores(path: Path, digest: str, algorithm: str = "sha256") -> str | None:
-    """Return the command that brings a text file of this hash back from the last commit; None if that has none."""
-    text = ask("show", f"HEAD:./{path.as_posix()}")
-    if text is None or hashlib.new(algorithm, text.encode(), usedforsecurity=False).hexdigest() != digest:
+    """Return the command that brings a file of this hash back from the last commit; None if that has none."""
+    done = _run("show", f"HEAD:./{path.as_posix()}")
+    if not done or done.returncode or hashlib.new(algorithm, done.stdout, usedforsecurity=False).hexdigest() != digest:
         return None
-    return shlex.join(["git", "checkout", "HEAD", "--", str(path)])
+    return checkout(path)
+
+
+def checkout(path: Path, record: str = "git checkout HEAD --") -> str:
+    """Return the command that brings a file back from git's last commit, or from another record.
+
+    First the file goes: by its size and time, git and DVC may take one with a flipped bit for the right one.
+    """
+    return f"{shlex.join(['rm', '-f', str(path)])} && {record} {shlex.quote(str(path))}"
 
 
 def committed(folder: Path) -> dict[Path, str]:

@@ -68,7 +68,8 @@ def _trajectory(settings: config.Parameters, name: str, seed: int) -> tuple[Spli
     settings.check_seed(name, seed)
     folder = paths.checkpoints(name, seed)
     if not paths.snapshot(folder, 0).exists():
-        raise UserError(f"{folder}: no trajectory; `vanishing train {name} --seed {seed}` makes it")
+        pulled = f"`dvc pull {folder}` brings it if it was pushed"
+        raise UserError(f"{folder}: no trajectory; {pulled}, `vanishing train {name} --seed {seed}` makes it")
     images = dataset.load_split(run.data, settings.data.seed)
     records.check(images, run.data)
     store.check_trajectory(run, name, seed)

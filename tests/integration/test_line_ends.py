@@ -5,15 +5,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from engines import WINDOWS
 
 import examples
 from vanishing import files, paths
 from vanishing.results import store
 from vanishing.verify.mismatch import Scope
 from vanishing.verify.run import summaries
-
-WINDOWS = ["-c", "core.autocrlf=true", "-c", "core.symlinks=false", "-c", "core.eol=crlf"]
-"""Settings of git that Git for Windows has, or its users choose."""
 
 
 def git(*arguments: str) -> bytes:
@@ -23,18 +21,35 @@ def git(*arguments: str) -> bytes:
     return done.stdout
 
 
-def test_a_windows_style_clone_has_every_byte_and_needs_no_link(tmp_path):
-    clone = tmp_path / "clone"
-    git("clone", "--quiet", "--no-hardlinks", *WINDOWS, str(examples.ROOT), str(clone))
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory):
+    """A Windows-style clone of this project."""
+    folder = tmp_path_factory.mktemp("windows") / "clone"
+    git("clone", "--quiet", "--no-hardlinks", *WINDOWS, str(examples.ROOT), str(folder))
+    return folder
+
+
+def test_a_windows_style_clone_has_every_byte_and_needs_no_link(clone, tmp_path):
     entries = git("-C", str(clone), "ls-files", "--stage", "-z").decode().rstrip("\0").split("\0")
     names = [entry.partition("\t")[2] for entry in entries]
     assert "Snakefile" in names
     assert [entry for entry in entries if entry.startswith("120000")] == [], "symbolic links"
-    raw = git("-C", str(clone), "-c", "core.autocrlf=false", "archive", "HEAD", *names[:0])
-    (tmp_path / "raw").mkdir()
-    subprocess.run(["tar", "-x", "-C", str(tmp_path / "raw")], input=raw, check=True)
-    changed = [name for name in names if (clone / name).read_bytes() != (tmp_path / "raw" / name).read_bytes()]
+    raw = git("-C", str(clone), "-c", "core.autocrlf=false", "archive", "HEAD")
+    subprocess.run(["tar", "-x", "-C", str(tmp_path)], input=raw, check=True)
+    changed = [name for name in names if (clone / name).read_bytes() != (tmp_path / name).read_bytes()]
     assert changed == []
+
+
+def test_the_shell_reads_setup_in_a_windows_style_clone(clone):
+    programs = clone / ".venv" / "bin"
+    programs.mkdir(parents=True)
+    (programs / "python").touch(mode=0o755)
+    for place, code in ((programs, 0), ("/elsewhere/.venv/bin", 1)):
+        (programs / "pip").write_text(f"#!{place}/python\n")
+        done = subprocess.run(
+            ["sh", "workflow/setup.sh", "--made"], cwd=clone, capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, done.stdout + done.stderr) == (code, "")
 
 
 @pytest.fixture
@@ -64,7 +79,8 @@ def test_converted_results_are_read_and_match_their_records(converted):
 def test_an_edited_history_is_found_whatever_its_line_ends(converted):
     path = converted / "history.csv"
     path.write_bytes(path.read_bytes().replace(b"\r\n", b"1\r\n", 2))
-    message = r"history.csv: not what .*; `git checkout HEAD -- .*` brings it back if it was recorded, `vanishing train"
+    back = r"`rm -f .* && git checkout HEAD -- .*` brings it back if it was recorded, `vanishing train"
+    message = rf"history.csv: not what .*; {back}"
     with pytest.raises(store.UserError, match=message):
         store.check_history("vgg08", 0, store.read_summary(converted / "summary.json"))
 

@@ -3,7 +3,10 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import engines
+import nbclient
 import nbformat
+import pandas as pd
 import pytest
 import yaml
 from matplotlib import font_manager
@@ -16,6 +19,7 @@ from vanishing.errors import UserError
 from vanishing.report import notebooks
 from vanishing.report.captions import CAPTIONS
 from vanishing.report.why import section
+from vanishing.results import store
 
 COMMITTED = sorted((examples.ROOT / "notebooks").glob("*.ipynb"))
 
@@ -100,6 +104,13 @@ def test_a_kernel_is_spoken_to_by_files_of_its_own_and_not_by_ports(folder):
     assert first["ip"] != second["ip"]
 
 
+def test_a_kernel_calls_nothing_an_error_but_what_fails_in_a_cell(folder, capfd):
+    """It would call the signal that ends it one, now and then."""
+    path = notebook(folder, "get_ipython().kernel.log.error('KeyboardInterrupt caught in kernel.')")
+    assert nbformat.reads(notebooks.execute([path], {}), as_version=4).cells[0].outputs == []
+    assert "KeyboardInterrupt" not in "".join(capfd.readouterr())
+
+
 def test_a_killed_kernels_lock_on_the_list_of_fonts_does_not_speak_in_a_notebook(folder):
     cache = folder / ".vanishing" / "kernel" / "mplconfigdir"
     cache.mkdir(parents=True)
@@ -125,23 +136,32 @@ def test_an_unknown_study_is_named_with_those_there_are():
         notebooks.draw_study("cor", examples.study())
 
 
-def test_a_notebook_gives_the_same_text_and_figures_each_time(folder):
+@pytest.fixture
+def project(folder):
+    """Lay out the pipeline with the results of a small study."""
     workspace.lay_out(examples.ROOT, folder, None)
     configured = examples.content()
     Path("params.yaml").write_text(yaml.safe_dump(configured))
     for run in configured["runs"]:
         examples.result(config.load(), run)
+    return folder
 
+
+def drawn_of_core():
+    made = [paths.NOTEBOOKS / "core.ipynb", *(paths.FIGURES / "core").iterdir()]
+    return {path: path.read_bytes() for path in made}
+
+
+def test_a_notebook_gives_the_same_text_and_figures_each_time(project):
     def run():
         notebooks.draw_study("core", config.load())
-        made = [paths.NOTEBOOKS / "core.ipynb", *(paths.FIGURES / "core").iterdir()]
-        return {path: path.read_bytes() for path in made}
+        return drawn_of_core()
 
     first = run()
     assert {path for path in first if path.suffix == ".pdf"} == set(
         notebooks.outputs("core", config.load().studies["core"])
     )
-    assert not [path for path, content in first.items() if str(folder).encode() in content]
+    assert not [path for path, content in first.items() if str(project).encode() in content]
     assert b'"image/png"' in first[paths.NOTEBOOKS / "core.ipynb"]
     hashes = paths.FIGURES / "core.sha256"
     drawn = config.load().studies["core"]
@@ -154,6 +174,45 @@ def test_a_notebook_gives_the_same_text_and_figures_each_time(folder):
     alone = {path: path.read_bytes() for path in (paths.FIGURES / "core").iterdir()}
     assert len(alone) == len(CAPTIONS["gradient_flow"])
     assert {path: first[path] for path in alone} == alone
+
+
+def test_a_users_settings_change_no_byte_and_a_kernel_ends_without_a_word(project, tmp_path_factory):
+    assert engines.run(project, "vanishing", "figures", "core") == ""
+    first = drawn_of_core()
+    shutil.rmtree(paths.FIGURES)
+    variables = engines.hostile(tmp_path_factory.mktemp("user"))
+    variables["PYTHONPATH"] += f":{examples.ROOT / 'src'}"  # where this Python has another checkout installed
+    shutil.copy(variables["MATPLOTLIBRC"], "matplotlibrc")
+    assert engines.run(project, "vanishing", "figures", "core", **variables) == ""
+    assert drawn_of_core() == first
+
+
+def test_without_the_defaults_a_matplotlibrc_would_change_the_pictures(project, monkeypatch, tmp_path_factory):
+    shutil.copy(engines.hostile(tmp_path_factory.mktemp("user"))["MATPLOTLIBRC"], "matplotlibrc")
+
+    def pictures():
+        executed = nbformat.reads(notebooks.execute([notebooks.SOURCES / "training.ipynb"], {}), as_version=4)
+        shown = [output for cell in executed.cells if cell.cell_type == "code" for output in cell.outputs]
+        return [output.data["image/png"] for output in shown if "image/png" in output.get("data", {})]
+
+    own = pictures()
+    assert len(own) >= 2
+    monkeypatch.setattr(notebooks, "KERNEL", [each for each in notebooks.KERNEL if "rcdefaults" not in each])
+    assert [one == other for one, other in zip(own, pictures(), strict=True)] == [False] * len(own)
+
+
+@pytest.mark.parametrize(
+    ("name", "figure"),
+    [("training", "report/figures/core/loss.pdf"), ("trainable_depth", "report/why/parts/trainable_depth-loss.pdf")],
+)
+def test_a_notebook_that_jupyter_opens_in_its_folder_draws_for_the_project(project, name, figure):
+    row = {"initialisation": "default", "precision": "fp32", "layers": 8, "seed": 0, "standard_errors": 20.0}
+    row |= {"signal": 1e-3, "entry_gradient": 1e-6, "epoch": 1, "val_loss": 2.0}
+    store.write_table(paths.TRAINABLE_DEPTH, pd.DataFrame([row]))
+    opened = nbformat.read(notebooks.SOURCES / f"{name}.ipynb", as_version=4)
+    nbclient.NotebookClient(opened, resources={"metadata": {"path": str(notebooks.SOURCES)}}).execute()
+    assert Path(figure).stat().st_size > 1000
+    assert not [path for path in notebooks.SOURCES.iterdir() if path.suffix != ".ipynb"]
 
 
 def test_the_comparison_gives_its_tables_and_its_figure_the_same_each_time(folder):

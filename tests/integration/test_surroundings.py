@@ -211,3 +211,19 @@ def test_a_user_without_a_name_or_a_home_builds_synchronises_and_verifies(folder
             cwd=folder, capture_output=True, text=True, timeout=300, check=False,
         )  # fmt: skip
         assert done.returncode == 0, f"{command}: {done.stderr}"
+
+
+@pytest.mark.parametrize("engine", [["snakemake", "--cores", "1", "data"], ["dvc", "repro", "data"]])
+def test_a_user_without_a_name_runs_the_engines_with_what_the_commands_page_says(folder, engine):
+    if os.getuid() != 0:
+        pytest.skip("only root can take a user id without an entry")
+    page = (examples.ROOT / "docs" / "commands.md").read_text()
+    export = next(line for line in page.splitlines() if "`export HOME=" in line).split("`")[1]
+    for path in [folder.parent, *folder.parent.rglob("*")]:
+        os.chown(path, 54321, 54321, follow_symlinks=False)
+    done = subprocess.run(
+        [*users.NAMELESS, "env", "-i", f"PATH={PROGRAMS}:/usr/bin:/bin", "sh", "-c", f"{export}; {' '.join(engine)}"],
+        cwd=folder, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (folder / "data" / "generated.npz").exists()

@@ -5,11 +5,13 @@ import errno
 import gc
 import json
 import signal
+import sys
 import time
 import weakref
 from pathlib import Path
 from types import SimpleNamespace
 
+import engines
 import pytest
 import torch
 
@@ -18,7 +20,7 @@ from vanishing import cli, config, paths, stages
 from vanishing.config import ParameterError
 from vanishing.engines import remaining, time_limit
 from vanishing.engines.time_limit import Budget
-from vanishing.training import cost, step
+from vanishing.training import cost, devices, loop, step
 
 RUNS = ["vgg08", "vgg38", "vgg38_bn"]
 SMALL = {
@@ -171,6 +173,51 @@ def made_by(study):
     for name in RUNS:
         (paths.results(name, 0) / "summary.json").unlink()
     return whole
+
+
+WITH_SWITCHES = """
+import signal
+from vanishing import config, stages
+from vanishing.training import step
+
+original, steps = step.Learner.step, iter(range(4))
+
+def stopped(*arguments):
+    original(*arguments)
+    if next(steps) == 3:
+        signal.raise_signal(signal.SIGTERM)
+
+step.Learner.step = stopped
+stages.train(config.load(), [("vgg38_bn", 0)])
+"""
+"""A program of a user that trains in its own process, and is stopped in the second epoch."""
+
+
+def test_a_training_of_a_process_with_switches_of_the_arithmetic_is_not_gone_on_with(study):
+    """`vanishing` computes without them, and its weights would be neither those of the one nor of the other."""
+    stages.train(study, [("vgg38_bn", 0)])
+    whole = made()
+    (paths.results("vgg38_bn", 0) / "summary.json").unlink()
+    switched = {"MKL_CBWR": "COMPATIBLE", "ONEDNN_MAX_CPU_ISA": "SSE41"}
+    process = engines.start([sys.executable, "-c", WITH_SWITCHES], Path(), switched)
+    printed, _ = process.communicate(timeout=120)
+    assert "Interrupted: stopped by SIGTERM, saved at epoch 2, iteration 1" in printed
+    (state,) = paths.resume("vgg38_bn", 0).glob("*/state.safetensors")
+    assert "going on" not in engines.run(Path(), "vanishing", "train", "vgg38_bn", "--seed", "0", **switched)
+    assert made() == whole
+    assert not state.exists()
+
+
+def test_the_key_of_a_state_tells_the_switches_of_the_arithmetic(study, monkeypatch):
+    run = study.run("vgg08")
+
+    def key():
+        return loop.state_key(run, "0" * 64, devices.environment(run.train, torch.device("cpu")))
+
+    without = key()
+    assert key() == without
+    monkeypatch.setenv("MKL_CBWR", "COMPATIBLE")
+    assert key() != without
 
 
 SHORT = "no memory left on the device; fewer --at-once need less"

@@ -4,11 +4,12 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 import users
-from engines import content
+from engines import content, hostile
 
 from examples import ROOT
 
@@ -50,30 +51,6 @@ def turkish(folder: Path) -> dict[str, str]:
     return variables
 
 
-def hostile(folder: Path) -> dict[str, str]:
-    """Return variables of which each has ended or changed a build, and make the files that they name."""
-    long = folder / ("t" * 100)
-    long.mkdir(mode=0o777)
-    long.chmod(0o777)
-    (folder / "matplotlibrc").write_text("savefig.dpi: 300\nfigure.facecolor: red\nlines.linewidth: 9\n")
-    (folder / "tex").mkdir()
-    (folder / "tex" / "booktabs.sty").write_text(r"\errmessage{another booktabs}")
-    kernel = folder / "jupyter" / "kernels" / "python3"
-    kernel.mkdir(parents=True)
-    (kernel / "kernel.json").write_text('{"argv": ["/bin/false"], "display_name": "Other", "language": "python"}')
-    (folder / "modules").mkdir()
-    (folder / "modules" / "seaborn.py").write_text("raise SystemExit('another seaborn')")
-    return {
-        "TMPDIR": str(long),
-        "MATPLOTLIBRC": str(folder / "matplotlibrc"),
-        "TEXINPUTS": f"{folder / 'tex'}:",
-        "JUPYTER_PATH": str(folder / "jupyter"),
-        "PYTHONPATH": str(folder / "modules"),
-        "ONEDNN_MAX_CPU_ISA": "SSE41",
-        "OMP_DYNAMIC": "true",
-    }
-
-
 def demonstrate(folder: Path, before: list[str], variables: dict[str, str], umask: int) -> dict[str, bytes]:
     """Run `make demo` and return what it has made."""
     done = subprocess.run(
@@ -85,17 +62,23 @@ def demonstrate(folder: Path, before: list[str], variables: dict[str, str], umas
     return content(folder / "build" / "demo")
 
 
-def test_the_demonstration_gives_the_same_bytes_anywhere(tmp_path, no_flock):
+@pytest.fixture
+def open_folder():
+    """Return a folder that any user may enter, as those of pytest are not."""
+    with tempfile.TemporaryDirectory(prefix="anywhere-", dir="/tmp") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+def test_the_demonstration_gives_the_same_bytes_anywhere(open_folder, no_flock):
     if os.getuid() != 0 or not shutil.which("setpriv") or not shutil.which("unshare"):
         pytest.skip("only root, with setpriv and unshare, can take the network and the user's entry away")
+    tmp_path = open_folder
     plain = unpack(tmp_path / "plain")
     elsewhere = unpack(tmp_path / "an \u00e9l\u00e9gant folder" / "vanishing study")
     variables = turkish(tmp_path / "locales") | hostile(tmp_path) | no_flock(95)
     for path in (elsewhere, *elsewhere.rglob("*")):
         os.chown(path, users.NOBODY, users.NOBODY, follow_symlinks=False)
-    for path in (tmp_path, *tmp_path.parents):
-        if not path.stat().st_mode & 0o001:
-            path.chmod(path.stat().st_mode | 0o011)  # a user may pass through; make looks without the capability
     one = demonstrate(plain, [], {"HOME": str(tmp_path)}, 0o022)
     other = demonstrate(elsewhere, ["unshare", "--net", *users.NAMELESS], variables, 0o002)
     assert len(one) > 100

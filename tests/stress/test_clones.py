@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from engines import planned, run, start
+from engines import WINDOWS, planned, run, start
 
 from examples import ROOT
-from vanishing import config
+from vanishing import config, files
 
-BESIDE = [".gitignore", ".dvc/.gitignore", ".dvc/config", "README.md"]
+BESIDE = [".gitattributes", ".gitignore", ".dvc/.gitignore", ".dvc/config", "README.md"]
 """Of the project, what a tiny study is laid out without; git belongs to it from here on."""
 
 OWN = {".git", ".dvc", ".snakemake", ".vanishing"}
@@ -82,9 +82,10 @@ def test_git_has_the_results_and_nothing_that_is_pushed(shared):
     assert "report/report.pdf" not in tracked
 
 
-def test_a_clone_makes_the_report_alone_without_data_or_training(shared, tmp_path):
+@pytest.mark.parametrize("options", [[], WINDOWS], ids=["plain", "Windows"])
+def test_a_clone_makes_the_report_alone_without_data_or_training(shared, tmp_path, options):
     folder = tmp_path / "clone"
-    git(tmp_path, "clone", "--quiet", str(shared), str(folder))
+    git(tmp_path, "clone", "--quiet", *options, str(shared), str(folder))
     shutil.copytree(shared / "report/samples", folder / "report/samples")  # the page that stands on data
     start = time.monotonic()
     printed = run(folder, "snakemake", "report", "--cores", "2", "--config", "from_results=true")
@@ -97,6 +98,27 @@ def test_a_clone_makes_the_report_alone_without_data_or_training(shared, tmp_pat
     run(folder, "dvc", "pull")  # what was built here is what was pushed, and in nobody's way
     run(folder, "vanishing", "sync")
     nothing_to_do(folder)
+    run(folder, "vanishing", "check")
+    assert "no mismatch; " in run(folder, "vanishing", "verify")
+    nothing_to_do(folder)
+
+
+def test_a_clone_whose_text_git_has_converted_is_right_and_nobody_advises_to_train(shared, tmp_path):
+    folder = tmp_path / "clone"
+    git(tmp_path, "clone", "--quiet", "--no-checkout", str(shared), str(folder))
+    (folder / ".git/info/attributes").write_text("* text eol=crlf\n")  # which goes before .gitattributes
+    git(folder, "checkout", "--quiet")
+    checks = Path("results/checks.csv")
+    assert b"\r\n" in (folder / checks).read_bytes()
+    run(folder, "dvc", "pull")
+    printed = [run(folder, "vanishing", command) for command in ("verify", "check", "verify")]
+    assert all("no mismatch; " in found for found in (printed[0], printed[2]))
+    assert files.content(folder / checks) == (shared / checks).read_bytes()
+    (folder / "report/report.pdf").unlink()
+    printed.append(run(folder, "snakemake", "report", "--cores", "2", "--config", "from_results=true"))
+    assert (folder / "report/report.pdf").read_bytes() == (shared / "report/report.pdf").read_bytes()
+    assert "vanishing train" not in "".join(printed)
+    assert git(folder, "status", "--porcelain") == ""
 
 
 def test_a_clone_that_has_built_its_report_and_repeated_the_rest_with_dvc_needs_one_sync(shared, tmp_path):

@@ -28,6 +28,9 @@ TINY = {
 RUNS = {"vgg08": {"model": {"blocks": 0}}, "vgg14_bn": {"model": {"blocks": 1, "norm": "batch"}}}
 STUDIES = {"core": {"title": "Depth & norm", "runs": list(RUNS), "draw": ["training", "gradient_flow"]}}
 ANALYSED = ["vgg14_bn"]
+WINDOWS = ["-c", "core.autocrlf=true", "-c", "core.symlinks=false", "-c", "core.eol=crlf"]
+"""Options of `git clone`: settings that Git for Windows has, or its users choose."""
+
 COMMANDS = {"snakemake": ["snakemake", "--cores", "1"], "dvc": ["dvc", "repro"]}
 BYTES_OF = ["data", "checkpoints", "results", "report"]
 
@@ -114,6 +117,33 @@ def run(folder, *command, **variables):
 def environment():
     """Return an environment in which the commands of this Python are found."""
     return os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+
+
+def hostile(folder: Path) -> dict[str, str]:
+    """Return variables of which each has ended or changed a build, and make the files that they name."""
+    long = folder / ("t" * 100)
+    long.mkdir(mode=0o777, parents=True)
+    long.chmod(0o777)
+    (folder / "matplotlibrc").write_text(
+        "savefig.dpi: 300\nfigure.facecolor: red\nmathtext.fontset: cm\ntext.hinting: none\n"
+    )
+    (folder / "tex").mkdir()
+    (folder / "tex" / "booktabs.sty").write_text(r"\errmessage{another booktabs}")
+    kernel = folder / "jupyter" / "kernels" / "python3"
+    kernel.mkdir(parents=True)
+    (kernel / "kernel.json").write_text('{"argv": ["/bin/false"], "display_name": "Other", "language": "python"}')
+    (folder / "modules").mkdir()
+    (folder / "modules" / "seaborn.py").write_text("raise SystemExit('another seaborn')")
+    return {
+        "TMPDIR": str(long),
+        "MATPLOTLIBRC": str(folder / "matplotlibrc"),
+        "TEXINPUTS": f"{folder / 'tex'}:",
+        "JUPYTER_PATH": str(folder / "jupyter"),
+        "JUPYTER_DATA_DIR": str(folder / "jupyter"),
+        "PYTHONPATH": str(folder / "modules"),
+        "ONEDNN_MAX_CPU_ISA": "SSE41",
+        "OMP_DYNAMIC": "true",
+    }
 
 
 def eager(folder):

@@ -110,7 +110,10 @@ def test_the_same_tensors_in_other_bytes_are_noticed(path):
 
 
 def test_a_missing_file_is_answered_with_what_makes_it(tmp_path):
-    assert refusal(tmp_path / "best.safetensors") == "missing; `vanishing train` makes it"
+    assert (
+        refusal(tmp_path / "best.safetensors")
+        == "missing; `dvc pull` brings it if it was pushed, `vanishing train` makes it"
+    )
 
 
 def test_a_directory_is_no_checkpoint(tmp_path):

@@ -20,8 +20,14 @@ SWITCHES = {
     "NVIDIA_TF32_OVERRIDE": "1",
     "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "1",
     "CUBLASLT_WORKSPACE_SIZE": "0",
+    "DISABLE_ADDMM_CUDA_LT": "1",
+    "PYTORCH_TUNABLEOP_ENABLED": "1",
 }
-LEFT = {"ATEN_CPU_CAPABILITY": "avx2", "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "MKLEIN": "x"}
+LEFT = {
+    "ATEN_CPU_CAPABILITY": "avx2", "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "OMP_PROC_BIND": "true",
+    "KMP_AFFINITY": "x", "DNNL_VERBOSE": "1", "TORCH_HOME": "x", "TRITON_CACHE_DIR": "x", "TORCH_LOGS": "x",
+    "MKLEIN": "x",
+}  # fmt: skip
 """What changes no sum, or is recorded in another way, and what only looks alike."""
 
 
@@ -46,8 +52,8 @@ def test_every_switch_of_the_arithmetic_goes_and_nothing_else(monkeypatch):
 def test_a_process_that_has_not_settled_names_its_switches():
     with environment.replaced(LEFT):
         assert environment.switches() == ""
-    with environment.replaced({"MKL_CBWR": "COMPATIBLE", "DNNL_VERBOSE": "\u00e91", **LEFT}):
-        assert environment.switches() == r"DNNL_VERBOSE=\xe91 MKL_CBWR=COMPATIBLE"
+    with environment.replaced({"MKL_CBWR": "COMPATIBLE", "DNNL_X": "\u00e91", **LEFT}):
+        assert environment.switches() == r"DNNL_X=\xe91 MKL_CBWR=COMPATIBLE"
     with environment.replaced({"MKL_CBWR": "x" * 200}):
         assert re.fullmatch("sha256 [0-9a-f]{64}", environment.switches())
 
@@ -68,8 +74,25 @@ def test_programs_of_this_environment_are_found_without_its_activation():
 
 def test_a_user_without_a_home_that_can_be_written_gets_one():
     code = "import os, pathlib; environment.settle(); print(os.access(pathlib.Path.home(), os.W_OK))"
-    for home in ({}, {"HOME": ""}, {"HOME": "/proc/nothing"}):
+    for home in ({}, {"HOME": ""}, {"HOME": "/proc/nothing"}, {"HOME": "/"}):
         assert printed(code, **home) == "True"
+
+
+def test_a_home_that_can_be_read_stays(tmp_path):
+    assert printed("import os; environment.settle(); print(os.environ['HOME'])", HOME=str(tmp_path)) == str(tmp_path)
+
+
+def test_nobody_else_writes_settings_into_a_home_that_is_made_up(tmp_path):
+    code = "import os; environment.settle(); print(os.environ['HOME'])"
+    variables = {"HOME": "/nothing", "TMPDIR": str(tmp_path)}
+    made = Path(printed(code, **variables))
+    assert made == tmp_path / f"vanishing-home-{os.getuid()}"
+    assert made.stat().st_mode & 0o777 == 0o700
+    assert printed(code, **variables) == str(made)
+    made.chmod(0o777)
+    other = Path(printed(code, **variables))
+    assert other != made
+    assert other.stat().st_mode & 0o777 == 0o700
 
 
 def test_a_user_id_without_an_entry_gets_a_name_and_a_home():
@@ -92,7 +115,8 @@ def test_modules_of_a_cluster_shadow_no_package_of_the_lock(tmp_path):
 
 def test_a_child_sees_a_few_of_the_users_variables():
     with environment.replaced({"PATH": "/bin", "TEXINPUTS": "/x", "MATPLOTLIBRC": "/y", "LC_ALL": "tr_TR.UTF-8"}):
-        assert environment.child(A="1") == {"PATH": "/bin", "LC_ALL": "C.UTF-8", "TZ": "UTC", "A": "1"}
+        own = {"LC_ALL": "C.UTF-8", "TZ": "UTC", "OPENBLAS_NUM_THREADS": "1", "PYTHONSAFEPATH": "1"}
+        assert environment.child(A="1") == {"PATH": "/bin", "A": "1"} | own
 
 
 def test_variables_come_back_after_a_failure():

@@ -291,7 +291,7 @@ def test_a_trajectory_of_another_model_is_refused_in_one_line(tmp_path, tiny, da
     checkpoints.write(snapshot, models.build(tiny(model={"filters": 6}).model, 3, seed=0).state_dict())
     with pytest.raises(checkpoints.CheckpointError) as caught:
         measure_trajectory(tiny(), sizes, dataset.train, tmp_path, torch.device("cpu"))
-    changed = "the parameters have changed since; `vanishing train` trains anew"
+    changed = "the parameters have changed since: set them back, or `vanishing train` trains anew"
     assert str(caught.value) == f"{snapshot}: weights of another model; {changed}"
 
 

@@ -1,4 +1,5 @@
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -34,6 +35,13 @@ def set_environment(seed, kind):
     path = paths.results("vgg08", seed) / "summary.json"
     environment = {"device": "cpu", "kind": kind, "torch": "9.9", "precision": "fp32", "threads": 1}
     path.write_text(json.dumps(json.loads(path.read_text()) | {"environment": environment}))
+
+
+def commit(folder="."):
+    """Make a folder a repository of its own, with what is there committed."""
+    for arguments in (["init", "-q"], ["add", "."], ["commit", "-qm", "x"]):
+        own = ["-C", folder, "-c", "user.name=x", "-c", "user.email=x@example.org"]
+        subprocess.run(["git", *own, *arguments], check=True)
 
 
 def test_the_part_that_repeats_names_what_bytes_hang_on(capsys):
@@ -87,8 +95,7 @@ def test_the_part_that_varies_tells_the_revision_and_whether_the_tree_is_clean()
     found = manifest.collect(study())["varies"]["git"]
     assert (found["revision"], found["clean"]) == (None, None)
     assert found["obstacle"].startswith("fatal: not a git repository")
-    for arguments in (["init", "-q"], ["add", "."], ["commit", "-qm", "x"]):
-        subprocess.run(["git", "-c", "user.name=x", "-c", "user.email=x@example.org", *arguments], check=True)
+    commit()
     found = manifest.collect(study())["varies"]
     assert re.fullmatch("[0-9a-f]{40}", found["git"]["revision"])
     assert found["git"]["clean"] is True
@@ -96,6 +103,30 @@ def test_the_part_that_varies_tells_the_revision_and_whether_the_tree_is_clean()
     assert found["hardware"]["cores"] >= 1
     Path("new").touch()
     assert manifest.collect(study())["varies"]["git"]["clean"] is False
+
+
+def test_a_repository_of_another_owner_is_told_in_gits_words(folder, monkeypatch):
+    if os.getuid() != 0:
+        pytest.skip("only root can give a repository to another owner")
+    commit()
+    monkeypatch.setenv("HOME", str(folder))  # whose git trusts no folder
+    for path in (folder, *folder.rglob("*")):
+        os.chown(path, 54321, 54321)
+    found = manifest.collect(study())["varies"]["git"]
+    assert (found["revision"], found["clean"]) == (None, None)
+    assert found["obstacle"].startswith(f"fatal: detected dubious ownership in repository at '{folder}'")
+
+
+def test_the_repository_of_a_hook_that_calls_is_not_taken_for_this_one(tmp_path_factory, monkeypatch):
+    commit()
+    wanted = manifest.collect(study())["varies"]["git"]
+    other = tmp_path_factory.mktemp("other")
+    (other / "file").touch()
+    commit(other)
+    for name, value in {"GIT_DIR": ".git", "GIT_WORK_TREE": "", "GIT_INDEX_FILE": ".git/index"}.items():
+        monkeypatch.setenv(name, str(other / value))
+    assert manifest.collect(study())["varies"]["git"] == wanted
+    assert wanted["clean"] is True
 
 
 def test_the_part_that_varies_tells_the_hardware_and_the_driver(monkeypatch):

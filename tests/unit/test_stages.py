@@ -107,7 +107,7 @@ def test_a_trajectory_from_before_a_key_was_added_is_measured(trained):
 
 def test_a_trajectory_of_another_configuration_is_not_measured(trained):
     told = (
-        r"trained with model.activation = 'leaky_relu', and the parameters say 'tanh'; `vanishing train vgg08 --seed 0`"
+        r"trained with model.activation = 'leaky_relu', and the parameters say 'tanh'; set that back, or `vanishing tr"
     )
     with pytest.raises(UserError, match=told):
         stages.gradients(tiny(model={"activation": "tanh"}), "vgg08", 0)

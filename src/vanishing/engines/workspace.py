@@ -26,6 +26,7 @@ SOURCES = [
     "profiles/*/config.yaml",
     "notebooks/*.ipynb",
     "report/.latexmkrc",
+    "report/sections/.latexmkrc",
     "report/report.tex",
     "report/preamble.tex",
     "report/references.bib",

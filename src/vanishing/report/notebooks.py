@@ -25,6 +25,7 @@ SOURCES = Path("notebooks")
 
 KERNEL = [
     "--IPKernelApp.exec_lines=import matplotlib; matplotlib.rcdefaults()",  # not a `matplotlibrc` in the folder
+    "--IPKernelApp.ignore_cwd=True",  # nor a module there
     "--IPKernelApp.log_level=50",  # it would call the end of a kernel an error; what fails in a cell is told anyway
 ]
 """Arguments of the kernel."""
@@ -133,7 +134,10 @@ def _list_fonts(cache: Path) -> None:
         if not listed.exists():
             for left in cache.glob("*.matplotlib-lock"):
                 left.unlink()
-            subprocess.run([sys.executable, "-c", "import matplotlib.font_manager"], check=True, capture_output=True)
+            command = [sys.executable, "-c", "import matplotlib.font_manager"]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise UserError(f"matplotlib cannot list the fonts: {done.stderr.strip().rpartition(chr(10))[2]}")
             listed.touch()
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from vanishing import config, files, paths
+from vanishing import config, files, git, paths
 from vanishing.errors import UserError
 
 if TYPE_CHECKING:  # PyTorch takes seconds to import, and readers of results have no use for it
@@ -202,8 +202,8 @@ def check_history(name: str, seed: int, summary: dict[str, Any]) -> None:
 
 def back(path: Path, name: str, seed: int) -> str:
     """Say how to get a file of a training back; training it again, which takes hours, comes last."""
-    record = "git checkout HEAD --" if path.is_relative_to(paths.RESULTS) else "dvc checkout --force"
-    return f"`{record} {path}` brings it back if it was recorded, `vanishing train {name} --seed {seed}` makes it again"
+    command = git.checkout(path) if path.is_relative_to(paths.RESULTS) else git.checkout(path, "dvc checkout --force")
+    return f"`{command}` brings it back if it was recorded, `vanishing train {name} --seed {seed}` makes it again"
 
 
 def check_trajectory(run: config.Run, name: str, seed: int) -> None:
@@ -297,7 +297,7 @@ def _read(path: Path, reader: Callable[[Path], Content]) -> Content:
 
 
 def _restore(path: Path) -> str:
-    return f"`git checkout HEAD -- {path}` brings it back if it was committed"
+    return f"`{git.checkout(path)}` brings it back if it was committed"
 
 
 def _summary(path: Path) -> dict[str, Any]:

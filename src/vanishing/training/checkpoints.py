@@ -120,7 +120,9 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             envelope = (handle.metadata() or {})[KEY]
         values = json.loads(envelope)["values"]
     except FileNotFoundError:
-        raise CheckpointError(f"{path}: missing; `vanishing train` makes it") from None
+        raise CheckpointError(
+            f"{path}: missing; `dvc pull` brings it if it was pushed, `vanishing train` makes it"
+        ) from None
     except (OSError, SafetensorError, KeyError, ValueError, TypeError, RecursionError, MemoryError) as error:
         raise CheckpointError(f"{path}: damaged or no checkpoint of this project ({type(error).__name__})") from None
     if envelope != _envelope(tensors, values) or content != save(tensors, {KEY: envelope}):
@@ -134,7 +136,7 @@ def load_weights(path: Path, model: nn.Module) -> None:
     try:
         model.load_state_dict(weights)
     except RuntimeError:
-        again = "the parameters have changed since; `vanishing train` trains anew"
+        again = "the parameters have changed since: set them back, or `vanishing train` trains anew"
         raise CheckpointError(f"{path}: weights of another model; {again}") from None
 
 

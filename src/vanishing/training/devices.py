@@ -16,8 +16,8 @@ from typing import Any
 import torch
 
 from vanishing import config
-from vanishing import environment as environment_
 from vanishing.console import say
+from vanishing.environment import switches
 from vanishing.errors import UserError
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
@@ -196,12 +196,12 @@ def describe(device: torch.device) -> str:
 
 def environment(train: config.Train, device: torch.device) -> dict[str, Any]:
     """Return what the results depend on beside the configuration; `switches` only where the user has set any."""
-    switches = environment_.switches()
+    chosen = switches()
     return {
         "device": device.type,
         "kind": torch.cuda.get_device_name() if device.type == "cuda" else torch.backends.cpu.get_cpu_capability(),
         "torch": torch.__version__,
         "precision": train.precision,
         "threads": train.threads,
-        **({"switches": switches} if switches else {}),
+        **({"switches": chosen} if chosen else {}),
     }

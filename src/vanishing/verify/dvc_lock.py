@@ -13,7 +13,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from vanishing import config, files, paths
+from vanishing import config, files, git, paths
 from vanishing.engines import catalogue, graph, sync
 from vanishing.errors import UserError
 from vanishing.verify.mismatch import Mismatch, Scope, guarded, problem, remove
@@ -156,7 +156,7 @@ def restores(path: Path, digest: str, algorithm: str = "sha256") -> str | None:
             name = (listings.read(recorded) or {}).get(inside) if inside else recorded if output == path else None
             kept = name and _cache() / name[:2] / name[2:]
             if kept and kept.is_file() and files.digest(kept, algorithm) == digest:
-                return shlex.join(["dvc", "checkout", "--force", str(output)])
+                return git.checkout(path, "dvc checkout --force")
     return None
 
 

@@ -97,12 +97,9 @@ class Scope:
             yield Mismatch(path, f"{digest} ({source})", found, self.mend(path, digest, command, algorithm))
 
     def mend(self, path: Path, digest: str, command: str, algorithm: str = "sha256") -> str:
-        """Return what brings a file of this hash back from a record, else the `command` that makes it, if in hours.
-
-        First the file goes: by its size and time, git and DVC may take one with a flipped bit for the right one.
-        """
-        found = next(filter(None, (restore(path, digest, algorithm) for restore in self.records_of_files)), None)
-        return f"{remove(path, '-f')} && {found}" if found else command
+        """Return what brings a file of this hash back from a record, else the `command` that makes it, if in hours."""
+        found = (restore(path, digest, algorithm) for restore in self.records_of_files)
+        return next(filter(None, found), command)
 
     @cached_property
     def read(self) -> tuple[list[Record], list[Mismatch]]:
@@ -116,7 +113,7 @@ class Scope:
                 records.append(Record(run, int(seed[1]), store.read_summary(path)))
             except UserError as error:
                 again = f"vanishing train {run} --seed {seed[1]}"
-                command = shlex.join(["git", "checkout", "HEAD", "--", str(path)]) if git.committed(path) else again
+                command = git.checkout(path) if git.committed(path) else again
                 problem = re.sub(r"^.*cannot be read (\(.*\));.*$", r"damage \1", str(error))
                 broken.append(Mismatch(path, "the summary of a training", problem, command))
         return records, broken

@@ -139,12 +139,18 @@ def committed(scope: Scope) -> Iterator[Mismatch]:
     has changed since, new gradient flow is as it should be, and git is no record of it.
     """
     tree = git.committed(Path())
+    if not tree:
+        scope.notes.append(f"nothing is compared with git: {git.obstacle()}")
     params = Path("params.yaml")
     wanted = [record.folder / "gradients.csv" for record in scope.records]
     there = [
         path for path in (params, *wanted, *(each.path for each in scope.records)) if path in tree and path.is_file()
     ]
     same = {path for path, blob in git.blobs(there).items() if blob == tree[path]}
+    for run, seed in scope.settings.jobs() if params in same else ():
+        path = paths.results(run, seed) / "summary.json"
+        if path in tree and not path.exists():
+            yield Mismatch(path, f"blob {tree[path]} (git's last commit)", "nothing", git.checkout(path))
     for record in scope.records if params in same else ():
         path = record.folder / "gradients.csv"
         if path in there and record.path in same:
