@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vanishing import files
+from vanishing import errors, files
 
 
 def test_text_and_bytes_are_written_as_they_are(tmp_path):
@@ -123,3 +123,14 @@ def test_the_hash_is_sha256_of_the_bytes(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"abc" * 100_000)
     assert files.sha256(path) == hashlib.sha256(b"abc" * 100_000).hexdigest()
+
+
+def test_a_full_disk_that_does_not_answer_is_told_as_full(monkeypatch):
+    def fail(_):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "statvfs", fail)
+    error = OSError(errno.ENOSPC, "No space left on device", "results/history.csv")
+    assert errors.line(error) == (
+        "results/history.csv: No space left on device; make room, then run the same command to resume"
+    )

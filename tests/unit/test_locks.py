@@ -184,7 +184,7 @@ def test_a_host_of_the_same_name_is_another_machine(lock, impatient):
     """As `localhost` is in many containers; the first namespace of processes has one number on every machine."""
     namespace = Path("/proc/self/ns/pid").stat().st_ino
     path, stop = elsewhere(lock, machine=f"{socket.gethostname()} {namespace}", pid=2**22 + 1), threading.Event()
-    beating = threading.Thread(target=locks._beat, args=(path, stop))
+    beating = threading.Thread(target=locks._beat, args=(path, stop), daemon=True)
     beating.start()
     with pytest.raises(locks.Held, match=r"^dvc repro "), locks.hold(lock, wait=0):
         pytest.fail("two hold it")

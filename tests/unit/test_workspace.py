@@ -171,10 +171,10 @@ def test_a_users_own_notebook_settings_of_dvc_and_copy_of_the_code_stay(origin, 
     (copy / "src").unlink()
     for path in own:
         (copy / path).parent.mkdir(parents=True, exist_ok=True)
-        (copy / path).write_text("mine")
+        (copy / path).write_text("# mine")
     workspace.lay_out(examples.ROOT, copy, None)
     own[-1] = f".vanishing/edited/{own[-1]}"
-    assert [(copy / path).read_text() for path in own] == ["mine"] * 3
+    assert [(copy / path).read_text() for path in own] == ["# mine"] * 3
 
 
 def test_a_mark_from_elsewhere_has_nothing_removed_but_sources(origin, tmp_path):

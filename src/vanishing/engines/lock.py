@@ -95,7 +95,7 @@ def guard(arguments: list[str]) -> None:
 
 
 def check_path(folder: Path) -> None:
-    """Raise `UserError` if DVC does not work in `folder`, for its path."""
+    """Raise `UserError` if the path of `folder` is one in which DVC does not work."""
     for character in UNFIT:
         if character in f"{folder.resolve()}":
             raise UserError(f"{folder.resolve()}: DVC does not work in a path with '{character}'; use another folder")
