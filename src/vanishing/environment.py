@@ -20,16 +20,17 @@ ARITHMETIC = re.compile(
     r"(DNNL|ONEDNN|MKL|MKLDNN|OPENBLAS|BLIS|NPY|KMP|GOMP|CUBLAS|CUBLASLT|CUDNN|TRITON)_\w+"
     r"|(TORCH|OMP|PYTORCH_TUNABLEOP)_\w+|NVIDIA_TF32_OVERRIDE|DISABLE_ADDMM_CUDA_LT|GLIBC_TUNABLES"
 )
-HARMLESS = re.compile(
-    r"OMP_(WAIT_POLICY|NUM_THREADS)|\w*(VERBOSE|CACHE|PATH|PTXAS|HOME|LOG|AFFINITY|PROC_BIND|PLACES|DISPLAY)\w*"
-)
-"""Those of them that say where files are, what is printed, and on which cores threads run and how they wait."""
 """Variables by which the libraries of linear algebra choose other instructions, precisions, or numbers of threads.
 
 Under the same configuration they give other sums, or, as OMP_THREAD_LIMIT and OMP_DYNAMIC do, threads that wait for
 each other without end. ATEN_CPU_CAPABILITY is left to the user, since a summary names its effect, and so is
 OMP_NUM_THREADS, which PyTorch's own setting overrides.
 """
+
+HARMLESS = re.compile(
+    r"OMP_(WAIT_POLICY|NUM_THREADS)|\w*(VERBOSE|CACHE|PATH|PTXAS|HOME|LOG|AFFINITY|PROC_BIND|PLACES|DISPLAY)\w*"
+)
+"""Those of them that say where files are, what is printed, and on which cores threads run and how they wait."""
 
 NUMPY_THREADS = "OPENBLAS_NUM_THREADS"
 """NumPy's matrix products and eigenvalues differ in their last bits from one number of threads to another."""

@@ -134,6 +134,15 @@ def test_an_edited_or_missing_result_is_refused_by_name_with_the_command_to_run(
     assert str(raised.value).endswith("`vanishing train vgg08 --seed 0` makes it again")
 
 
+def test_converted_line_ends_are_refused_since_dvc_would_record_them(study):
+    sync._check_line_ends()
+    path = paths.results("vgg08", 0) / "history.csv"
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    sync._check_results(study)  # the content is what the summary says
+    with pytest.raises(UserError, match=rf"^{path}: has the line ends of Windows; .* `git checkout HEAD -- results`$"):
+        sync._check_line_ends()
+
+
 @pytest.mark.parametrize("damage", ["{", "[]", "{}", '{"files": 3}'])
 def test_a_damaged_summary_is_refused_by_name(study, damage):
     (paths.results("vgg08", 0) / "summary.json").write_text(damage)

@@ -75,6 +75,7 @@ def bring_together(settings: config.Parameters) -> None:
     """
     lock.check("vanishing sync")
     _check_plain(settings)
+    _check_line_ends()
     _check_results(settings)
     _check_images(settings)
     _set_aside()
@@ -262,6 +263,16 @@ def _check_plain(settings: config.Parameters) -> None:
     made = (path for folder in folders for path in folder.rglob("*") if not path.is_dir())
     for path in (*filter(Path.exists, [settings.data.path]), *made):
         files.check_plain(path, files.FILE_BYTES)
+
+
+def _check_line_ends() -> None:
+    """Check that no result has the line ends of Windows: DVC would record its bytes, which nothing else would match."""
+    for path in (path for path in paths.RESULTS.rglob("*") if path.is_file()):
+        if files.content(path) != path.read_bytes():
+            raise UserError(
+                f"{path}: has the line ends of Windows; let git convert nothing here (.gitattributes), then type "
+                f"`git rm -r --cached --quiet {paths.RESULTS}` and `git checkout HEAD -- {paths.RESULTS}`"
+            )
 
 
 def _check_results(settings: config.Parameters) -> None:
