@@ -253,11 +253,18 @@ SILENT = {
 
 
 @pytest.mark.parametrize(("code", "told"), SILENT.items())
-def test_an_engine_that_fails_always_has_a_reason(tmp_path, code, told):
+def test_an_engine_that_fails_always_has_a_reason(tmp_path, monkeypatch, code, told):
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     (tmp_path / "program.py").write_text(f"import os\n{code}\n")
     with pytest.raises(UserError) as raised:
         sync.engine("program", "commit", folder=tmp_path)
     assert str(raised.value) == f"program commit failed: {told}"
+
+
+def test_no_module_of_the_folder_takes_the_place_of_an_engine(tmp_path):
+    (tmp_path / "program.py").write_text("")
+    with pytest.raises(UserError, match="No module named program"):
+        sync.engine("program", "x", folder=tmp_path)
 
 
 def test_a_users_variables_do_not_steer_an_engine(tmp_path, monkeypatch):
@@ -265,6 +272,7 @@ def test_a_users_variables_do_not_steer_an_engine(tmp_path, monkeypatch):
     (tmp_path / "program.py").write_text("import json, os\nprint(json.dumps(dict(os.environ)))\n")
     (tmp_path / "dvc.py").write_text("import json, os\nprint(json.dumps(dict(os.environ)))\n")
     steering = {"SNAKEMAKE_PROFILE": "/none", "DVC_SHOW_TRACEBACK": "1", "GIT_DIR": "/none", "PYTHONSTARTUP": "/none"}
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     for name, value in (steering | {"DVC_GLOBAL_CONFIG_DIR": "/settings", "HOME": "/me"}).items():
         monkeypatch.setenv(name, value)
     program, dvc = (json.loads(sync.engine(name, "x", folder=tmp_path)) for name in ("program", "dvc"))
