@@ -4,6 +4,7 @@ import contextlib
 import os
 import pwd
 import shutil
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -20,7 +21,7 @@ NAMES = ("daemon", "bin")
 
 NAMELESS = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
 NAMELESS += ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
-"""Runs a command as a user without an entry, who may read this Python wherever it is."""
+"""Begins a command of a user without an entry, who may read this Python wherever it is."""
 
 SCRIPT = """
 set -e
@@ -42,6 +43,16 @@ def closed(path):
     """Return the first folder on the way to a path that other users may not enter."""
     ways = [*reversed(path.resolve().parents), path.resolve()]
     return next((folder for folder in ways if folder.is_dir() and not folder.stat().st_mode & 0o001), None)
+
+
+def nameless(*before):
+    """Return what begins a command of a user without an entry, after `before`; skip the test where that cannot be."""
+    begin = [*before, *NAMELESS]
+    if os.geteuid() or not all(map(shutil.which, [*before[:1], NAMELESS[0]])):
+        pytest.skip("only root, with setpriv, can run commands as a user without an entry")
+    if subprocess.run([*begin, "true"], capture_output=True, check=False).returncode:
+        pytest.skip(f"not allowed here: {' '.join(begin)}")
+    return begin
 
 
 @contextlib.contextmanager
