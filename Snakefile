@@ -24,9 +24,12 @@ try:
     jobs = graph.jobs(settings, config)
     studies = graph.drawn(settings, jobs)
     if workflow.is_main_process:
-        graph.check_targets(typed.options(sys.argv).targets, settings, stages, studies)
+        options = typed.options(sys.argv)
+        graph.check_targets(options.targets, settings, stages, studies)
         lock.clear()
         lock.guard(sys.argv)
+        if not options.dryrun:
+            links.release()
 except UserError as error:
     print(f"snakemake: {error}", file=sys.stderr)
     sys.exit(error.exit_code)
@@ -56,7 +59,6 @@ onstart:
     if workflow.is_main_process:
         try:
             lock.take(sys.argv)
-            links.release()
         except UserError as error:
             print(f"snakemake: {error}", file=sys.stderr)
             sys.exit(1)
