@@ -418,7 +418,7 @@ BAD_CHECKPOINTS: Cases = {
     "a pipe": (replaced_by(lambda: os.mkfifo(SNAPSHOT), SNAPSHOT), "damaged or no checkpoint"),
     "an endless device": (replaced_by(lambda: SNAPSHOT.symlink_to("/dev/zero"), SNAPSHOT), "damaged or no checkpoint"),
     "a file of 1 TiB": (lambda: os.truncate(SNAPSHOT, 1 << 40), "larger than 4,294,967,296 bytes; no check"),
-    "nothing": (lambda: [path.unlink() for path in TRAJECTORY.iterdir()], "no trajectory; `vanishing train vgg08"),
+    "nothing": (lambda: [path.unlink() for path in TRAJECTORY.iterdir()], "no trajectory; `dvc pull checkpoints/vgg08"),
 }  # fmt: skip
 
 

@@ -105,7 +105,8 @@ def test_a_mistyped_call_ends_with_2_and_the_usage(arguments, capsys):
         (
             ["gradients", "vgg08", "--seed", "0"],
             1,
-            "gradients: checkpoints/vgg08/seed0: no trajectory; `vanishing train vgg08 --seed 0` makes it",
+            "gradients: checkpoints/vgg08/seed0: no trajectory; `dvc pull checkpoints/vgg08/seed0` brings it if it was "
+            "pushed, `vanishing train vgg08 --seed 0` makes it",
         ),
         (["workspace", "elsewhere"], 1, "no Snakefile here; run this in the project's folder"),
     ],
