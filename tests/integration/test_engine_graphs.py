@@ -184,7 +184,7 @@ def test_both_engines_read_the_same_inputs(jobs, stages):
 
 
 PLUMBING = re.compile(
-    r"(__init__|cli|console|environment|errors|files|locks|paths|project|stages|config/.*|data/cifar100)\.py"
+    r"(__init__|cli|console|environment|errors|files|git|locks|paths|project|stages|config/.*|data/cifar100)\.py"
 )
 """What carries what the others write, and facts that never change; the parameters are declared by themselves."""
 
