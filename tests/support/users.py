@@ -81,7 +81,9 @@ def command(name, folder, *words):
     os.chown(home, who.pw_uid, who.pw_gid)
     numbers = map(str, (who.pw_uid, who.pw_gid, GROUP))
     script = ["unshare", "--mount", "sh", "-c", SCRIPT, "sh"]
-    return [*script, *numbers, f"{closed(python) or ''}", f"{python}", "env", f"HOME={home}", *words]
+    # DVC names its caches in /var/tmp by the user as getpass has it: LOGNAME before anything else
+    own = [f"HOME={home}", *(f"{variable}={name}" for variable in ("LOGNAME", "USER", "LNAME", "USERNAME"))]
+    return [*script, *numbers, f"{closed(python) or ''}", f"{python}", "env", *own, *words]
 
 
 def lay_out(folder, **differences):
