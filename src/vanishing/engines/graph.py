@@ -15,7 +15,7 @@ import yaml
 
 from vanishing import config, files, paths, project
 from vanishing.config import ParameterError, Parameters
-from vanishing.engines import catalogue
+from vanishing.engines import catalogue, resources
 from vanishing.errors import UserError
 
 FROM_RESULTS = "from_results"
@@ -45,7 +45,7 @@ def load(overrides: Mapping[str, Any] | None = None, path: Path = Path("params.y
     if overrides:
         written = yaml.safe_load(path.read_text(encoding="utf-8"))  # as Snakemake reads it
         for key in overrides:
-            if key != FROM_RESULTS and overrides[key] != written.get(key):
+            if key not in (FROM_RESULTS, resources.GRES) and overrides[key] != written.get(key):
                 raise ParameterError(f"--config {key}: settings come from {path} alone; change them there")
     return settings
 
@@ -192,11 +192,6 @@ def report_text() -> list[Path]:
     """List the hand-written sources of the report."""
     fixed = [paths.REPORT / name for name in (".latexmkrc", "report.tex", "preamble.tex", "references.bib")]
     return fixed + sorted((paths.REPORT / "sections").glob("*.tex"))
-
-
-def gpus(settings: Parameters, run: str) -> int:
-    """Return how many GPUs a job of a run takes from `--resources gpu`: none where it is told to use the CPU."""
-    return 0 if settings.run(run).train.device == "cpu" else 1
 
 
 def threads(settings: Parameters, run: str) -> int:
