@@ -10,6 +10,7 @@ import secrets
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -41,6 +42,7 @@ PreemptMode=REQUEUE
 ReturnToService=2
 MinJobAge=3600
 KillWait=5
+SlurmdParameters=config_overrides
 SchedulerParameters=bf_interval=1,sched_interval=1,requeue_delay=1
 SlurmctldPidFile={folder}/slurmctld.pid
 SlurmdPidFile={folder}/slurmd.pid
@@ -49,7 +51,7 @@ SlurmdSpoolDir={folder}/spool
 SlurmctldLogFile={folder}/slurmctld.log
 SlurmdLogFile={folder}/slurmd.log
 GresTypes=gpu
-NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory=64000 Gres=gpu:2 State=UNKNOWN
+NodeName={host} NodeAddr=127.0.0.1 CPUs=8 RealMemory=64000 Gres=gpu:2 State=UNKNOWN
 PartitionName=study Nodes={host} Default=YES MaxTime=INFINITE PriorityTier=1 State=UP
 PartitionName=urgent Nodes={host} MaxTime=INFINITE PriorityTier=2 State=UP
 """
@@ -89,26 +91,27 @@ class Cluster:
         """Run a command that must succeed; return what it printed."""
         return engines.run(folder, *self._enter, f"--wd={folder}", *words, **variables)
 
-    def jobs(self, *states):
-        """Return the numbers of the jobs in these states, by what Snakemake has written in their comment."""
-        listed = self.run(self.folder, "squeue", "--all", "--noheader", "--format=%i %T %k", "--states=all")
+    def jobs(self, comment=""):
+        """Return number and state of each job, in order, whose comment is what Snakemake writes for `comment`."""
+        listed = self.run(self.folder, "squeue", "--all", "--noheader", "--format=%i %T %k", "--states=all", "--sort=i")
         found = (line.split(maxsplit=2) for line in listed.splitlines())
-        return {comment: number for number, state, comment in found if not states or state in states}
+        return [(number, state) for number, state, said in found if said.startswith(comment)]
 
 
 @contextlib.contextmanager
-def cluster(folder: Path):
-    """Start a cluster whose files lie in `folder`, and stop it; skip the test where that cannot be."""
+def cluster():
+    """Start a cluster, and stop it; skip the test where that cannot be."""
     if os.geteuid():
         pytest.skip("only root can start a cluster in namespaces of its own")
     needs(*DAEMONS)
+    folder = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))
+    folder.chmod(0o755)  # munge wants its socket to be reached by all, which pytest's folders are not
     for name in ("etc", "state", "spool"):
         (folder / name).mkdir(parents=True)
     (folder / "munge.key").write_bytes(secrets.token_bytes(128))
     (folder / "munge.key").chmod(0o600)
-    folder.chmod(0o755)
     host = socket.gethostname().partition(".")[0]
-    text = SLURM_CONF.format(host=host, ports=_ports(2), folder=folder, cpus=os.cpu_count())
+    text = SLURM_CONF.format(host=host, ports=_ports(2), folder=folder)
     (folder / "etc" / "slurm.conf").write_text(text)
     gres = "".join(f"Name=gpu File=/dev/{name}\n" for name in ("null", "zero"))
     (folder / "etc" / "gres.conf").write_text(gres)
@@ -122,6 +125,7 @@ def cluster(folder: Path):
     finally:
         process.kill()
         process.wait()
+        shutil.rmtree(folder)
 
 
 def _ready(folder, process):
@@ -132,7 +136,9 @@ def _ready(folder, process):
         if (folder / "started").exists():
             children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
             made = Cluster(folder, int(children[0]))
-            found = subprocess.run(made.command("sinfo", "--noheader", "--format=%T"), capture_output=True, text=True)
+            found = subprocess.run(
+                made.command("sinfo", "--noheader", "--format=%T"), capture_output=True, text=True, check=False
+            )
             said = found.stdout + found.stderr
             if set(found.stdout.split()) == {"idle"}:
                 return made

@@ -78,9 +78,7 @@ def _of_run(settings: Parameters, overrides: Mapping[str, Any], time: Callable[[
     )
 
 
-def _on_device(
-    overrides: Mapping[str, Any], train: Callable[[Any], Train], time: Callable[[Any], int]
-) -> Resources:
+def _on_device(overrides: Mapping[str, Any], train: Callable[[Any], Train], time: Callable[[Any], int]) -> Resources:
     """Ask for a GPU unless the job is told to use the CPU, for memory and for time."""
     gres = str(overrides.get(GRES, ""))
     if not re.fullmatch(r"(\w+(:[\w.]+)*)?", gres):

@@ -24,6 +24,7 @@ SOURCES = [
     ".dvcignore",
     "workflow/rules/*.smk",
     "profiles/*/config.yaml",
+    "workflow/profiles/*/config.yaml",
     "notebooks/*.ipynb",
     "report/.latexmkrc",
     "report/sections/.latexmkrc",

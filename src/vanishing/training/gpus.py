@@ -31,7 +31,7 @@ def take() -> None:
     It chooses among those of `CUDA_VISIBLE_DEVICES`, by default all. Once CUDA has started it is too late, and nothing
     happens: whoever uses the package as a library may have chosen already.
     """
-    if _held or torch.cuda.is_initialized():
+    if _held or torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         return
     count = torch.cuda.device_count()  # without starting CUDA
     listed = os.environ.get(VISIBLE, ",".join(map(str, range(count))))
