@@ -104,7 +104,7 @@ format: $(READY)  ## format Python and Snakemake code
 
 lock: $(READY)  ## pin the newest allowed versions of everything in requirements.lock
 	@command -v uv >/dev/null || { echo "uv: not installed; see https://docs.astral.sh/uv/getting-started/installation/" >&2; exit 1; }
-	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --upgrade --generate-hashes \
+	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --upgrade --generate-hashes \
 	  --no-header --no-annotate --output-file requirements.lock
 
 # deleting beside a running engine destroys its work
