@@ -215,8 +215,9 @@ def _train(options: argparse.Namespace) -> None:
     if chosen := _chosen(options, settings, remaining.to_train):
         from vanishing import stages
 
-        again = "" if options.missing is None else f"`vanishing {shlex.join(options.typed)}`"
-        stages.train(settings, chosen, options.at_once, until, again)
+        missing = options.missing is not None
+        again = f"`vanishing {shlex.join(options.typed)}`" if missing else ""
+        stages.train(settings, chosen, options.at_once, until, again, missing)
 
 
 def _chosen(options: argparse.Namespace, settings: Parameters, missing: Missing) -> list[tuple[str, int]]:
