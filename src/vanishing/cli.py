@@ -34,7 +34,7 @@ UNTIL = "stop in time, with all state saved: after 540s, 9min or 1.5h, or at 17:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: 0, 1 for a failure, 2 for a mistake in call or parameters.
 
-    And 124 where the time is up, 128 and its number after a signal.
+    And 75 where others train what is left, 124 where the time is up, 128 and its number after a signal.
     """
     if arguments is None:
         environment.settle()
