@@ -34,7 +34,7 @@ UNTIL = "stop in time, with all state saved: after 540s, 9min or 1.5h, or at 17:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: 0, 1 for a failure, 2 for a mistake in call or parameters.
 
-    And 124 where the time is up, 128 and its number after a signal.
+    And 75 where others train what is left, 124 where the time is up, 128 and its number after a signal.
     """
     if arguments is None:
         environment.settle()
@@ -215,8 +215,9 @@ def _train(options: argparse.Namespace) -> None:
     if chosen := _chosen(options, settings, remaining.to_train):
         from vanishing import stages
 
-        again = "" if options.missing is None else f"`vanishing {shlex.join(options.typed)}`"
-        stages.train(settings, chosen, options.at_once, until, again)
+        missing = options.missing is not None
+        again = f"`vanishing {shlex.join(options.typed)}`" if missing else ""
+        stages.train(settings, chosen, options.at_once, until, again, missing)
 
 
 def _chosen(options: argparse.Namespace, settings: Parameters, missing: Missing) -> list[tuple[str, int]]:
