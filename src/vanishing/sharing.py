@@ -42,11 +42,11 @@ def share(settings: config.Parameters, every: bool = False) -> None:
     run.verify(settings)
     readme.write_readme(settings)
     with remote.opened() as storage:
-        storage.push()
         for path, digest, _ in _objects() if every else ():
             if not storage.intact(digest):
                 storage.replace(digest)
-                say(f"{path}: was damaged on the remote, replaced")
+                say(f"{path}: '{storage.name}' had no intact copy, now it has")
+        storage.push()
     number = len(list(store.available(settings)))
     made = git.commit([path for path in RECORD if path.exists()], f"Record the results of {number} trainings")
     print("committed; `git push` hands it on" if made else "nothing new to commit")
@@ -60,13 +60,14 @@ def restore(settings: config.Parameters) -> None:
     """
     with remote.opened() as storage:
         storage.pull()
-        for path, digest, command in (lost := [each for each in _objects() if not dvc_lock.kept(each[1])]):
-            print(Mismatch(path, f"{digest} ({dvc_lock.LOCK})", f"no intact copy on {storage.name}", command))
+        missing = [each for each in _objects() if not dvc_lock.kept(each[1])]
+        lost = [each for each in missing if not storage.intact(each[1])]
+        for path, digest, command in lost:
+            print(Mismatch(path, f"{digest} ({dvc_lock.LOCK})", f"no intact copy on '{storage.name}'", command))
     sync.bring_together(settings)
     if lost:
         raise UserError(
-            f"{len(lost)} files are not restored; `vanishing share --all`, typed where they are whole or once they are "
-            "made again, mends the remote"
+            f"not restored: {len(lost)}; `vanishing share --all` mends the remote, where they are whole or made again"
         )
 
 

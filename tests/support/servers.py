@@ -1,8 +1,9 @@
-"""Servers on loopback that a remote of DVC's can be on: OpenSSH with keys of its own, and an S3 of moto's."""
+"""Where a remote of DVC's can be: OpenSSH with keys of its own, an S3 of moto's, both on loopback, and a directory."""
 
 import contextlib
 import getpass
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -29,6 +30,11 @@ Subsystem sftp internal-sftp
 
 PRIVILEGES = Path("/run/sshd")
 """An empty folder that belongs to root, without which Debian's sshd does not start as root."""
+
+S3_KEYS = {"access_key_id": "user", "secret_access_key": "secret", "region": "us-east-1"}
+
+OBJECT = r"files/md5/[0-9a-f]{2}/[0-9a-f]{30}(?:\.dir)?"
+"""The name of an object of DVC's in a remote."""
 
 
 def free_port():
@@ -60,35 +66,70 @@ def _wait(process, port, log):
     raise AssertionError(f"{process.args[0]} does not listen on {port}: {log.read_text()}")
 
 
-class Ssh:
+class Directory:
+    """A directory that others can reach."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.storage = folder / "storage"
+        self.storage.mkdir()
+
+    @contextlib.contextmanager
+    def up(self):
+        yield
+
+    def url(self, name):
+        """Return the place `name`, which is made; `settings` says how to get there."""
+        (self.storage / name).mkdir(exist_ok=True)
+        return str(self.storage / name)
+
+    @property
+    def settings(self):
+        return {}
+
+    def read(self, name, key):
+        return (self.storage / name / key).read_bytes()
+
+    def write(self, name, key, content):
+        (self.storage / name / key).chmod(0o644)  # DVC makes it read-only in a directory
+        (self.storage / name / key).write_bytes(content)
+
+    def keys(self, name):
+        """Return the names of the objects at a place, without the files of uploads that have not ended."""
+        found = (path.relative_to(self.storage / name).as_posix() for path in (self.storage / name).rglob("*"))
+        return sorted(key for key in found if re.fullmatch(OBJECT, key))
+
+
+class Ssh(Directory):
     """An OpenSSH server whose one user is whoever runs the tests."""
 
     def __init__(self, folder):
         needs("sshd", "ssh-keygen", "dvc_ssh")
-        self.folder, self.port, self.storage = folder, free_port(), folder / "storage"
+        super().__init__(folder)
+        self.port = free_port()
         for name in ("host", "user"):
             key = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)]
             subprocess.run(key, check=True)
         (folder / "sshd_config").write_text(SSHD.format(folder=folder, port=self.port))
-        self.storage.mkdir()
 
     @contextlib.contextmanager
     def up(self):
         if os.geteuid() == 0:
             PRIVILEGES.mkdir(mode=0o755, exist_ok=True)
-        sshd = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")
-        command = [sshd, "-D", "-e", "-f", str(self.folder / "sshd_config")]
-        with running(command, self.port, self.folder / "log") as process:
-            yield process
+        sshd = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")  # which wants its own full name
+        with running([sshd, "-D", "-e", "-f", str(self.folder / "sshd_config")], self.port, self.folder / "log"):
+            yield
+
+    def url(self, name):
+        return f"ssh://{getpass.getuser()}@127.0.0.1{super().url(name)}"
 
     @property
     def settings(self):
-        """What `dvc remote` is told: the place, and the options of this machine alone."""
-        url = f"ssh://{getpass.getuser()}@127.0.0.1:{self.port}{self.storage}"
-        return url, {"keyfile": str(self.folder / "user")}
+        return {"keyfile": str(self.folder / "user")} | self.through(self.port)
 
-
-KEYS = {"access_key_id": "user", "secret_access_key": "secret", "region": "us-east-1"}
+    def through(self, port):
+        """Return the settings by which a client comes through another port."""
+        return {"port": str(port)}
 
 
 class S3:
@@ -100,16 +141,37 @@ class S3:
 
     @contextlib.contextmanager
     def up(self):
-        moto = str(Path(sys.executable).parent / "moto_server")
-        with running(
-            [moto, "--host", "127.0.0.1", "--port", str(self.port)], self.port, self.folder / "log"
-        ) as process:
-            requests.put(f"http://127.0.0.1:{self.port}/study", timeout=60).raise_for_status()
-            yield process
+        moto = shutil.which("moto_server", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+        with running([moto, "--host", "127.0.0.1", "--port", str(self.port)], self.port, self.folder / "log"):
+            self._ask("PUT", "")
+            yield
+
+    def url(self, name):
+        return f"s3://study/{name}"
 
     @property
     def settings(self):
-        return "s3://study/storage", KEYS | {"endpointurl": f"http://127.0.0.1:{self.port}"}
+        return S3_KEYS | self.through(self.port)
+
+    def through(self, port):
+        return {"endpointurl": f"http://127.0.0.1:{port}"}
+
+    def read(self, name, key):
+        return self._ask("GET", f"{name}/{key}").content
+
+    def write(self, name, key, content):
+        self._ask("PUT", f"{name}/{key}", content)
+
+    def keys(self, name):
+        return re.findall(rf"<Key>{name}/({OBJECT})</Key>", self._ask("GET", f"?prefix={name}/").text)
+
+    def _ask(self, method, path, content=None):
+        answer = requests.request(method, f"http://127.0.0.1:{self.port}/study/{path}", data=content, timeout=60)
+        answer.raise_for_status()
+        return answer
+
+
+KINDS = {"directory": Directory, "ssh": Ssh, "s3": S3}
 
 
 class Relay:

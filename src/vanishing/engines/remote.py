@@ -9,7 +9,6 @@ import contextlib
 import hashlib
 import logging
 from collections.abc import Iterator
-from functools import partial
 from typing import TYPE_CHECKING
 
 from vanishing.console import say
@@ -31,29 +30,35 @@ class Remote:
     def __init__(self, repo: Repo) -> None:
         self._repo = repo
         self._objects = repo.cloud.get_remote_odb()
-        self.name = f"{repo.config['core']['remote']} ({self._objects.fs.unstrip_protocol(self._objects.path)})"
+        self.name = repo.config["core"]["remote"]
         self._objects.fs.exists(self._objects.path)  # the error of a fetch without a connection has no cause
 
     def push(self) -> None:
         """Send every object that `dvc.lock` names and the remote does not list; those that are there are trusted."""
-        say(f"objects sent to {self.name}: {self._repo.push()}")
+        say(f"objects sent to '{self.name}': {self._repo.push()}")
 
     def pull(self) -> None:
-        """Bring what `dvc.lock` names into the cache and the checkout, but no object that is damaged."""
-        from dvc.exceptions import CheckoutError, DownloadError
+        """Bring what `dvc.lock` names into the cache and the checkout.
 
-        with contextlib.suppress(DownloadError, CheckoutError):  # whose objects are not in the cache: who calls looks
-            say(f"objects brought from {self.name}: {self._repo.fetch()}")
+        What is missing or damaged on the remote is in neither afterwards; the caller looks for it.
+        """
+        from dvc.exceptions import CheckoutError, DownloadError
+        from dvc.output import ObjectFormatError
+
+        with contextlib.suppress(ObjectFormatError, DownloadError, CheckoutError):
+            say(f"objects brought from '{self.name}': {self._repo.fetch()}")
             self._repo.checkout()
 
     def intact(self, digest: str) -> bool:
         """Read an object, and return whether it is there and is what its name says."""
+        found = hashlib.md5(usedforsecurity=False)
         try:
             with self._objects.fs.open(self._objects.oid_to_path(digest), "rb") as handle:
-                found = hashlib.file_digest(handle, partial(hashlib.md5, usedforsecurity=False)).hexdigest()
+                while block := handle.read(1 << 20):
+                    found.update(block)
         except FileNotFoundError:
             return False
-        return found == digest.removesuffix(".dir")
+        return found.hexdigest() == digest.removesuffix(".dir")
 
     def replace(self, digest: str) -> None:
         """Put the object of the cache in place of what the remote has under its name."""
@@ -84,4 +89,5 @@ def opened() -> Iterator[Remote]:
         raise
     except Exception as error:  # storage of each kind has errors of its own, which are no DvcException
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"remote: {first}; docs/remotes.md says what each kind needs; then {AGAIN}") from error
+        step = "`vanishing share --all` mends it" if "is corrupted" in first else f"see docs/remotes.md, then {AGAIN}"
+        raise UserError(f"remote: {first}; {step}") from error
