@@ -16,7 +16,7 @@ endif
 export USER ?= $(shell { id -un || echo "uid$$(id -u)"; } 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-dvc every-run study report readme test test-fast test-stress test-all lint bench gpu study-gpu format lock clean distclean
+.PHONY: help setup demo demo-dvc every-run study report readme test test-fast test-stress test-all lint bench gpu study-gpu share restore format lock clean distclean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -96,6 +96,12 @@ study-gpu: $(READY)  ## the full study on one GPU, AT_ONCE trainings at a time; 
 	vanishing train --missing --at-once $(AT_ONCE)
 	vanishing sync
 	snakemake --cores $(CORES)
+
+share: $(READY)  ## check the results, push data and checkpoints to DVC's remote, and commit the record
+	vanishing share
+
+restore: $(READY)  ## bring data and checkpoints from DVC's remote, so that no engine has anything to do
+	vanishing restore
 
 format: $(READY)  ## format Python and Snakemake code
 	ruff format .
