@@ -20,7 +20,7 @@ STEPS = 6 * 40
 """Of a training."""
 
 CANCELLED, KILLED, LIMITED = ("vgg08", "0"), ("vgg08", "1"), ("vgg14_bn", "0")
-DELAY = {CANCELLED: 0.1, KILLED: 0.2, LIMITED: 0.4}
+DELAY = {CANCELLED: 0.15, KILLED: 0.15, LIMITED: 0.3}
 """Seconds by which each step of a training is slowed."""
 
 SLOW = """#!{python}
@@ -92,17 +92,20 @@ def test_a_study_whose_jobs_are_stopped_ends_in_the_bytes_of_a_local_build(local
     (folder / "bin").mkdir()
     variables = engines.eager(tmp_path)
     (tmp_path / "bin" / "vanishing").write_text(SLOW.format(python=sys.executable, delay=DELAY))
-    limits = ["train:runtime=1", "train:slurm_extra='--signal=TERM@20'"]
-    process = cluster.start(folder, *PROFILE, "--set-resources", *limits, **variables)
+    process = cluster.start(folder, *PROFILE, **variables)
 
-    def under_way(job):
-        return lambda: len(steps(folder, job)) > 20
+    def number(job):
+        return cluster.jobs(f"rule_train_wildcards_{'_'.join(job)}")[-1][0]
 
-    (number, _), *_ = wait_for(cluster, process, lambda: cluster.jobs("rule_train_wildcards_vgg08_0"))
-    wait_for(cluster, process, under_way(CANCELLED))
-    cluster.run(folder, "scancel", number)
-    wait_for(cluster, process, under_way(KILLED))
-    training(folder, KILLED).send_signal(signal.SIGKILL)
+    stops = {
+        CANCELLED: lambda: cluster.run(folder, "scancel", number(CANCELLED)),
+        KILLED: lambda: training(folder, KILLED).send_signal(signal.SIGKILL),
+        # less than the three minutes before its limit at which a job is told
+        LIMITED: lambda: cluster.run(folder, "scontrol", "update", f"JobId={number(LIMITED)}", "TimeLimit=1"),
+    }
+    while stops:
+        under_way = wait_for(cluster, process, lambda: [job for job in stops if len(steps(folder, job)) > 20])
+        stops.pop(under_way[0])()
     second = cluster.start(folder, *PROFILE)
     assert "at work here: snakemake" in second.communicate(timeout=60)[0]
     assert second.returncode == 1

@@ -51,11 +51,11 @@ SlurmdSpoolDir={folder}/spool
 SlurmctldLogFile={folder}/slurmctld.log
 SlurmdLogFile={folder}/slurmd.log
 GresTypes=gpu
-NodeName={host} NodeAddr=127.0.0.1 CPUs=8 RealMemory=64000 Gres=gpu:2 State=UNKNOWN
+NodeName={host} NodeAddr=127.0.0.1 CPUs=8 RealMemory=64000 Gres=gpu:4 State=UNKNOWN
 PartitionName=study Nodes={host} Default=YES MaxTime=INFINITE PriorityTier=1 State=UP
 PartitionName=urgent Nodes={host} MaxTime=INFINITE PriorityTier=2 State=UP
 """
-"""A cluster of one node with two GPUs that are none; jobs in `urgent` pre-empt those in `study`."""
+"""A cluster of one node with four GPUs that are none; jobs in `urgent` pre-empt those in `study`."""
 
 START = """
 set -e
@@ -113,7 +113,7 @@ def cluster():
     host = socket.gethostname().partition(".")[0]
     text = SLURM_CONF.format(host=host, ports=_ports(2), folder=folder)
     (folder / "etc" / "slurm.conf").write_text(text)
-    gres = "".join(f"Name=gpu File=/dev/{name}\n" for name in ("null", "zero"))
+    gres = "".join(f"Name=gpu File=/dev/{name}\n" for name in ("null", "zero", "full", "random"))
     (folder / "etc" / "gres.conf").write_text(gres)
     with (folder / "start.log").open("w") as log:
         process = subprocess.Popen(
