@@ -24,7 +24,7 @@ DELAY = {CANCELLED: 0.15, KILLED: 0.15, LIMITED: 0.3}
 """Seconds by which each step of a training is slowed."""
 
 SLOW = """#!{python}
-import sys, time
+import os, sys, time
 from pathlib import Path
 
 from vanishing import cli
@@ -34,6 +34,9 @@ if sys.argv[1] == "train":
 
     loop.SAVE_EVERY = 0.0
     job = sys.argv[2], sys.argv[4]
+    with Path("gpus.txt").open("a") as gpus:
+        gpus.write(f"{{os.environ.get('CUDA_VISIBLE_DEVICES')}}\n")
+
     def slow(training, save=loop.Training._save_if_due):
         with Path("steps.txt").open("a") as steps:
             steps.write(f"{{job[0]}} {{job[1]}} {{training.place.epoch}} {{training.place.iteration}}\\n")
@@ -42,7 +45,7 @@ if sys.argv[1] == "train":
     loop.Training._save_if_due = slow
 sys.exit(cli.main())
 """
-"""A `vanishing` whose trainings are slow, write down every step, and save it."""
+"""A `vanishing` whose trainings are slow, write down their GPU and every step, and save it."""
 
 
 def lay_out(folder):
@@ -121,6 +124,11 @@ def test_a_study_whose_jobs_are_stopped_ends_in_the_bytes_of_a_local_build(local
         print(name, states, done.total())
         assert states[-1] == "COMPLETED"
         assert len(states) > 1
+    gpus = (folder / "gpus.txt").read_text().splitlines()
+    assert set(gpus) <= set("0123")  # one for each job
+    assert len(set(gpus)) > 1
+    groups = [state for _, state in cluster.jobs("rule_report_")]
+    assert groups == ["COMPLETED"]  # tables, figures and report together
     assert engines.planned(folder) == set()
 
 
