@@ -509,6 +509,31 @@ def test_dvc_compares_what_snakemake_records_as_parameters(project, jobs):
                 assert [texts[path].strip() for path in files] == [recorded[stage.cmd]], stage.name
 
 
+def test_the_curves_of_each_study_overlay_in_a_plot_a_metric(project):
+    """DVC draws the histories of all its trainings, by a template that it finds and that has their axes."""
+    from dvc.repo import Repo
+
+    study = config.load(project / "params.yaml")
+    with Repo(str(project)) as repo:
+        definitions = next(repo.plots.collect())["workspace"]["definitions"]["data"]["workflow/dvc.yaml"]["data"]
+        template = json.loads((Path(repo.plots.templates_dir) / "curves.json").read_text())
+    titles = {"training loss": "train_loss", "validation accuracy": "val_accuracy"}
+    assert set(definitions) == {f"{key}: {title}" for key in study.studies for title in titles}
+    for name, plot in definitions.items():
+        key, title = name.split(": ")
+        assert (plot["x"], plot["template"]) == ("epoch", "curves")
+        histories = [
+            paths.results(run, seed) / "history.csv" for run, seed in study.jobs() if run in study.study(key).runs
+        ]
+        assert plot["y"] == {path.as_posix(): titles[title] for path in histories}
+    assert template["encoding"]["x"]["field"] == "<DVC_METRIC_X>"
+    assert template["encoding"]["y"]["field"] == "<DVC_METRIC_Y>"
+
+
+def test_the_plots_that_are_committed_are_those_of_the_parameters():
+    assert (examples.ROOT / paths.PLOTS).read_text() == graph.plots(config.load(examples.ROOT / "params.yaml"))
+
+
 def test_dvc_checks_the_parameters_before_anything_else(project):
     """DVC removes a stage's outputs before it runs: what refuses a mistake must own none that cost anything."""
     from dvc.repo import Repo

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from dvc.utils.hydra import apply_overrides
 from snakemake.cli import parse_config
 from snakemake_interface_executor_plugins.utils import format_cli_arg
 
@@ -164,3 +165,19 @@ def test_the_kernel_of_a_notebook_reads_the_file_that_its_command_names(tmp_path
     monkeypatch.setenv(config.VARIABLE, "other.yaml")
     assert config.load() == settings
     assert graph.load() == config.load(Path("params.yaml")) != settings  # a command is told by its own options alone
+
+
+@pytest.mark.parametrize(
+    ("typed", "dvcs"),
+    [
+        ("runs.vgg38_bn.train.learning_rate=0.003", "runs.vgg38_bn.train.learning_rate=0.003"),
+        ("runs.vgg38_rc.train.learning_rate=0.003", "++runs.vgg38_rc.train.learning_rate=0.003"),
+        ("train.schedule=constant", "train.schedule=constant"),
+        ("seeds=[0, 1]", "seeds=[0,1]"),
+    ],
+)
+def test_a_setting_does_what_dvc_does_with_it(typed, dvcs, folder):
+    """DVC wants plus signs before a key that the file has not."""
+    overridden = config.load(overrides=config.read_settings([typed]))
+    apply_overrides(folder / "params.yaml", [dvcs])
+    assert config.load() == overridden

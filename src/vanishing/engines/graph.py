@@ -20,6 +20,9 @@ from vanishing.errors import UserError
 FROM_RESULTS = "from_results"
 """Key of `--config` that leaves out every rule which could train, for `make report`."""
 
+CURVES = {"training loss": "train_loss", "validation accuracy": "val_accuracy"}
+"""Columns of a history that `dvc plots` draws for each study."""
+
 EXPERIMENT = "DVC_EXP_NAME"
 """What DVC sets for the stages of an experiment."""
 
@@ -231,6 +234,20 @@ def job_list(settings: Parameters) -> str:
     return f'{{"jobs": {_named(settings.jobs())},\n"analysed": {{{", ".join(analysed)}}}}}\n'
 
 
+def plots(settings: Parameters) -> str:
+    """Return a file of DVC with the curves of each study: all its trainings in one plot for each of `CURVES`.
+
+    Templates of `dvc.yaml` cannot say that, since only stages are expanded there.
+    """
+    found = []
+    for key in settings.studies:
+        histories = [paths.results(*job) / "history.csv" for job in study_jobs(settings, settings.jobs(), key)]
+        for title, column in CURVES.items():
+            y = {os.path.relpath(path, paths.PLOTS.parent): column for path in histories}
+            found.append({f"{key}: {title}": {"x": "epoch", "y": y, "template": "curves"}})
+    return config.text({"plots": found})
+
+
 def _named(chosen: Iterable[Job]) -> str:
     """Write jobs as JSON, a line each."""
     lines = [f'  "{run}-{seed}": {{"run": "{run}", "seed": {seed}}}' for run, seed in chosen]
@@ -244,7 +261,7 @@ def configurations(settings: Parameters) -> dict[Path, str]:
 
 
 def configure(settings: Parameters, same_jobs: bool = False) -> None:
-    """Write what each stage depends on, a file each, and the list of jobs that `dvc.yaml` expands.
+    """Write what each stage depends on, a file each, the list of jobs that `dvc.yaml` expands, and the plots.
 
     Files that are there already and right are left alone.
 
@@ -258,6 +275,7 @@ def configure(settings: Parameters, same_jobs: bool = False) -> None:
             path.unlink()
     for path, text in texts.items():
         files.write_if_changed(path, text)
+    files.write_if_changed(paths.PLOTS, plots(settings))
     if files.write_if_changed(paths.JOBS, job_list(settings)) and same_jobs:
         again = "run the same command again to go on with the new ones"
         if EXPERIMENT in os.environ:  # whose copy of the project goes with it, and the new list too
