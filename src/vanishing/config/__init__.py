@@ -9,7 +9,7 @@ from vanishing.config.effective_depth import EffectiveDepth
 from vanishing.config.gradients import Gradients
 from vanishing.config.landscape import Landscape
 from vanishing.config.model import BOTTLENECK, Model
-from vanishing.config.parameters import Parameters, check, load, looks, read, with_runs
+from vanishing.config.parameters import Parameters, check, load, read, with_runs
 from vanishing.config.run import Run, completed
 from vanishing.config.signal import Signal
 from vanishing.config.smoothness import Smoothness
@@ -45,7 +45,6 @@ __all__ = [
     "check",
     "completed",
     "load",
-    "looks",
     "merge",
     "read",
     "read_yaml",
