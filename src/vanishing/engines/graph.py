@@ -147,7 +147,8 @@ def results_of(chosen: Iterable[Job]) -> list[Path]:
 
 def study_jobs(settings: Parameters, chosen: Iterable[Job], key: str) -> list[Job]:
     """List the jobs of one study."""
-    return [job for job in chosen if job[0] in settings.studies[key].runs]
+    runs = set(settings.studies[key].runs)
+    return [job for job in chosen if job[0] in runs]
 
 
 def stage_jobs(settings: Parameters, stage: catalogue.Stage, chosen: Iterable[Job]) -> list[Job]:
