@@ -15,6 +15,8 @@ from clones import git, nothing_to_do, under_git
 from engines import content, run, start
 from servers import KINDS, Relay
 
+from vanishing import files
+
 PUSHED = 1_000_000
 """Bytes of an interrupted push that get through, of 2.3 million."""
 
@@ -85,15 +87,14 @@ def test_the_record_is_committed_alone_and_the_rest_is_on_the_remote(shared, ser
     assert git(shared, "diff", "--name-only", "HEAD~1", "HEAD", "--diff-filter=M").split() == ["README.md"]
     assert git(shared, "log", "-1", "--format=%s").strip() == "Record the results of 2 trainings"
     assert whole(server, "shared") == objects(shared)
-    printed = run(shared, "vanishing", "share")
-    assert "objects sent to 'storage': 0\n" in printed
-    assert "nothing new to commit\n" in printed
 
 
 def objects(folder):
-    """Return the names of the objects in the cache of a checkout."""
+    """Return the names of the objects in the cache of a checkout, but for the results, which git has."""
     cache = folder / ".dvc/cache"
-    return {path.relative_to(cache).as_posix() for path in cache.glob("files/md5/??/*")}
+    in_git = {files.digest(path, "md5") for path in (folder / "results").rglob("*") if path.is_file()}
+    found = {f"{path.parent.name}{path.name}": path.relative_to(cache) for path in cache.glob("files/md5/??/*")}
+    return {path.as_posix() for digest, path in found.items() if digest not in in_git}
 
 
 def whole(server, place):
@@ -176,6 +177,8 @@ def the_images(folder):
     return key_of(folder, "data", "data/generated.npz")
 
 
+MENDS = "`vanishing share --all` mends the remote, where they are whole or made again"
+
 DAMAGED = {
     the_images: ("data/generated.npz", "vanishing data"),
     a_checkpoint: ("checkpoints/vgg08/seed0/epoch0000.safetensors", "vanishing train vgg08 --seed 0"),
@@ -184,11 +187,20 @@ DAMAGED = {
 """By what is damaged on the remote: what a clone misses, and the command that makes it again."""
 
 
-def damage(server, place, key):
-    """Flip a bit in the middle of an object."""
-    content = bytearray(server.read(place, key))
-    content[len(content) // 2] ^= 1
-    server.write(place, key, bytes(content))
+@pytest.fixture
+def damaged(shared, server):
+    """Return what flips a bit in the middle of an object on the remote; afterwards it is what it was."""
+    before = {}
+
+    def damage(key):
+        before[key] = server.read("shared", key)
+        content = bytearray(before[key])
+        content[len(content) // 2] ^= 1
+        server.write("shared", key, bytes(content))
+
+    yield damage
+    for key, content in before.items():
+        server.write("shared", key, content)
 
 
 def last_line(folder, *command):
@@ -199,32 +211,34 @@ def last_line(folder, *command):
     return printed.splitlines()[-1], printed
 
 
-@pytest.mark.parametrize("which", DAMAGED, ids=lambda each: each.__name__)
-def test_what_is_damaged_on_the_remote_is_refused_named_and_mended(shared, server, tmp_path, which):
+@pytest.mark.parametrize("which", [[the_images, a_checkpoint], [list_of_checkpoints]], ids=["files", "list"])
+def test_what_is_damaged_on_the_remote_is_refused_named_and_mended(shared, server, damaged, tmp_path, which):
     folder = clone(shared, tmp_path / "clone", server)
-    path, command = DAMAGED[which]
-    key = which(shared)
-    digest = key.removeprefix("files/md5/").replace("/", "")
-    damage(server, "shared", key)
+    for each in which:
+        damaged(each(shared))
     last, printed = last_line(folder, "vanishing", "restore")
-    named = f"{path}: found no intact copy on 'storage', expected {digest} (dvc.lock); next: `{command}`\n"
-    assert named in printed
-    assert last == (
-        "vanishing restore: not restored: 1; `vanishing share --all` mends the remote, where they are whole or made again"
-    )
-    assert not (folder / path).exists()
+    for each in which:
+        path, command = DAMAGED[each]
+        digest = each(shared).removeprefix("files/md5/").replace("/", "")
+        expected = f"expected {digest} (dvc.lock); next: `{command}`"
+        assert f"{path}: found no intact copy on 'storage', {expected}\n" in printed
+        assert not (folder / path).exists()
+    assert last == f"vanishing restore: not restored: {len(which)}; {MENDS}"
     printed = run(shared, "vanishing", "share", "--all")
-    assert f"{path}: 'storage' had no intact copy, now it has\n" in printed
+    for each in which:
+        assert f"{DAMAGED[each][0]}: 'storage' had no intact copy, now it has\n" in printed
+    assert "objects sent to 'storage': 0\n" in printed
+    assert "nothing new to commit\n" in printed
     assert whole(server, "shared") == objects(shared)
     run(folder, "vanishing", "restore")
     assert "no mismatch; " in run(folder, "vanishing", "verify")
     nothing_to_do(folder)
 
 
-def test_verify_finds_what_a_plain_pull_has_brought_and_its_command_mends_it(shared, server, tmp_path):
+def test_verify_finds_what_a_plain_pull_has_brought_and_its_commands_mend_it(shared, server, damaged, tmp_path):
     folder = clone(shared, tmp_path / "clone", server)
     key = the_images(shared)
-    damage(server, "shared", key)
+    damaged(key)
     run(folder, "dvc", "pull")  # which compares nothing by default
     _, printed = last_line(folder, "vanishing", "verify")
     named = [line for line in printed.splitlines() if line.startswith(("data/generated.npz: ", ".dvc/cache/"))]
@@ -234,8 +248,3 @@ def test_verify_finds_what_a_plain_pull_has_brought_and_its_command_mends_it(sha
     run(folder, "vanishing", "sync")
     assert "no mismatch; " in run(folder, "vanishing", "verify")
     nothing_to_do(folder)
-    run(folder, "git", "config", "user.name", "B")
-    printed = run(folder, "vanishing", "share", "--all")
-    assert "data/generated.npz: 'storage' had no intact copy, now it has\n" in printed
-    assert "nothing new to commit\n" in printed
-    assert whole(server, "shared") == objects(shared)
