@@ -194,13 +194,13 @@ def damaged(shared, server):
 
     def damage(key):
         before[key] = server.read("shared", key)
-        content = bytearray(before[key])
-        content[len(content) // 2] ^= 1
-        server.write("shared", key, bytes(content))
+        flipped = bytearray(before[key])
+        flipped[len(flipped) // 2] ^= 1
+        server.write("shared", key, bytes(flipped))
 
     yield damage
-    for key, content in before.items():
-        server.write("shared", key, content)
+    for key, whole_one in before.items():
+        server.write("shared", key, whole_one)
 
 
 def last_line(folder, *command):
