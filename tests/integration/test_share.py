@@ -107,8 +107,7 @@ def test_nobody_shares_without_git(study):
 
 
 def test_a_mismatch_stops_it_before_anything_leaves_the_machine(study):
-    engines.run(study, "vanishing", "data")
-    engines.run(study, "vanishing", "sync")
+    engines.run(study, "dvc", "repro", "data")
     digest = files.digest(study / "data/generated.npz", "md5")
     cached = study / ".dvc/cache/files/md5" / digest[:2] / digest[2:]
     cached.chmod(0o644)
