@@ -7,14 +7,14 @@ from pathlib import Path
 
 from vanishing import config, git, paths
 from vanishing.console import say
-from vanishing.engines import remote, sync
+from vanishing.engines import lock, remote, sync
 from vanishing.errors import UserError
-from vanishing.report import readme
 from vanishing.results import store
-from vanishing.verify import dvc_lock, run
+from vanishing.verify import dvc_lock
 from vanishing.verify.mismatch import Mismatch
 
-RECORD = (dvc_lock.LOCK, paths.RESULTS, readme.README, readme.PAGE, readme.COLUMNS, readme.DOCS / "result.svg")
+PAGES = ("README.md", "docs/results.md", "docs/analyses.md", "docs/result.svg")
+RECORD = (dvc_lock.LOCK, paths.RESULTS, *map(Path, PAGES))
 """What `share` commits: DVC's record, the results, and what `vanishing readme` writes."""
 
 SOURCES = ("src", "notebooks", "report", "workflow")
@@ -33,6 +33,9 @@ def share(settings: config.Parameters, every: bool = False) -> None:
     Raises:
         UserError: no remote, or out of reach; changes that are not committed; a file does not match its record.
     """
+    from vanishing.report import readme  # with them come PyTorch and seaborn, which a restore can do without
+    from vanishing.verify import run
+
     if why := git.obstacle():
         raise UserError(f"no commit to add to: {why}; without git, `dvc push` alone hands on data and checkpoints")
     with remote.opened():
@@ -56,12 +59,17 @@ def restore(settings: config.Parameters) -> None:
     """Bring data and checkpoints from DVC's remote, and tell both engines what is here.
 
     Raises:
-        UserError: no remote, or out of reach; an object is missing or damaged there.
+        UserError: an engine or a training is at work; no remote, or out of reach; an object is missing or damaged.
     """
+    lock.check_idle("vanishing restore")
     with remote.opened() as storage:
-        storage.pull()
+        if not dvc_lock.LOCK.exists():
+            raise UserError(f"{dvc_lock.LOCK}: missing; nothing has been shared yet")
+        complaint = storage.pull()
         missing = [each for each in _objects() if not dvc_lock.kept(each[1])]
         lost = [each for each in missing if not storage.intact(each[1])]
+        if complaint and not lost:
+            raise complaint
         for path, digest, command in lost:
             print(Mismatch(path, f"{digest} ({dvc_lock.LOCK})", f"no intact copy on '{storage.name}'", command))
     sync.bring_together(settings)
@@ -85,4 +93,4 @@ def _check_committed() -> None:
     found = [Path(name) for name in (changed + unknown).split("\0") if name]
     if left := [path for path in found if not any(each == path or each in path.parents for each in RECORD)]:
         names = ", ".join(map(str, left[: sync.SHOWN])) + ", ..." * (len(left) > sync.SHOWN)
-        raise UserError(f"not committed: {names}; commit or `git stash` what does not belong to the results first")
+        raise UserError(f"not committed: {names}; commit them, or put them aside with `git stash --include-untracked`")

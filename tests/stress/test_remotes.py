@@ -10,9 +10,11 @@ import shutil
 import time
 
 import pytest
+import users
 import yaml
 from clones import git, nothing_to_do, under_git
 from engines import content, run, start
+from programs import needs
 from servers import KINDS, Relay
 
 from vanishing import files
@@ -194,13 +196,13 @@ def damaged(shared, server):
 
     def damage(key):
         before[key] = server.read("shared", key)
-        content = bytearray(before[key])
-        content[len(content) // 2] ^= 1
-        server.write("shared", key, bytes(content))
+        flipped = bytearray(before[key])
+        flipped[len(flipped) // 2] ^= 1
+        server.write("shared", key, bytes(flipped))
 
     yield damage
-    for key, content in before.items():
-        server.write("shared", key, content)
+    for key, whole_one in before.items():
+        server.write("shared", key, whole_one)
 
 
 def last_line(folder, *command):
@@ -248,3 +250,64 @@ def test_verify_finds_what_a_plain_pull_has_brought_and_its_commands_mend_it(sha
     run(folder, "vanishing", "sync")
     assert "no mismatch; " in run(folder, "vanishing", "verify")
     nothing_to_do(folder)
+
+
+PROXY = """
+Host study-storage
+    HostName 127.0.0.1
+    Port {server.port}
+    IdentityFile {server.folder}/user
+    ProxyCommand ssh -F none -i {server.folder}/user -o UserKnownHostsFile={known} -o BatchMode=yes -p %p -W %h:%p %r@%h
+"""
+"""As in docs/remotes.md, with the port and the keys of this server: `~/.ssh` of whoever runs the tests has neither."""
+
+
+GROUP_PUSH = """
+set -e
+umask 022
+export DVC_SITE_CACHE_DIR=$HOME/dvc
+dvc init --no-scm --quiet
+dvc remote add --default storage {storage}
+dvc remote modify storage shared group
+dvc add --quiet file
+dvc push
+"""
+
+
+def test_openssh_checks_the_host_where_it_makes_the_connection(tmp_path):
+    needs("ssh")
+    for name in ("server", "home/.ssh", "project"):
+        (tmp_path / name).mkdir(parents=True)
+    server, known, project = KINDS["ssh"](tmp_path / "server"), tmp_path / "known", tmp_path / "project"
+    (tmp_path / "home/.ssh/config").write_text(PROXY.format(server=server, known=known))
+    place = server.url("hosts").replace("127.0.0.1", "study-storage")
+    run(project, "dvc", "init", "--no-scm", "--quiet")
+    run(project, "dvc", "remote", "add", "--default", "storage", place)
+    with server.up():
+        for name, expected in (("user", 0), ("host", 1)):  # another key than the host's, then its own
+            kind, key = (server.folder / f"{name}.pub").read_text().split()[:2]
+            known.write_text(f"[127.0.0.1]:{server.port} {kind} {key}\n")
+            (project / name).write_text(name)
+            run(project, "dvc", "add", "--quiet", name)
+            pushed = start(["dvc", "push", f"{name}.dvc"], project, {"HOME": f"{tmp_path}/home"})
+            printed, _ = pushed.communicate(timeout=120)
+            assert (pushed.returncode == 0) == bool(expected), printed
+            assert len(server.keys("hosts")) == expected
+
+
+def test_a_directory_of_a_group_takes_what_every_member_pushes():
+    """Under the umask 022 too, and into one folder of the remote: both objects' names begin with `00`."""
+    texts = (f"{number}" for number in range(10_000))
+    found = [text for text in texts if hashlib.md5(text.encode(), usedforsecurity=False).hexdigest().startswith("00")]
+    with users.shared_folder() as folder:
+        (folder / "storage").mkdir()
+        (folder / "storage").chmod(0o2775)
+        for name, text in zip(users.NAMES, found, strict=False):
+            project = folder / name
+            project.mkdir()
+            (project / "file").write_text(text)
+            for path in (project, project / "file"):
+                shutil.chown(path, name)
+            script = GROUP_PUSH.format(storage=folder / "storage")
+            run(project, *users.command(name, folder, "sh", "-c", script))
+        assert len(list((folder / "storage").glob("files/md5/00/*"))) == len(users.NAMES)

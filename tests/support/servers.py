@@ -12,7 +12,6 @@ import threading
 import time
 from pathlib import Path
 
-import requests
 from programs import needs
 
 SSHD = """
@@ -91,8 +90,11 @@ class Directory:
         return (self.storage / name / key).read_bytes()
 
     def write(self, name, key, content):
-        (self.storage / name / key).chmod(0o644)  # DVC makes it read-only in a directory
-        (self.storage / name / key).write_bytes(content)
+        path = self.storage / name / key
+        mode = path.stat().st_mode  # DVC trusts what is read-only in a directory, and compares the rest
+        path.chmod(0o644)
+        path.write_bytes(content)
+        path.chmod(mode)
 
     def keys(self, name):
         """Return the names of the objects at a place, without the files of uploads that have not ended."""
@@ -143,7 +145,7 @@ class S3:
     def up(self):
         moto = shutil.which("moto_server", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
         with running([moto, "--host", "127.0.0.1", "--port", str(self.port)], self.port, self.folder / "log"):
-            self._ask("PUT", "")
+            self._client.create_bucket(Bucket="study")
             yield
 
     def url(self, name):
@@ -157,18 +159,28 @@ class S3:
         return {"endpointurl": f"http://127.0.0.1:{port}"}
 
     def read(self, name, key):
-        return self._ask("GET", f"{name}/{key}").content
+        return self._client.get_object(Bucket="study", Key=f"{name}/{key}")["Body"].read()
 
     def write(self, name, key, content):
-        self._ask("PUT", f"{name}/{key}", content)
+        self._client.put_object(Bucket="study", Key=f"{name}/{key}", Body=content)
 
     def keys(self, name):
-        return re.findall(rf"<Key>{name}/({OBJECT})</Key>", self._ask("GET", f"?prefix={name}/").text)
+        listed = self._client.list_objects_v2(Bucket="study", Prefix=f"{name}/").get("Contents", [])
+        found = (each["Key"].removeprefix(f"{name}/") for each in listed)
+        return sorted(key for key in found if re.fullmatch(OBJECT, key))
 
-    def _ask(self, method, path, content=None):
-        answer = requests.request(method, f"http://127.0.0.1:{self.port}/study/{path}", data=content, timeout=60)
-        answer.raise_for_status()
-        return answer
+    @property
+    def _client(self):
+        import boto3  # which moto brings
+
+        user, secret, region = S3_KEYS.values()
+        return boto3.client(
+            "s3",
+            region,
+            endpoint_url=self.settings["endpointurl"],
+            aws_access_key_id=user,
+            aws_secret_access_key=secret,
+        )
 
 
 KINDS = {"directory": Directory, "ssh": Ssh, "s3": S3}

@@ -71,9 +71,12 @@ def test_secrets_of_remotes_are_ignored_by_git():
     assert done.returncode in (0, 128), "128: not a git repository"
 
 
-def test_no_remote_and_no_secret_is_in_the_committed_settings_of_dvc():
+def test_no_secret_is_in_the_committed_settings_of_dvc():
+    """The place of a remote may be there (docs/remotes.md), without a password in its address."""
     text = (examples.ROOT / ".dvc" / "config").read_text()
-    assert not re.search(r"remote|url|user|password|key|token|secret|credential", text, re.IGNORECASE)
+    assert not re.search(
+        r"password|passphrase|key|token|secret|credential|connection|://[^/@\s]*:[^/@\s]*@", text, re.I
+    )
 
 
 def test_what_the_security_notes_name_is_there():

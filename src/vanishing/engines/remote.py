@@ -31,23 +31,30 @@ class Remote:
         self._repo = repo
         self._objects = repo.cloud.get_remote_odb()
         self.name = repo.config["core"]["remote"]
-        self._objects.fs.exists(self._objects.path)  # the error of a fetch without a connection has no cause
+        place, fs = repo.config["remote"][self.name]["url"], self._objects.fs
+        there = fs.exists(fs.parent(fs.parent(self._objects.path)))  # connects: the error of a fetch names no cause
+        if fs.protocol == "local" and not there:  # DVC would make it, be it where a disk is not mounted
+            raise UserError(f"{place}: no such directory; mount the disk, or make it with `mkdir -p`")
 
     def push(self) -> None:
         """Send every object that `dvc.lock` names and the remote does not list; those that are there are trusted."""
         say(f"objects sent to '{self.name}': {self._repo.push()}")
 
-    def pull(self) -> None:
-        """Bring what `dvc.lock` names into the cache and the checkout.
+    def pull(self) -> UserError | None:
+        """Bring what `dvc.lock` names into the cache and the checkout, but nothing that is damaged.
 
-        What is missing or damaged on the remote is in neither afterwards; the caller looks for it.
+        Returns:
+            DVC's complaint, which seldom says of what: it is then not in the cache.
         """
         from dvc.exceptions import CheckoutError, DownloadError
         from dvc.output import ObjectFormatError
 
-        with contextlib.suppress(ObjectFormatError, DownloadError, CheckoutError):
+        try:
             say(f"objects brought from '{self.name}': {self._repo.fetch()}")
             self._repo.checkout()
+        except (ObjectFormatError, DownloadError, CheckoutError) as error:
+            return _told(error)
+        return None
 
     def intact(self, digest: str) -> bool:
         """Read an object, and return whether it is there and is what its name says."""
@@ -88,6 +95,11 @@ def opened() -> Iterator[Remote]:
     except UserError:
         raise
     except Exception as error:  # storage of each kind has errors of its own, which are no DvcException
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        step = "`vanishing share --all` mends it" if "is corrupted" in first else f"see docs/remotes.md, then {AGAIN}"
-        raise UserError(f"remote: {first}; {step}") from error
+        raise _told(error) from error
+
+
+def _told(error: Exception) -> UserError:
+    """Return an error of DVC's, or of the storage, in a line with the next step."""
+    first = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    step = "`vanishing share --all` mends it" if "is corrupted" in first else f"see docs/remotes.md, then {AGAIN}"
+    return UserError(f"remote: {first}; {step}")
