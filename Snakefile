@@ -3,13 +3,14 @@
 #   snakemake --cores 4 --resources gpu=1     everything, ending in report/report.pdf
 #   snakemake --cores 4 depth                 one study: its runs, tables and figures
 #   snakemake --cores 2 report --config from_results=true     the report from results/ alone (`make report`)
+#   snakemake --cores 2 --config 'train={epochs: 50}'         with another setting (docs/experiments.md)
 
 import sys
 
 from snakemake.utils import min_version
 
 from vanishing import environment, project
-from vanishing.engines import graph, links, lock, typed
+from vanishing.engines import graph, links, lock, resources, typed
 from vanishing.errors import UserError
 
 min_version("9.14")
@@ -19,13 +20,16 @@ environment.settle()
 try:
     project.check_code()
     # before Snakemake reads the file: its own complaints name neither line nor key
-    settings = graph.load(config)
+    overrides = graph.laid_over(config)
+    settings = graph.load(overrides, "--config")
+    vanishing = graph.program(overrides)
     stages = graph.stages(config)
     jobs = graph.jobs(settings, config)
     studies = graph.drawn(settings, jobs)
     if workflow.is_main_process:
         options = typed.options(sys.argv)
         graph.check_targets(options.targets, settings, stages, studies)
+        graph.check_typed(options.config or [])
         lock.clear()
         lock.guard(sys.argv)
         if not options.dryrun:

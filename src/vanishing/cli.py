@@ -26,7 +26,11 @@ Missing = Callable[["Parameters", Sequence[str]], list[tuple[str, int]]]
 ANYWHERE = ("diagnose",)
 """Commands that need no project."""
 
+UNSET = ("configure", "sync", "verify", "share", "restore", "workspace", *ANYWHERE)
+"""Commands without `--set`: they compare with records of `params.yaml`, or have parameters of their own."""
+
 AT_ONCE = "number of trainings that share the device (default: 1)"
+SETTING = "replace a setting of params.yaml, such as train.epochs=50; may be repeated"
 MISSING = "only what has no results yet: of STUDY, of the runs named before it, or of all"
 UNTIL = "stop in time, with all state saved: after 540s, 9min or 1.5h, or at 17:30"
 
@@ -45,6 +49,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.command not in ANYWHERE:
             project.enter()
+        if options.settings and options.command in UNSET:
+            from vanishing.config import ParameterError
+
+            raise ParameterError("--set: not for this command, which goes by params.yaml alone")
         options.run(options)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader, such as `head`, has seen enough; what is left to flush goes nowhere
@@ -80,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="vanishing", description="Why deep plain CNNs do not train, and what cures it: the stages of the study."
     )
+    parser.add_argument("--set", action="append", default=[], dest="settings", metavar="KEY=VALUE", help=SETTING)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, run: Command, text: str) -> argparse.ArgumentParser:
@@ -115,13 +124,7 @@ def _parser() -> argparse.ArgumentParser:
             costs.add_argument("--at-once", type=int, default=1, metavar="N", help=AT_ONCE)
     command("readme", _readme, "write the results into README.md and docs/, from results/: no engine makes them")
     command("show", _show, "print the tables of results/")
-    command("sync", _sync, "tell Snakemake and DVC what the other has built")
-    verify = command("verify", _verify, "compare every file with its records, and name each mismatch")
-    verify.add_argument(
-        "--all", action="store_true", dest="every", help="evaluate and measure every training again, not a sample"
-    )
-    manifest = command("manifest", _manifest, "print versions, hardware, numerics and the hashes of all outputs")
-    manifest.add_argument("--output", type=_path, metavar="FILE", help="write to this file instead")
+    _records(command)
     diagnose = command("diagnose", _diagnose, "say where signal or gradient die in any network, and what helps")
     diagnose.add_argument("model", metavar="MODULE:CALLABLE", help="returns a torch.nn.Module, or (model, batches)")
     diagnose.add_argument(
@@ -133,6 +136,24 @@ def _parser() -> argparse.ArgumentParser:
     workspace.add_argument("--overlay", type=_path, metavar="FILE", help="parameters that replace those in params.yaml")
     workspace.add_argument("--study", action="append", metavar="STUDY", help="keep only this study; may be repeated")
     return parser
+
+
+def _records(command: Callable[[str, Command, str], argparse.ArgumentParser]) -> None:
+    """Add the commands that read and write records of the files, for two engines and for others."""
+    command("sync", _sync, "tell Snakemake and DVC what the other has built")
+    verify = command("verify", _verify, "compare every file with its records, and name each mismatch")
+    verify.add_argument(
+        "--all", action="store_true", dest="every", help="evaluate and measure every training again, not a sample"
+    )
+    share = command(
+        "share", _share, "check the results, push data and checkpoints to DVC's remote, and commit the record"
+    )
+    share.add_argument(
+        "--all", action="store_true", dest="every", help="read every object on the remote, and replace damaged ones"
+    )
+    command("restore", _restore, "bring data and checkpoints from DVC's remote, so that no engine has anything to do")
+    manifest = command("manifest", _manifest, "print versions, hardware, numerics and the hashes of all outputs")
+    manifest.add_argument("--output", type=_path, metavar="FILE", help="write to this file instead")
 
 
 def _select_jobs(parser: argparse.ArgumentParser) -> None:
@@ -159,10 +180,11 @@ _OPTIONS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
 """Adds a stage's arguments, by `Stage.each`."""
 
 
-def _load() -> Parameters:
+def _load(options: argparse.Namespace) -> Parameters:
+    from vanishing import config
     from vanishing.engines import graph
 
-    return graph.load()
+    return graph.load(config.read_settings(options.settings))
 
 
 def _run(stage: catalogue.Stage) -> Command:
@@ -171,7 +193,7 @@ def _run(stage: catalogue.Stage) -> Command:
     def run(options: argparse.Namespace) -> None:
         from vanishing import stages
 
-        function, settings = getattr(stages, stage.name), _load()
+        function, settings = getattr(stages, stage.name), _load(options)
         if stage.each == "job":
             for job in _chosen(options, settings, partial(_unmeasured, stage)):
                 function(settings, *job)
@@ -197,13 +219,13 @@ def _unmeasured(stage: catalogue.Stage, settings: Parameters, studies: Sequence[
 def _configure(options: argparse.Namespace) -> None:
     from vanishing.engines import graph
 
-    graph.configure(_load(), options.same_jobs)
+    graph.configure(_load(options), options.same_jobs)
 
 
 def _data(options: argparse.Namespace) -> None:
     from vanishing import stages
 
-    stages.data(_load(), options.source)
+    stages.data(_load(options), options.source)
 
 
 def _train(options: argparse.Namespace) -> None:
@@ -211,12 +233,12 @@ def _train(options: argparse.Namespace) -> None:
 
     # before PyTorch, whose import takes seconds of it
     until = None if options.until is None else time_limit.parse(options.until)
-    settings = _load()
+    settings = _load(options)
     if chosen := _chosen(options, settings, remaining.to_train):
         from vanishing import stages
 
         missing = options.missing is not None
-        again = f"`vanishing {shlex.join(options.typed)}`" if missing else ""
+        again = f"`vanishing {shlex.join(options.typed)}`" if missing or options.settings else ""
         stages.train(settings, chosen, options.at_once, until, again, missing)
 
 
@@ -241,23 +263,35 @@ def _chosen(options: argparse.Namespace, settings: Parameters, missing: Missing)
     return chosen
 
 
-def _sync(_: argparse.Namespace) -> None:
+def _sync(options: argparse.Namespace) -> None:
     from vanishing.engines import sync
 
-    sync.bring_together(_load())
+    sync.bring_together(_load(options))
 
 
 def _verify(options: argparse.Namespace) -> None:
     from vanishing.verify import run
 
-    run.verify(_load(), options.every)
+    run.verify(_load(options), options.every)
+
+
+def _share(options: argparse.Namespace) -> None:
+    from vanishing import sharing
+
+    sharing.share(_load(options), options.every)
+
+
+def _restore(options: argparse.Namespace) -> None:
+    from vanishing import sharing
+
+    sharing.restore(_load(options))
 
 
 def _manifest(options: argparse.Namespace) -> None:
     from vanishing import files
     from vanishing.verify import manifest
 
-    text = manifest.as_text(manifest.collect(_load()))
+    text = manifest.as_text(manifest.collect(_load(options)))
     if options.output:
         files.write(options.output, text)
     else:
@@ -282,11 +316,11 @@ def _diagnose(options: argparse.Namespace) -> None:
         found.save(options.output)
 
 
-def _models(_: argparse.Namespace) -> None:
+def _models(options: argparse.Namespace) -> None:
     from vanishing.console import aligned
     from vanishing.training import models
 
-    settings = _load()
+    settings = _load(options)
     rows = [("run", "layers", "parameters", "MACs per image", "studies")]
     for name in settings.runs:
         run = settings.run(name)
@@ -300,7 +334,7 @@ def _plan(options: argparse.Namespace) -> None:
     from vanishing.engines import remaining
     from vanishing.training import cost
 
-    settings = _load()
+    settings = _load(options)
     listed = remaining.entries(settings, options.studies)
     print(remaining.text(listed, cost.estimate(listed, at_once=options.at_once)))
     if swept := [] if options.studies else remaining.sweep(settings):  # which belongs to no study
@@ -310,20 +344,20 @@ def _plan(options: argparse.Namespace) -> None:
 def _rates(options: argparse.Namespace) -> None:
     from vanishing.results import throughput
 
-    throughput.report_throughput(_load(), options.studies)
+    throughput.report_throughput(_load(options), options.studies)
 
 
-def _readme(_: argparse.Namespace) -> None:
+def _readme(options: argparse.Namespace) -> None:
     from vanishing.report import readme
 
-    readme.write_readme(_load())
+    readme.write_readme(_load(options))
 
 
-def _show(_: argparse.Namespace) -> None:
+def _show(options: argparse.Namespace) -> None:
     from vanishing.report import tables
     from vanishing.results import aggregate
 
-    settings = _load()
+    settings = _load(options)
     found = aggregate.collect(settings)
     for key, rows in found.items():
         print(tables.study_text(settings.studies[key].title, rows))

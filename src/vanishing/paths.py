@@ -15,6 +15,8 @@ CHECKS = RESULTS / "checks.csv"
 """What was expected of the results, and what was found."""
 JOBS = Path("workflow") / "jobs.json"
 """Every run with each of its seeds, for DVC, which cannot work that out."""
+PLOTS = Path("workflow") / "dvc.yaml"
+"""The curves of each study, for `dvc plots`."""
 CONFIGURATION = Path("configuration")
 """What each stage depends on beside its input files, for DVC to compare."""
 ANALYSES = RESULTS / "analyses"

@@ -164,7 +164,7 @@ def explain(settings: config.Parameters) -> None:
     from vanishing.report import notebooks
     from vanishing.report.why import section
 
-    notebooks.draw_analyses(section.write(settings))
+    notebooks.draw_analyses(section.write(settings), settings)
 
 
 def numbers(settings: config.Parameters) -> None:

@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -12,7 +13,7 @@ import pytest
 import yaml
 
 import examples
-from vanishing import config, paths
+from vanishing import cli, config, paths
 from vanishing.engines import catalogue, graph, workspace
 from vanishing.errors import UserError
 
@@ -302,12 +303,14 @@ def test_one_gpu_job_at_a_time_is_the_default():
     assert "gpu=1" in profile["resources"]
 
 
-def test_snakemake_finds_nothing_to_complain_of_but_the_missing_conda_environment(project):
+def test_snakemake_finds_nothing_to_complain_of_but_two_things_on_purpose(project):
     # Both engines run in the one environment of requirements.lock; a conda environment of Snakemake's alone
     # would let the two give different numbers.
     done = snakemake("--lint", folder=project)
     found = re.findall(r"^ +\* (.*)$", done.stdout + done.stderr, re.MULTILINE)
-    assert set(found) == {"Specify a conda environment or container for each rule.:"}
+    # And a parameter with the settings of the command line would make every output stale by a setting of one run.
+    outside = "Shell command directly uses variable vanishing from outside of the rule:"
+    assert set(found) == {"Specify a conda environment or container for each rule.:", outside}
 
 
 @pytest.mark.parametrize(
@@ -372,18 +375,49 @@ def test_no_parameters_are_one_line(tmp_path):
     assert refused(folder) == f"snakemake: params.yaml: {where}"
 
 
-def test_a_setting_on_the_command_line_is_refused(tmp_path):
-    folder = lay_out(tmp_path, {})
-    line = refused(folder, "--config", "seeds=[1]")
-    assert line == "snakemake: --config seeds: settings come from params.yaml alone; change them there"
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("from_result=true", "--config over params.yaml: from_result = True: unknown key; allowed: data, model, "),
+        ("seeds=[one]", "--config over params.yaml: seeds.0 = 'one': allowed: an integer"),
+        ("runs={vgg_38: {train: {epochs: 3}}}", "--config over params.yaml: runs.vgg_38: no such run; allowed: vgg08"),
+        (
+            "studies={pair: {title: a\\b}}",
+            "--config 'studies={pair: {title: a\\\\b}}': Snakemake would change it on the way to a job; ",
+        ),
+    ],
+)
+def test_a_mistake_in_a_setting_on_the_command_line_is_one_line_too(project, setting, told):
+    assert refused(project, "--config", setting).startswith(f"snakemake: {told}")
 
 
-@pytest.mark.parametrize("key", ["train", "seeds", "epochs", "from_result"])
-def test_any_setting_but_from_results_is_refused(tmp_path, monkeypatch, key):
-    monkeypatch.chdir(lay_out(tmp_path, {}))
-    with pytest.raises(config.ParameterError, match=rf"^--config {key}: settings come from params.yaml alone"):
-        graph.load({key: {"epochs": 3}})
-    assert graph.load({"from_results": True}).seeds == [0]
+def test_settings_on_the_command_line_are_those_of_the_jobs_and_of_their_commands(project):
+    """A seed more, a study of one run, a changed rate and a title with whatever a shell could take for its own."""
+    title = "a $(touch x) `touch x` {c} & é"
+    settings = ["seeds=[0,3]", "runs={vgg08: {train: {learning_rate: 0.003}}}"]
+    settings.append(f"studies={{pair: {{title: {json.dumps(title, ensure_ascii=False)}, runs: [vgg08]}}}}")
+    done = snakemake("-n", "pair", "--forceall", "--printshellcmds", "--config", *settings, folder=project)
+    assert done.returncode == 0, done.stderr
+    commands = [shlex.split(each) for each in re.findall(r"(vanishing .*) 2>&1 \| tee", done.stdout + done.stderr)]
+    assert not (project / "x").exists()
+    assert {tuple(words[-4:]) for words in commands if "train" in words} == {
+        ("train", "vgg08", "--seed", seed) for seed in ("0", "1", "3")
+    }
+    typed = [f"studies.pair.title={title}", "seeds=[0, 3]", "runs.vgg08.train.learning_rate=0.003"]
+    for words in commands:
+        options = cli._parser().parse_args(words[1:])
+        assert config.read_settings(options.settings) == config.merge(
+            config.read_settings(typed), {"studies": {"pair": {"runs": ["vgg08"]}}}
+        )
+
+
+def test_every_rule_hands_on_the_settings_of_the_command_line():
+    rules = {path.stem: path.read_text() for path in (examples.ROOT / "workflow/rules").glob("*.smk")}
+    assert set(rules) == {stage.name for stage in catalogue.STAGES}
+    for name, text in rules.items():
+        calls = re.findall(r'^        "(.+) 2>&1 \| tee \{log\}"$', text, re.MULTILINE)
+        assert bool(calls) != ("use rule gradients as" in text), name
+        assert all(call.startswith("{vanishing} ") for call in calls), name
 
 
 def test_the_report_alone_needs_neither_data_nor_training(tmp_path, monkeypatch):
@@ -473,6 +507,31 @@ def test_dvc_compares_what_snakemake_records_as_parameters(project, jobs):
                 assert files == []
             else:
                 assert [texts[path].strip() for path in files] == [recorded[stage.cmd]], stage.name
+
+
+def test_the_curves_of_each_study_overlay_in_a_plot_a_metric(project):
+    """DVC draws the histories of all its trainings, by a template that it finds and that has their axes."""
+    from dvc.repo import Repo
+
+    study = config.load(project / "params.yaml")
+    with Repo(str(project)) as repo:
+        definitions = next(repo.plots.collect())["workspace"]["definitions"]["data"]["workflow/dvc.yaml"]["data"]
+        template = json.loads((Path(repo.plots.templates_dir) / "curves.json").read_text())
+    titles = {"training loss": "train_loss", "validation accuracy": "val_accuracy"}
+    assert set(definitions) == {f"{key}: {title}" for key in study.studies for title in titles}
+    for name, plot in definitions.items():
+        key, title = name.split(": ")
+        assert (plot["x"], plot["template"]) == ("epoch", "curves")
+        histories = [
+            paths.results(run, seed) / "history.csv" for run, seed in study.jobs() if run in study.study(key).runs
+        ]
+        assert plot["y"] == {path.as_posix(): titles[title] for path in histories}
+    assert template["encoding"]["x"]["field"] == "<DVC_METRIC_X>"
+    assert template["encoding"]["y"]["field"] == "<DVC_METRIC_Y>"
+
+
+def test_the_plots_that_are_committed_are_those_of_the_parameters():
+    assert (examples.ROOT / paths.PLOTS).read_text() == graph.plots(config.load(examples.ROOT / "params.yaml"))
 
 
 def test_dvc_checks_the_parameters_before_anything_else(project):

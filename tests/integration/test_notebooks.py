@@ -111,6 +111,15 @@ def test_a_kernel_calls_nothing_an_error_but_what_fails_in_a_cell(folder, capfd)
     assert "KeyboardInterrupt" not in "".join(capfd.readouterr())
 
 
+def test_a_notebook_is_told_the_settings_of_its_command_and_nothing_of_where_they_are(folder):
+    Path("params.yaml").write_text(config.text(examples.content()))
+    path = notebook(folder, "from vanishing import config", "print(config.load().train.epochs)")
+    told = [notebooks.execute([path], {}, config.load(overrides={"train": {"epochs": n}})) for n in (5, 6)]
+    assert [nbformat.reads(each, as_version=4).cells[1].outputs[0].text for each in told] == ["5\n", "6\n"]
+    Path("params.yaml").write_text(config.text(examples.content({"train": {"epochs": 6}})))
+    assert notebooks.execute([path], {}) == told[1]
+
+
 def test_a_killed_kernels_lock_on_the_list_of_fonts_does_not_speak_in_a_notebook(folder):
     cache = folder / ".vanishing" / "kernel" / "mplconfigdir"
     cache.mkdir(parents=True)

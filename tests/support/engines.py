@@ -12,7 +12,7 @@ from pathlib import Path
 import yaml
 
 import examples
-from vanishing import config
+from vanishing import config, paths
 from vanishing.engines import graph, workspace
 
 TINY = {
@@ -48,8 +48,9 @@ def lay_out(folder, differences, data=None, train=None):
     content["train"] |= train or {}
     workspace.lay_out(examples.ROOT, folder, None)
     (folder / "params.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
-    jobs = graph.job_list(config.check(content | {"runs": RUNS}))  # which no difference changes
-    (folder / "workflow" / "jobs.json").write_text(jobs)
+    settings = config.check(content | {"runs": RUNS})  # whose jobs no difference changes
+    (folder / paths.JOBS).write_text(graph.job_list(settings))
+    (folder / paths.PLOTS).write_text(graph.plots(settings))
 
 
 EAGER = """#!{python}

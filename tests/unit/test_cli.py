@@ -75,7 +75,7 @@ def test_the_package_runs_as_a_module_under_the_name_of_the_command():
         command = [sys.executable, "-m", "vanishing", argument]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == code
-        assert getattr(done, printed).startswith("usage: vanishing [-h] COMMAND")
+        assert getattr(done, printed).startswith("usage: vanishing [-h] [--set KEY=VALUE] COMMAND")
 
 
 def test_a_reader_that_has_seen_enough_ends_a_command_without_a_word():

@@ -110,7 +110,7 @@ def test_no_assert_guards_what_a_user_hands_in():
     assert [f"{module}:{node.lineno}" for module, node in nodes(ast.Assert)] == []
 
 
-BRIDGES = ["engines/lock.py", "engines/sync.py", "engines/typed.py"]
+BRIDGES = ["engines/lock.py", "engines/remote.py", "engines/sync.py", "engines/typed.py"]
 
 
 def test_only_the_bridges_and_the_notebooks_know_the_engines():
@@ -140,7 +140,7 @@ def test_every_imported_package_is_declared_and_every_declared_one_used():
 
 LAYERS = (
     "errors", "environment", "paths", "console", "locks", "files", "project", "git", "config", "data", "training",
-    "results", "analysis", "report", "engines", "verify", "stages", "cli",
+    "results", "analysis", "report", "engines", "verify", "sharing", "stages", "cli",
 )  # fmt: skip
 """Of the package, each above those before it; `__init__`, the public API, imports from any when it is called."""
 

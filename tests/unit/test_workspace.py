@@ -62,8 +62,8 @@ def test_nothing_that_the_pipeline_makes_is_laid_out(origin, tmp_path):
         (origin / made).write_text("made")
     workspace.lay_out(origin, tmp_path / "copy", None)
     assert files_below(tmp_path / "copy") == {
-        "Snakefile", "notebooks/training.ipynb", "params.yaml", "workflow/jobs.json", ".dvc/config",
-        ".vanishing/workspace",
+        "Snakefile", "notebooks/training.ipynb", "params.yaml", "workflow/jobs.json", "workflow/dvc.yaml",
+        ".dvc/config", ".vanishing/workspace",
     }  # fmt: skip
 
 

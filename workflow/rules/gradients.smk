@@ -18,11 +18,11 @@ rule gradients:
         "logs/benchmarks/gradients/{run}-seed{seed}.tsv"
     threads: lambda wildcards: graph.threads(settings, wildcards.run)
     resources:
-        gpu=lambda wildcards: graph.gpus(settings, wildcards.run),
+        **resources.measuring(settings, config),
     params:
         command="gradients",
         configuration=graph.configuration("gradients", settings),
     message:
         "{params.command} of {wildcards.run}, seed {wildcards.seed}; progress in {log}"
     shell:
-        "vanishing {params.command} {wildcards.run} --seed {wildcards.seed} 2>&1 | tee {log}"
+        "{vanishing} {params.command} {wildcards.run} --seed {wildcards.seed} 2>&1 | tee {log}"

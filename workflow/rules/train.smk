@@ -18,7 +18,7 @@ rule train:
         "logs/benchmarks/train/{run}-seed{seed}.tsv"
     threads: lambda wildcards: graph.threads(settings, wildcards.run)
     resources:
-        gpu=lambda wildcards: graph.gpus(settings, wildcards.run),
+        **resources.training(settings, config),
     params:
         configuration=lambda wildcards: graph.configuration(
             "train", settings, wildcards.run
@@ -26,4 +26,4 @@ rule train:
     message:
         "training {wildcards.run}, seed {wildcards.seed}; progress in {log}"
     shell:
-        "vanishing train {wildcards.run} --seed {wildcards.seed} 2>&1 | tee {log}"
+        "{vanishing} train {wildcards.run} --seed {wildcards.seed} 2>&1 | tee {log}"

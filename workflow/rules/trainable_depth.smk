@@ -15,10 +15,10 @@ rule trainable_depth:
         "logs/benchmarks/trainable_depth.tsv"
     threads: settings.trainable_depth.threads
     resources:
-        gpu=int(settings.train.device != "cpu"),
+        **resources.sweeping(settings, config),
     params:
         configuration=graph.configuration("trainable_depth", settings),
     message:
         "plain networks of many depths; progress in {log}"
     shell:
-        "vanishing trainable_depth 2>&1 | tee {log}"
+        "{vanishing} trainable_depth 2>&1 | tee {log}"

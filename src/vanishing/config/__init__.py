@@ -9,7 +9,8 @@ from vanishing.config.effective_depth import EffectiveDepth
 from vanishing.config.gradients import Gradients
 from vanishing.config.landscape import Landscape
 from vanishing.config.model import BOTTLENECK, Model
-from vanishing.config.parameters import Parameters, check, load, read, with_runs
+from vanishing.config.overrides import plain, read_settings, write_settings
+from vanishing.config.parameters import VARIABLE, Parameters, check, load, read, with_runs
 from vanishing.config.run import Run, completed
 from vanishing.config.signal import Signal
 from vanishing.config.smoothness import Smoothness
@@ -23,6 +24,7 @@ __all__ = [
     "IMAGE_SIZE",
     "LATIN",
     "NAME",
+    "VARIABLE",
     "Address",
     "Analyses",
     "Analysis",
@@ -46,8 +48,11 @@ __all__ = [
     "completed",
     "load",
     "merge",
+    "plain",
     "read",
+    "read_settings",
     "read_yaml",
     "text",
     "with_runs",
+    "write_settings",
 ]

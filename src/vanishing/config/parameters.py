@@ -6,6 +6,7 @@ text is a single line that names the key, its value and what is allowed.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -21,6 +22,7 @@ from vanishing.config.data import Data
 from vanishing.config.error_messages import explain
 from vanishing.config.gradients import Gradients
 from vanishing.config.model import Model
+from vanishing.config.overrides import lay_over
 from vanishing.config.run import Run
 from vanishing.config.strict_yaml import merge, read_yaml
 from vanishing.config.study import Study
@@ -29,6 +31,10 @@ from vanishing.config.trainable_depth import TrainableDepth
 
 MAX_FILE_BYTES = 1 << 20
 """A parameter file larger than this is refused unread."""
+
+
+VARIABLE = "VANISHING_PARAMETERS"
+"""What names another file than `params.yaml` to the kernel of a notebook: the parameters that a command draws by."""
 
 
 class Parameters(Block):
@@ -163,12 +169,27 @@ def with_runs(content: Mapping[str, Any], kept: Collection[str]) -> dict[str, An
     return {**content, "runs": runs, "analyses": analyses}
 
 
-def load(path: Path = Path("params.yaml")) -> Parameters:
-    """Read and check a parameter file; every mistake is a `ParameterError`."""
-    return check(read(path), path)
+def load(path: Path | None = None, overrides: Mapping[str, Any] | None = None, origin: str = "--set") -> Parameters:
+    """Read and check a parameter file; every mistake is a `ParameterError`.
+
+    Args:
+        path: of the file, by default `params.yaml`.
+        overrides: nested plain values that replace some of the file's.
+        origin: of these, for messages.
+    """
+    path = path or Path(os.environ.get(VARIABLE, "params.yaml"))
+    content = read(path)
+    if not overrides:
+        return check(content, path)
+    where = f"{origin} over {path}"
+    try:
+        content = lay_over(content, overrides)
+    except ParameterError as error:
+        raise ParameterError(f"{where}: {error}") from None
+    return check(content, where)
 
 
-def check(content: Mapping[str, Any], path: Path = Path("params.yaml")) -> Parameters:
+def check(content: Mapping[str, Any], path: Path | str = Path("params.yaml")) -> Parameters:
     """Check plain values, read from `path`, in every way that needs no other file."""
     try:
         parameters = Parameters.model_validate(content)

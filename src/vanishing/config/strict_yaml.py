@@ -54,7 +54,7 @@ StrictLoader.add_implicit_resolver(
 )
 
 
-class _Dumper(yaml.SafeDumper):
+class Dumper(yaml.SafeDumper):
     """YAML in which text that either version, or the loader above, would read as something else is quoted."""
 
 
@@ -62,7 +62,7 @@ for _kind, _pattern in (
     ("int", r"[-+]?(0|[1-9]\d{0,17})"),
     ("float", r"[-+]?(\d+\.\d*|\.\d+)|[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"),
 ):
-    for _side in (StrictLoader, _Dumper):
+    for _side in (StrictLoader, Dumper):
         _side.add_implicit_resolver(
             f"tag:yaml.org,2002:{_kind}", re.compile(f"^(?:{_pattern})$"), list("-+0123456789.")
         )
@@ -84,22 +84,29 @@ def read_yaml(path: Path, most: int, kind: str) -> Any:
             raise ParameterError(f"{path}: not a regular file")
         if path.stat().st_size > most:
             raise ParameterError(f"{path}: larger than {most:,} bytes; that is no {kind}")
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=StrictLoader)  # noqa: S506 - a SafeLoader
+        written = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ParameterError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise ParameterError(f"{path}: not UTF-8 text") from None
+    return parse(written, path)
+
+
+def parse(written: str, where: Path | str) -> Any:
+    """Return YAML as plain values; `ParameterError`, which names `where` it stands, if it is not such."""
+    try:
+        return yaml.load(written, Loader=StrictLoader)  # noqa: S506 - a SafeLoader
     except RecursionError:
-        raise ParameterError(f"{path}: nested too deeply") from None
+        raise ParameterError(f"{where}: nested too deeply") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
+        place = f", line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise ParameterError(f"{path}{where}: {problem}") from None
+        raise ParameterError(f"{where}{place}: {problem}") from None
     except (ValueError, OverflowError):  # PyYAML's, for an escape such as "\\UFFFFFFFF"
-        raise ParameterError(f"{path}: cannot be read as YAML") from None
+        raise ParameterError(f"{where}: cannot be read as YAML") from None
 
 
 def text(content: Mapping[str, Any]) -> str:
     """Write plain values as a parameter file that `read` reads as they are."""
-    return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return yaml.dump(content, Dumper=Dumper, sort_keys=False, allow_unicode=True)

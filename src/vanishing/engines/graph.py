@@ -7,19 +7,24 @@ each other. It imports nothing slow, since Snakemake loads it for every job.
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from vanishing import config, files, paths, project
 from vanishing.config import ParameterError, Parameters
-from vanishing.engines import catalogue
+from vanishing.engines import catalogue, resources
 from vanishing.errors import UserError
 
 FROM_RESULTS = "from_results"
 """Key of `--config` that leaves out every rule which could train, for `make report`."""
+
+CURVES = {"training loss": "train_loss", "validation accuracy": "val_accuracy"}
+"""Columns of a history that `dvc plots` draws for each study."""
+
+OPTIONS = FROM_RESULTS, resources.GRES
+"""Keys of `--config` that are no settings of `params.yaml`."""
 
 EXPERIMENT = "DVC_EXP_NAME"
 """What DVC sets for the stages of an experiment."""
@@ -28,26 +33,48 @@ Job = tuple[str, int]
 """A run and a seed."""
 
 
-def load(overrides: Mapping[str, Any] | None = None, path: Path = Path("params.yaml")) -> Parameters:
+def load(
+    overrides: Mapping[str, Any] | None = None, origin: str = "--set", path: Path = Path("params.yaml")
+) -> Parameters:
     """Load and check `params.yaml`, and that no study is named after a target of Snakemake.
 
     Args:
-        overrides: Snakemake's configuration; `ParameterError` where `--config` would change what the file says. The
-            commands of the pipeline read the file themselves, so that a change from elsewhere would be half a change.
+        overrides: nested plain values that replace some of the file's.
+        origin: of these, for messages.
         path: of the file.
     """
     if not os.path.lexists(path):
         raise ParameterError(f"{path}: neither here nor in a folder above; run this in the project's folder")
-    settings = config.load(path)
+    settings = config.load(path, overrides, origin)
     for key in settings.studies:
         if key in catalogue.TARGETS:
             raise ParameterError(f"{path}: studies.{key}: allowed: another name; `snakemake {key}` is a stage")
-    if overrides:
-        written = yaml.safe_load(path.read_text(encoding="utf-8"))  # as Snakemake reads it
-        for key in overrides:
-            if key != FROM_RESULTS and overrides[key] != written.get(key):
-                raise ParameterError(f"--config {key}: settings come from {path} alone; change them there")
     return settings
+
+
+def laid_over(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what Snakemake's configuration, before it reads `params.yaml`, lays over that file, as plain values."""
+    return {key: config.plain(value) for key, value in overrides.items() if key not in OPTIONS}
+
+
+def check_typed(settings: Iterable[str]) -> None:
+    """Raise `ParameterError` for a text of `--config` that Snakemake would not hand on as it is.
+
+    It writes the text by `repr` into the command of a job that has a process of its own, as on a cluster.
+    """
+    for typed in settings:
+        quoted = repr(typed)
+        if quoted[1:-1] != typed or (quoted[0] == '"' and set("$`") & set(typed)):
+            raise ParameterError(
+                f"--config {quoted}: Snakemake would change it on the way to a job; allowed: no backslash, no "
+                "unprintable character, and no ' beside \", $ or `; write it into params.yaml"
+            )
+
+
+def program(overrides: Mapping[str, Any]) -> str:
+    """Return `vanishing` as a shell takes it, with the options that lay `overrides` over `params.yaml`."""
+    options = (part for setting in config.write_settings(overrides) for part in ("--set", setting))
+    return shlex.join(["vanishing", *options])
 
 
 def from_results(overrides: Mapping[str, Any]) -> bool:
@@ -195,11 +222,6 @@ def report_text() -> list[Path]:
     return fixed + sorted((paths.REPORT / "sections").glob("*.tex"))
 
 
-def gpus(settings: Parameters, run: str) -> int:
-    """Return how many GPUs a job of a run takes from `--resources gpu`: none where it is told to use the CPU."""
-    return 0 if settings.run(run).train.device == "cpu" else 1
-
-
 def threads(settings: Parameters, run: str) -> int:
     """Return the CPU threads that a job of a run uses."""
     return settings.run(run).train.threads
@@ -209,6 +231,20 @@ def job_list(settings: Parameters) -> str:
     """Return what `dvc.yaml` expands: every run with each of its seeds, and those of each analysis, by their names."""
     analysed = (f'"{name}": {_named(settings.analysed(name))}' for name, _ in settings.analyses)
     return f'{{"jobs": {_named(settings.jobs())},\n"analysed": {{{", ".join(analysed)}}}}}\n'
+
+
+def plots(settings: Parameters) -> str:
+    """Return a file of DVC with the curves of each study: all its trainings in one plot for each of `CURVES`.
+
+    Templates of `dvc.yaml` cannot say that, since only stages are expanded there.
+    """
+    found = []
+    for key in settings.studies:
+        histories = [paths.results(*job) / "history.csv" for job in study_jobs(settings, settings.jobs(), key)]
+        for title, column in CURVES.items():
+            y = {os.path.relpath(path, paths.PLOTS.parent): column for path in histories}
+            found.append({f"{key}: {title}": {"x": "epoch", "y": y, "template": "curves"}})
+    return config.text({"plots": found})
 
 
 def _named(chosen: Iterable[Job]) -> str:
@@ -224,7 +260,7 @@ def configurations(settings: Parameters) -> dict[Path, str]:
 
 
 def configure(settings: Parameters, same_jobs: bool = False) -> None:
-    """Write what each stage depends on, a file each, and the list of jobs that `dvc.yaml` expands.
+    """Write what each stage depends on, a file each, the list of jobs that `dvc.yaml` expands, and the plots.
 
     Files that are there already and right are left alone.
 
@@ -238,6 +274,7 @@ def configure(settings: Parameters, same_jobs: bool = False) -> None:
             path.unlink()
     for path, text in texts.items():
         files.write_if_changed(path, text)
+    files.write_if_changed(paths.PLOTS, plots(settings))
     if files.write_if_changed(paths.JOBS, job_list(settings)) and same_jobs:
         again = "run the same command again to go on with the new ones"
         if EXPERIMENT in os.environ:  # whose copy of the project goes with it, and the new list too

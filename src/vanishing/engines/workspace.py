@@ -22,8 +22,10 @@ SOURCES = [
     "Snakefile",
     "dvc.yaml",
     ".dvcignore",
+    ".dvc/plots/*.json",
     "workflow/rules/*.smk",
     "profiles/*/config.yaml",
+    "workflow/profiles/*/config.yaml",
     "notebooks/*.ipynb",
     "report/.latexmkrc",
     "report/sections/.latexmkrc",
@@ -68,6 +70,7 @@ def lay_out(origin: Path, folder: Path, overlay: Path | None, studies: Sequence[
     sources = {path: files.content(origin / path) for path in _sources(origin)}  # hashed with line feeds alone
     _replace(folder, sources | {Path("params.yaml"): config.text(content).encode()})
     files.write_if_changed(folder / paths.JOBS, graph.job_list(settings))
+    files.write_if_changed(folder / paths.PLOTS, graph.plots(settings))
     if not (folder / ".dvc" / "config").exists():  # later the user's, who may have named a remote there
         files.write(folder / ".dvc" / "config", DVC_CONFIG)
     _link(folder, (origin / "src").resolve())

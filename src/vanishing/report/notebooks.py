@@ -42,7 +42,7 @@ def draw_study(key: str, settings: config.Parameters) -> None:
         UserError: a cell failed; the error says which and why, and what was written stays as it was.
     """
     block = settings.study(key)
-    executed = execute([SOURCES / f"{family}.ipynb" for family in block.draw], {"study": key})
+    executed = execute([SOURCES / f"{family}.ipynb" for family in block.draw], {"study": key}, settings)
     files.write(paths.NOTEBOOKS / f"{key}.ipynb", executed)
     drawn = outputs(key, block)
     missing = [path for path in drawn if not path.exists()]
@@ -61,7 +61,7 @@ def draw_comparison() -> None:
     files.write(paths.COMPARISON / "agreement.ipynb", execute([SOURCES / "agreement.ipynb"], {}))
 
 
-def draw_analyses(names: Sequence[str]) -> None:
+def draw_analyses(names: Sequence[str], settings: config.Parameters) -> None:
     """Run the notebooks of analyses as one: figures into `report/why/parts/`; errors as in `draw_study`.
 
     Without an analysis there is a notebook without cells. The hashes of the figures and tables stand beside the folder.
@@ -69,7 +69,7 @@ def draw_analyses(names: Sequence[str]) -> None:
     parts = paths.WHY / "parts"
     parts.mkdir(parents=True, exist_ok=True)
     empty = f"{nbformat.writes(nbformat.v4.new_notebook())}\n"
-    executed = execute([SOURCES / f"{name}.ipynb" for name in names], {}) if names else empty
+    executed = execute([SOURCES / f"{name}.ipynb" for name in names], {}, settings) if names else empty
     files.write(paths.RESULTS / "why.ipynb", executed)
     files.write(paths.WHY / "parts.sha256", _hashes(sorted(parts.glob("[!.]*"))))
 
@@ -78,12 +78,21 @@ def _hashes(found: Iterable[Path]) -> str:
     return "".join(f"{files.sha256(path)}  {path}\n" for path in found)
 
 
-def execute(sources: Sequence[Path], values: dict[str, str]) -> str:
-    """Run notebooks as one in the project's folder, with `values` as its parameters, and return it as text."""
+def execute(sources: Sequence[Path], values: dict[str, str], settings: config.Parameters | None = None) -> str:
+    """Run notebooks as one in the project's folder, and return it as text.
+
+    Args:
+        sources: the notebooks.
+        values: what papermill enters in the first.
+        settings: what `config.load` returns in them; by default what `params.yaml` says.
+    """
     logging.getLogger("papermill").setLevel(logging.WARNING)
     with environment.plain_folder() as folder, environment.replaced(_own_settings()):
         _list_fonts(Path(os.environ["MPLCONFIGDIR"]))
         os.environ["JUPYTER_RUNTIME_DIR"] = str(folder)
+        if settings:
+            os.environ[config.VARIABLE] = str(folder / "params.yaml")
+            files.write(folder / "params.yaml", config.text(settings.model_dump(mode="json")))
         try:
             executed = papermill.execute_notebook(
                 join(sources),
