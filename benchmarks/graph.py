@@ -27,8 +27,12 @@ RUNS = [100, 1_000, 3_000, 10_000]
 STUDY = 20
 """Runs in a study."""
 
-COMMANDS = {"snakemake": ["snakemake", "-n", "--quiet", "all"], "dvc": ["dvc", "status", "--quiet"]}
-ENDS = {"snakemake": (0,), "dvc": (0, 1)}
+COMMANDS = {
+    "snakemake": ["snakemake", "-n", "--quiet", "all"],
+    "configure": ["vanishing", "configure"],  # which has nothing to write; `dvc repro` begins with it
+    "dvc": ["dvc", "status", "--quiet"],
+}
+ENDS = {"snakemake": (0,), "configure": (0,), "dvc": (0, 1)}
 """Exit codes; `dvc status --quiet` ends with 1 where something is to be done, as everything is here."""
 
 COLUMNS = {"seconds": "median (s)", "processor": "processor (s)", "peak": "peak (MB)"}
@@ -69,18 +73,21 @@ def call(name: str, folder: Path) -> dict[str, float]:
     return dict(zip(COLUMNS, found, strict=True))
 
 
-def costs(content: dict[str, Any], repeats: int) -> dict[str, dict[str, float]]:
+def costs(graph: str, content: dict[str, Any], options: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Return the medians of each command under these parameters; where there are several, the first does not count."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         workspace.lay_out(measure.ROOT, folder, None)
         (folder / "params.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
-        subprocess.run([sys.executable, "-m", "vanishing", "configure"], cwd=folder, check=True)
+        if options.commands != ["snakemake"]:  # the files of 10,000 runs are not written in a moment
+            subprocess.run([sys.executable, "-m", "vanishing", "configure"], cwd=folder, check=True)
         found = {}
-        for command in COMMANDS:
-            measured = [call(command, folder) for _ in range(repeats + 1 if repeats > 1 else 1)]
+        for command in options.commands:
+            measured = [call(command, folder) for _ in range(options.repeats + 1 if options.repeats > 1 else 1)]
             kept = measured[1:] or measured
             found[command] = {key: statistics.median(each[key] for each in kept) for key in COLUMNS}
+            print(f"{graph}: {command}: {', '.join(f'{key} {value:.1f}' for key, value in found[command].items())}")
+            sys.stdout.flush()
         return found
 
 
@@ -94,6 +101,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=3, help="measurements whose median is given")
     parser.add_argument("--runs", type=int, nargs="+", default=RUNS, help="sizes of the graph")
+    parser.add_argument("--commands", nargs="+", choices=COMMANDS, default=list(COMMANDS))
     parser.add_argument("--output", type=Path, default=Path("build/benchmarks"), help="folder of the CSV files")
     options = parser.parse_args()
     catalogue = config.read(measure.ROOT / "params.yaml")
@@ -101,7 +109,7 @@ def main() -> None:
         study["seeds"] = [0, 1, 2]
     jobs = len(list(config.check(catalogue).jobs()))
     graphs = {f"catalogue, 3 seeds ({jobs} trainings)": catalogue} | {f"{n} runs": many(n) for n in options.runs}
-    found = {graph: costs(content, options.repeats) for graph, content in graphs.items()}
+    found = {graph: costs(graph, content, options) for graph, content in graphs.items()}
     rows = [
         {"graph": graph, "command": " ".join(COMMANDS[command])} | {COLUMNS[key]: value for key, value in cost.items()}
         for graph, each in found.items()
@@ -115,7 +123,7 @@ def main() -> None:
             "of": COLUMNS[key],
             "exponent": exponent(options.runs, [each[command][key] for each in many_runs]),
         }
-        for command in COMMANDS
+        for command in options.commands
         for key in COLUMNS
     ]
     measure.report(fits, "graph-exponents", torch.device("cpu"), options.output)

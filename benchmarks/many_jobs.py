@@ -38,7 +38,7 @@ TINY: dict[str, Any] = {
 
 RUN = "tiny"
 ALONE = 5
-"""Trainings without an engine, whose processor time is given beside: it depends little on what else the machine does."""
+"""Trainings without an engine, whose processor time is given too: it depends little on what else the machine does."""
 
 
 def lay_out(folder: Path, count: int) -> None:
