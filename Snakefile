@@ -22,7 +22,7 @@ try:
     # before Snakemake reads the file: its own complaints name neither line nor key
     overrides = graph.laid_over(config)
     settings = graph.load(overrides, "--config")
-    vanishing = graph.program(overrides)
+    program = graph.program(overrides)
     stages = graph.stages(config)
     jobs = graph.jobs(settings, config)
     studies = graph.drawn(settings, jobs)

@@ -13,15 +13,22 @@ import psutil
 import pytest
 import slurm
 
+from vanishing import config
+
 PROFILE = ["snakemake", "--profile", "workflow/profiles/slurm", "--slurm-init-seconds-before-status-checks", "2"]
 
 TRAIN = {"epochs": 6, "batch_size": 2, "device": "auto", "snapshots": [1, 4]}
 STEPS = 6 * 40
 """Of a training."""
 
-CANCELLED, KILLED, LIMITED = ("vgg08", "0"), ("vgg08", "1"), ("vgg14_bn", "0")
-DELAY = {CANCELLED: 0.15, KILLED: 0.15, LIMITED: 0.3}
-"""Seconds by which each step of a training is slowed."""
+LOST = 5
+"""Most steps since the last save that a kill costs a training which saves each of them."""
+
+DELAY = 0.15
+"""Seconds by which each step is slowed."""
+
+CANCELLED, KILLED, LIMITED, PREEMPTED = range(4)
+"""Seeds of the trainings."""
 
 SLOW = """#!{python}
 import os, sys, time
@@ -33,7 +40,6 @@ if sys.argv[1] == "train":
     from vanishing.training import loop
 
     loop.SAVE_EVERY = 0.0
-    job = sys.argv[2], sys.argv[4]
     with Path("gpus.txt").open("a") as gpus:
         gpus.write(f"{{os.environ.get('CUDA_VISIBLE_DEVICES')}}\n")
 
@@ -41,7 +47,7 @@ if sys.argv[1] == "train":
         with Path("steps.txt").open("a") as steps:
             steps.write(f"{{job[0]}} {{job[1]}} {{training.place.epoch}} {{training.place.iteration}}\\n")
         save(training)
-        time.sleep({delay}.get(job, 0.0))
+        time.sleep({delay})
     loop.Training._save_if_due = slow
 sys.exit(cli.main())
 """
@@ -49,11 +55,11 @@ sys.exit(cli.main())
 
 
 def lay_out(folder):
-    """Lay out the tiny study with two seeds of one run and one of another."""
+    """Lay out a study of one run with four seeds."""
     engines.lay_out(folder, {}, train=TRAIN)
-    path = folder / "params.yaml"
-    content = path.read_text().replace("seeds:\n- 0\n", "seeds:\n- 0\n- 1\n")
-    path.write_text(content)
+    content = config.with_runs(config.read(folder / "params.yaml"), ["vgg08"])
+    content["studies"]["core"]["runs"] = ["vgg08"]
+    (folder / "params.yaml").write_text(config.text(content | {"seeds": [0, 1, 2, 3]}))
     engines.run(folder, "vanishing", "configure")
 
 
@@ -82,11 +88,11 @@ def wait_for(cluster, process, condition):
     return found
 
 
-def steps(folder, job):
+def steps(folder, seed):
     """Count how often each step of a training was done."""
     path = folder / "steps.txt"
     done = path.read_text().splitlines() if path.exists() else []
-    return Counter(line for line in done if tuple(line.split()[:2]) == job)
+    return Counter(line for line in done if line.startswith(f"{seed} "))
 
 
 def test_a_study_whose_jobs_are_stopped_ends_in_the_bytes_of_a_local_build(local, cluster, tmp_path):
@@ -97,33 +103,32 @@ def test_a_study_whose_jobs_are_stopped_ends_in_the_bytes_of_a_local_build(local
     (tmp_path / "bin" / "vanishing").write_text(SLOW.format(python=sys.executable, delay=DELAY))
     process = cluster.start(folder, *PROFILE, **variables)
 
-    def number(job):
-        return cluster.jobs(f"rule_train_wildcards_{'_'.join(job)}")[-1][0]
+    def number(seed):
+        return cluster.jobs(f"rule_train_wildcards_vgg08_{seed}")[-1][0]
 
     stops = {
         CANCELLED: lambda: cluster.run(folder, "scancel", number(CANCELLED)),
         KILLED: lambda: training(folder, KILLED).send_signal(signal.SIGKILL),
         # less than the three minutes before its limit at which a job is told
         LIMITED: lambda: cluster.run(folder, "scontrol", "update", f"JobId={number(LIMITED)}", "TimeLimit=1"),
+        PREEMPTED: lambda: cluster.run(folder, "sbatch", "--partition=urgent", "--gpus=4", "--wrap=true"),
     }
     while stops:
-        under_way = wait_for(cluster, process, lambda: [job for job in stops if len(steps(folder, job)) > 20])
+        under_way = wait_for(cluster, process, lambda: [seed for seed in stops if len(steps(folder, seed)) > 20])
         stops.pop(under_way[0])()
     second = cluster.start(folder, *PROFILE)
     assert "at work here: snakemake" in second.communicate(timeout=60)[0]
     assert second.returncode == 1
     said = process.communicate(timeout=600)[0]
     assert process.returncode == 0, said
-    assert [name for name, content in (local | engines.content(folder)).items() if local.get(name) != content] == []
-    for job, lost in ((CANCELLED, 0), (LIMITED, 0), (KILLED, 5)):
-        done = steps(folder, job)
+    assert differing(engines.content(folder), local) == []
+    for seed in (CANCELLED, KILLED, LIMITED, PREEMPTED):
+        done = steps(folder, seed)
         assert len(done) == STEPS
-        assert STEPS <= done.total() <= STEPS + lost
-        name = "_".join(job)
-        states = [state for _, state in cluster.jobs(f"rule_train_wildcards_{name}")]
-        print(name, states, done.total())
+        assert STEPS <= done.total() <= STEPS + LOST * (seed in (KILLED, PREEMPTED))
+        states = [state for _, state in cluster.jobs(f"rule_train_wildcards_vgg08_{seed}")]
         assert states[-1] == "COMPLETED"
-        assert len(states) > 1
+        assert len(states) == 1 + (seed != PREEMPTED)  # which keeps its number
     gpus = (folder / "gpus.txt").read_text().splitlines()
     assert set(gpus) <= set("0123")  # one for each job
     assert len(set(gpus)) > 1
@@ -132,13 +137,18 @@ def test_a_study_whose_jobs_are_stopped_ends_in_the_bytes_of_a_local_build(local
     assert engines.planned(folder) == set()
 
 
-def training(folder, job):
+def differing(one, other):
+    """Name the files that differ, or that only one of them has."""
+    return sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
+
+
+def training(folder, seed):
     """Return the process of a training in a folder."""
-    words = ["train", job[0], "--seed", job[1]]
+    words = ["train", "vgg08", "--seed", f"{seed}"]
     for process in psutil.process_iter():
         try:
             if process.cmdline()[-4:] == words and process.cwd() == str(folder) and "python" in process.exe():
                 return process
         except psutil.Error:
             continue
-    raise AssertionError(f"no process of {job}")
+    raise AssertionError(f"no process of seed {seed}")

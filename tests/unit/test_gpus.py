@@ -1,9 +1,13 @@
 """Several processes on a machine with several GPUs, of which a list is faked: each computes on one of its own."""
 
+import os
 import subprocess
 import sys
 
 import pytest
+
+from vanishing.errors import UserError
+from vanishing.training import gpus
 
 PROCESS = """
 import os, sys
@@ -75,3 +79,18 @@ def test_it_chooses_among_those_that_are_visible(start):
 def test_one_gpu_is_left_to_cuda(start, count):
     together = [start(count) for _ in range(2)]
     assert [taken(process) for process in together] == [("None", [])] * 2
+
+
+def test_a_folder_that_others_may_write_to_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpus.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(gpus.torch.cuda, "device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    folder = tmp_path / f"vanishing-gpus-{os.geteuid()}"
+    folder.symlink_to(tmp_path)
+    with pytest.raises(UserError, match="not a folder of yours alone"):
+        gpus.take()
+    folder.unlink()
+    folder.mkdir()
+    folder.chmod(0o777)
+    with pytest.raises(UserError, match="not a folder of yours alone"):
+        gpus.take()

@@ -28,7 +28,13 @@ def test_layers_of_a_configuration_are_those_of_its_network(project):
 
 def test_a_training_asks_for_a_gpu_memory_and_the_time_of_a_slow_gpu(project):
     # 100 epochs of 475 steps, 38 layers, 6.5 ms each: 195.5 minutes, and ten
-    assert asked(resources.training(project, {})) == {"gpu": 1, "mem_mb": 8000, "runtime": 206}
+    signal = {"slurm_extra": "--signal=TERM@180"}  # by which it is stopped in time
+    assert asked(resources.training(project, {})) == {"gpu": 1, "mem_mb": 8000, "runtime": 206} | signal
+
+
+def test_a_wider_network_gets_more_time(project):
+    # 64 filters: four times the 195.5 minutes of 32, and ten
+    assert resources.minutes(project.run("vgg38_bn_rc_wide")) == 793
 
 
 def test_a_run_on_the_cpu_asks_for_no_gpu_and_more_time():
@@ -37,7 +43,7 @@ def test_a_run_on_the_cpu_asks_for_no_gpu_and_more_time():
     steps = 3 * -(-run.data.sizes[0] // 100)
     expected = 10 + -(-steps * run.model.layers * 20 // 60000)
     found = asked(resources.training(settings, {}), next(iter(settings.runs)))
-    assert found == {"gpu": 0, "mem_mb": 8000, "runtime": expected}
+    assert (found["gpu"], found["mem_mb"], found["runtime"]) == (0, 8000, expected)
 
 
 def test_gres_takes_the_place_of_gpus(project):
@@ -48,7 +54,7 @@ def test_gres_takes_the_place_of_gpus(project):
     assert asked(resources.measuring(on_cpu, {"gres": "gpu:1"}), next(iter(on_cpu.runs)))["gres"] == ""
 
 
-@pytest.mark.parametrize("gres", ["--gres=gpu:1", "gpu:1 --exclusive", "gpu:", "$(x)"])
+@pytest.mark.parametrize("gres", ["--gres=gpu:1", "gpu:1 --exclusive", "gpu:", "1", "$(x)"])
 def test_what_no_gres_can_be_is_refused(project, gres):
     with pytest.raises(ParameterError, match=r"--config gres = .*allowed: .* such as gpu:1"):
         resources.training(project, {"gres": gres})

@@ -19,4 +19,4 @@ rule check:
     message:
         "the results under test: {output}"
     shell:
-        "{vanishing} check 2>&1 | tee {log}"
+        "{program} check 2>&1 | tee {log}"

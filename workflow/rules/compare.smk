@@ -21,4 +21,4 @@ rule compare:
     message:
         "published against reproduced; progress in {log}"
     shell:
-        "{vanishing} compare 2>&1 | tee {log}"
+        "{program} compare 2>&1 | tee {log}"

@@ -16,4 +16,4 @@ rule data:
     message:
         "images: {output}"
     shell:
-        "{vanishing} data 2>&1 | tee {log}"
+        "{program} data 2>&1 | tee {log}"

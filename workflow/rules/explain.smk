@@ -23,4 +23,4 @@ rule explain:
     message:
         "why it works; progress in {log}"
     shell:
-        "{vanishing} explain 2>&1 | tee {log}"
+        "{program} explain 2>&1 | tee {log}"

@@ -26,4 +26,4 @@ rule figures:
     message:
         "figures of {wildcards.study}; progress in {log}"
     shell:
-        "{vanishing} figures {wildcards.study} 2>&1 | tee {log}"
+        "{program} figures {wildcards.study} 2>&1 | tee {log}"

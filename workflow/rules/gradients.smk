@@ -25,4 +25,4 @@ rule gradients:
     message:
         "{params.command} of {wildcards.run}, seed {wildcards.seed}; progress in {log}"
     shell:
-        "{vanishing} {params.command} {wildcards.run} --seed {wildcards.seed} 2>&1 | tee {log}"
+        "{program} {params.command} {wildcards.run} --seed {wildcards.seed} 2>&1 | tee {log}"

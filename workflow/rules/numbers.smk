@@ -20,4 +20,4 @@ rule numbers:
     message:
         "numbers of the report"
     shell:
-        "{vanishing} numbers 2>&1 | tee {log}"
+        "{program} numbers 2>&1 | tee {log}"

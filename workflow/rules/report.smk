@@ -28,4 +28,4 @@ rule report:
     message:
         "typesetting {output}"
     shell:
-        "{vanishing} report 2>&1 | tee {log}"
+        "{program} report 2>&1 | tee {log}"

@@ -19,4 +19,4 @@ rule samples:
     message:
         "a page of the data set"
     shell:
-        "{vanishing} samples 2>&1 | tee {log}"
+        "{program} samples 2>&1 | tee {log}"

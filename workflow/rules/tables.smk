@@ -23,4 +23,4 @@ rule tables:
     message:
         "tables of {wildcards.study}"
     shell:
-        "{vanishing} tables {wildcards.study} 2>&1 | tee {log}"
+        "{program} tables {wildcards.study} 2>&1 | tee {log}"

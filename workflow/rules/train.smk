@@ -26,4 +26,4 @@ rule train:
     message:
         "training {wildcards.run}, seed {wildcards.seed}; progress in {log}"
     shell:
-        "{vanishing} train {wildcards.run} --seed {wildcards.seed} 2>&1 | tee {log}"
+        "{program} train {wildcards.run} --seed {wildcards.seed} 2>&1 | tee {log}"

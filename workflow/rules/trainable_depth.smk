@@ -21,4 +21,4 @@ rule trainable_depth:
     message:
         "plain networks of many depths; progress in {log}"
     shell:
-        "{vanishing} trainable_depth 2>&1 | tee {log}"
+        "{program} trainable_depth 2>&1 | tee {log}"

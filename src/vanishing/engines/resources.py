@@ -23,7 +23,7 @@ GRES = "gres"
 """Key of `--config` for clusters that hand out GPUs by `--gres` and not by `--gpus`: what stands after it."""
 
 STEP = {"cuda": 0.0065, "cpu": 0.02}
-"""Seconds that a training step of a hundred images takes for each layer of a network, at most.
+"""Seconds that a training step of a hundred images takes for each layer of 32 filters of 3 x 3, at most.
 
 On a GPU: r4's slowest, 132 layers at 1.2 iterations per second. On a CPU: about twice what vgg38_bn_rc takes in single
 precision, with two threads (docs/performance.md).
@@ -31,6 +31,9 @@ precision, with two threads (docs/performance.md).
 
 START = 10
 """Minutes for everything before and after the steps: imports, images, validation, test."""
+
+SIGNAL = "--signal=TERM@180"
+"""Option of `sbatch`: SIGTERM to the processes of a job three minutes before its limit, so that it saves its state."""
 
 MEASUREMENT = 120
 """Minutes for an analysis of a trajectory, which goes on after its last snapshot if it needs more."""
@@ -41,7 +44,7 @@ MEMORY = 8000
 
 def training(settings: Parameters, overrides: Mapping[str, Any]) -> Resources:
     """Return the resources of a job that trains a run."""
-    return _of_run(settings, overrides, minutes)
+    return _of_run(settings, overrides, minutes) | {"slurm_extra": lambda _: SIGNAL}
 
 
 def measuring(settings: Parameters, overrides: Mapping[str, Any]) -> Resources:
@@ -55,17 +58,18 @@ def sweeping(settings: Parameters, overrides: Mapping[str, Any]) -> Resources:
     steps = block.epochs * math.ceil(block.images * classes / block.batch_size)
     layers = sum(sum(sweep.layers) * len(sweep.seeds) for sweep in block.sweeps)
     time = START + _minutes(settings.train.device, steps, block.batch_size, layers)
-    return _on_device(overrides, lambda _: settings.train, lambda _: time)
+    return _on_device(overrides, lambda _: settings.train, lambda _: time) | {"slurm_extra": lambda _: SIGNAL}
 
 
 def minutes(run: Run) -> int:
     """Return the time limit of a training in minutes; one that needs more is saved in time and goes on."""
     train = run.train
     steps = train.epochs * math.ceil(run.data.sizes[0] / train.batch_size)
-    return START + _minutes(train.device, steps, train.batch_size, run.model.layers)
+    wider = max(1.0, (run.model.filters / 32 * run.model.kernel_size / 3) ** 2)
+    return START + _minutes(train.device, steps, train.batch_size, wider * run.model.layers)
 
 
-def _minutes(device: str, steps: int, batch_size: int, layers: int) -> int:
+def _minutes(device: str, steps: int, batch_size: int, layers: float) -> int:
     each = STEP["cpu" if device == "cpu" else "cuda"] * layers * max(1.0, batch_size / 100)
     return math.ceil(steps * each / 60)
 
@@ -81,7 +85,7 @@ def _of_run(settings: Parameters, overrides: Mapping[str, Any], time: Callable[[
 def _on_device(overrides: Mapping[str, Any], train: Callable[[Any], Train], time: Callable[[Any], int]) -> Resources:
     """Ask for a GPU unless the job is told to use the CPU, for memory and for time."""
     gres = str(overrides.get(GRES, ""))
-    if not re.fullmatch(r"(\w+(:[\w.]+)*)?", gres):
+    if not re.fullmatch(r"([A-Za-z]\w*(:[\w.]+)?(:\d+)?)?", gres, re.ASCII):
         raise ParameterError(f"--config {GRES} = {gres!r}: allowed: what the cluster's --gres takes, such as gpu:1")
 
     def gpus(wildcards: Any) -> int:

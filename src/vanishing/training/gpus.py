@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import stat
 import tempfile
 from pathlib import Path
 
@@ -38,11 +39,10 @@ def take() -> None:
     gpus = [gpu.strip() for gpu in listed.split(",")][:count]
     if len(gpus) < 2:
         return
-    folder = Path(tempfile.gettempdir()) / f"vanishing-gpus-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
+    folder = _folder()
     for turn, gpu in ((turn, gpu) for turn in itertools.count() for gpu in gpus):
         name = re.sub(r"[^\w-]", "_", gpu)  # MIG devices have slashes
-        descriptor = os.open(folder / f"{name}.{turn}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        descriptor = os.open(folder / f"{name}.{turn}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         free = locks.flock(descriptor)
         if free is None:
             raise UserError(f"{folder}: this file system has no flock; choose a GPU yourself, by {VISIBLE}")
@@ -53,3 +53,13 @@ def take() -> None:
             say(f"computing on GPU {gpu}, one of {len(gpus)}{sharing}")
             return
         os.close(descriptor)
+
+
+def _folder() -> Path:
+    """Make the folder of the locks, which all processes of a user on this machine share."""
+    folder = Path(tempfile.gettempdir()) / f"vanishing-gpus-{os.geteuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
+        raise UserError(f"{folder}: not a folder of yours alone; remove it, or choose a GPU yourself, by {VISIBLE}")
+    return folder
