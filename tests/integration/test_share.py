@@ -39,13 +39,14 @@ def with_remote(folder, place):
     (folder / ".dvc" / "config.local").write_text(f"[core]\nremote = storage\n['remote \"storage\"']\nurl = {place}\n")
 
 
-def refused(folder, command):
-    """Run a command that must fail; return all that it printed, without its name."""
+def refused(folder, command, allowed=""):
+    """Run a command that must fail; return the line that it ends in, after what is `allowed` and its name."""
     process = engines.start(["vanishing", command], folder)
     printed, _ = process.communicate(timeout=120)
     assert process.returncode == 1, printed
-    assert printed.startswith(f"vanishing {command}: "), printed
-    return printed.removeprefix(f"vanishing {command}: ")
+    before, name, told = printed.rpartition(f"vanishing {command}: ")
+    assert (before, name) == (allowed, f"vanishing {command}: "), printed
+    return told
 
 
 @pytest.mark.parametrize("command", ["share", "restore"])
@@ -120,6 +121,33 @@ def test_a_mismatch_stops_it_before_anything_leaves_the_machine(study):
     assert printed.splitlines()[-1].startswith("vanishing share: 1 file does not match")
     assert list((study.parent / "storage").iterdir()) == []
     assert git(study, "log", "--format=%s").splitlines() == ["A study"]
+
+
+def test_a_study_trained_in_part_is_shared_and_restored_over_nothing_of_ones_own(study, tmp_path, monkeypatch):
+    for name in ("AUTHOR", "COMMITTER"):
+        monkeypatch.setenv(f"GIT_{name}_NAME", "A")
+        monkeypatch.setenv(f"GIT_{name}_EMAIL", "a@example.org")
+    engines.run(study, "dvc", "repro", "train@vgg08-0")
+    printed = engines.run(study, "vanishing", "share")
+    assert "objects sent to 'storage': " in printed
+    assert "results/runs/vgg08/seed0/summary.json" in git(study, "ls-tree", "-r", "--name-only", "HEAD").split()
+    clone = tmp_path / "clone"
+    git(tmp_path, "clone", "--quiet", str(study), str(clone))
+    with_remote(clone, tmp_path / "storage")
+    (clone / "data").mkdir()
+    (clone / "data/generated.npz").write_text("my own")
+    assert refused(clone, "restore", "objects brought from 'storage': 23\n") == (
+        "remote: Can't remove the following unsaved files without confirmation. Use `dvc checkout --force` to force. "
+        f"{clone}/data/generated.npz{AGAIN}"
+    )
+    assert (clone / "data/generated.npz").read_text() == "my own"
+    (clone / "data/generated.npz").unlink()
+    printed = engines.run(clone, "vanishing", "restore")
+    assert "stages entered in Snakemake's record: 2 (data, train@vgg08-0)\n" in printed
+    for name in ("data", "checkpoints"):
+        assert {path.name: path.read_bytes() for path in (clone / name).rglob("*.*")} == {
+            path.name: path.read_bytes() for path in (study / name).rglob("*.[ns]*")
+        }
 
 
 def test_nothing_is_restored_beside_a_training(study, holder):

@@ -3,8 +3,19 @@
 import importlib.util
 import os
 import shutil
+import sys
+from pathlib import Path
 
 import pytest
+
+
+def found(name):
+    """Return the full name of a program, None if there is none.
+
+    Packages have theirs beside this Python, and daemons are in /usr/sbin, which few users have in `PATH`.
+    """
+    places = [Path(sys.executable).parent, os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"]
+    return shutil.which(name, path=":".join(map(str, places)))
 
 
 def needs(*names):
@@ -12,9 +23,7 @@ def needs(*names):
 
     Where `VANISHING_EVERY_TEST` is set, as in CI, the test fails instead: there a skip would hide that it never runs.
     """
-    # daemons are in /usr/sbin, which few users have in PATH
-    places = f"{os.environ.get('PATH', os.defpath)}:/usr/local/sbin:/usr/sbin:/sbin"
-    missing = [name for name in names if not (shutil.which(name, path=places) or importlib.util.find_spec(name))]
+    missing = [name for name in names if not (found(name) or importlib.util.find_spec(name))]
     if missing:
         lacks(f"not installed: {', '.join(missing)}")
 

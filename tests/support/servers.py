@@ -4,15 +4,13 @@ import contextlib
 import getpass
 import os
 import re
-import shutil
 import socket
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
 
-from programs import needs
+from programs import found, needs
 
 SSHD = """
 ListenAddress 127.0.0.1
@@ -98,8 +96,8 @@ class Directory:
 
     def keys(self, name):
         """Return the names of the objects at a place, without the files of uploads that have not ended."""
-        found = (path.relative_to(self.storage / name).as_posix() for path in (self.storage / name).rglob("*"))
-        return sorted(key for key in found if re.fullmatch(OBJECT, key))
+        names = (path.relative_to(self.storage / name).as_posix() for path in (self.storage / name).rglob("*"))
+        return sorted(key for key in names if re.fullmatch(OBJECT, key))
 
 
 class Ssh(Directory):
@@ -118,8 +116,9 @@ class Ssh(Directory):
     def up(self):
         if os.geteuid() == 0:
             PRIVILEGES.mkdir(mode=0o755, exist_ok=True)
-        sshd = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")  # which wants its own full name
-        with running([sshd, "-D", "-e", "-f", str(self.folder / "sshd_config")], self.port, self.folder / "log"):
+        with running(
+            [found("sshd"), "-D", "-e", "-f", str(self.folder / "sshd_config")], self.port, self.folder / "log"
+        ):
             yield
 
     def url(self, name):
@@ -143,8 +142,8 @@ class S3:
 
     @contextlib.contextmanager
     def up(self):
-        moto = shutil.which("moto_server", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-        with running([moto, "--host", "127.0.0.1", "--port", str(self.port)], self.port, self.folder / "log"):
+        command = [found("moto_server"), "--host", "127.0.0.1", "--port", str(self.port)]
+        with running(command, self.port, self.folder / "log"):
             self._client.create_bucket(Bucket="study")
             yield
 
@@ -166,8 +165,8 @@ class S3:
 
     def keys(self, name):
         listed = self._client.list_objects_v2(Bucket="study", Prefix=f"{name}/").get("Contents", [])
-        found = (each["Key"].removeprefix(f"{name}/") for each in listed)
-        return sorted(key for key in found if re.fullmatch(OBJECT, key))
+        names = (each["Key"].removeprefix(f"{name}/") for each in listed)
+        return sorted(key for key in names if re.fullmatch(OBJECT, key))
 
     @property
     def _client(self):

@@ -51,7 +51,7 @@ class Remote:
 
         try:
             say(f"objects brought from '{self.name}': {self._repo.fetch()}")
-            self._repo.checkout()
+            self._repo.checkout(allow_missing=True)  # what no engine has built yet, and what is damaged
         except (ObjectFormatError, DownloadError, CheckoutError) as error:
             return _told(error)
         return None
@@ -100,6 +100,6 @@ def opened() -> Iterator[Remote]:
 
 def _told(error: Exception) -> UserError:
     """Return an error of DVC's, or of the storage, in a line with the next step."""
-    first = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-    step = "`vanishing share --all` mends it" if "is corrupted" in first else f"see docs/remotes.md, then {AGAIN}"
-    return UserError(f"remote: {first}; {step}")
+    said = " ".join(str(error).split()).replace("`--force`", "`dvc checkout --force`").rstrip(".")
+    step = "`vanishing share --all` mends it" if "is corrupted" in said else f"see docs/remotes.md, then {AGAIN}"
+    return UserError(f"remote: {said or type(error).__name__}; {step}")
