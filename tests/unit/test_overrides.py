@@ -161,7 +161,7 @@ def handed_on(entries):
 
 def test_the_kernel_of_a_notebook_reads_the_file_that_its_command_names(tmp_path, monkeypatch):
     settings = config.load(overrides=RATE)
-    (tmp_path / "other.yaml").write_text(config.text(settings.model_dump(mode="json")))
+    (tmp_path / "other.yaml").write_text(settings.model_dump_json())
     monkeypatch.setenv(config.VARIABLE, "other.yaml")
     assert config.load() == settings
     assert graph.load() == config.load(Path("params.yaml")) != settings  # a command is told by its own options alone
