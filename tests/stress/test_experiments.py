@@ -95,7 +95,9 @@ def test_two_variants_are_queued_listed_compared_and_drawn_over_each_other(study
 
     drawn = run(study, "dvc", "plots", "diff", "HEAD", "slower", "faster", "--targets", "core: training loss", "--json")
     (plot,) = json.loads(drawn)["data"]["core: training loss"]
-    values = {(each["rev"], each["filename"], each["epoch"]): each["train_loss"] for each in plot["datapoints"]}
+    values = {
+        (each["rev"], each["filename"], each["epoch"]): each["train_loss"] for each in plot["content"]["data"]["values"]
+    }
     assert {rev for rev, *_ in values} == {"HEAD", "slower", "faster"}
     assert {name for _, name, _ in values} == {"vgg08/seed0/history.csv", "vgg14_bn/seed0/history.csv"}
     first = next(csv.DictReader(io.StringIO(git(study, "show", f"{rows['slower']['rev']}:{HISTORY}"))))

@@ -10,7 +10,7 @@ from snakemake.cli import parse_config
 from snakemake_interface_executor_plugins.utils import format_cli_arg
 
 import examples
-from vanishing import cli, config
+from vanishing import cli, config, stages
 from vanishing.config import ParameterError
 from vanishing.engines import graph
 
@@ -161,7 +161,7 @@ def handed_on(entries):
 
 def test_the_kernel_of_a_notebook_reads_the_file_that_its_command_names(tmp_path, monkeypatch):
     settings = config.load(overrides=RATE)
-    (tmp_path / "other.yaml").write_text(config.text(settings.model_dump(mode="json")))
+    (tmp_path / "other.yaml").write_text(settings.model_dump_json())
     monkeypatch.setenv(config.VARIABLE, "other.yaml")
     assert config.load() == settings
     assert graph.load() == config.load(Path("params.yaml")) != settings  # a command is told by its own options alone
@@ -181,3 +181,12 @@ def test_a_setting_does_what_dvc_does_with_it(typed, dvcs, folder):
     overridden = config.load(overrides=config.read_settings([typed]))
     apply_overrides(folder / "params.yaml", [dvcs])
     assert config.load() == overridden
+
+
+def test_an_interrupted_training_goes_on_by_a_command_with_its_settings(monkeypatch):
+    called = []
+    monkeypatch.setattr(stages, "train", lambda *arguments: called.append(arguments))
+    assert cli.main(["--set", "train.epochs=3", "train", "vgg08:0"]) == 0
+    assert cli.main(["train", "vgg08:0"]) == 0
+    assert [settings.train.epochs for settings, *_ in called] == [3, 100]
+    assert [again for *_, again in called] == ["`vanishing --set train.epochs=3 train vgg08:0`", ""]

@@ -92,7 +92,7 @@ def execute(sources: Sequence[Path], values: dict[str, str], settings: config.Pa
         os.environ["JUPYTER_RUNTIME_DIR"] = str(folder)
         if settings:
             os.environ[config.VARIABLE] = str(folder / "params.yaml")
-            files.write(folder / "params.yaml", config.text(settings.model_dump(mode="json")))
+            files.write(folder / "params.yaml", settings.model_dump_json())  # JSON is YAML
         try:
             executed = papermill.execute_notebook(
                 join(sources),
