@@ -22,7 +22,7 @@ import torch
 import examples
 from vanishing import cli, config, locks, paths, stages
 from vanishing.config import ParameterError
-from vanishing.engines import remaining, time_limit
+from vanishing.engines import remaining, time_limit, trainer
 from vanishing.engines.time_limit import Budget
 from vanishing.results import store
 from vanishing.training import cost, devices, loop, step
@@ -202,6 +202,17 @@ def test_what_another_machine_trains_is_left_to_it(study, at_work, capsys, at_on
     assert re.match(named, told[-2])
     assert remaining.to_train(study) == [("vgg38", 0)]
     assert cli.main(["train", "vgg38", "--seed", "0"]) == 75
+
+
+def test_what_others_hold_is_tried_last_and_what_is_free_in_any_order(study):
+    """Each machine would otherwise wait seconds for a sign of every other one before it begins."""
+    jobs = [trainer.Job(study, name, 0, trainer.Inputs(0), missing=True) for name in RUNS]
+    assert trainer._free_first(jobs) == jobs
+    elsewhere("vgg08")
+    orders = {tuple(job.name for job in trainer._free_first(jobs)) for _ in range(100)}
+    assert orders == {("vgg38", "vgg38_bn", "vgg08"), ("vgg38_bn", "vgg38", "vgg08")}
+    with locks.hold(jobs[1].lock):
+        assert locks.taken(paths.LOCKS) == {"vgg08-seed0.lock"}, "and not one's own"
 
 
 def test_what_another_machine_was_training_when_it_died_is_tried_again_at_the_end(study, at_work, monkeypatch):

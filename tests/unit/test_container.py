@@ -46,7 +46,7 @@ def test_the_image_is_of_a_pinned_version_and_runs_as_a_user_with_a_home():
     (base,) = said("FROM")
     assert re.fullmatch(r"docker\.io/library/python:3\.1[123]\.\d+-slim-\w+", base)
     assert said("USER") == ["study"]
-    assert said("ENV") == ["HOME=/home/study"]
+    assert said("ENV") == ["HOME=/var/lib/study"]
     assert "--require-hashes --requirement /opt/vanishing/requirements.lock" in said("RUN")[1]
 
 

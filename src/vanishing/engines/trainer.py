@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import secrets
 import shutil
 import time
 from collections.abc import Generator, Sequence
@@ -61,7 +62,7 @@ class Job:
         settings.check_seed(name, seed)
         self._settings, self._missing = settings, missing
         self.run, self.name, self.seed, self.inputs = settings.run(name), name, seed, inputs
-        self.title = f"{name}:{seed}"
+        self.title, self.lock = f"{name}:{seed}", paths.LOCKS / f"{name}-seed{seed}.lock"
         self.entry = cost.Entry(name, self.run, models.measure(self.run.model, self.run.data.classes), [], [], [seed])
 
     def proceed(self, slot: Slot) -> Generator[Mark, None, None]:
@@ -70,7 +71,7 @@ class Job:
         An error of this training alone is kept in `error`, and the others go on.
         """
         try:
-            with (yield from _locked(self.name, self.seed)):
+            with (yield from _locked(self)):
                 if self._missing and not store.is_missing(self._settings, self.name, self.seed):
                     say(f"{self.title}: trained by another process meanwhile")
                     self.published = True
@@ -194,7 +195,8 @@ def train(
             tried = done
             waiting.extend(job for job in jobs if job.retry())
         under_way = [job for job in jobs if job in active]
-        job = budget.choose(waiting, under_way) if budget else next(iter(waiting), None)
+        ordered = _free_first(waiting) if missing else waiting
+        job = budget.choose(ordered, under_way) if budget else next(iter(ordered), None)
         if job:
             waiting.remove(job)
             for each in (*under_way, job):
@@ -206,6 +208,15 @@ def train(
         left = " ".join(job.title for job in jobs if not job.published)
         again = f"`vanishing train {left} --at-once {at_once}`" if len(jobs) > 1 else "the same command"
     _conclude(jobs, end, again)
+
+
+def _free_first(waiting: Sequence[Job]) -> list[Job]:
+    """Put last what other processes hold; where there are any, mix the rest, lest all of them try the same next."""
+    held = locks.taken(paths.LOCKS)
+    ordered = [job for job in waiting if job.lock.name not in held]
+    if held:
+        secrets.SystemRandom().shuffle(ordered)
+    return ordered + [job for job in waiting if job.lock.name in held]
 
 
 def _conclude(jobs: Sequence[Job], end: round_robin.End, again: str) -> None:
@@ -234,9 +245,9 @@ def _conclude(jobs: Sequence[Job], end: round_robin.End, again: str) -> None:
         raise Elsewhere(f"{rest}: {', '.join(elsewhere)}; the others are done")
 
 
-def _locked(name: str, seed: int) -> Generator[Mark, None, contextlib.ExitStack]:
+def _locked(job: Job) -> Generator[Mark, None, contextlib.ExitStack]:
     """Take the lock of a training, so that no two processes write its state; other trainings go on meanwhile."""
-    steps = locks.acquire(paths.LOCKS / f"{name}-seed{seed}.lock")
+    steps = locks.acquire(job.lock)
     while True:
         try:
             pause = next(steps)
@@ -244,5 +255,5 @@ def _locked(name: str, seed: int) -> Generator[Mark, None, contextlib.ExitStack]
             held: contextlib.ExitStack = end.value
             return held
         except locks.Held as holder:
-            raise Elsewhere(f"run {name!r}, seed {seed} is being trained by {holder}") from None
+            raise Elsewhere(f"run {job.name!r}, seed {job.seed} is being trained by {holder}") from None
         yield Pause(pause)
