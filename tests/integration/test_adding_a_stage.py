@@ -35,7 +35,7 @@ def measure(run: str, seed: int) -> None:
     benchmark:
         "logs/benchmarks/extremes/{run}-seed{seed}.tsv"
     shell:
-        "{vanishing} extremes {wildcards.run} --seed {wildcards.seed} 2>&1 | tee {log}"
+        "{program} extremes {wildcards.run} --seed {wildcards.seed} 2>&1 | tee {log}"
 ''',
 }
 ADDED = {

@@ -417,7 +417,7 @@ def test_every_rule_hands_on_the_settings_of_the_command_line():
     for name, text in rules.items():
         calls = re.findall(r'^        "(.+) 2>&1 \| tee \{log\}"$', text, re.MULTILINE)
         assert bool(calls) != ("use rule gradients as" in text), name
-        assert all(call.startswith("{vanishing} ") for call in calls), name
+        assert all(call.startswith("{program} ") for call in calls), name
 
 
 def test_the_report_alone_needs_neither_data_nor_training(tmp_path, monkeypatch):

@@ -41,13 +41,15 @@ if sys.argv[1] == "train":
 
     loop.SAVE_EVERY = 0.0
     with Path("gpus.txt").open("a") as gpus:
-        gpus.write(f"{{os.environ.get('CUDA_VISIBLE_DEVICES')}}\n")
+        gpus.write(f"{{os.environ.get('CUDA_VISIBLE_DEVICES')}}\\n")
 
     def slow(training, save=loop.Training._save_if_due):
-        with Path("steps.txt").open("a") as steps:
-            steps.write(f"{{job[0]}} {{job[1]}} {{training.place.epoch}} {{training.place.iteration}}\\n")
+        if training.place.iteration:
+            with Path("steps.txt").open("a") as steps:
+                steps.write(f"{{training.seed}} {{training.place.epoch}} {{training.place.iteration}}\\n")
         save(training)
         time.sleep({delay})
+
     loop.Training._save_if_due = slow
 sys.exit(cli.main())
 """
