@@ -31,11 +31,13 @@ def share(settings: config.Parameters, every: bool = False) -> None:
         every: also read every object on the remote, and replace those that are damaged.
 
     Raises:
-        UserError: no remote, or out of reach; changes that are not committed; a file does not match its record.
+        UserError: an engine or a training is at work; no remote, or out of reach; changes that are not committed; a
+            file does not match its record.
     """
     from vanishing.report import readme  # with them come PyTorch and seaborn, which a restore can do without
     from vanishing.verify import run
 
+    lock.check_idle("vanishing share")  # whose results would be committed unchecked
     if why := git.obstacle():
         raise UserError(f"no commit to add to: {why}; without git, `dvc push` alone hands on data and checkpoints")
     with remote.opened():
@@ -46,7 +48,7 @@ def share(settings: config.Parameters, every: bool = False) -> None:
     readme.write_readme(settings)
     with remote.opened() as storage:
         for path, digest, _ in _objects() if every else ():
-            if not storage.intact(digest):
+            if dvc_lock.kept(digest) and not storage.intact(digest):
                 storage.replace(digest)
                 say(f"{path}: '{storage.name}' had no intact copy, now it has")
         storage.push()
@@ -65,18 +67,24 @@ def restore(settings: config.Parameters) -> None:
     with remote.opened() as storage:
         if not dvc_lock.LOCK.exists():
             raise UserError(f"{dvc_lock.LOCK}: missing; nothing has been shared yet")
-        complaint = storage.pull()
+        outputs = [(path, digest) for stage in dvc_lock.read() for path, digest in stage.outputs.items()]
+        complaint = storage.pull([path for path, digest in outputs if _listed(storage, digest)])
         missing = [each for each in _objects() if not dvc_lock.kept(each[1])]
         lost = [each for each in missing if not storage.intact(each[1])]
-        if complaint and not lost:
-            raise complaint
-        for path, digest, command in lost:
-            print(Mismatch(path, f"{digest} ({dvc_lock.LOCK})", f"no intact copy on '{storage.name}'", command))
+    if complaint and not lost:
+        raise complaint
+    for path, digest, command in lost:
+        print(Mismatch(path, f"{digest} ({dvc_lock.LOCK})", f"no intact copy on '{storage.name}'", command))
     sync.bring_together(settings)
     if lost:
         raise UserError(
             f"not restored: {len(lost)}; `vanishing share --all` mends the remote, where they are whole or made again"
         )
+
+
+def _listed(storage: remote.Remote, digest: str) -> bool:
+    """Return whether an output is a file, or its list is in the cache now."""
+    return not digest.endswith(dvc_lock.DIRECTORY) or dvc_lock.kept(digest) or storage.bring_list(digest)
 
 
 def _objects() -> Iterator[tuple[Path, str, str]]:

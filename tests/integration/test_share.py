@@ -1,5 +1,6 @@
 """What `vanishing share` and `vanishing restore` refuse, each in a line that says what to do."""
 
+import hashlib
 import shutil
 
 import engines
@@ -158,3 +159,36 @@ def test_nothing_is_restored_beside_a_training(study, holder):
 
 def test_without_a_record_there_is_nothing_to_restore(study):
     assert refused(study, "restore") == "dvc.lock: missing; nothing has been shared yet\n"
+
+
+LOCK = """
+schema: '2.0'
+stages:
+  train@vgg08-0:
+    cmd: vanishing train vgg08 --seed 0
+    outs:
+    - path: checkpoints/vgg08/seed0
+      hash: md5
+      md5: {digest}
+      size: 4
+      nfiles: 1
+"""
+
+
+@pytest.mark.parametrize("name", ["../../../../evil", "epoch0000.safetensors"])
+def test_a_list_that_a_remote_has_made_up_brings_no_file(study, tmp_path, name):
+    """DVC itself puts each file where a directory's list says, and compares neither the list nor the place."""
+    content, evil = b"evil", hashlib.md5(b"evil", usedforsecurity=False).hexdigest()
+    right = hashlib.md5(b"[]", usedforsecurity=False).hexdigest() + ".dir"
+    for digest, stored in ((evil, content), (right, f'[{{"md5": "{evil}", "relpath": "{name}"}}]'.encode())):
+        path = tmp_path / "storage/files/md5" / digest[:2] / digest[2:]
+        path.parent.mkdir(parents=True)
+        path.write_bytes(stored)
+    (study / "dvc.lock").write_text(LOCK.format(digest=right))
+    before = {path for path in tmp_path.rglob("*") if ".dvc" not in path.parts}
+    process = engines.start(["vanishing", "restore"], study)
+    printed, _ = process.communicate(timeout=120)
+    assert process.returncode == 1, printed
+    assert "checkpoints/vgg08/seed0: found no intact copy on 'storage'" in printed
+    after = {path for path in tmp_path.rglob("*") if ".dvc" not in path.parts}
+    assert {path.name for path in after - before} & {"evil", "epoch0000.safetensors"} == set()

@@ -8,7 +8,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vanishing.console import say
@@ -40,8 +41,21 @@ class Remote:
         """Send every object that `dvc.lock` names and the remote does not list; those that are there are trusted."""
         say(f"objects sent to '{self.name}': {self._repo.push()}")
 
-    def pull(self) -> UserError | None:
-        """Bring what `dvc.lock` names into the cache and the checkout, but nothing that is damaged.
+    def bring_list(self, digest: str) -> bool:
+        """Bring the list of a directory's files into the cache; False if it is missing or damaged on the remote.
+
+        DVC takes a list from the remote unread, and puts each file where the list says, be it outside the project.
+        """
+        content = self._read(digest)
+        if content is None or hashlib.md5(content, usedforsecurity=False).hexdigest() != digest.removesuffix(".dir"):
+            return False
+        self._repo.cache.local.add_bytes(digest, content)
+        return True
+
+    def pull(self, outputs: Sequence[Path]) -> UserError | None:
+        """Bring outputs of stages into the cache and the checkout, but nothing that is damaged.
+
+        Lists of the files of directories must be in the cache: see `bring_list`.
 
         Returns:
             DVC's complaint, which seldom says of what: it is then not in the cache.
@@ -49,9 +63,11 @@ class Remote:
         from dvc.exceptions import CheckoutError, DownloadError
         from dvc.output import ObjectFormatError
 
+        if not (targets := list(map(str, outputs))):
+            return None  # DVC would take an empty list for all outputs
         try:
-            say(f"objects brought from '{self.name}': {self._repo.fetch()}")
-            self._repo.checkout(allow_missing=True)  # what no engine has built yet, and what is damaged
+            say(f"objects brought from '{self.name}': {self._repo.fetch(targets)}")
+            self._repo.checkout(targets, allow_missing=True)  # what no engine has built yet, and what is damaged
         except (ObjectFormatError, DownloadError, CheckoutError) as error:
             return _told(error)
         return None
@@ -66,6 +82,13 @@ class Remote:
         except FileNotFoundError:
             return False
         return found.hexdigest() == digest.removesuffix(".dir")
+
+    def _read(self, digest: str) -> bytes | None:
+        try:
+            content: bytes = self._objects.fs.cat_file(self._objects.oid_to_path(digest))
+        except FileNotFoundError:
+            return None
+        return content
 
     def replace(self, digest: str) -> None:
         """Put the object of the cache in place of what the remote has under its name."""
