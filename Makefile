@@ -16,7 +16,7 @@ endif
 export USER ?= $(shell { id -un || echo "uid$$(id -u)"; } 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-dvc every-run study report readme test test-fast test-stress test-all lint bench gpu study-gpu format lock clean distclean
+.PHONY: help setup demo demo-dvc every-run study report readme test test-fast test-stress test-all lint bench gpu study-gpu share restore format lock clean distclean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -97,6 +97,12 @@ study-gpu: $(READY)  ## the full study on one GPU, AT_ONCE trainings at a time; 
 	vanishing sync
 	snakemake --cores $(CORES)
 
+share: $(READY)  ## check the results, push data and checkpoints to DVC's remote, and commit the record
+	vanishing share
+
+restore: $(READY)  ## bring data and checkpoints from DVC's remote, so that no engine has anything to do
+	vanishing restore
+
 format: $(READY)  ## format Python and Snakemake code
 	ruff format .
 	ruff check --fix .
@@ -104,7 +110,7 @@ format: $(READY)  ## format Python and Snakemake code
 
 lock: $(READY)  ## pin the newest allowed versions of everything in requirements.lock
 	@command -v uv >/dev/null || { echo "uv: not installed; see https://docs.astral.sh/uv/getting-started/installation/" >&2; exit 1; }
-	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --upgrade --generate-hashes \
+	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --upgrade --generate-hashes \
 	  --no-header --no-annotate --output-file requirements.lock
 
 # deleting beside a running engine destroys its work

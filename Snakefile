@@ -10,7 +10,7 @@ import sys
 from snakemake.utils import min_version
 
 from vanishing import environment, project
-from vanishing.engines import graph, links, lock, typed
+from vanishing.engines import graph, links, lock, resources, typed
 from vanishing.errors import UserError
 
 min_version("9.14")

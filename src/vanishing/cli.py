@@ -26,7 +26,7 @@ Missing = Callable[["Parameters", Sequence[str]], list[tuple[str, int]]]
 ANYWHERE = ("diagnose",)
 """Commands that need no project."""
 
-UNSET = ("configure", "sync", "verify", "workspace", *ANYWHERE)
+UNSET = ("configure", "sync", "verify", "share", "restore", "workspace", *ANYWHERE)
 """Commands without `--set`: they compare with records of `params.yaml`, or have parameters of their own."""
 
 AT_ONCE = "number of trainings that share the device (default: 1)"
@@ -38,7 +38,7 @@ UNTIL = "stop in time, with all state saved: after 540s, 9min or 1.5h, or at 17:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: 0, 1 for a failure, 2 for a mistake in call or parameters.
 
-    And 124 where the time is up, 128 and its number after a signal.
+    And 75 where others train what is left, 124 where the time is up, 128 and its number after a signal.
     """
     if arguments is None:
         environment.settle()
@@ -124,13 +124,7 @@ def _parser() -> argparse.ArgumentParser:
             costs.add_argument("--at-once", type=int, default=1, metavar="N", help=AT_ONCE)
     command("readme", _readme, "write the results into README.md and docs/, from results/: no engine makes them")
     command("show", _show, "print the tables of results/")
-    command("sync", _sync, "tell Snakemake and DVC what the other has built")
-    verify = command("verify", _verify, "compare every file with its records, and name each mismatch")
-    verify.add_argument(
-        "--all", action="store_true", dest="every", help="evaluate and measure every training again, not a sample"
-    )
-    manifest = command("manifest", _manifest, "print versions, hardware, numerics and the hashes of all outputs")
-    manifest.add_argument("--output", type=_path, metavar="FILE", help="write to this file instead")
+    _records(command)
     diagnose = command("diagnose", _diagnose, "say where signal or gradient die in any network, and what helps")
     diagnose.add_argument("model", metavar="MODULE:CALLABLE", help="returns a torch.nn.Module, or (model, batches)")
     diagnose.add_argument(
@@ -142,6 +136,24 @@ def _parser() -> argparse.ArgumentParser:
     workspace.add_argument("--overlay", type=_path, metavar="FILE", help="parameters that replace those in params.yaml")
     workspace.add_argument("--study", action="append", metavar="STUDY", help="keep only this study; may be repeated")
     return parser
+
+
+def _records(command: Callable[[str, Command, str], argparse.ArgumentParser]) -> None:
+    """Add the commands that read and write records of the files, for two engines and for others."""
+    command("sync", _sync, "tell Snakemake and DVC what the other has built")
+    verify = command("verify", _verify, "compare every file with its records, and name each mismatch")
+    verify.add_argument(
+        "--all", action="store_true", dest="every", help="evaluate and measure every training again, not a sample"
+    )
+    share = command(
+        "share", _share, "check the results, push data and checkpoints to DVC's remote, and commit the record"
+    )
+    share.add_argument(
+        "--all", action="store_true", dest="every", help="read every object on the remote, and replace damaged ones"
+    )
+    command("restore", _restore, "bring data and checkpoints from DVC's remote, so that no engine has anything to do")
+    manifest = command("manifest", _manifest, "print versions, hardware, numerics and the hashes of all outputs")
+    manifest.add_argument("--output", type=_path, metavar="FILE", help="write to this file instead")
 
 
 def _select_jobs(parser: argparse.ArgumentParser) -> None:
@@ -225,8 +237,9 @@ def _train(options: argparse.Namespace) -> None:
     if chosen := _chosen(options, settings, remaining.to_train):
         from vanishing import stages
 
-        again = "" if options.missing is None and not options.settings else f"`vanishing {shlex.join(options.typed)}`"
-        stages.train(settings, chosen, options.at_once, until, again)
+        missing = options.missing is not None
+        again = f"`vanishing {shlex.join(options.typed)}`" if missing or options.settings else ""
+        stages.train(settings, chosen, options.at_once, until, again, missing)
 
 
 def _chosen(options: argparse.Namespace, settings: Parameters, missing: Missing) -> list[tuple[str, int]]:
@@ -260,6 +273,18 @@ def _verify(options: argparse.Namespace) -> None:
     from vanishing.verify import run
 
     run.verify(_load(options), options.every)
+
+
+def _share(options: argparse.Namespace) -> None:
+    from vanishing import sharing
+
+    sharing.share(_load(options), options.every)
+
+
+def _restore(options: argparse.Namespace) -> None:
+    from vanishing import sharing
+
+    sharing.restore(_load(options))
 
 
 def _manifest(options: argparse.Namespace) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vanishing import environment
+from vanishing.errors import UserError
 
 
 def ask(*arguments: str, text: str = "") -> str | None:
@@ -50,6 +51,21 @@ def checkout(path: Path, record: str = "git checkout HEAD --") -> str:
     First the file goes: by its size and time, git and DVC may take one with a flipped bit for the right one.
     """
     return f"{shlex.join(['rm', '-f', str(path)])} && {record} {shlex.quote(str(path))}"
+
+
+def commit(paths: Sequence[Path], message: str) -> bool:
+    """Commit these paths alone, as the user whose environment this is; False if nothing differs from the last commit.
+
+    Raises:
+        UserError: git makes no commit; it has said why.
+    """
+    named = ["--", *map(str, paths)]
+    for arguments in (["add", "--all", *named], ["commit", "--quiet", "--message", message, *named]):
+        if ask("status", "--porcelain", *named) == "":
+            return False
+        if subprocess.run(["git", *arguments], check=False).returncode:
+            raise UserError("git makes no commit, for the reason above; mend it, then run the same command to resume")
+    return True
 
 
 def committed(folder: Path) -> dict[Path, str]:

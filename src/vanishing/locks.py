@@ -25,7 +25,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,18 +87,34 @@ def hold(path: Path, wait: float = DYING, command: str = "") -> Iterator[None]:
         Held: another process holds it, or another thread.
         OSError: the file cannot be made.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, stop = _open(path), threading.Event()
+    steps = acquire(path, wait, command)
     try:
-        mine = _acquire(descriptor, path, wait, command or command_line(sys.argv))
-        try:
-            threading.Thread(target=_beat, args=(mine, stop), daemon=True).start()
-            yield
-        finally:
-            stop.set()
-            _withdraw(mine)
-    finally:
-        os.close(descriptor)
+        while True:
+            time.sleep(next(steps))
+    except StopIteration as end:
+        held: contextlib.ExitStack = end.value
+    with held:
+        yield
+
+
+def acquire(path: Path, wait: float = DYING, command: str = "") -> Generator[float, None, contextlib.ExitStack]:
+    """Take a lock as `hold` does, for a caller who has other work while it waits.
+
+    Yields:
+        Seconds until it is worth looking again.
+
+    Returns:
+        What releases the lock when it is closed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as held:
+        descriptor, stop = _open(path), threading.Event()
+        held.callback(os.close, descriptor)
+        mine = yield from _acquire(descriptor, path, wait, command or command_line(sys.argv))
+        held.callback(_withdraw, mine)
+        held.callback(stop.set)
+        threading.Thread(target=_beat, args=(mine, stop), daemon=True).start()
+        return held.pop_all()
 
 
 def holders(folder: Path) -> list[Holder]:
@@ -158,8 +174,8 @@ def runs(pid: int, since: float) -> bool | None:
         return None if psutil.pid_exists(pid) else False
 
 
-def _acquire(descriptor: int, path: Path, wait: float, command: str) -> Path:
-    """Wait for the lock and write the holder file, whose path is returned."""
+def _acquire(descriptor: int, path: Path, wait: float, command: str) -> Generator[float, None, Path]:
+    """Wait for the lock and write the holder file, whose path is returned; see `acquire`."""
     watch, until = _Watch(), time.monotonic() + wait
     while True:
         free = flock(descriptor) is not False
@@ -172,7 +188,7 @@ def _acquire(descriptor: int, path: Path, wait: float, command: str) -> Path:
         if time.monotonic() > until and (not others or any(others.values())):
             who = next((f"{other}" for other, lives in others.items() if lives), f"another process (lock {path})")
             raise Held(who)
-        time.sleep(POLL * (1 + secrets.randbelow(100) / 100))  # of two that have withdrawn, one comes first
+        yield POLL * (1 + secrets.randbelow(100) / 100)  # of two that have withdrawn, one comes first
 
 
 def _open(path: Path) -> int:

@@ -40,11 +40,12 @@ def train(
     at_once: int = 1,
     until: float | None = None,
     again: str = "",
+    missing: bool = False,
 ) -> None:
     """Train runs with a seed each, going on where an earlier start was interrupted; see `trainer.train`."""
     from vanishing.engines import trainer
 
-    trainer.train(settings, chosen, at_once, until, again)
+    trainer.train(settings, chosen, at_once, until, again, missing)
 
 
 def gradients(settings: config.Parameters, name: str, seed: int) -> None:

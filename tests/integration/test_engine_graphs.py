@@ -483,7 +483,7 @@ def test_staleness_depends_on_the_parameters_and_on_no_place_time_version_or_rev
     blocks = {"data", "model", "train"}
     runs = [study.run(run).configuration() for run in study.runs]
     said = scalars([study.model_dump(mode="json"), *runs]) | blocks | {study.data.classes}
-    said |= set(config.looks(study).values())
+    said |= set(study.looks.values())
     assert scalars([json.loads(text) for text in configurations(study).values()]) <= said
 
 

@@ -99,10 +99,21 @@ def test_a_dvc_at_work_is_named_once(checkout, holder):
     lock.check("vanishing sync")
 
 
+def test_an_entry_that_a_dead_snakemake_of_another_machine_has_left_is_not_taken_for_a_process_of_this_one(
+    checkout, holder
+):
+    """Its number may be that of any process here; an entry for the whole folder is made under the lock held here."""
+    process = holder("import sys; print('held', flush=True); sys.stdin.read()")
+    left = {"write": {str(Path.cwd()): {"pid": process.pid, "cmd": "snakemake --cores 2"}}}
+    Path(".dvc/tmp/rwlock").write_text(json.dumps(left))
+    lock.check("vanishing sync")
+    assert not json.loads(Path(".dvc/tmp/rwlock").read_text()).get("write")
+
+
 def test_a_process_with_the_number_of_one_that_is_gone_is_not_taken_for_it(checkout, holder):
     process = holder("import sys; print('held', flush=True); sys.stdin.read()")
     listed = Path(".dvc/tmp/rwlock")
-    listed.write_text(json.dumps({"write": {str(Path.cwd()): {"pid": process.pid, "cmd": "dvc repro"}}}))
+    listed.write_text(json.dumps({"write": {f"{Path('data').absolute()}": {"pid": process.pid, "cmd": "dvc repro"}}}))
     with pytest.raises(UserError, match=rf"\(PID {process.pid}\): dvc repro; if no engine runs "):
         lock.check("vanishing sync")
     os.utime(listed, (0, psutil.Process(process.pid).create_time() - 60))

@@ -1,11 +1,15 @@
 """Trainings of the pipeline, several at once and within a budget of time, and what the user is told."""
 
+import contextlib
 import datetime
 import errno
 import gc
 import json
+import os
+import re
 import signal
 import sys
+import threading
 import time
 import weakref
 from pathlib import Path
@@ -16,10 +20,11 @@ import pytest
 import torch
 
 import examples
-from vanishing import cli, config, paths, stages
+from vanishing import cli, config, locks, paths, stages
 from vanishing.config import ParameterError
 from vanishing.engines import remaining, time_limit
 from vanishing.engines.time_limit import Budget
+from vanishing.results import store
 from vanishing.training import cost, devices, loop, step
 
 RUNS = ["vgg08", "vgg38", "vgg38_bn"]
@@ -149,6 +154,89 @@ def test_a_run_without_a_seed_is_all_of_its_seeds(study):
     several = config.check(examples.content(SMALL | {"seeds": [2, 5]}, RUNS))
     assert several.named("vgg08") == [("vgg08", 2), ("vgg08", 5)]
     assert several.named("vgg08", seed=5) == several.named("vgg08:5") == [("vgg08", 5)]
+
+
+def elsewhere(name):
+    """Write what the lock of a training holds while that runs on another machine."""
+    path = paths.LOCKS / f"{name}-seed0.lock.7-0123abcd"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    who = {"machine": "another", "host": "node7", "pid": 7, "since": time.time(), "command": "vanishing train"}
+    path.write_text(json.dumps(who))
+    return path
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """Let one elsewhere count as dead after 0.5 s without a sign."""
+    monkeypatch.setattr(locks, "BEAT", 0.05)
+    monkeypatch.setattr(locks, "PATIENCE", 0.5)
+
+
+@pytest.fixture
+def at_work(study, impatient):
+    """Let another machine train `vgg38` until the test ends, or the file that is returned is gone."""
+    path, stop = elsewhere("vgg38"), threading.Event()
+
+    def touch():
+        while path.exists() and not stop.wait(0.05):
+            with contextlib.suppress(FileNotFoundError):
+                os.utime(path)
+
+    touching = threading.Thread(target=touch)
+    touching.start()
+    yield path
+    stop.set()
+    touching.join()
+
+
+@pytest.mark.parametrize("at_once", ["1", "2"])
+def test_what_another_machine_trains_is_left_to_it(study, at_work, capsys, at_once):
+    assert cli.main(["train", "--missing", "--at-once", at_once]) == 75
+    told = capsys.readouterr().err.splitlines()
+    assert told[-1] == (
+        "vanishing train: 1 of 3 trainings left to the processes that are at work on them: vgg38:0; the others are done"
+    )
+    named = (
+        r"vgg38:0: run 'vgg38', seed 0 is being trained by vanishing train \(process 7 on node7, for \d+ s\); if that "
+    )
+    assert re.match(named, told[-2])
+    assert remaining.to_train(study) == [("vgg38", 0)]
+    assert cli.main(["train", "vgg38", "--seed", "0"]) == 75
+
+
+def test_what_another_machine_was_training_when_it_died_is_tried_again_at_the_end(study, at_work, monkeypatch):
+    publish = store.publish
+
+    def last(name, *rest):
+        publish(name, *rest)
+        if name == "vgg38_bn":
+            at_work.unlink()
+
+    monkeypatch.setattr(store, "publish", last)
+    assert cli.main(["train", "--missing"]) == 0
+    assert remaining.to_train(study) == []
+
+
+def test_what_another_machine_has_trained_since_the_start_is_not_trained_again(study, monkeypatch, capsys):
+    whole, publish = made_by(study), store.publish
+
+    def also(name, *rest):
+        publish(name, *rest)
+        examples.result(study, "vgg38")
+
+    monkeypatch.setattr(store, "publish", also)
+    assert cli.main(["train", "vgg08", "vgg38", "--missing"]) == 0
+    assert capsys.readouterr().err.endswith("vgg38:0: trained by another process meanwhile\n")
+    assert made()["results/runs/vgg38/seed0/summary.json"] != whole["results/runs/vgg38/seed0/summary.json"]
+
+
+def test_while_a_sign_of_another_machine_is_waited_for_other_trainings_and_signals_go_on(study, monkeypatch, capsys):
+    elsewhere("vgg08")
+    at_step(monkeypatch, 5, lambda: signal.raise_signal(signal.SIGINT))
+    began = time.monotonic()
+    assert cli.main(["train", "--missing", "--at-once", "2"]) == 130
+    assert time.monotonic() - began < locks.PATIENCE / 2
+    assert "saved: vgg38:0 at epoch " in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_a_signal_reaches_all_and_the_line_names_the_command_that_goes_on(study, monkeypatch, capsys):

@@ -11,22 +11,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from clones import git, nothing_to_do, under_git
 from engines import WINDOWS, planned, run, start
 
-from examples import ROOT
 from vanishing import config, files
-
-BESIDE = [".gitattributes", ".gitignore", ".dvc/.gitignore", ".dvc/config", "README.md"]
-"""Of the project, what a tiny study is laid out without; git belongs to it from here on."""
 
 OWN = {".git", ".dvc", ".snakemake", ".vanishing"}
 """Folders that git and the engines keep for themselves."""
-
-
-def git(folder, *arguments):
-    """Run git as a user without settings of their own."""
-    variables = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
-    return run(folder, "git", "-c", "user.name=A", "-c", "user.email=a@example.org", *arguments, **variables)
 
 
 @pytest.fixture(scope="module")
@@ -34,9 +25,7 @@ def shared(build, tmp_path_factory):
     """A study that Snakemake has built, shared as README says: results in git, the rest pushed."""
     folder, remote = tmp_path_factory.mktemp("shared") / "study", tmp_path_factory.mktemp("remote")
     shutil.copytree(build("snakemake"), folder)
-    for name in BESIDE:
-        shutil.copy(ROOT / name, folder / name)
-    git(folder, "init", "--quiet")
+    under_git(folder)
     run(folder, "dvc", "remote", "add", "--default", "storage", str(remote))
     run(folder, "vanishing", "sync")
     git(folder, "add", "--all")
@@ -53,15 +42,6 @@ def pulled(shared, tmp_path_factory):
     run(folder, "dvc", "pull")
     run(folder, "vanishing", "sync")
     return folder
-
-
-def nothing_to_do(folder, **variables):
-    """Assert that neither engine would run anything, nor does, nor changes what git knows."""
-    assert "Nothing to be done" in run(folder, "snakemake", "-n", **variables)
-    printed = run(folder, "dvc", "repro", **variables)
-    assert "Data and pipelines are up to date." in printed
-    assert "Running stage" not in printed
-    assert git(folder, "status", "--porcelain") == ""
 
 
 def both_see_a_changed_learning_rate(folder):

@@ -58,7 +58,7 @@ def test_every_stage_calls_its_function_with_what_is_chosen(stage, capsys, monke
     assert call(capsys, stage.name, *words) == (0, [])
     settings, *rest = called[0]
     assert list(settings.studies) == ["core"]
-    wanted = {"data": [None], "train": [[("vgg08", 0)], 1, None, ""]}
+    wanted = {"data": [None], "train": [[("vgg08", 0)], 1, None, "", False]}
     assert rest == wanted.get(stage.name, {"": [], "job": ["vgg08", 0], "study": [["core"]]}[stage.each])
 
 

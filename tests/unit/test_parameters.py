@@ -653,11 +653,11 @@ def test_looks_by_hand():
         {"one": {"runs": ["a", "b"]}, "two": {"runs": ["c", "b"]}, "three": {"runs": ["d", "c", "a"]}}
     )
     # c must differ from b and from a, d from c and from a; vgg08 is in no study
-    assert config.looks(settings) == {"a": 0, "b": 1, "c": 2, "d": 1, "vgg08": 0}
+    assert settings.looks == {"a": 0, "b": 1, "c": 2, "d": 1, "vgg08": 0}
 
 
 def test_the_runs_of_every_study_have_different_looks(study):
-    looks = config.looks(study)
+    looks = study.looks
     assert set(looks) == set(study.runs)
     for each in study.studies.values():
         assert len({looks[run] for run in each.runs}) == len(each.runs)

@@ -18,7 +18,7 @@ rule gradients:
         "logs/benchmarks/gradients/{run}-seed{seed}.tsv"
     threads: lambda wildcards: graph.threads(settings, wildcards.run)
     resources:
-        gpu=lambda wildcards: graph.gpus(settings, wildcards.run),
+        **resources.measuring(settings, config),
     params:
         command="gradients",
         configuration=graph.configuration("gradients", settings),

@@ -18,7 +18,7 @@ rule train:
         "logs/benchmarks/train/{run}-seed{seed}.tsv"
     threads: lambda wildcards: graph.threads(settings, wildcards.run)
     resources:
-        gpu=lambda wildcards: graph.gpus(settings, wildcards.run),
+        **resources.training(settings, config),
     params:
         configuration=lambda wildcards: graph.configuration(
             "train", settings, wildcards.run

@@ -15,7 +15,7 @@ rule trainable_depth:
         "logs/benchmarks/trainable_depth.tsv"
     threads: settings.trainable_depth.threads
     resources:
-        gpu=int(settings.train.device != "cpu"),
+        **resources.sweeping(settings, config),
     params:
         configuration=graph.configuration("trainable_depth", settings),
     message:

@@ -10,7 +10,7 @@ from vanishing.config.gradients import Gradients
 from vanishing.config.landscape import Landscape
 from vanishing.config.model import BOTTLENECK, Model
 from vanishing.config.overrides import plain, read_settings, write_settings
-from vanishing.config.parameters import VARIABLE, Parameters, check, load, looks, read, with_runs
+from vanishing.config.parameters import VARIABLE, Parameters, check, load, read, with_runs
 from vanishing.config.run import Run, completed
 from vanishing.config.signal import Signal
 from vanishing.config.smoothness import Smoothness
@@ -47,7 +47,6 @@ __all__ = [
     "check",
     "completed",
     "load",
-    "looks",
     "merge",
     "plain",
     "read",

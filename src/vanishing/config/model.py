@@ -58,3 +58,11 @@ class Model(Block):
     def blocks_by_stage(self) -> tuple[int, ...]:
         """Processing blocks in each stage."""
         return (self.blocks,) * self.stages if isinstance(self.blocks, int) else self.blocks
+
+    @property
+    def layers(self) -> int:
+        """Convolutions and the classifier."""
+        reduction = (3 if self.reduction == "bottleneck" else self.convolutions) + (
+            self.reduction_shortcut == "convolution"
+        )
+        return 2 + sum(self.blocks_by_stage) * self.convolutions + self.stages * reduction

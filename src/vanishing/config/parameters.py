@@ -7,6 +7,7 @@ text is a single line that names the key, its value and what is allowed.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -61,6 +62,22 @@ class Parameters(Block):
             for run in study.runs:
                 found.setdefault(run, set()).update(self.seeds if study.seeds is None else study.seeds)
         return {run: sorted(found.get(run, self.seeds)) for run in self.runs}
+
+    @cached_property
+    def looks(self) -> dict[str, int]:
+        """Number the runs so that those of a study have different numbers: the places of their colours and dashes.
+
+        A run has one number in all studies, the smallest that none of its fellows has yet, in the order of the studies.
+        """
+        fellows: dict[str, set[str]] = {}
+        for study in self.studies.values():
+            for run in study.runs:
+                fellows.setdefault(run, set()).update(study.runs)
+        numbers: dict[str, int] = {}
+        for run in [*fellows, *(run for run in self.runs if run not in fellows)]:
+            taken = {numbers[other] for other in fellows.get(run, ()) if other in numbers}
+            numbers[run] = next(at for at in range(len(taken) + 1) if at not in taken)
+        return numbers
 
     def run(self, name: str) -> Run:
         """Return the effective configuration of the run `name`; a `ParameterError` lists the runs there are."""
@@ -132,22 +149,6 @@ class Parameters(Block):
         if seed not in self._seeds[name]:
             allowed = ", ".join(map(str, self._seeds[name]))
             raise ParameterError(f"seed {seed} of run {name!r} is not configured; allowed: {allowed}")
-
-
-def looks(settings: Parameters) -> dict[str, int]:
-    """Number the runs so that those of a study have different numbers: the places of their colours and dashes.
-
-    A run has one number in all studies, the smallest that none of its fellows has yet, in the order of the studies.
-    """
-    fellows: dict[str, set[str]] = {}
-    for study in settings.studies.values():
-        for run in study.runs:
-            fellows.setdefault(run, set()).update(study.runs)
-    numbers: dict[str, int] = {}
-    for run in [*fellows, *(run for run in settings.runs if run not in fellows)]:
-        taken = {numbers[other] for other in fellows.get(run, ()) if other in numbers}
-        numbers[run] = next(at for at in range(len(taken) + 1) if at not in taken)
-    return numbers
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -311,8 +312,8 @@ def _check_studies(parameters: Parameters) -> None:
 
 
 def _check_unique(key: str, values: Sequence[Any]) -> None:
-    for value in values:
-        if values.count(value) > 1:
+    for value, times in Counter(values).items():
+        if times > 1:
             raise ParameterError(f"{key} = {value!r}: allowed: each once")
 
 

@@ -114,9 +114,7 @@ def _trainable_depth(settings: Parameters) -> object:
 
 def _explain(settings: Parameters) -> object:
     """Every analysis, with the looks of its runs, and the sweep over depths."""
-    from vanishing.config import looks
-
-    numbers, model = looks(settings), settings.model
+    numbers, model = settings.looks, settings.model
     blocks = [[block.model_dump(mode="json"), [numbers[run] for run in block.runs]] for _, block in settings.analyses]
     sweep = [settings.trainable_depth.model_dump(mode="json"), model.stages, model.filters, settings.data.classes]
     return [*blocks, sweep]
@@ -129,9 +127,7 @@ def _tables(settings: Parameters, key: str) -> object:
 
 def _figures(settings: Parameters, key: str) -> object:
     """The study, the looks of its runs, and by what its panels are grouped."""
-    from vanishing.config import looks
-
-    study, numbers = settings.studies[key], looks(settings)
+    study, numbers = settings.studies[key], settings.looks
     runs = {run: [numbers[run], settings.run(run).train.schedule, settings.run(run).train.epochs] for run in study.runs}
     return [study.model_dump(mode="json"), runs, settings.data.classes]
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from vanishing import config, files, paths, project
 from vanishing.config import ParameterError, Parameters
-from vanishing.engines import catalogue
+from vanishing.engines import catalogue, resources
 from vanishing.errors import UserError
 
 FROM_RESULTS = "from_results"
@@ -22,6 +22,9 @@ FROM_RESULTS = "from_results"
 
 CURVES = {"training loss": "train_loss", "validation accuracy": "val_accuracy"}
 """Columns of a history that `dvc plots` draws for each study."""
+
+OPTIONS = FROM_RESULTS, resources.GRES
+"""Keys of `--config` that are no settings of `params.yaml`."""
 
 EXPERIMENT = "DVC_EXP_NAME"
 """What DVC sets for the stages of an experiment."""
@@ -51,7 +54,7 @@ def load(
 
 def laid_over(overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Return what Snakemake's configuration, before it reads `params.yaml`, lays over that file, as plain values."""
-    return {key: config.plain(value) for key, value in overrides.items() if key != FROM_RESULTS}
+    return {key: config.plain(value) for key, value in overrides.items() if key not in OPTIONS}
 
 
 def check_typed(settings: Iterable[str]) -> None:
@@ -144,7 +147,8 @@ def results_of(chosen: Iterable[Job]) -> list[Path]:
 
 def study_jobs(settings: Parameters, chosen: Iterable[Job], key: str) -> list[Job]:
     """List the jobs of one study."""
-    return [job for job in chosen if job[0] in settings.studies[key].runs]
+    runs = set(settings.studies[key].runs)
+    return [job for job in chosen if job[0] in runs]
 
 
 def stage_jobs(settings: Parameters, stage: catalogue.Stage, chosen: Iterable[Job]) -> list[Job]:
@@ -216,11 +220,6 @@ def report_text() -> list[Path]:
     """List the hand-written sources of the report."""
     fixed = [paths.REPORT / name for name in (".latexmkrc", "report.tex", "preamble.tex", "references.bib")]
     return fixed + sorted((paths.REPORT / "sections").glob("*.tex"))
-
-
-def gpus(settings: Parameters, run: str) -> int:
-    """Return how many GPUs a job of a run takes from `--resources gpu`: none where it is told to use the CPU."""
-    return 0 if settings.run(run).train.device == "cpu" else 1
 
 
 def threads(settings: Parameters, run: str) -> int:

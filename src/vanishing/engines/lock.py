@@ -178,14 +178,14 @@ def _mend(hardlink: bool) -> None:
         _drop_files_of_flock()
     with lock():  # which names nobody; the list below does not have a DVC that is between two stages
         pass
-    path = DVC / "rwlock"
+    path, own = DVC / "rwlock", str(Path.cwd())  # as only a holder of `LOCK` writes, which this process is now
     with guard(), contextlib.suppress(FileNotFoundError):
         try:
             held, written = json.loads(path.read_bytes()), path.stat().st_mtime
         except ValueError:
             path.unlink()
             return
-        writers = {name: who for name, who in held.get("write", {}).items() if _alive(who, written)}
+        writers = {name: who for name, who in held.get("write", {}).items() if name != own and _alive(who, written)}
         readers = {
             name: [who for who in several if _alive(who, written)] for name, several in held.get("read", {}).items()
         }

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import shutil
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 
 import torch
@@ -18,7 +18,7 @@ from vanishing.engines.time_limit import LEAST, Budget
 from vanishing.errors import UserError, line
 from vanishing.results import store, throughput
 from vanishing.training import checkpoints, cost, devices, loop, models, round_robin
-from vanishing.training.streams import Mark, Slot
+from vanishing.training.streams import Mark, Pause, Slot
 
 NO_MEMORY = ("out of memory", "memory that it asked for", "unable to find an engine", "CUBLAS_STATUS_ALLOC_FAILED")
 """Messages of PyTorch, CUDA, cuDNN, which tries each of its algorithms, and cuBLAS when memory is short."""
@@ -31,6 +31,13 @@ class OutOfTime(UserError):
     """That of timeout(1)."""
 
 
+class Elsewhere(UserError):
+    """Another process trains it now, perhaps on another machine."""
+
+    exit_code = 75
+    """EX_TEMPFAIL of sysexits.h: nothing has failed, and what is left may be worth another start later."""
+
+
 class Job:
     """A training of the pipeline, a task beside others.
 
@@ -39,6 +46,7 @@ class Job:
         name: a run.
         seed: one of its seeds.
         inputs: data sets, read once for all jobs.
+        missing: train only if that is still missing when its turn comes; another process may have done it by then.
     """
 
     at_once = 1
@@ -47,9 +55,11 @@ class Job:
     training: loop.Training | None = None
     error: Exception | None = None
     published = False
+    """Whether its results are there."""
 
-    def __init__(self, settings: config.Parameters, name: str, seed: int, inputs: Inputs) -> None:
+    def __init__(self, settings: config.Parameters, name: str, seed: int, inputs: Inputs, missing: bool) -> None:
         settings.check_seed(name, seed)
+        self._settings, self._missing = settings, missing
         self.run, self.name, self.seed, self.inputs = settings.run(name), name, seed, inputs
         self.title = f"{name}:{seed}"
         self.entry = cost.Entry(name, self.run, models.measure(self.run.model, self.run.data.classes), [], [], [seed])
@@ -60,8 +70,12 @@ class Job:
         An error of this training alone is kept in `error`, and the others go on.
         """
         try:
-            with _locked(self.name, self.seed):
-                yield from self._train(slot)
+            with (yield from _locked(self.name, self.seed)):
+                if self._missing and not store.is_missing(self._settings, self.name, self.seed):
+                    say(f"{self.title}: trained by another process meanwhile")
+                    self.published = True
+                else:
+                    yield from self._train(slot)
         except (UserError, OSError) as error:
             self.error, self.training = error.with_traceback(None), None  # its frames hold tensors
         except RuntimeError as error:
@@ -87,6 +101,13 @@ class Job:
         self.published, self.training = True, None  # frees the device's memory for the next
         accuracy = f", test accuracy {outcome.test.accuracy:.2%}" if outcome.test else ""
         say(f"{title}: {outcome.status} after {len(outcome.history)} of {run.train.epochs} epochs{accuracy}")
+
+    def retry(self) -> bool:
+        """Forget that another process was training it; return whether one was."""
+        refused = isinstance(self.error, Elsewhere)
+        if refused:
+            self.error = None
+        return refused
 
     def save(self) -> None:
         """Save the state, if there is anything to save yet."""
@@ -137,6 +158,7 @@ def train(
     at_once: int = 1,
     until: float | None = None,
     again: str = "",
+    missing: bool = False,
 ) -> None:
     """Train runs, several at once, each to the bytes that it gives alone, and publish their results.
 
@@ -146,14 +168,17 @@ def train(
         at_once: trainings that share the device.
         until: time of the monotonic clock by which all states must be saved; see `time_limit`.
         again: the command that resumes after an interruption; by default one that names the trainings left.
+        missing: pass over what another process has trained by the time that its turn comes. What another one is
+            training is tried again at the end, in case that process has died.
 
     Raises:
+        Elsewhere: where others still train some of them, after all others.
         Interrupted: after SIGINT or SIGTERM, once the states are saved.
         OutOfTime: at the time limit, once the states are saved.
         UserError: where a training failed, after all others.
     """
     inputs = Inputs(settings.data.seed)
-    jobs = [Job(settings, name, seed, inputs) for name, seed in chosen]
+    jobs = [Job(settings, name, seed, inputs, missing) for name, seed in chosen]
     for path in {job.run.data.path for job in jobs if not job.run.data.path.exists()}:
         dataset.load(path)  # raises an error that says how to make it
     waiting = list(jobs)
@@ -161,7 +186,13 @@ def train(
         raise OutOfTime(f"--until: less than {LEAST:.0f} s are left, in which nothing is worth beginning")
     budget = Budget(jobs, until, at_once) if until is not None else None
 
+    tried = 0
+
     def choose(active: Sequence[round_robin.Task]) -> Job | None:
+        nonlocal tried
+        if missing and not waiting and (done := sum(job.published for job in jobs)) > tried:
+            tried = done
+            waiting.extend(job for job in jobs if job.retry())
         under_way = [job for job in jobs if job in active]
         job = budget.choose(waiting, under_way) if budget else next(iter(waiting), None)
         if job:
@@ -179,10 +210,10 @@ def train(
 
 def _conclude(jobs: Sequence[Job], end: round_robin.End, again: str) -> None:
     """Raise the error that tells the user how the trainings ended, unless all were published."""
-    failed = {job.title: job.error for job in jobs if job.error}
-    if failed and len(jobs) == 1:
-        raise failed[jobs[0].title]
-    for title, error in failed.items():
+    errors = {job.title: job.error for job in jobs if job.error}
+    if errors and len(jobs) == 1:
+        raise errors[jobs[0].title]
+    for title, error in errors.items():
         say(f"{title}: {line(error)}")
     left = [job for job in jobs if not (job.published or job.error)]
     places = [(job.title, job.training.place) for job in left if job.training and job in end.saved]
@@ -194,16 +225,24 @@ def _conclude(jobs: Sequence[Job], end: round_robin.End, again: str) -> None:
         done = f"{sum(job.published for job in jobs)} of {len(jobs)} trainings done"
         why = f"the time is up: {done}; {state}" if saved else f"too little time is left to begin another: {done}"
         raise OutOfTime(f"{why}; run {again} to resume")
-    if failed:
-        raise UserError(f"{len(failed)} of {len(jobs)} trainings failed: {', '.join(failed)}; the others are done")
+    elsewhere = [title for title, error in errors.items() if isinstance(error, Elsewhere)]
+    rest = f"{len(elsewhere)} of {len(jobs)} trainings left to the processes that are at work on them"
+    if failed := [title for title in errors if title not in elsewhere]:
+        others = f"{rest}; the others are done" if elsewhere else "the others are done"
+        raise UserError(f"{len(failed)} of {len(jobs)} trainings failed: {', '.join(failed)}; {others}")
+    if elsewhere:
+        raise Elsewhere(f"{rest}: {', '.join(elsewhere)}; the others are done")
 
 
-@contextlib.contextmanager
-def _locked(name: str, seed: int) -> Iterator[None]:
-    """Hold the lock of a training, so that no two processes write its state."""
-    with contextlib.ExitStack() as held:
+def _locked(name: str, seed: int) -> Generator[Mark, None, contextlib.ExitStack]:
+    """Take the lock of a training, so that no two processes write its state; other trainings go on meanwhile."""
+    steps = locks.acquire(paths.LOCKS / f"{name}-seed{seed}.lock")
+    while True:
         try:
-            held.enter_context(locks.hold(paths.LOCKS / f"{name}-seed{seed}.lock"))
+            pause = next(steps)
+        except StopIteration as end:
+            held: contextlib.ExitStack = end.value
+            return held
         except locks.Held as holder:
-            raise UserError(f"run {name!r}, seed {seed} is being trained by {holder}") from None
-        yield
+            raise Elsewhere(f"run {name!r}, seed {seed} is being trained by {holder}") from None
+        yield Pause(pause)

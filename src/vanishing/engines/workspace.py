@@ -25,6 +25,7 @@ SOURCES = [
     ".dvc/plots/*.json",
     "workflow/rules/*.smk",
     "profiles/*/config.yaml",
+    "workflow/profiles/*/config.yaml",
     "notebooks/*.ipynb",
     "report/.latexmkrc",
     "report/sections/.latexmkrc",

@@ -92,7 +92,7 @@ def read_study(key: str, settings: config.Parameters) -> StudyResults:
 
 def looks(settings: config.Parameters) -> dict[str, tuple[Colour, str]]:
     """Return colour and line style of each configured run."""
-    return {run: _look(at) for run, at in config.looks(settings).items()}
+    return {run: _look(at) for run, at in settings.looks.items()}
 
 
 def draw(family: str, data: StudyResults) -> dict[str, Figure]:

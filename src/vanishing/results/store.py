@@ -272,9 +272,16 @@ def is_trained(settings: config.Parameters, name: str, seed: int) -> bool:
 
 def trained(settings: config.Parameters) -> Iterator[tuple[str, int]]:
     """Yield each (run, seed) whose trajectory is there too, so that its gradient flow can be measured."""
-    for name, seed in settings.jobs():
-        if is_trained(settings, name, seed) and paths.snapshot(paths.checkpoints(name, seed), 0).exists():
-            yield name, seed
+    return (job for job in settings.jobs() if _is_measurable(settings, *job))
+
+
+def is_missing(settings: config.Parameters, name: str, seed: int) -> bool:
+    """Return whether a run and seed is left to train: neither `available` nor `trained`."""
+    return not (is_available(settings, name, seed) or _is_measurable(settings, name, seed))
+
+
+def _is_measurable(settings: config.Parameters, name: str, seed: int) -> bool:
+    return is_trained(settings, name, seed) and paths.snapshot(paths.checkpoints(name, seed), 0).exists()
 
 
 def _made_so(settings: config.Parameters, name: str, seed: int, wanted: list[Path]) -> bool:

@@ -19,6 +19,7 @@ from vanishing import config
 from vanishing.console import say
 from vanishing.environment import switches
 from vanishing.errors import UserError
+from vanishing.training import gpus
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 """Options of glibc's mallopt: the size from which free memory is returned, and the number of blocks from mmap."""
@@ -82,6 +83,8 @@ def choose(train: config.Train, measuring: bool = False) -> torch.device:
     # CUDA reads both when it starts; streams beyond the connections, 8 by default, wait for one another
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = numerics(train)["CUBLAS_WORKSPACE_CONFIG"]
     os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")
+    if train.device != "cpu":
+        gpus.take()
     obstacle = "" if train.device == "cpu" else cuda_obstacle()
     if train.device == "cpu" or (train.device == "auto" and obstacle):
         if obstacle not in ("", NO_GPU):

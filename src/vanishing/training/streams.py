@@ -7,6 +7,7 @@ share a GPU in one process, and what it repeats is recorded as a CUDA graph.
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, cast
@@ -32,6 +33,21 @@ class Mark:
 
     def synchronize(self) -> None:
         """Sleep until the device has reached it."""
+
+
+class Pause(Mark):
+    """A mark that is reached once a time has passed, for a task that waits for something else than the device."""
+
+    def __init__(self, seconds: float) -> None:
+        self._until = time.monotonic() + seconds
+
+    def query(self) -> bool:
+        """Return whether the time has passed."""
+        return time.monotonic() >= self._until
+
+    def synchronize(self) -> None:
+        """Sleep until it has."""
+        time.sleep(max(0.0, self._until - time.monotonic()))
 
 
 class Stream:

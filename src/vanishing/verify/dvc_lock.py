@@ -130,11 +130,11 @@ def objects(scope: Scope) -> Iterator[Mismatch]:
         scope.notes.append(f"{folder}: not here, so no cache of DVC's is checked")
         return
     stages = read() if LOCK.exists() and LOCK not in scope.mismatched else []
-    owners = dict(_owners(stages))
+    named = dict(owners(stages))
     for path in sorted(folder.glob("??/*")):
         name = path.parent.name + path.name
         if re.fullmatch(r"[0-9a-f]{32}(\.dir)?", name):
-            command = _again(path, *owners[name]) if name in owners else remove(path, "-f")
+            command = _again(path, *named[name]) if name in named else remove(path, "-f")
             yield from scope.compare(path, name.removesuffix(DIRECTORY), "its name", command, "md5")
             if name.endswith(DIRECTORY):
                 try:
@@ -248,7 +248,12 @@ def _first(error: ValidationError) -> str:
     return f"{where:.200}: {first['msg']:.200}"
 
 
-def _owners(stages: Iterable[Stage]) -> Iterator[tuple[str, tuple[Stage, Path]]]:
+def kept(digest: str) -> bool:
+    """Return whether an object is in DVC's cache."""
+    return (_cache() / digest[:2] / digest[2:]).is_file()
+
+
+def owners(stages: Iterable[Stage]) -> Iterator[tuple[str, tuple[Stage, Path]]]:
     """Yield each object that `dvc.lock` names, with the stage and the file that it is of."""
     listings = _Listings()
     for stage in stages:
