@@ -29,7 +29,7 @@ class Remote:
     """
 
     def __init__(self, repo: Repo) -> None:
-        self._repo = repo
+        self._repo, self._lists = repo, 0
         self._objects = repo.cloud.get_remote_odb()
         self.name = repo.config["core"]["remote"]
         place, fs = repo.config["remote"][self.name]["url"], self._objects.fs
@@ -50,6 +50,7 @@ class Remote:
         if content is None or hashlib.md5(content, usedforsecurity=False).hexdigest() != digest.removesuffix(".dir"):
             return False
         self._repo.cache.local.add_bytes(digest, content)
+        self._lists += 1
         return True
 
     def pull(self, outputs: Sequence[Path]) -> UserError | None:
@@ -66,7 +67,7 @@ class Remote:
         if not (targets := list(map(str, outputs))):
             return None  # DVC would take an empty list for all outputs
         try:
-            say(f"objects brought from '{self.name}': {self._repo.fetch(targets)}")
+            say(f"objects brought from '{self.name}': {self._lists + self._repo.fetch(targets)}")
             self._repo.checkout(targets, allow_missing=True)  # what no engine has built yet, and what is damaged
         except (ObjectFormatError, DownloadError, CheckoutError) as error:
             return _told(error)
