@@ -74,7 +74,7 @@ def test_an_earlier_report_stays_where_latex_is_missing(synced, copy, tmp_path, 
     """Both engines would delete it before they run what finds that out."""
     folder, programs = copy(synced(engine)), tmp_path / "programs"
     programs.mkdir()
-    for name in ("bash", "sh", "tee", "env"):
+    for name in ("bash", "sh", "tee", "env", "which"):  # the last for Snakemake's executor for SLURM
         (programs / name).symlink_to(shutil.which(name))
     before = (folder / "report/report.pdf").read_bytes()
     with (folder / "report/report.tex").open("a") as handle:
