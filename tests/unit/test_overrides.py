@@ -189,4 +189,4 @@ def test_an_interrupted_training_goes_on_by_a_command_with_its_settings(monkeypa
     assert cli.main(["--set", "train.epochs=3", "train", "vgg08:0"]) == 0
     assert cli.main(["train", "vgg08:0"]) == 0
     assert [settings.train.epochs for settings, *_ in called] == [3, 100]
-    assert [again for *_, again in called] == ["`vanishing --set train.epochs=3 train vgg08:0`", ""]
+    assert [again for *_, again, _ in called] == ["`vanishing --set train.epochs=3 train vgg08:0`", ""]
