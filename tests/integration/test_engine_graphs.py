@@ -309,7 +309,7 @@ def test_snakemake_finds_nothing_to_complain_of_but_two_things_on_purpose(projec
     done = snakemake("--lint", folder=project)
     found = re.findall(r"^ +\* (.*)$", done.stdout + done.stderr, re.MULTILINE)
     # And a parameter with the settings of the command line would make every output stale by a setting of one run.
-    outside = "Shell command directly uses variable vanishing from outside of the rule:"
+    outside = "Shell command directly uses variable program from outside of the rule:"
     assert set(found) == {"Specify a conda environment or container for each rule.:", outside}
 
 
