@@ -26,7 +26,7 @@ Missing = Callable[["Parameters", Sequence[str]], list[tuple[str, int]]]
 ANYWHERE = ("diagnose",)
 """Commands that need no project."""
 
-UNSET = ("configure", "sync", "verify", "share", "restore", "workspace", *ANYWHERE)
+UNSET = ("configure", "sync", "verify", "share", "restore", "readme", "workspace", *ANYWHERE)
 """Commands without `--set`: they compare with records of `params.yaml`, or have parameters of their own."""
 
 AT_ONCE = "number of trainings that share the device (default: 1)"
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _print_whatever_there_is()
     typed = sys.argv[1:] if arguments is None else list(arguments)
     options = _parser().parse_args(typed)
-    options.typed = typed
+    options.typed, options.settings = typed, options.settings + options.more
     try:
         if options.command not in ANYWHERE:
             project.enter()
@@ -94,6 +94,8 @@ def _parser() -> argparse.ArgumentParser:
     def command(name: str, run: Command, text: str) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=text, description=text)
         added.set_defaults(run=run)
+        # of its own name, since argparse would have it replace those that stand before the command
+        added.add_argument("--set", action="append", default=[], dest="more", help=argparse.SUPPRESS)
         return added
 
     configure = command(

@@ -92,7 +92,9 @@ def test_a_mistake_is_one_line_and_exit_code_2(typed, told, capsys):
     assert line.startswith(f"vanishing models: {told}")
 
 
-@pytest.mark.parametrize("command", [["configure"], ["sync"], ["verify"], ["workspace", "x"], ["diagnose", "m:f"]])
+@pytest.mark.parametrize(
+    "command", [[name] for name in cli.UNSET[:-2]] + [["workspace", "x"], ["diagnose", "m:f"]], ids=" ".join
+)
 def test_a_command_that_goes_by_the_file_alone_takes_no_setting(command, folder, capsys):
     assert cli.main(["--set", "train.epochs=3", *command]) == 2
     told = "--set: not for this command, which goes by params.yaml alone"
@@ -102,7 +104,7 @@ def test_a_command_that_goes_by_the_file_alone_takes_no_setting(command, folder,
 
 def test_a_command_goes_by_its_settings_and_leaves_the_file(capsys):
     before = Path("params.yaml").read_bytes()
-    assert cli.main(["--set", "runs.vgg38.model.blocks=0", "--set", "studies.splits.runs=[vgg38]", "models"]) == 0
+    assert cli.main(["--set", "runs.vgg38.model.blocks=0", "models", "--set", "studies.splits.runs=[vgg38]"]) == 0
     rows = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines()}
     assert rows["vgg38"][1:3] == rows["vgg08"][1:3] == ["8", "59,716"]
     assert rows["vgg38_bn"][1:3] == ["38", "338,500"]
