@@ -15,7 +15,7 @@ rule numbers:
     benchmark:
         "logs/benchmarks/numbers.tsv"
     params:
-        # a function, since a text of braces would be a wildcard, and a title may have them
+        # a function, since Snakemake would take braces in a title for a wildcard
         configuration=lambda _: graph.configuration("numbers", settings),
     message:
         "numbers of the report"

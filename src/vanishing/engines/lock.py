@@ -178,7 +178,7 @@ def _mend(hardlink: bool) -> None:
         _drop_files_of_flock()
     with lock():  # which names nobody; the list below does not have a DVC that is between two stages
         pass
-    path, own = DVC / "rwlock", str(Path.cwd())  # as only a holder of `LOCK` writes, which this process is now
+    path, own = DVC / "rwlock", str(Path.cwd())  # written by the holder of `LOCK` alone, now this process
     with guard(), contextlib.suppress(FileNotFoundError):
         try:
             held, written = json.loads(path.read_bytes()), path.stat().st_mtime
