@@ -82,6 +82,7 @@ bench: demo  ## all benchmarks, into build/benchmarks/ (long on a CPU)
 	python benchmarks/scaling.py
 	python benchmarks/pipeline.py
 	python benchmarks/graph.py
+	python benchmarks/many_jobs.py
 
 gpu: $(READY)  ## a first look at a GPU, in minutes: tests, throughput, accuracy, several trainings at once
 	pytest -q -n 4 -k cuda tests/unit/test_cuda.py tests/unit/test_augmentation.py tests/unit/test_training.py

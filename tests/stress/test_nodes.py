@@ -29,7 +29,7 @@ MISSING = ["vanishing", "train", *RUNS, "--missing"]
 ONE = ["vanishing", "train", "vgg14_bn", "--seed", "0"]
 SNAKEMAKE = ["snakemake", "--cores", "1", *(f"results/runs/{run}/seed0/summary.json" for run in RUNS)]
 
-END = 300.0
+END = 600.0
 """Seconds within which everything must end, on cores that others use too: most wait for `PATIENCE` twice."""
 
 NODE = 'hostname "$1" && mount --bind "$2" /proc/sys/kernel/random/boot_id && shift 2 && "$@"; exit $?'
