@@ -1,4 +1,4 @@
-"""The study on a real SLURM cluster: jobs cancelled, killed and stopped at their limit, and the bytes of a local build.
+"""The study on a real SLURM cluster, on which a job is cancelled, killed, pre-empted and stopped at its limit.
 
 One command: pytest tests/stress/test_slurm.py
 """
@@ -24,11 +24,11 @@ STEPS = 6 * 40
 LOST = 5
 """Most steps since the last save that a kill costs a training which saves each of them."""
 
-DELAY = 0.15
-"""Seconds by which each step is slowed."""
+DELAY = 0.25
+"""Seconds by which each step is slowed, so that all trainings are under way together."""
 
-CANCELLED, KILLED, LIMITED, PREEMPTED = range(4)
-"""Seeds of the trainings."""
+SEEDS = range(4)
+"""Of the trainings, of which each is stopped in another way."""
 
 SLOW = """#!{python}
 import os, sys, time
@@ -61,7 +61,7 @@ def lay_out(folder):
     engines.lay_out(folder, {}, train=TRAIN)
     content = config.with_runs(config.read(folder / "params.yaml"), ["vgg08"])
     content["studies"]["core"]["runs"] = ["vgg08"]
-    (folder / "params.yaml").write_text(config.text(content | {"seeds": [0, 1, 2, 3]}))
+    (folder / "params.yaml").write_text(config.text(content | {"seeds": list(SEEDS)}))
     engines.run(folder, "vanishing", "configure")
 
 
@@ -105,32 +105,30 @@ def test_a_study_whose_jobs_are_stopped_ends_in_the_bytes_of_a_local_build(local
     (tmp_path / "bin" / "vanishing").write_text(SLOW.format(python=sys.executable, delay=DELAY))
     process = cluster.start(folder, *PROFILE, **variables)
 
-    def number(seed):
-        return cluster.jobs(f"rule_train_wildcards_vgg08_{seed}")[-1][0]
-
-    stops = {
-        CANCELLED: lambda: cluster.run(folder, "scancel", number(CANCELLED)),
-        KILLED: lambda: training(folder, KILLED).send_signal(signal.SIGKILL),
-        # less than the three minutes before its limit at which a job is told
-        LIMITED: lambda: cluster.run(folder, "scontrol", "update", f"JobId={number(LIMITED)}", "TimeLimit=1"),
-        PREEMPTED: lambda: cluster.run(folder, "sbatch", "--partition=urgent", "--gpus=4", "--wrap=true"),
-    }
-    while stops:
-        under_way = wait_for(cluster, process, lambda: [seed for seed in stops if len(steps(folder, seed)) > 20])
-        stops.pop(under_way[0])()
+    wait_for(cluster, process, lambda: all(len(steps(folder, seed)) > 10 for seed in SEEDS))
+    numbers = {seed: cluster.jobs(f"rule_train_wildcards_vgg08_{seed}")[-1][0] for seed in SEEDS}
+    cluster.run(folder, "sbatch", "--partition=urgent", "--gpus=1", "--wrap=true")
+    (preempted,) = wait_for(
+        cluster, process, lambda: [seed for seed in SEEDS if (numbers[seed], "PENDING") in cluster.jobs()]
+    )
+    cancelled, killed, limited = (seed for seed in SEEDS if seed != preempted)
+    cluster.run(folder, "scancel", numbers[cancelled])
+    training(folder, killed).send_signal(signal.SIGKILL)
+    # less than the three minutes before its limit at which a job receives SIGTERM
+    cluster.run(folder, "scontrol", "update", f"JobId={numbers[limited]}", "TimeLimit=1")
     second = cluster.start(folder, *PROFILE)
     assert "at work here: snakemake" in second.communicate(timeout=60)[0]
     assert second.returncode == 1
     said = process.communicate(timeout=600)[0]
     assert process.returncode == 0, said
     assert differing(engines.content(folder), local) == []
-    for seed in (CANCELLED, KILLED, LIMITED, PREEMPTED):
+    for seed in SEEDS:
         done = steps(folder, seed)
         assert len(done) == STEPS
-        assert STEPS <= done.total() <= STEPS + LOST * (seed in (KILLED, PREEMPTED))
+        assert STEPS <= done.total() <= STEPS + LOST * (seed in (killed, preempted))
         states = [state for _, state in cluster.jobs(f"rule_train_wildcards_vgg08_{seed}")]
         assert states[-1] == "COMPLETED"
-        assert len(states) == 1 + (seed != PREEMPTED)  # which keeps its number
+        assert len(states) == 1 + (seed != preempted)  # which keeps its number
     gpus = (folder / "gpus.txt").read_text().splitlines()
     assert set(gpus) <= set("0123")  # one for each job
     assert len(set(gpus)) > 1

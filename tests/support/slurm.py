@@ -26,7 +26,7 @@ SlurmctldPort={ports[0]}
 SlurmdPort={ports[1]}
 SlurmUser=root
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket
+AuthInfo=socket={folder}/munge.socket,cred_expire=5
 CredType=cred/munge
 MpiDefault=none
 ProctrackType=proctrack/linuxproc
@@ -54,7 +54,10 @@ NodeName={host} NodeAddr=127.0.0.1 CPUs=8 RealMemory=64000 Gres=gpu:4 State=UNKN
 PartitionName=study Nodes={host} Default=YES MaxTime=INFINITE PriorityTier=1 State=UP
 PartitionName=urgent Nodes={host} MaxTime=INFINITE PriorityTier=2 State=UP
 """
-"""A cluster of one node with four GPUs that are none; jobs in `urgent` pre-empt those in `study`."""
+"""A cluster of one node with four GPUs that are none; jobs in `urgent` pre-empt those in `study`.
+
+A job that is pre-empted waits for `cred_expire` before it starts again, 120 seconds by default.
+"""
 
 START = """
 set -e
