@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import re
+import shlex
 import shutil
 import subprocess
+import sys
 import time
 import uuid
 from collections import Counter
@@ -18,12 +20,41 @@ from pathlib import Path
 
 import engines
 import pytest
+from programs import lacks
 
 from vanishing import locks
 
 RUNS = list(engines.RUNS)
-TRAIN = {"epochs": 60, "batch_size": 2, "snapshots": [1]}
-"""Half a minute each, longer than a node takes to see that another one is alive."""
+TRAIN = {"epochs": 24, "batch_size": 2, "snapshots": [1]}
+"""Ten seconds each, longer than a node takes to see that another one is alive."""
+
+BEAT, PATIENCE = locks.BEAT / 10, locks.PATIENCE / 10
+"""Of the nodes: a tenth of what they are, in the same proportion to each other, so that deaths are soon noticed."""
+
+PROGRAM = """#!{python}
+import sys
+
+from vanishing import locks
+
+locks.BEAT, locks.PATIENCE = {beat}, {patience}
+{then}
+"""
+
+VANISHING = """
+from vanishing import cli
+
+if sys.argv[1] == "train":
+    from vanishing.training import loop
+
+    loop.SAVE_EVERY = {every}
+sys.exit(cli.main())
+"""
+
+SNAKEMAKE_PROGRAM = """
+from snakemake.cli import main
+
+sys.exit(main())
+"""
 
 MISSING = ["vanishing", "train", *RUNS, "--missing"]
 ONE = ["vanishing", "train", "vgg14_bn", "--seed", "0"]
@@ -35,6 +66,9 @@ END = 600.0
 NODE = 'hostname "$1" && mount --bind "$2" /proc/sys/kernel/random/boot_id && shift 2 && "$@"; exit $?'
 UNSHARE = ["unshare", "--uts", "--pid", "--mount", "--fork", "--kill-child", "--mount-proc", "sh", "-c", NODE, "sh"]
 
+EAGER = 0.0
+"""Seconds between the saves of a node that is to die."""
+
 FLOCK = {"for both": None, "for each": 0, "for none": errno.ENOSYS}
 """What `flock` is: of the file system, of each node alone (Lustre's `localflock`), or not there."""
 
@@ -43,7 +77,8 @@ FLOCK = {"for both": None, "for each": 0, "for none": errno.ENOSYS}
 def flock(request):
     """Return the variables under which a node's processes see a kind of `flock`."""
     kind = FLOCK[request.param]
-    return {} if kind is None else request.getfixturevalue("no_flock")(kind)
+    lock = {} if kind is None else request.getfixturevalue("no_flock")(kind)
+    return lock | programs(request.getfixturevalue("tmp_path") / "programs")
 
 
 @pytest.fixture
@@ -62,8 +97,20 @@ def node(tmp_path):
         tried = start("node", ["true"], tmp_path, {})
         said, _ = tried.communicate(timeout=END)
         if tried.returncode:
-            pytest.skip(f"no namespaces, as only root makes them: {said.strip()}")
+            lacks(f"no namespaces, as only root makes them: {said.strip()}")
         yield start
+
+
+def programs(folder: Path, every: float = 30.0) -> dict[str, str]:
+    """Write a node's `vanishing` and `snakemake`, which notice deaths soon; return the variables to run them."""
+    folder.mkdir()
+    for name, then in (("vanishing", VANISHING.format(every=every)), ("snakemake", SNAKEMAKE_PROGRAM)):
+        program = folder / name
+        program.write_text(PROGRAM.format(python=sys.executable, beat=BEAT, patience=PATIENCE, then=then))
+        program.chmod(0o755)
+    first = folder / "first"  # read by the shells of Snakemake's jobs, before which it puts its own Python's programs
+    first.write_text(f"PATH={shlex.quote(str(folder))}:$PATH\n")
+    return {"PATH": f"{folder}:{engines.environment()['PATH']}", "BASH_ENV": str(first)}
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +197,9 @@ def test_two_nodes_share_what_is_missing_and_each_training_is_done_once(node, un
 
 
 def test_what_a_node_was_training_when_it_died_another_finishes(node, undisturbed, study, flock, tmp_path):
-    dying = node("nodeA", ["vanishing", "train", "vgg14_bn", "--missing"], study, flock | engines.eager(tmp_path))
+    dying = node(
+        "nodeA", ["vanishing", "train", "vgg14_bn", "--missing"], study, flock | programs(tmp_path / "eager", EAGER)
+    )
     wait_for(dying, study, ".vanishing/resume/vgg14_bn/seed0/*/state.safetensors")
     other = node("nodeB", MISSING, study, flock)
     wait_for(other, study, ".vanishing/locks/vgg08-seed0.lock.*")
@@ -161,7 +210,7 @@ def test_what_a_node_was_training_when_it_died_another_finishes(node, undisturbe
     took = time.monotonic() - killed
     print(f"ended {took:.0f} s after the kill")
     assert other.returncode == 0, said
-    assert took > locks.PATIENCE
+    assert took > PATIENCE
     begun = re.search(r"going on from epoch (\d+), iteration \d+", said[1])
     assert begun, said
     counted = epochs(*said)
@@ -175,7 +224,7 @@ def test_what_a_node_was_training_when_it_died_another_finishes(node, undisturbe
 def test_of_two_snakemakes_on_two_nodes_one_is_refused_and_takes_over_from_a_dead_one(
     node, undisturbed, study, flock, tmp_path
 ):
-    head = node("nodeA", SNAKEMAKE, study, flock | engines.eager(tmp_path))
+    head = node("nodeA", SNAKEMAKE, study, flock | programs(tmp_path / "eager", EAGER))
     wait_for(head, study, ".vanishing/resume/*/seed0/*/state.safetensors")
     refused = node("nodeB", SNAKEMAKE, study, flock)
     said = printed(refused)
