@@ -94,7 +94,7 @@ def main() -> None:
         begun = Counter(re.findall(rf"vanishing train {RUN} --seed (\d+) 2>", said))
         done = sum((folder / target).exists() for target in targets)
         alone = [call(folder, "vanishing", "train", RUN, "--seed", f"{seed}")[1] for seed in range(ALONE)]
-    a_job, training = wall * options.at_once / options.count, statistics.median(seconds)
+    a_job, training = wall * options.at_once / options.count, statistics.fmean(seconds)
     row = {
         "jobs": options.count,
         "by": options.profile.name if options.profile else "this machine",
@@ -104,7 +104,7 @@ def main() -> None:
         "never begun": options.count - len(begun),
         "all (s)": wall,
         "a job (s)": a_job,
-        "its training, median (s)": training,
+        "its training, mean (s)": training,
         "beside it (s)": a_job - training,
     }
     if not options.profile:  # whose jobs are no children of Snakemake
