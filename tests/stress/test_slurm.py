@@ -22,13 +22,17 @@ STEPS = 6 * 40
 """Of a training."""
 
 LOST = 5
-"""Most steps since the last save that a kill costs a training which saves each of them."""
+"""Most steps since the last save that a kill or pre-emption costs a training which saves each of them."""
 
 DELAY = 0.25
 """Seconds by which each step is slowed, so that all trainings are under way together."""
 
 SEEDS = range(4)
-"""Of the trainings, of which each is stopped in another way."""
+CANCELLED, KILLED, LIMITED, _ = SEEDS
+"""Trainings that are stopped in these ways, after all have been pre-empted."""
+
+TRAINING = "rule_train_wildcards_vgg08_"
+"""Begins the comment of a training's job, before its seed."""
 
 SLOW = """#!{python}
 import os, sys, time
@@ -105,17 +109,20 @@ def test_a_study_whose_jobs_are_stopped_ends_in_the_bytes_of_a_local_build(local
     (tmp_path / "bin" / "vanishing").write_text(SLOW.format(python=sys.executable, delay=DELAY))
     process = cluster.start(folder, *PROFILE, **variables)
 
-    wait_for(cluster, process, lambda: all(len(steps(folder, seed)) > 10 for seed in SEEDS))
-    numbers = {seed: cluster.jobs(f"rule_train_wildcards_vgg08_{seed}")[-1][0] for seed in SEEDS}
-    cluster.run(folder, "sbatch", "--partition=urgent", "--gpus=1", "--wrap=true")
-    (preempted,) = wait_for(
-        cluster, process, lambda: [seed for seed in SEEDS if (numbers[seed], "PENDING") in cluster.jobs()]
-    )
-    cancelled, killed, limited = (seed for seed in SEEDS if seed != preempted)
-    cluster.run(folder, "scancel", numbers[cancelled])
-    training(folder, killed).send_signal(signal.SIGKILL)
+    def under_way(least):
+        """Wait until every training has done so many steps; return the numbers of their jobs."""
+        wait_for(cluster, process, lambda: all(steps(folder, seed).total() > least for seed in SEEDS))
+        return [cluster.jobs(f"{TRAINING}{seed}")[-1][0] for seed in SEEDS]
+
+    under_way(10)
+    cluster.run(folder, "sbatch", "--partition=urgent", "--gpus=4", "--wrap=true")
+    wait_for(cluster, process, lambda: "PENDING" in dict(cluster.jobs(TRAINING)).values())
+    before = max(steps(folder, seed).total() for seed in SEEDS)
+    numbers = under_way(before + 10)
+    cluster.run(folder, "scancel", numbers[CANCELLED])
+    training(folder, KILLED).send_signal(signal.SIGKILL)
     # less than the three minutes before its limit at which a job receives SIGTERM
-    cluster.run(folder, "scontrol", "update", f"JobId={numbers[limited]}", "TimeLimit=1")
+    cluster.run(folder, "scontrol", "update", f"JobId={numbers[LIMITED]}", "TimeLimit=1")
     second = cluster.start(folder, *PROFILE)
     assert "at work here: snakemake" in second.communicate(timeout=60)[0]
     assert second.returncode == 1
@@ -125,10 +132,10 @@ def test_a_study_whose_jobs_are_stopped_ends_in_the_bytes_of_a_local_build(local
     for seed in SEEDS:
         done = steps(folder, seed)
         assert len(done) == STEPS
-        assert STEPS <= done.total() <= STEPS + LOST * (seed in (killed, preempted))
-        states = [state for _, state in cluster.jobs(f"rule_train_wildcards_vgg08_{seed}")]
+        assert STEPS <= done.total() <= STEPS + LOST * (1 + (seed == KILLED))
+        states = [state for _, state in cluster.jobs(f"{TRAINING}{seed}")]
         assert states[-1] == "COMPLETED"
-        assert len(states) == 1 + (seed != preempted)  # which keeps its number
+        assert len(states) == 1 + (seed in (CANCELLED, KILLED, LIMITED))  # SLURM starts a pre-empted job again itself
     gpus = (folder / "gpus.txt").read_text().splitlines()
     assert set(gpus) <= set("0123")  # one for each job
     assert len(set(gpus)) > 1
