@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -13,6 +12,7 @@ from pathlib import Path
 import engines
 import psutil
 import pytest
+from clones import git, under_git
 from engines import run
 
 from examples import ROOT
@@ -23,14 +23,6 @@ SNAKEMAKES = ["--config", "runs={vgg14_bn: {train: {learning_rate: 0.003}}}"]
 TRAINING = "train@vgg14_bn-0"
 SUMMARY, HISTORY = (f"results/runs/vgg14_bn/seed0/{name}" for name in ("summary.json", "history.csv"))
 CACHED = f"Stage '{TRAINING}' is cached - skipping run, checking out outputs"
-BESIDE = [".gitattributes", ".gitignore", ".dvc/.gitignore", ".dvc/config"]
-"""Of the project, what a tiny study is laid out without; git belongs to it from here on."""
-
-
-def git(folder, *arguments):
-    """Run git as a user without settings of their own."""
-    variables = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
-    return run(folder, "git", "-c", "user.name=A", "-c", "user.email=a@example.org", *arguments, **variables)
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +32,7 @@ def trained(tmp_path_factory):
     engines.lay_out(folder, {"vgg14_bn": {"train": {"learning_rate": 0.001, "epochs": 3}}})
     (folder / "src").unlink()
     (folder / "src").symlink_to(ROOT / "src")  # found in copies at another depth too
-    for name in BESIDE:
-        shutil.copy(ROOT / name, folder / name)
-    git(folder, "init", "--quiet")
+    under_git(folder)
     for key, value in (("name", "A"), ("email", "a@example.org")):  # as whom DVC commits experiments
         git(folder, "config", f"user.{key}", value)
     run(folder, "dvc", "repro", "train@vgg08-0", TRAINING)
@@ -176,7 +166,9 @@ BUSY = {
 @pytest.mark.parametrize(("first", "second"), [("dvc", "snakemake"), ("snakemake", "dvc")])
 def test_started_both_ways_at_once_one_trains_and_the_other_names_it(study, first, second):
     process = engines.start(COMMANDS[first], study)
+    until = time.monotonic() + 300
     while not list((study / ".vanishing").rglob("*.safetensors")) and process.poll() is None:
+        assert time.monotonic() < until
         time.sleep(0.01)
     assert process.poll() is None, process.communicate()[0]
     family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
