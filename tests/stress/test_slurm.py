@@ -144,6 +144,23 @@ def test_a_study_whose_jobs_are_stopped_ends_in_the_bytes_of_a_local_build(local
     assert engines.planned(folder) == set()
 
 
+def test_partition_gres_and_settings_reach_a_job(cluster, tmp_path):
+    folder = tmp_path / "study"
+    lay_out(folder)
+    target = "results/runs/vgg08/seed0/summary.json"
+    resources = ["--default-resources", "slurm_partition=urgent", "mem_mb=500", "runtime=7"]
+    settings = ["--config", "gres=gpu:1", "train={epochs: 1}"]
+    process = cluster.start(folder, *PROFILE, *resources, *settings, "--", target)
+    said = process.communicate(timeout=300)[0]
+    assert process.returncode == 0, said
+    assert '"epochs": 1,' in (folder / target).read_text()
+    (data, _), (job, _) = cluster.jobs()
+    assert " TimeLimit=00:07:00 " in cluster.run(folder, "scontrol", "show", "job", data)
+    shown = cluster.run(folder, "scontrol", "show", "job", job).split()
+    # ten minutes, and twenty steps of a small network
+    assert {"Partition=urgent", "TresPerNode=gres:gpu:1", "MinMemoryNode=8000M", "TimeLimit=00:11:00"} <= set(shown)
+
+
 def differing(one, other):
     """Name the files that differ, or that only one of them has."""
     return sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
