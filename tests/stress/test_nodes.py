@@ -165,6 +165,7 @@ def trained(folder):
     return {name: bytes_ for name, bytes_ in engines.content(folder).items() if name.startswith(("check", "results"))}
 
 
+@pytest.mark.parametrize("flock", ["for both", "for none"], indirect=True)
 def test_of_two_nodes_that_train_the_same_at_once_one_does_and_the_other_names_it(node, undisturbed, study, flock):
     both = {name: node(name, ONE, study, flock) for name in ("nodeA", "nodeB")}
     said = {name: printed(process) for name, process in both.items()}
@@ -196,6 +197,7 @@ def test_two_nodes_share_what_is_missing_and_each_training_is_done_once(node, un
     assert engines.run(study, *MISSING).endswith("nothing is missing\n")
 
 
+@pytest.mark.parametrize("flock", ["for each", "for none"], indirect=True)
 def test_what_a_node_was_training_when_it_died_another_finishes(node, undisturbed, study, flock, tmp_path):
     dying = node(
         "nodeA", ["vanishing", "train", "vgg14_bn", "--missing"], study, flock | programs(tmp_path / "eager", EAGER)

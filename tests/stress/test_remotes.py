@@ -125,20 +125,12 @@ def test_a_clone_restores_all_of_it_and_makes_the_same_report(shared, server, tm
 @contextlib.contextmanager
 def cut(server, folder, place):
     """Yield a wait for the moment at which a push is half done, and let nothing more through."""
-    if type(server) is KINDS["directory"]:
-        settle(folder, {"jobs": "1"})
-
-        def wait():
-            while not server.keys(place):
-                time.sleep(0.001)
-
-        yield wait
-        return
     with Relay(server.port, PUSHED) as relay:
         settle(folder, server.through(relay.port))
         yield lambda: relay.dead.wait(timeout=300)
 
 
+@pytest.mark.parametrize("server", ["ssh", "s3"], indirect=True, scope="module")
 def test_a_push_that_is_killed_goes_on_with_the_same_command(finished, server, tmp_path):
     folder = with_remote(finished, tmp_path / "study", server, "killed")
     with cut(server, folder, "killed") as wait:
@@ -213,7 +205,12 @@ def last_line(folder, *command):
     return printed.splitlines()[-1], printed
 
 
-@pytest.mark.parametrize("which", [[the_images, a_checkpoint], [list_of_checkpoints]], ids=["files", "list"])
+@pytest.mark.parametrize(
+    ("server", "which"),
+    [*((kind, [the_images, a_checkpoint]) for kind in KINDS), ("directory", [list_of_checkpoints])],
+    indirect=["server"],
+    scope="module",
+)
 def test_what_is_damaged_on_the_remote_is_refused_named_and_mended(shared, server, damaged, tmp_path, which):
     folder = clone(shared, tmp_path / "clone", server)
     for each in which:
@@ -237,6 +234,7 @@ def test_what_is_damaged_on_the_remote_is_refused_named_and_mended(shared, serve
     nothing_to_do(folder)
 
 
+@pytest.mark.parametrize("server", ["s3"], indirect=True, scope="module")
 def test_verify_finds_what_a_plain_pull_has_brought_and_its_commands_mend_it(shared, server, damaged, tmp_path):
     folder = clone(shared, tmp_path / "clone", server)
     key = the_images(shared)
