@@ -104,7 +104,6 @@ def steps(folder, seed):
 def test_a_study_whose_jobs_are_stopped_ends_in_the_bytes_of_a_local_build(local, cluster, tmp_path):
     folder = tmp_path / "study"
     lay_out(folder)
-    (folder / "bin").mkdir()
     variables = engines.eager(tmp_path)
     (tmp_path / "bin" / "vanishing").write_text(SLOW.format(python=sys.executable, delay=DELAY))
     process = cluster.start(folder, *PROFILE, **variables)

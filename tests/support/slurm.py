@@ -80,18 +80,17 @@ class Cluster:
         self.folder = folder
         self._enter = ["nsenter", f"--target={first}", "--mount", "--pid"]
 
-    def command(self, *words):
-        """Return a command as it is typed on the cluster."""
-        return [*self._enter, f"--wd={Path.cwd()}", *words]
+    def command(self, folder, *words):
+        """Return a command as it is typed on the cluster in a folder."""
+        return [*self._enter, f"--wd={folder}", *words]
 
     def start(self, folder, *words, **variables):
         """Start a command in a folder; its two outputs are one."""
-        command = [*self._enter, f"--wd={folder}", *words]
-        return engines.start(command, folder, variables)
+        return engines.start(self.command(folder, *words), folder, variables)
 
     def run(self, folder, *words, **variables):
         """Run a command that must succeed; return what it printed."""
-        return engines.run(folder, *self._enter, f"--wd={folder}", *words, **variables)
+        return engines.run(folder, *self.command(folder, *words), **variables)
 
     def jobs(self, comment=""):
         """Return number and state of each job, in order, whose comment is what Snakemake writes for `comment`."""
@@ -139,7 +138,7 @@ def _ready(folder, process):
             children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
             made = Cluster(folder, int(children[0]))
             found = subprocess.run(
-                made.command("sinfo", "--noheader", "--format=%T"), capture_output=True, text=True, check=False
+                made.command(folder, "sinfo", "--noheader", "--format=%T"), capture_output=True, text=True, check=False
             )
             said = found.stdout + found.stderr
             if set(found.stdout.split()) == {"idle"}:

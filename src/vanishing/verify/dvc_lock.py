@@ -154,8 +154,7 @@ def restores(path: Path, digest: str, algorithm: str = "sha256") -> str | None:
         for output, recorded in stage.outputs.items():
             inside = path.relative_to(output).as_posix() if output in path.parents else ""
             name = (listings.read(recorded) or {}).get(inside) if inside else recorded if output == path else None
-            kept = name and _cache() / name[:2] / name[2:]
-            if kept and kept.is_file() and files.digest(kept, algorithm) == digest:
+            if name and kept(name) and files.digest(_object(name), algorithm) == digest:
                 return git.checkout(path, "dvc checkout --force")
     return None
 
@@ -250,7 +249,12 @@ def _first(error: ValidationError) -> str:
 
 def kept(digest: str) -> bool:
     """Return whether an object is in DVC's cache."""
-    return (_cache() / digest[:2] / digest[2:]).is_file()
+    return _object(digest).is_file()
+
+
+def _object(digest: str) -> Path:
+    """Return where DVC's cache has an object."""
+    return _cache() / digest[:2] / digest[2:]
 
 
 def owners(stages: Iterable[Stage]) -> Iterator[tuple[str, tuple[Stage, Path]]]:
