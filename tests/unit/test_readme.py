@@ -113,7 +113,7 @@ def test_the_figure_has_the_gradients_at_initialisation_of_its_study_and_the_sam
     assert Path("docs/result.svg").read_bytes() == first
     assert b"<svg" in first
     assert not re.search(rb"<dc:date>|Matplotlib v", first)
-    labels = {row.run: readme._label(row) for row in aggregate.collect(study)["initialisation"]}
+    labels = {row.run: row.network for row in aggregate.collect(study)["initialisation"]}
     assert labels == {"vgg38": "4 layers", "cured": "4 layers, BN and RC"}
     axes = figures.initial_gradient_flow(figures.read_study("initialisation", study), labels).axes[0]
     assert axes.get_yscale() == "log"

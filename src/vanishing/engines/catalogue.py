@@ -140,6 +140,10 @@ def _numbers(settings: Parameters) -> object:
     return settings.model_dump(mode="json", exclude={"data": {"sources"}})
 
 
+def _html(settings: Parameters) -> object:
+    return [_numbers(settings), settings.looks]
+
+
 def _check(settings: Parameters) -> object:
     """The runs of the studies, and each run with its seeds."""
     studies = {key: study.runs for key, study in settings.studies.items()}
@@ -246,6 +250,12 @@ STAGES = (
         outputs=("report/numbers.tex", "report/studies.tex"),
         inputs=("results/runs/",),
         configuration=_numbers, code=("results", "report"),
+    ),
+    Stage(
+        "html", "write report/report.html, a page of the results to explore in a browser",
+        outputs=("report/report.html",),
+        inputs=("results/runs/", "results/analyses/"),
+        configuration=_html, code=("analysis", "results", "report"),
     ),
     Stage(
         "check", "check the results: complete, possible, as theory predicts",

@@ -117,7 +117,7 @@ def _comparison(settings: config.Parameters, studies: Studies) -> Iterator[str]:
     """Define how many published values hold, how many would fail by chance, and what is said of the schedules."""
     claims = published.value_claims(settings, studies)
     attributed = [item.verdict for item in published_schedules.attribute(claims)]
-    counts = _verdicts(claims) | {
+    counts = published.verdicts(claims) | {
         "published/rows": len({claim.source for claim in claims}),
         "published/schedules": len(attributed),
         "published/none": attributed.count(published_schedules.NONE),
@@ -144,31 +144,6 @@ def _brackets(settings: config.Parameters, studies: Studies) -> Iterator[str]:
             fit, tested = published_schedules.fitting(brackets, schedule, reading)
             if tested:
                 yield result(f"brackets/{schedule}/{short}", fit, f"{fit} of {tested}")
-
-
-def _verdicts(claims: list[published.Claim]) -> dict[str, int]:
-    """Count values and comparisons: what two tables print is one value, and under each schedule one comparison."""
-    compared: dict[tuple[str, ...], dict[str, published.Claim]] = {}
-    for claim in claims:
-        value = claim.source.origin, claim.source.runs[0], claim.metric, claim.printed
-        compared.setdefault(value, {})[claim.run] = claim
-    judged = [
-        [claim for claim in of_value.values() if claim.verdict in (*published.JUDGED, published.DIVERGED)]
-        for of_value in compared.values()
-    ]
-    every = [claim for of_value in judged for claim in of_value]
-    counts = {
-        "published/figures": len(compared),
-        "published/judged": len(every),
-        "published/fail": sum(claim.verdict != published.HOLDS for claim in every),
-        "published/borrowed": sum(claim.prediction is not None and claim.prediction.borrowed for claim in every),
-    }
-    for part in ("", *published.ORIGINS):
-        values = [found for found in judged if found and part in ("", found[0].source.origin)]
-        stem = f"published/{part}/" if part else "published/"
-        counts[f"{stem}compared"] = len(values)
-        counts[f"{stem}holds"] = sum(any(claim.verdict == published.HOLDS for claim in found) for found in values)
-    return counts
 
 
 def _gradients(settings: config.Parameters, results: Mapping[str, list[Result]]) -> Iterator[str]:

@@ -60,7 +60,7 @@ def write_readme(settings: config.Parameters) -> None:
     files.write(PAGE, page(settings, found))
     files.write(COLUMNS, columns_page())
     if START in found:
-        labels = {row.run: _label(row) for row in found[START]}
+        labels = {row.run: row.network for row in found[START]}
         drawn = figures.initial_gradient_flow(figures.read_study(START, settings), labels)
         figures.save({"result": drawn}, DOCS, "svg")
 
@@ -142,14 +142,6 @@ def _missing(settings: config.Parameters, core: list[Row]) -> str:
 
 def _count(settings: config.Parameters) -> str:
     return f"{len(list(store.available(settings)))} of the study's {len(list(settings.jobs()))} trainings are complete."
-
-
-def _label(row: Row) -> str:
-    """Name a network by its depth and its cures."""
-    model = row.configuration.model
-    cures = [{"batch": "BN"}.get(model.norm, model.norm)] * (model.norm != "none")
-    cures += ["RC"] * (model.shortcut == "identity")
-    return ", ".join([f"{row.results[0].summary['layers']} layers", *filter(None, [" and ".join(cures)])])
 
 
 def _line(cells: list[str]) -> str:

@@ -48,6 +48,14 @@ class Row:
         return [result for result in self.results if not result.diverged]
 
     @property
+    def network(self) -> str:
+        """Name the network by its depth and its cures."""
+        model = self.configuration.model
+        cures = [{"batch": "BN"}.get(model.norm, model.norm)] * (model.norm != "none")
+        cures += ["RC"] * (model.shortcut == "identity")
+        return ", ".join([f"{self.results[0].summary['layers']} layers", *filter(None, [" and ".join(cures)])])
+
+    @property
     def devices(self) -> list[str]:
         """Return the kinds of device that the seeds were trained on, in alphabetical order."""
         return sorted({str(result.summary["environment"].get("device", "?")) for result in self.results})
