@@ -163,7 +163,7 @@ def test_configure_writes_only_what_has_changed(tmp_path):
     changed = {
         str(path.relative_to(paths.CONFIGURATION)) for path, time in before.items() if path.stat().st_mtime_ns != time
     }
-    assert changed == {"train/vgg08.json", "tables/core.json", "check.json", "compare.json", "numbers.json"}
+    assert changed == {"train/vgg08.json", "tables/core.json", "check.json", "published.json", "numbers.json"}
     assert json.loads((paths.CONFIGURATION / "train/vgg08.json").read_text())["train"]["learning_rate"] == 0.002
 
 
