@@ -150,7 +150,7 @@ def figures(settings: config.Parameters, keys: Sequence[str] = ()) -> None:
         notebooks.draw_study(key, settings)
 
 
-def compare(settings: config.Parameters) -> None:
+def published(settings: config.Parameters) -> None:
     """Compare the published numbers with the results, in tables and a figure."""
     from vanishing.report import notebooks
     from vanishing.report.comparison_tables import write_comparison

@@ -451,7 +451,7 @@ def configurations(study):
     return {path.relative_to(paths.CONFIGURATION).with_suffix("").as_posix(): text for path, text in texts}
 
 
-ALL = {"train/vgg08", "train/vgg38", "tables/core", "compare", "numbers", "html", "check"}
+ALL = {"train/vgg08", "train/vgg38", "tables/core", "published", "numbers", "html", "check"}
 
 
 @pytest.mark.parametrize(

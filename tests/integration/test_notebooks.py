@@ -231,7 +231,7 @@ def test_the_comparison_gives_its_tables_and_its_figure_the_same_each_time(folde
         examples.result(settings, run)
 
     def run():
-        stages.compare(settings)
+        stages.published(settings)
         made = [path for part in (paths.COMPARISON, Path("report/comparison")) for path in sorted(part.iterdir())]
         return {path: path.read_bytes() for path in made}
 

@@ -139,10 +139,10 @@ def test_a_study_as_it_was_made_has_nothing_off(study, capsys):
         (Path("results/tables/core.csv"), "vanishing tables core"),
         (Path("report/tables/core.tex"), "vanishing tables core"),
         (paths.CHECKS, "vanishing check"),
-        (Path("results/comparison/published.csv"), "vanishing compare"),
-        (Path("results/comparison/schedules.csv"), "vanishing compare"),
-        (Path("results/comparison/agreement.ipynb"), "vanishing compare"),
-        (Path("report/comparison/schedules.tex"), "vanishing compare"),
+        (Path("results/comparison/published.csv"), "vanishing published"),
+        (Path("results/comparison/schedules.csv"), "vanishing published"),
+        (Path("results/comparison/agreement.ipynb"), "vanishing published"),
+        (Path("report/comparison/schedules.tex"), "vanishing published"),
         (Path("report/numbers.tex"), "vanishing numbers"),
         (Path("report/figures/core/loss.pdf"), "vanishing figures core"),
         (Path("results/notebooks/core.ipynb"), "vanishing figures core"),
@@ -361,8 +361,8 @@ def test_what_was_built_from_other_sources_is_not_compared_with_dvcs_record(stud
     scope = Scope(config.load())
     assert list(dvc_lock.outputs(scope)) == []
     assert scope.notes == [
-        "dvc.lock: made from other inputs, not compared: check, compare, configure, figures@core, gradients@vgg08-0, "
-        "numbers, report, tables@core, train@vgg08-0; `vanishing sync` enters what is here"
+        "dvc.lock: made from other inputs, not compared: check, configure, figures@core, gradients@vgg08-0, numbers, "
+        "published, report, tables@core, train@vgg08-0; `vanishing sync` enters what is here"
     ]
     assert paths.best(paths.checkpoints("vgg38", 0)) in scope.compared
     assert path not in scope.compared
@@ -607,8 +607,8 @@ def test_what_no_record_covers_is_built_again(build, tmp_path, monkeypatch, caps
     flipped = {
         "report/tables/core.tex": "vanishing tables core",
         "results/tables/core.csv": "vanishing tables core",
-        "results/comparison/published.csv": "vanishing compare",
-        "report/comparison/schedules.tex": "vanishing compare",
+        "results/comparison/published.csv": "vanishing published",
+        "report/comparison/schedules.tex": "vanishing published",
         "report/numbers.tex": "vanishing numbers",
         "report/figures/core/loss.pdf": "vanishing figures core",
         "report/figures/core.sha256": "vanishing figures core",

@@ -173,7 +173,7 @@ def drawn(built, tmp_path_factory):
     """The same with figures and PDF, which take a kernel and LaTeX."""
     folder = shutil.copytree(built, tmp_path_factory.mktemp("drawn") / "study")
     environment = os.environ | {"PYTHONPATH": str(examples.ROOT / "src")}
-    for arguments in (["figures", "core"], ["compare"], ["explain"], ["report"]):
+    for arguments in (["figures", "core"], ["published"], ["explain"], ["report"]):
         command = [sys.executable, "-m", "vanishing.cli", *arguments]
         subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True, timeout=300)
     return folder

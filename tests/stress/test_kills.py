@@ -22,7 +22,7 @@ REPRO = ["dvc", "repro"]
 STAGES = {
     "training": r"vanishing train ",
     "gradients": r"vanishing gradients ",
-    "notebook": r"vanishing (figures|compare)",
+    "notebook": r"vanishing (figures|published)",
     "LaTeX": r"pdflatex|latexmk",
     "sync": r"vanishing sync$",
     "record": r"-m dvc commit ",

@@ -36,7 +36,7 @@ def test_a_stage_of_dvc_is_run_by_its_command(name, command):
         ("results/tables/core-differences.csv", "vanishing tables core"),
         ("report/tables/learning_rate.tex", "vanishing tables learning_rate"),
         ("report/figures/core/loss.pdf", "vanishing figures core"),
-        ("results/comparison/scatter.csv", "vanishing compare"),
+        ("results/comparison/scatter.csv", "vanishing published"),
         ("report/report.pdf", "vanishing report"),
         ("report/report.tex", None),
         ("results/tables/core.csv.bak", None),

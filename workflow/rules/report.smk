@@ -1,4 +1,4 @@
-# In:   report/*.tex, report/sections/, report/references.bib, and what samples, tables, figures, compare and numbers make
+# In:   report/*.tex, report/sections/, report/references.bib, and what samples, tables, figures, published and numbers make
 # Out:  report/report.pdf
 # Steps: latexmk
 
@@ -17,7 +17,7 @@ rule report:
         hashes=expand("report/figures/{study}.sha256", study=studies),
         parts=ancient("report/why/parts"),
         why=["report/why/parts.sha256", "report/why/why.tex", "report/why/numbers.tex"],
-        comparison=graph.outputs("compare", "report/") if studies else [],
+        comparison=graph.outputs("published", "report/") if studies else [],
     output:
         # an earlier one stays until there is another, for where LaTeX is missing
         update("report/report.pdf"),

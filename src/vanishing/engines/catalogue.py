@@ -132,7 +132,7 @@ def _figures(settings: Parameters, key: str) -> object:
     return [study.model_dump(mode="json"), runs, settings.data.classes]
 
 
-def _compare(settings: Parameters) -> object:
+def _published(settings: Parameters) -> object:
     return {run: settings.run(run).configuration() for run in settings.runs}
 
 
@@ -221,7 +221,7 @@ STAGES = (
         each="study", configuration=_figures, cut_by="study", code=("results", "report"),
     ),
     Stage(
-        "compare", "compare the published numbers with results/",
+        "published", "compare the published numbers with results/",
         outputs=(
             "results/comparison/published.csv", "results/comparison/schedules.csv", "results/comparison/scatter.csv",
             "results/comparison/brackets.csv", "results/comparison/gradients.csv",
@@ -231,7 +231,7 @@ STAGES = (
             "report/comparison/agreement.pdf",
         ),
         inputs=("results/runs/", "notebooks/agreement.ipynb"),
-        configuration=_compare, code=("results", "report"),
+        configuration=_published, code=("results", "report"),
     ),
     Stage(
         "explain", "draw and tabulate what the analyses found",

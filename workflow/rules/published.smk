@@ -4,21 +4,21 @@
 #        published and what theory predicts, beside ours
 
 
-rule compare:
+rule published:
     """Hold what was published against what is reproduced."""
     input:
         results=graph.results_of(jobs),
         notebook="notebooks/agreement.ipynb",
-        code=graph.code("compare"),
+        code=graph.code("published"),
     output:
-        graph.outputs("compare"),
+        graph.outputs("published"),
     log:
-        "logs/compare.log",
+        "logs/published.log",
     benchmark:
-        "logs/benchmarks/compare.tsv"
+        "logs/benchmarks/published.tsv"
     params:
-        configuration=graph.configuration("compare", settings),
+        configuration=graph.configuration("published", settings),
     message:
         "published against reproduced; progress in {log}"
     shell:
-        "{program} compare 2>&1 | tee {log}"
+        "{program} published 2>&1 | tee {log}"
