@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from vanishing import cli
 OTHER_RATE = {"vgg08": {"train": {"learning_rate": 0.002}}}
 
 ALL_OF_VGG08 = {("train", "vgg08"), ("gradients", "vgg08")} | {
-    (rule, "") for rule in ("tables", "figures", "published", "numbers", "check", "report")
+    (rule, "") for rule in ("tables", "figures", "published", "numbers", "html", "check", "report")
 }
 
 
@@ -67,6 +68,18 @@ def test_the_report_is_there_and_every_table_and_figure(built):
     assert made["report/report.pdf"].startswith(b"%PDF")
     assert {"results/tables/core.csv", "report/tables/core.tex", "report/figures/core/loss.pdf"} <= set(made)
     assert {"results/notebooks/core.ipynb", "results/comparison/agreement.ipynb"} <= set(made)
+
+
+def test_snakemakes_own_report_has_figures_tables_and_page_with_captions_by_category(built, copy):
+    folder = copy(built("snakemake"))
+    run(folder, "snakemake", "--report", "report.zip")
+    with zipfile.ZipFile(folder / "report.zip") as archive:
+        index = archive.read("report/report.html").decode()
+        kept = {name.rpartition("/")[2] for name in archive.namelist()}
+    assert {"report.pdf", "core.csv", "published.csv", "checks.csv", "gradient_flow_log.pdf", "report.html"} <= kept
+    for category in ("Analyses", "Checks", "Figures", "Published values", "Report", "Tables"):
+        assert f'"{category}"' in index
+    assert "Figures of the study <em>core</em>" in index
 
 
 @pytest.mark.parametrize("engine", COMMANDS)

@@ -10,7 +10,7 @@ rule html:
         analyses=graph.analyses(settings, jobs, config),
         code=graph.code("html"),
     output:
-        graph.outputs("html"),
+        report("report/report.html", caption="../captions/html.rst", category="Report"),
     log:
         "logs/html.log",
     benchmark:

@@ -61,6 +61,14 @@ async function draw(id, rows, spec, none = "None of the chosen runs has been mea
 
 const scaling = (log) => (log ? { type: "log" } : { type: "linear", zero: false });
 
+// Describes an axis with whole numbers alone, at most about twelve.
+function wholes(values) {
+  const [least, most] = [Math.min(...values), Math.max(...values)];
+  const step = [1, 2, 5, 10, 20, 25, 50].find((each) => (most - least) / each <= 12) ?? 100;
+  const first = step * Math.ceil(least / step);
+  return { values: Array.from({ length: 1 + Math.floor((most - first) / step) }, (_, at) => first + at * step) };
+}
+
 // Describes an axis with powers of ten alone, at most about eight.
 function powers(values) {
   const [least, most] = [Math.min(...values), Math.max(...values)].map(Math.log10);
@@ -87,7 +95,6 @@ function lines({ x, y, runs, label = (run) => run, log = false, guess = null, do
   const horizontal = {
     field: "x", type: "quantitative", title: x,
     scale: { ...scaling(square), nice: false },
-    axis: square ? {} : { tickMinStep: x === "epoch" || x === "layer" ? 1 : 0 },
   };
   const colour = { field: "label", type: "nominal", scale, legend, sort: null };
   const tooltip = [
@@ -98,7 +105,9 @@ function lines({ x, y, runs, label = (run) => run, log = false, guess = null, do
   ];
   return (rows) => {
     if (log) vertical.axis = powers(domain ?? rows.flatMap(({ low, high }) => [low, high]));
-    if (square) horizontal.axis = powers(rows.map((row) => row.x));
+    const places = rows.map((row) => row.x);
+    if (square) horizontal.axis = powers(places);
+    else if (places.every(Number.isInteger)) horizontal.axis = wholes(places);
     return {
       $schema: "https://vega.github.io/schema/vega-lite/v6.json",
       description: `${y} by ${x}, a line each for ${scale.domain.join("; ")}`,

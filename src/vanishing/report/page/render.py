@@ -38,7 +38,8 @@ def write_page(settings: config.Parameters) -> None:
     studies = aggregate.rows_of_studies(settings, results, settings.studies)
     claims = published.value_claims(settings, studies)
     shown = content.gather(settings, results, studies)
-    shown |= {"study": answer.answering(studies), "start": {row.run: row.network for row in studies.get(START, [])}}
+    start = studies.get(START) or next(iter(studies.values()), [])
+    shown |= {"study": answer.answering(studies), "start": {row.run: row.network for row in start}}
     files.write(TARGET, page(shown, answer.sentences(settings, studies, claims), tables(studies, claims)))
 
 
