@@ -89,7 +89,7 @@ def downloaded(page, figure):
     """Return what a figure's button for CSV gives, as a list of dictionaries."""
     with page.expect_download() as download:
         page.click(f"#{figure} [data-save=csv]")
-    assert download.value.suggested_filename == f"{figure}.csv"
+    assert re.fullmatch(f"{figure}(-[a-z0-9_]+)?.csv", download.value.suggested_filename)
     with Path(download.value.path()).open() as handle:
         return list(csv.DictReader(handle))
 
@@ -111,7 +111,7 @@ def test_a_slider_moves_the_gradient_flow_to_the_next_snapshot(opened):
     lines = "#flow .made svg .mark-line path"
     before, rows = page.locator(lines).first.get_attribute("d"), downloaded(page, "flow")
     assert [float(row["mean"]) for row in rows if row["run"] == "vgg08"] == [1e-3 * layer for layer in range(1, 9)]
-    assert [row["n"] for row in rows if row["x"] == "1"] == ["2", "1", "1"]
+    assert [row["n"] for row in rows if row["layer"] == "1"] == ["2", "1", "1"]
     page.focus("#epoch")
     page.keyboard.press("ArrowRight")
     page.wait_for_function(
@@ -127,7 +127,7 @@ def test_a_slider_moves_the_gradient_flow_to_the_next_snapshot(opened):
 def test_curves_are_means_with_bands_over_the_seeds_of_the_runs_and_the_metric_that_are_chosen(opened):
     page = opened()
     rows = [row for row in downloaded(page, "curves") if row["run"] == "vgg08"]
-    assert [row["x"] for row in rows] == ["1", "2", "3"]
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
     # accuracies of 10 and 20 %: their standard deviation (n - 1) is 7.0711
     assert [[float(row[key]) for key in ("mean", "low", "high", "n")] for row in rows] == [
         pytest.approx([15, 15 - 50**0.5, 15 + 50**0.5, 2])
@@ -150,7 +150,7 @@ def test_curves_are_means_with_bands_over_the_seeds_of_the_runs_and_the_metric_t
 def test_landscape_and_smoothness_show_what_was_measured_and_say_where_nothing_was(opened):
     page = opened()
     cuts = downloaded(page, "landscape")
-    assert [(float(row["x"]), float(row["mean"]), float(row["low"])) for row in cuts] == [
+    assert [(float(row["step"]), float(row["mean"]), float(row["low"])) for row in cuts] == [
         (-0.5, 2.75, 2.25), (0, 2.5, 2), (0.5, 2.75, 2.25),
     ]  # fmt: skip
     assert [float(row["loss"]) for row in downloaded(page, "surface")] == [2.25, 1.75, 1.75, 2.25]

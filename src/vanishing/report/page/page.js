@@ -3,6 +3,11 @@
 const data = JSON.parse(document.getElementById("data").textContent);
 const byId = (id) => document.getElementById(id);
 const names = {
+  epoch: "epoch",
+  layer: "layer",
+  step: "step (norms of each filter)",
+  relative_distance: "distance, relative to the norm of the kernels",
+  loss: "loss (nats)",
   train_accuracy: "training accuracy (%)",
   val_accuracy: "validation accuracy (%)",
   train_loss: "training loss (nats)",
@@ -66,7 +71,8 @@ function wholes(values) {
   const [least, most] = [Math.min(...values), Math.max(...values)];
   const step = [1, 2, 5, 10, 20, 25, 50].find((each) => (most - least) / each <= 12) ?? 100;
   const first = step * Math.ceil(least / step);
-  return { values: Array.from({ length: 1 + Math.floor((most - first) / step) }, (_, at) => first + at * step) };
+  const marked = Array.from({ length: 1 + Math.floor((most - first) / step) }, (_, at) => first + at * step);
+  return { values: marked, format: "d" };
 }
 
 // Describes an axis with powers of ten alone, at most about eight.
@@ -78,7 +84,7 @@ function powers(values) {
   return { values: marked, format: ".0e" };
 }
 
-// Describes lines with bands, a line a run, from rows of run, x, mean, low and high.
+// Describes lines with bands, a line a run, from rows of run, label, x, mean, low, high and n.
 function lines({ x, y, runs, label = (run) => run, log = false, guess = null, domain = null, square = false }) {
   const scale = { domain: runs.map(label), range: runs.map((run) => data.runs[run].colour) };
   const dashes = { domain: scale.domain, range: runs.map((run) => data.runs[run].dash) };
@@ -89,28 +95,28 @@ function lines({ x, y, runs, label = (run) => run, log = false, guess = null, do
   };
   const vertical = {
     type: "quantitative",
-    title: y,
+    title: names[y],
     scale: { ...scaling(log), ...(domain && { domain }) },
   };
   const horizontal = {
-    field: "x", type: "quantitative", title: x,
+    field: x, type: "quantitative", title: names[x],
     scale: { ...scaling(square), nice: false },
   };
   const colour = { field: "label", type: "nominal", scale, legend, sort: null };
   const tooltip = [
     { field: "label", title: "run" },
-    { field: "x", title: x },
-    { field: "mean", title: y, format: ".4g" },
+    { field: x, title: names[x] },
+    { field: "mean", title: names[y], format: ".4g" },
     { field: "n", title: "values" },
   ];
   return (rows) => {
     if (log) vertical.axis = powers(domain ?? rows.flatMap(({ low, high }) => [low, high]));
-    const places = rows.map((row) => row.x);
+    const places = rows.map((row) => row[x]);
     if (square) horizontal.axis = powers(places);
     else if (places.every(Number.isInteger)) horizontal.axis = wholes(places);
     return {
       $schema: "https://vega.github.io/schema/vega-lite/v6.json",
-      description: `${y} by ${x}, a line each for ${scale.domain.join("; ")}`,
+      description: `${names[y]} by ${names[x]}, a line each for ${scale.domain.join("; ")}`,
       width: "container",
       height: 320,
       encoding: { x: horizontal, color: colour },
@@ -159,23 +165,23 @@ function surface(rows) {
   };
 }
 
-// Gathers [run, x, value] into rows of run, x, mean, low, high and n, in the order of their first appearance.
-function rowsOf(values, band, label = (run) => run) {
+// Gathers [run, place, value] into rows of run, label, x, mean, low, high and n, in the order of their first appearance.
+function rowsOf(x, values, band, label = (run) => run) {
   const groups = new Map();
-  for (const [run, x, value] of values) {
+  for (const [run, place, value] of values) {
     if (value === null) continue;
-    const key = `${run} ${x}`;
-    if (!groups.has(key)) groups.set(key, { run, x, values: [] });
+    const key = `${run} ${place}`;
+    if (!groups.has(key)) groups.set(key, { run, place, values: [] });
     groups.get(key).values.push(value);
   }
-  return [...groups.values()].map(({ run, x, values: found }) => {
+  return [...groups.values()].map(({ run, place, values: found }) => {
     const n = found.length;
     const mean = found.reduce((sum, value) => sum + value, 0) / n;
     const deviation = Math.sqrt(found.reduce((sum, value) => sum + (value - mean) ** 2, 0) / Math.max(1, n - 1));
     const [low, high] = band === "deviation"
       ? [mean - deviation, mean + deviation]
       : [Math.min(...found), Math.max(...found)];
-    return { run, label: label(run), x, mean, low, high, n };
+    return { run, label: label(run), [x]: place, mean, low, high, n };
   });
 }
 
@@ -190,9 +196,9 @@ function drawStart() {
   const label = (run) => data.start[run];
   const values = runs.flatMap(trained).flatMap(({ run, snapshots, flow }) =>
     snapshots[0] === 0 ? flow.mean_abs_gradient[0].map((value, at) => [run, at + 1, value]) : []);
-  const rows = rowsOf(values, "range", label).filter((row) => row.low > 0);
-  const y = names.mean_abs_gradient;
-  draw("start", rows, lines({ x: "layer", y, runs, label, log: true }), "No network has been measured yet.");
+  const rows = rowsOf("layer", values, "range", label).filter((row) => row.low > 0);
+  const spec = lines({ x: "layer", y: "mean_abs_gradient", runs, label, log: true });
+  draw("start", rows, spec, "No network has been measured yet.");
 }
 
 function drawCurves() {
@@ -204,8 +210,8 @@ function drawCurves() {
   const guess = accuracy ? 100 / data.classes : loss ? Math.log(data.classes) : null;
   // a single early loss of hundreds would flatten everything else
   const domain = loss ? [0, 1.5 * guess] : null;
-  draw("curves", rowsOf(values, "deviation"),
-    lines({ x: "epoch", y: names[metric], runs: inOrder(), guess, domain }), "No run is chosen.");
+  const spec = lines({ x: "epoch", y: metric, runs: inOrder(), guess, domain });
+  draw("curves", rowsOf("epoch", values, "deviation"), spec, "No run is chosen.");
 }
 
 function drawFlow() {
@@ -214,10 +220,10 @@ function drawFlow() {
   const epoch = slide("epoch", trainings.flatMap(({ snapshots }) => snapshots));
   const values = trainings.flatMap(({ run, snapshots, flow }) =>
     (flow[measure][snapshots.indexOf(epoch)] ?? []).map((value, at) => [run, at + 1, value]));
-  const rows = rowsOf(values, "range").filter((row) => row.low > 0);
+  const rows = rowsOf("layer", values, "range").filter((row) => row.low > 0);
   const every = trainings.flatMap(({ flow }) => flow[measure].flat()).filter((value) => value > 0);
   const domain = every.length ? [every.reduce((a, b) => Math.min(a, b)), every.reduce((a, b) => Math.max(a, b))] : null;
-  draw("flow", rows, lines({ x: "layer", y: names[measure], runs: inOrder(), log: true, domain }));
+  draw("flow", rows, lines({ x: "layer", y: measure, runs: inOrder(), log: true, domain }));
 }
 
 function drawLandscape() {
@@ -227,8 +233,8 @@ function drawLandscape() {
     cuts.loss.map((loss, at) => [run, cuts.x[at], loss]));
   const domain = [0, 2 * Math.log(data.classes)];
   const runs = inOrder().filter((run) => measured.some((each) => each.run === run));
-  draw("landscape", rowsOf(values, "range"),
-    lines({ x: "step (norms of each filter)", y: "loss (nats)", runs, guess: Math.log(data.classes), domain }));
+  const spec = lines({ x: "step", y: "loss", runs, guess: Math.log(data.classes), domain });
+  draw("landscape", rowsOf("step", values, "range"), spec);
 }
 
 function drawSurface() {
@@ -247,9 +253,9 @@ function drawSmoothness() {
   const values = measured.filter((each) => each.epoch === epoch).flatMap((each) =>
     each[measure].map((value, at) => [each.run, each.relative_distance[at], value]));
   const log = measure !== "cosine";
-  const rows = rowsOf(values, "range").filter((row) => !log || row.low > 0);
+  const rows = rowsOf("relative_distance", values, "range").filter((row) => !log || row.low > 0);
   const runs = inOrder().filter((run) => measured.some((each) => each.run === run));
-  draw("smoothness", rows, lines({ x: "relative distance", y: names[measure], runs, log, square: true }));
+  draw("smoothness", rows, lines({ x: "relative_distance", y: measure, runs, log, square: true }));
 }
 
 const explored = [drawCurves, drawFlow, drawLandscape, drawSurface, drawSmoothness];
@@ -379,9 +385,10 @@ const csv = (rows) => rows.map((row) => `${row.map(field).join(",")}\n`).join(""
 
 async function saveFigure(id, kind) {
   const { rows, result } = figures[id];
-  if (kind === "svg") return save(`${id}.svg`, await result.view.toSVG(), "image/svg+xml");
-  const heads = Object.keys(rows[0]);
-  save(`${id}.csv`, csv([heads, ...rows.map((row) => heads.map((head) => row[head]))]), "text/csv");
+  const name = [id, byId(id).querySelector("select")?.value].filter(Boolean).join("-");
+  if (kind === "svg") return save(`${name}.svg`, await result.view.toSVG(), "image/svg+xml");
+  const heads = Object.keys(rows[0]).filter((head) => head !== "label" || rows.some(({ run, label }) => run !== label));
+  save(`${name}.csv`, csv([heads, ...rows.map((row) => heads.map((head) => row[head]))]), "text/csv");
 }
 
 function saveTable(name) {
