@@ -66,8 +66,9 @@ test: lint  ## formatting, lint, types, unit tests, and a tiny study with both e
 test-fast: $(READY)  ## unit tests only
 	$(PYTEST) tests/unit
 
+# they wait, for locks and queues, half of the time
 test-stress: $(READY)  ## kills, a full disk, races, clones, builds under other dates, locales and umasks (long)
-	$(PYTEST) tests/stress
+	$(PYTEST) -n $(shell expr 2 \* $(CORES)) tests/stress
 
 test-all: test test-stress  ## every test
 

@@ -19,7 +19,7 @@ MAKEFILE = (examples.ROOT / "Makefile").read_text()
 WORDS_OF_README = 1200
 BASES = examples.ROOT, examples.ROOT / "src" / "vanishing"
 """Where the names of files begin; SECURITY.md has them within the package."""
-MADE = {"report/report.pdf"}
+MADE = {"report/report.pdf", "report/report.html"}
 """Files that documents name and git ignores."""
 
 every = pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
