@@ -107,7 +107,7 @@ function lines({ x, y, runs, label = (run) => run, log = false, guess = null, do
     { field: "label", title: "run" },
     { field: x, title: names[x] },
     { field: "mean", title: names[y], format: ".4g" },
-    { field: "n", title: "values" },
+    { field: "n" },
   ];
   return (rows) => {
     if (log) vertical.axis = powers(domain ?? rows.flatMap(({ low, high }) => [low, high]));

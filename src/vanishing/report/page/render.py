@@ -15,6 +15,7 @@ import vl_convert
 
 from vanishing import config, files, paths
 from vanishing.report.cells import plain_metric
+from vanishing.report.comparison_tables import PARTS
 from vanishing.report.page import answer, content
 from vanishing.report.readme import START
 from vanishing.report.tables import endings
@@ -94,20 +95,21 @@ def _results(rows: Iterable[Row]) -> Table:
 
 
 def _published(claims: Iterable[Claim]) -> Table:
-    head = ["source", "run", "metric", "published", "reproduced", "n", "difference", "may differ by", "verdict"]
+    head = ["source", "run", "metric", "published", "reproduced", "verdict", "n", "difference", "may differ by"]
     return head, [
         [
             _text(claim.source.name),
             _text(claim.run),
-            _text(claim.metric.replace("_", " ").replace("val ", "validation ")),
+            _text(f"{PARTS[part]} {what}".lower()),
             (claim.printed, published.value(claim.printed)),
             _number(claim.cell.mean, decimals := f".{METRICS[claim.metric].decimals}f"),
+            _text(claim.verdict),
             _number(len(claim.values)),
             _number(claim.difference, f"+{decimals}"),
             _number(claim.tolerance, decimals),
-            _text(claim.verdict),
         ]
-        for claim in claims
+        for claim in sorted(claims, key=lambda claim: claim.verdict == published.NOT_RUN)
+        for part, _, what in [claim.metric.partition("_")]
     ]
 
 
