@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vanishing import environment, look, project
+from vanishing import complete, environment, look, project
 from vanishing.engines import catalogue
 from vanishing.errors import UserError, line
 from vanishing.look import Command, load
@@ -39,11 +39,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     And 75 where others train what is left, 124 where the time is up, 128 and its number after a signal.
     """
+    parser = _parser()
     if arguments is None:
+        complete.answer(parser)
         environment.settle()
         _print_whatever_there_is()
     typed = sys.argv[1:] if arguments is None else list(arguments)
-    options = _parser().parse_args(typed)
+    options = parser.parse_args(typed)
     options.typed, options.settings = typed, options.settings + options.more
     try:
         if options.command not in ANYWHERE:
