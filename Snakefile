@@ -49,7 +49,9 @@ if "gpu" not in workflow.global_resources:
 
 # Ctrl-C reaches a job's shell and its `tee` too: both wait for the command, which saves its state and says where.
 # With `--quiet rules` what commands print goes to their logs alone
-screen = "> /dev/null" if "rules" in map(str, workflow.output_settings.quiet or ()) else ""
+screen = (
+    "> /dev/null" if "rules" in map(str, workflow.output_settings.quiet or ()) else ""
+)
 shell.prefix(
     f"set -euo pipefail; trap : INT TERM; tee() (trap '' INT TERM; exec tee \"$@\" {screen}); "
 )

@@ -64,6 +64,8 @@ def _stale(found: Status) -> Iterator[str]:
     for keys, titles in alike.items():
         more = f" and {len(titles) - NAMED} more" if len(titles) > NAMED else ""
         yield f"  {', '.join(titles[:NAMED])}{more}: {keys}"
+    if alike:
+        yield f"  again: {found.program} train --missing, or an engine"
 
 
 def _keys(changed: Changed) -> str:

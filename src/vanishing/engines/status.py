@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import base64
 import json
+import os
 import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
@@ -188,7 +189,7 @@ def _training(
     if told and told.get("configuration") != settings.run(run).configuration():
         told, since = {}, since + OTHER  # of a training that is none of today's, whose log ends a moment later
     log = Path(LOG["job"].format(stage="train", run=run, seed=seed))
-    lines = _tail(log) if log.exists() and _time(log) > since else []
+    lines = _tail(log) if _time(log) > since else []
     if complaint := told.get("error") or (lines[-1] if _complains(lines) else ""):
         place = _saved(run, seed, told)
         return Training(
@@ -243,10 +244,13 @@ def _time(path: Path) -> float:
 
 
 def _tail(log: Path) -> list[str]:
-    """Return the last lines of a log, without what would steer a terminal."""
-    with log.open("rb") as handle:
-        handle.seek(max(0, log.stat().st_size - TAIL_BYTES))
-        text = handle.read().decode(errors="replace")
+    """Return the last lines of a log, without what would steer a terminal; none where it has just been removed."""
+    try:
+        with log.open("rb") as handle:
+            handle.seek(max(0, os.fstat(handle.fileno()).st_size - TAIL_BYTES))
+            text = handle.read().decode(errors="replace")
+    except FileNotFoundError:
+        return []
     lines = ("".join(each if each.isprintable() else " " for each in line)[:WIDTH] for line in text.splitlines())
     return [line.rstrip() for line in lines if line.strip()]
 
