@@ -47,9 +47,13 @@ if "gpu" not in workflow.global_resources:
     workflow.register_resource("gpu", 1)
 
 
-# Ctrl-C reaches a job's shell and its `tee` too: both wait for the command, which saves its state and says where
+# Ctrl-C reaches a job's shell and its `tee` too: both wait for the command, which saves its state and says where.
+# With `--quiet rules` what commands print goes to their logs alone
+screen = (
+    "> /dev/null" if "rules" in map(str, workflow.output_settings.quiet or ()) else ""
+)
 shell.prefix(
-    "set -euo pipefail; trap : INT TERM; tee() (trap '' INT TERM; exec tee \"$@\"); "
+    f"set -euo pipefail; trap : INT TERM; tee() (trap '' INT TERM; exec tee \"$@\" {screen}); "
 )
 
 

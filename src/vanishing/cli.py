@@ -13,14 +13,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vanishing import environment, project
+from vanishing import complete, environment, look, project
 from vanishing.engines import catalogue
 from vanishing.errors import UserError, line
+from vanishing.look import Command, load
 
 if TYPE_CHECKING:
     from vanishing.config import Parameters
 
-Command = Callable[[argparse.Namespace], None]
 Missing = Callable[["Parameters", Sequence[str]], list[tuple[str, int]]]
 
 ANYWHERE = ("diagnose",)
@@ -29,7 +29,6 @@ ANYWHERE = ("diagnose",)
 UNSET = ("configure", "sync", "verify", "share", "restore", "readme", "workspace", *ANYWHERE)
 """Commands without `--set`: they compare with records of `params.yaml`, or have parameters of their own."""
 
-AT_ONCE = "number of trainings that share the device (default: 1)"
 SETTING = "replace a setting of params.yaml, such as train.epochs=50; may be repeated"
 MISSING = "only what has no results yet: of STUDY, of the runs named before it, or of all"
 UNTIL = "stop in time, with all state saved: after 540s, 9min or 1.5h, or at 17:30"
@@ -40,11 +39,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     And 75 where others train what is left, 124 where the time is up, 128 and its number after a signal.
     """
+    parser = _parser()
     if arguments is None:
+        complete.answer(parser)
         environment.settle()
         _print_whatever_there_is()
     typed = sys.argv[1:] if arguments is None else list(arguments)
-    options = _parser().parse_args(typed)
+    options = parser.parse_args(typed)
     options.typed, options.settings = typed, options.settings + options.more
     try:
         if options.command not in ANYWHERE:
@@ -113,19 +114,10 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PATH|URL",
         help="read the images from here, not from the sources in params.yaml; may be repeated",
     )
-    commands.choices["train"].add_argument("--at-once", type=int, default=1, metavar="N", help=AT_ONCE)
+    commands.choices["train"].add_argument("--at-once", type=int, default=1, metavar="N", help=look.AT_ONCE)
     commands.choices["train"].add_argument("--until", metavar="TIME", help=UNTIL)
-    command("models", _models, "list every configured run with layers, parameters and multiply-accumulates")
-    for name, run, text in (
-        ("plan", _plan, "estimate what is left to run: arithmetic, disk space, and time on this machine"),
-        ("rates", _rates, "list the throughput of the trainings beside published values"),
-    ):
-        costs = command(name, run, text)
-        costs.add_argument("studies", nargs="*", metavar="STUDY", help="only the runs of these studies")
-        if name == "plan":
-            costs.add_argument("--at-once", type=int, default=1, metavar="N", help=AT_ONCE)
+    look.add(command)
     command("readme", _readme, "write the results into README.md and docs/, from results/: no engine makes them")
-    command("show", _show, "print the tables of results/")
     _records(command)
     diagnose = command("diagnose", _diagnose, "say where signal or gradient die in any network, and what helps")
     diagnose.add_argument("model", metavar="MODULE:CALLABLE", help="returns a torch.nn.Module, or (model, batches)")
@@ -182,20 +174,13 @@ _OPTIONS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
 """Adds a stage's arguments, by `Stage.each`."""
 
 
-def _load(options: argparse.Namespace) -> Parameters:
-    from vanishing import config
-    from vanishing.engines import graph
-
-    return graph.load(config.read_settings(options.settings))
-
-
 def _run(stage: catalogue.Stage) -> Command:
     """Return the command of a stage: its function, on the runs and seeds or the studies that are chosen."""
 
     def run(options: argparse.Namespace) -> None:
         from vanishing import stages
 
-        function, settings = getattr(stages, stage.name), _load(options)
+        function, settings = getattr(stages, stage.name), load(options)
         if stage.each == "job":
             for job in _chosen(options, settings, partial(_unmeasured, stage)):
                 function(settings, *job)
@@ -221,13 +206,13 @@ def _unmeasured(stage: catalogue.Stage, settings: Parameters, studies: Sequence[
 def _configure(options: argparse.Namespace) -> None:
     from vanishing.engines import graph
 
-    graph.configure(_load(options), options.same_jobs)
+    graph.configure(load(options), options.same_jobs)
 
 
 def _data(options: argparse.Namespace) -> None:
     from vanishing import stages
 
-    stages.data(_load(options), options.source)
+    stages.data(load(options), options.source)
 
 
 def _train(options: argparse.Namespace) -> None:
@@ -235,7 +220,7 @@ def _train(options: argparse.Namespace) -> None:
 
     # before PyTorch, whose import takes seconds of it
     until = None if options.until is None else time_limit.parse(options.until)
-    settings = _load(options)
+    settings = load(options)
     if chosen := _chosen(options, settings, remaining.to_train):
         from vanishing import stages
 
@@ -268,32 +253,32 @@ def _chosen(options: argparse.Namespace, settings: Parameters, missing: Missing)
 def _sync(options: argparse.Namespace) -> None:
     from vanishing.engines import sync
 
-    sync.bring_together(_load(options))
+    sync.bring_together(load(options))
 
 
 def _verify(options: argparse.Namespace) -> None:
     from vanishing.verify import run
 
-    run.verify(_load(options), options.every)
+    run.verify(load(options), options.every)
 
 
 def _share(options: argparse.Namespace) -> None:
     from vanishing import sharing
 
-    sharing.share(_load(options), options.every)
+    sharing.share(load(options), options.every)
 
 
 def _restore(options: argparse.Namespace) -> None:
     from vanishing import sharing
 
-    sharing.restore(_load(options))
+    sharing.restore(load(options))
 
 
 def _manifest(options: argparse.Namespace) -> None:
     from vanishing import files
     from vanishing.verify import manifest
 
-    text = manifest.as_text(manifest.collect(_load(options)))
+    text = manifest.as_text(manifest.collect(load(options)))
     if options.output:
         files.write(options.output, text)
     else:
@@ -318,51 +303,10 @@ def _diagnose(options: argparse.Namespace) -> None:
         found.save(options.output)
 
 
-def _models(options: argparse.Namespace) -> None:
-    from vanishing.console import aligned
-    from vanishing.training import models
-
-    settings = _load(options)
-    rows = [("run", "layers", "parameters", "MACs per image", "studies")]
-    for name in settings.runs:
-        run = settings.run(name)
-        size = models.measure(run.model, run.data.classes)
-        studies = ", ".join(key for key, block in settings.studies.items() if name in block.runs) or "none"
-        rows.append((name, f"{size.layers}", f"{size.parameters:,}", f"{size.macs:,}", studies))
-    print(aligned(rows))
-
-
-def _plan(options: argparse.Namespace) -> None:
-    from vanishing.engines import remaining
-    from vanishing.training import cost
-
-    settings = _load(options)
-    listed = remaining.entries(settings, options.studies)
-    print(remaining.text(listed, cost.estimate(listed, at_once=options.at_once)))
-    if swept := [] if options.studies else remaining.sweep(settings):  # which belongs to no study
-        print(remaining.sweep_text(swept, cost.estimate(swept)))
-
-
-def _rates(options: argparse.Namespace) -> None:
-    from vanishing.results import throughput
-
-    throughput.report_throughput(_load(options), options.studies)
-
-
 def _readme(options: argparse.Namespace) -> None:
     from vanishing.report import readme
 
-    readme.write_readme(_load(options))
-
-
-def _show(options: argparse.Namespace) -> None:
-    from vanishing.report import tables
-    from vanishing.results import aggregate
-
-    settings = _load(options)
-    found = aggregate.collect(settings)
-    for key, rows in found.items():
-        print(tables.study_text(settings.studies[key].title, rows))
+    readme.write_readme(load(options))
 
 
 _COMMANDS: dict[str, Command] = {"data": _data, "train": _train}

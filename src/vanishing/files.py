@@ -30,12 +30,13 @@ TEXT = frozenset({".bib", ".csv", ".ipynb", ".json", ".md", ".mplstyle", ".py", 
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
+def replacing(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
     """Open a temporary file that takes the name `path` when the block ends well, and goes when it does not.
 
     The name beside `path` is unique, so that two writers never share one, and the bytes are on the disk
     before the name is: a reader sees the old file or the new one, whatever happens. The umask, or the default ACL
-    of the folder, says who may read and write it. What killed writers of `path` have left is removed.
+    of the folder, says who may read and write it. What killed writers of `path` have left is removed. A file that is
+    not `durable` may be lost with the machine's power, and nobody waits for the disk.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with _errors_of(path):
@@ -44,8 +45,9 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         try:
             with os.fdopen(descriptor, "wb") as handle:
                 yield handle
-                handle.flush()
-                os.fsync(handle.fileno())
+                if durable:
+                    handle.flush()
+                    os.fsync(handle.fileno())
             temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)
@@ -86,9 +88,9 @@ def _sweep(path: Path) -> None:
                 os.close(descriptor)
 
 
-def write(path: Path, content: bytes | str) -> None:
-    """Write `content` (text as UTF-8) to `path`, whole or not at all."""
-    with replacing(path) as handle:
+def write(path: Path, content: bytes | str, durable: bool = True) -> None:
+    """Write `content` (text as UTF-8) to `path`, whole or not at all; see `replacing`."""
+    with replacing(path, durable) as handle:
         handle.write(content.encode() if isinstance(content, str) else content)
 
 

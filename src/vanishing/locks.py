@@ -132,6 +132,22 @@ def taken(folder: Path) -> set[str]:
     return {path.name.rpartition(".")[0] for path in folder.glob("*.lock.*-*") if path.name not in _mine}
 
 
+def glance(folder: Path) -> dict[str, tuple[Holder, bool]]:
+    """Return the holder of each lock in `folder`, by the lock's name, and whether it seems alive, without waiting.
+
+    One whose process is not seen, such as on another machine, does if it was touched in the last `PATIENCE` by the
+    clock of this machine.
+    """
+    found = {}
+    for holder in _beside(folder, "*.lock"):
+        known = runs(holder.pid, holder.since) if holder.machine == _machine() else None
+        lives = time.time() - holder.touched / 1e9 < PATIENCE if known is None else known
+        name = holder.path.name.rpartition(".")[0]
+        if lives or name not in found:
+            found[name] = holder, lives
+    return found
+
+
 def age(since: float) -> str:
     """Write how long ago something was; 0 s for what the clock of another machine puts into the future."""
     return duration(float(max(0, round(time.time() - since))))

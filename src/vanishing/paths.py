@@ -27,6 +27,10 @@ WHY = REPORT / "why"
 """What the report's section on causes is made of; `parts/` has the figures and tables of all analyses."""
 RATES = Path("logs") / "rates"
 """How long trainings took: no result, and no input of anything."""
+PROGRESS = Path("logs") / "progress"
+"""How far unfinished trainings are, for `vanishing status`; a training that ends well removes its own."""
+BOARD = Path("logs") / "tensorboard"
+"""Curves for TensorBoard, where `tensorboard: true` asks for them."""
 SCRATCH = Path(".vanishing")
 """What a killed command goes on from; nothing in it is an output of the pipeline."""
 LOCKS = SCRATCH / "locks"
@@ -73,6 +77,11 @@ def resume(run: str, seed: int) -> Path:
 def rate(run: str, seed: int) -> Path:
     """File of how long a training took."""
     return RATES / f"{run}-seed{seed}.json"
+
+
+def progress(run: str, seed: int) -> Path:
+    """File of how far an unfinished training is."""
+    return PROGRESS / f"{run}-seed{seed}.json"
 
 
 def snapshot(folder: Path, epoch: int) -> Path:

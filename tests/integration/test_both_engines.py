@@ -122,8 +122,21 @@ def test_after_a_sync_neither_engine_has_anything_to_do_and_each_sees_a_changed_
     stale = set(json.loads(run(folder, "dvc", "status", "--json")))
     assert "train@vgg08-0" in stale
     assert "train@vgg14_bn-0" not in stale
-    (folder / "params.yaml").write_bytes(before)
+    (folder / "params.yaml").write_bytes(before.replace(b"tensorboard: false", b"tensorboard: true"))
+    assert b"tensorboard: false" in before
     assert "Nothing to be done" in run(folder, "snakemake", "-n")
+    run(folder, "vanishing", "configure")
+    assert run(folder, "dvc", "status").strip() == "Data and pipelines are up to date."
+
+
+def test_a_quiet_snakemake_leaves_what_commands_print_to_their_logs(tmp_path):
+    lay_out(tmp_path / "study", {})
+    printed = run(tmp_path / "study", *COMMANDS["snakemake"], "--quiet", "host", "rules", "--", "data/generated.npz")
+    told = (tmp_path / "study/logs/data.log").read_text()
+    assert told.startswith("data/generated.npz: 80 training, 40 validation and 320 test images")
+    assert told not in printed
+    assert "vanishing data" not in printed
+    assert "1 of 1 steps (100%) done" in printed
 
 
 @pytest.mark.parametrize("engine", COMMANDS)

@@ -16,7 +16,8 @@ from vanishing.errors import UserError
 
 COMMANDS = [
     "configure", *(stage.name for stage in catalogue.STAGES),
-    "models", "plan", "rates", "readme", "show", "sync", "verify", "manifest", "diagnose", "workspace",
+    "models", "plan", "rates", "status", "show", "compare", "readme", "sync", "verify", "manifest", "diagnose",
+    "workspace",
 ]  # fmt: skip
 
 ROOM = "; make room, then run the same command to resume"

@@ -11,7 +11,7 @@ from vanishing.config.landscape import Landscape
 from vanishing.config.model import BOTTLENECK, Model
 from vanishing.config.overrides import plain, read_settings, write_settings
 from vanishing.config.parameters import VARIABLE, Parameters, check, load, read, with_runs
-from vanishing.config.run import Run, completed
+from vanishing.config.run import Run, completed, differences
 from vanishing.config.signal import Signal
 from vanishing.config.smoothness import Smoothness
 from vanishing.config.strict_yaml import merge, read_yaml, text
@@ -46,6 +46,7 @@ __all__ = [
     "TrainableDepth",
     "check",
     "completed",
+    "differences",
     "load",
     "merge",
     "plain",

@@ -49,6 +49,8 @@ class Parameters(Block):
     runs: Annotated[dict[Name, dict[str, Any]], Field(min_length=1)]
     studies: Annotated[dict[Name, Study], Field(min_length=1)]
     seeds: Annotated[list[Seed], Field(min_length=1)]
+    tensorboard: bool = False
+    """Whether trainings write curves for TensorBoard; no result depends on it, so no stage does."""
 
     @cached_property
     def _configured(self) -> dict[str, Run]:

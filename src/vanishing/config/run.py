@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from vanishing.config.block import Block
@@ -35,3 +35,18 @@ ADDED = {"model": {"kernel_size": 3, "reduction": "plain"}, "train": {"kernels":
 def completed(configuration: Mapping[str, Any]) -> dict[str, Any]:
     """Return a summary's configuration with the keys that were added after it was written."""
     return merge(ADDED, configuration)
+
+
+def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return the keys, dotted, in which two configurations differ, with both values; None where one has no such key."""
+    left, right = dict(_flat(first)), dict(_flat(second))
+    pairs = {key: (left.get(key), right.get(key)) for key in left | right}
+    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def _flat(configuration: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in configuration.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", value

@@ -137,7 +137,7 @@ def _published(settings: Parameters) -> object:
 
 
 def _numbers(settings: Parameters) -> object:
-    return settings.model_dump(mode="json", exclude={"data": {"sources"}})
+    return settings.model_dump(mode="json", exclude={"data": {"sources"}, "tensorboard": True})
 
 
 def _html(settings: Parameters) -> object:

@@ -15,6 +15,7 @@ import torch
 from vanishing import config, files, locks, paths
 from vanishing.console import say
 from vanishing.data import dataset, records
+from vanishing.engines import progress
 from vanishing.engines.time_limit import LEAST, Budget
 from vanishing.errors import UserError, line
 from vanishing.results import store, throughput
@@ -76,7 +77,8 @@ class Job:
                     say(f"{self.title}: trained by another process meanwhile")
                     self.published = True
                 else:
-                    yield from self._train(slot)
+                    with progress.Reporter(self._settings, self.name, self.seed) as reporter:
+                        yield from self._train(slot, reporter)
         except (UserError, OSError) as error:
             self.error, self.training = error.with_traceback(None), None  # its frames hold tensors
         except RuntimeError as error:
@@ -85,13 +87,17 @@ class Job:
             self.training = None
             self.error = UserError("no memory left on the device; fewer --at-once need less")
 
-    def _train(self, slot: Slot) -> Generator[Mark, None, None]:
+    def _train(self, slot: Slot, reporter: progress.Reporter) -> Generator[Mark, None, None]:
         run, title, device = self.run, f"{self.name}, seed {self.seed}", devices.configure(self.run.train)
         images, data_hash = self.inputs.images(run.data, device), self.inputs.sha256(run.data.path)
         say(devices.describe(device))
         folder = self._folder(device)
         self.training = loop.Training(run, self.seed, images, folder, title)
-        yield from self.training.proceed(slot)
+        with contextlib.closing(self.training.proceed(slot)) as turns:
+            for mark in turns:
+                reporter.update(self.training)
+                yield mark
+        reporter.update(self.training)  # with the last epoch
         outcome = self.training.outcome
         summary = {"run": self.name, "seed": self.seed, **store.summarise(run, outcome, self.entry.size)}
         summary |= {"data": {"sha256": data_hash}, "environment": devices.environment(run.train, device)}
@@ -178,6 +184,7 @@ def train(
         OutOfTime: at the time limit, once the states are saved.
         UserError: where a training failed, after all others.
     """
+    progress.check(settings)
     inputs = Inputs(settings.data.seed)
     jobs = [Job(settings, name, seed, inputs, missing) for name, seed in chosen]
     for path in {job.run.data.path for job in jobs if not job.run.data.path.exists()}:

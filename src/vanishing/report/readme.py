@@ -6,18 +6,15 @@ No engine makes these: whoever commits results writes them again with `vanishing
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from vanishing import config, files
 from vanishing.errors import UserError
-from vanishing.report import figures
-from vanishing.report.cells import plain_metric
-from vanishing.report.tables import endings
+from vanishing.report import figures, markdown
 from vanishing.report.why import section
-from vanishing.results import aggregate, columns, store
+from vanishing.results import aggregate, store
 from vanishing.results.aggregate import Row
-from vanishing.results.columns import METRICS, SCHEDULES
 
 README, DOCS = Path("README.md"), Path("docs")
 PAGE = DOCS / "results.md"
@@ -77,7 +74,7 @@ def rewritten(text: str, made: str) -> str:
 def block(settings: config.Parameters, found: Mapping[str, list[Row]]) -> str:
     """Return the results for README.md: the table of the core study, and what is missing."""
     core = found.get(CORE, [])
-    table = [*_table(CORE, settings, core), ""] if core else []
+    table = [*markdown.table(CORE, settings, core), ""] if core else []
     return "\n".join(["", *table, _missing(settings, core), "", ""])
 
 
@@ -88,7 +85,7 @@ def page(settings: config.Parameters, found: Mapping[str, list[Row]]) -> str:
     for key in sorted(found, key=lambda key: key != CORE):
         rows = [row for row in found[key] if row.run not in shown]
         if rows:
-            lines += [*_table(key, settings, rows), ""]
+            lines += [*markdown.table(key, settings, rows), ""]
         shown |= {row.run for row in rows}
     return "\n".join([*lines, _count(settings), ""])
 
@@ -99,37 +96,9 @@ def columns_page() -> str:
     for name in section.TITLES:
         module = importlib.import_module(f"vanishing.analysis.{name}")
         lines += [f"## {name}", "", (module.__doc__ or "").strip(), ""]
-        lines += [_line(["column", "meaning"]), _line(["---", "---"])]
-        lines += [*(_line([f"`{column}`", meaning]) for column, meaning in module.COLUMNS.items()), ""]
+        lines += [markdown.line(["column", "meaning"]), markdown.line(["---", "---"])]
+        lines += [*(markdown.line([f"`{column}`", meaning]) for column, meaning in module.COLUMNS.items()), ""]
     return "\n".join(lines)
-
-
-def _table(key: str, settings: config.Parameters, rows: list[Row]) -> Iterator[str]:
-    """Yield the lines of a study: its title, what its runs share, and a row a run."""
-    epochs = {row.configuration.train.epochs for row in rows}
-    shared = [f"`{key}`", *(f"{count} epoch{'s' * (count > 1)}" for count in epochs if len(epochs) == 1)]
-    shared += [f"mean of the final {rows[0].average}"] * (rows[0].average > 1)
-    yield from (f"{settings.studies[key].title} ({', '.join(shared)}):", "")
-    metrics = [f"{metric.part} {metric.head}".lower() for metric in columns.shown().values()]
-    head = ["run", "schedule", "epochs", "precision", *metrics, "n", "device"]
-    yield _line(head)
-    yield _line(["---"] * len(head))
-    yield from (_line(_cells(row)) for row in rows)
-
-
-def _cells(row: Row) -> list[str]:
-    train = row.configuration.train
-    settings = [SCHEDULES[train.schedule], str(train.epochs), train.precision]
-    metrics = [_text(row, key) for key in columns.shown()]
-    counted = ", ".join([str(len(row.completed)), *endings(row)])
-    return [row.run, *settings, *metrics, counted, " ".join(row.devices)]
-
-
-def _text(row: Row, key: str) -> str:
-    """Write a metric, with its standard deviation over the seeds where there is one."""
-    mean, std = plain_metric(row, key)
-    unit = " %" if METRICS[key].scale == 100 else ""
-    return f"{mean}{std and f' ± {std}'}{unit}" if mean else "-"
 
 
 def _missing(settings: config.Parameters, core: list[Row]) -> str:
@@ -142,7 +111,3 @@ def _missing(settings: config.Parameters, core: list[Row]) -> str:
 
 def _count(settings: config.Parameters) -> str:
     return f"{len(list(store.available(settings)))} of the study's {len(list(settings.jobs()))} trainings are complete."
-
-
-def _line(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"
