@@ -115,6 +115,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands.choices["train"].add_argument("--at-once", type=int, default=1, metavar="N", help=AT_ONCE)
     commands.choices["train"].add_argument("--until", metavar="TIME", help=UNTIL)
+    images = command("images", _images, "read your own images, and print what params.yaml says of them")
+    images.add_argument(
+        "path", type=_path, metavar="PATH", help="class folders or Parquet files, in a folder or archive"
+    )
+    images.add_argument("--seed", type=int, default=0, help="of the test images, where there are none (default: 0)")
     command("models", _models, "list every configured run with layers, parameters and multiply-accumulates")
     for name, run, text in (
         ("plan", _plan, "estimate what is left to run: arithmetic, disk space, and time on this machine"),
@@ -316,6 +321,22 @@ def _diagnose(options: argparse.Namespace) -> None:
     print(found)
     if options.output:
         found.save(options.output)
+
+
+def _images(options: argparse.Namespace) -> None:
+    from vanishing import config
+    from vanishing.console import say
+    from vanishing.data import own_images
+    from vanishing.data.archives import SourceError
+
+    try:
+        folder = own_images.record(options.path, options.seed, say)
+    except SourceError as error:
+        raise UserError(f"{options.path}: {error}") from None
+    content = config.read(project.PARAMETERS)
+    overlay = config.fitted(content, folder, [str(options.path)])
+    config.check(config.merge(content, overlay), project.PARAMETERS)
+    print(own_images.overlay_text(overlay), end="")
 
 
 def _models(options: argparse.Namespace) -> None:

@@ -126,7 +126,7 @@ def test_generated_classes_stand_by_label_five_in_a_row():
     names = [f"red_{number}" for number in range(7)]
     rows = samples.groups(names)
     assert rows == [("", names[:5]), ("", names[5:])]
-    text = samples.page(rows, seed=4)
+    text = samples.page(rows, seed=4, classes=3)
     assert r"\begin{picture}(672,70)(-330,0)" in text
     assert r"\includegraphics[width=342\unitlength]{samples/classes.png}" in text
     assert r"\samplerow{52}{}{red~0, red~1, red~2, red~3, red~4}" in text
