@@ -329,14 +329,16 @@ def _images(options: argparse.Namespace) -> None:
     from vanishing.data import own_images
     from vanishing.data.archives import SourceError
 
+    if not 0 <= options.seed < 2**31:
+        raise config.ParameterError(f"--seed {options.seed}: allowed: 0 to {2**31 - 1}")
     try:
         folder = own_images.record(options.path, options.seed, say)
     except SourceError as error:
         raise UserError(f"{options.path}: {error}") from None
     content = config.read(project.PARAMETERS)
     overlay = config.fitted(content, folder, [str(options.path)])
+    print(own_images.overlay_text(overlay), end="", flush=True)
     config.check(config.merge(content, overlay), project.PARAMETERS)
-    print(own_images.overlay_text(overlay), end="")
 
 
 def _models(options: argparse.Namespace) -> None:

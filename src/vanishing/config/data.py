@@ -78,6 +78,11 @@ class Data(Block):
         return self.folder if self.set == "folder" else None
 
     @property
+    def name(self) -> str:
+        """What the images are called in print."""
+        return self.own.title if self.own else {"cifar100": "CIFAR-100"}.get(self.set, "the generated set")
+
+    @property
     def unused(self) -> dict[str, Any]:
         """What no result depends on, as pydantic's `exclude`.
 

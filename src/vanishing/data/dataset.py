@@ -23,10 +23,10 @@ from vanishing.data.records import (
     DataError,
     Dataset,
     Split,
+    as_labels,
     canonical,
     hold_out,
     joined,
-    label_type,
 )  # fmt: skip
 from vanishing.data.sources import CACHE, Source, read_first
 
@@ -98,7 +98,7 @@ def _checked(path: Path, arrays: Mapping[str, np.ndarray], part: str, classes: i
     images, labels = arrays[f"{part}_images"], arrays[f"{part}_labels"]
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != SHAPE:
         raise DataError(f"{path}: {part}_images: found {_kind(images)}, expected uint8 of shape (N, 3, 32, 32); {NEXT}")
-    kind = np.dtype(label_type(classes))
+    kind = as_labels([], classes).dtype
     if labels.dtype != kind or labels.shape != images.shape[:1]:
         expected = f"{kind} of shape ({len(images)},)"
         raise DataError(f"{path}: {part}_labels: found {_kind(labels)}, expected {expected}; {NEXT}")

@@ -30,7 +30,7 @@ from vanishing.config import IMAGE_SIZE, LATIN
 from vanishing.console import Progress
 from vanishing.data import layouts
 from vanishing.data.archives import SourceError, members, one_line
-from vanishing.data.records import Bytes, Split, digest, hold_out, joined, label_type
+from vanishing.data.records import Bytes, Split, as_labels, digest, hold_out, joined
 from vanishing.data.sources import Report, Source, check_readable, first, place
 
 FORMATS = {
@@ -47,6 +47,9 @@ FORMATS[".tiff"] = "TIFF"
 
 PIXELS = 1 << 26
 """Limit of an image, 8192 x 8192: a file of a few kilobytes can unpack to gigabytes."""
+
+MOST = 1 << 16
+"""Classes that a label of two bytes can tell apart."""
 
 TEST_SHARE = 5
 """One image in so many of a class is drawn for the test where the images come without a test set."""
@@ -190,7 +193,7 @@ def read(path: Path, seed: int) -> Own:
         places = {name: (split, "") for name, split in _tables(tables).items()}
         found = _read_tables(path, places, notes)
     if others := [name for name in names if name not in places]:
-        notes[f"of other files, such as {others[0]!r}, are left out"] = len(others)
+        notes[f"other files, such as {others[0]!r}, left out"] = len(others)
     return _data_set(found, seed, notes)
 
 
@@ -229,7 +232,9 @@ def _places(images: Sequence[str]) -> dict[str, tuple[str, str]]:
         raise SourceError(f"{images[0]!r} lies in no class folder; expected train/CLASS/ and test/CLASS/, or CLASS/")
     if len(roots) > 1:
         one, other = sorted("/".join(root) or "." for root in roots)[:2]
-        raise SourceError(f"class folders in several places, such as {one!r} and {other!r}; expected one")
+        raise SourceError(
+            f"class folders in {one!r} and in {other!r}; expected train/ and test/ in one folder, or all classes in one"
+        )
     return found
 
 
@@ -304,7 +309,7 @@ class _Table(layouts.Parquet):
         file = pq.ParquetFile(pa.BufferReader(content))
         names = _names_of_labels(file, self.column(name, file, self.label_columns))
         for image, label in self.rows(name, file):
-            if label is None or (isinstance(label, int) and not 0 <= label < (len(names) or 1 << 16)):
+            if label is None or (isinstance(label, int) and not 0 <= label < (len(names) or MOST)):
                 raise SourceError(f"{name!r}: found the label {label}, which is none of a class")
             if isinstance(label, str):
                 yield image, (0, _class_name(label))
@@ -335,9 +340,9 @@ def decode(name: str, content: Any, notes: Counter[str]) -> Bytes:
                     f"{name!r}: {image.width:,} x {image.height:,} pixels; the limit is {PIXELS:,} in all"
                 )
             if min(image.size) < IMAGE_SIZE:
-                notes["images have a side of less than 32 pixels and are enlarged"] += 1
+                notes["images with a side of less than 32 pixels, enlarged"] += 1
             elif image.size != (IMAGE_SIZE, IMAGE_SIZE):
-                notes["images of another size are cut to their middle square and resized to 32 x 32 pixels"] += 1
+                notes["images of another size, cut to their middle square and resized"] += 1
             return fit(image)
     except Image.DecompressionBombError:
         raise SourceError(f"{name!r}: many more pixels than the limit of {PIXELS:,}") from None
@@ -379,8 +384,8 @@ def _data_set(found: Mapping[str, _Found], seed: int, notes: Counter[str]) -> Ow
         raise SourceError("test images alone, nothing of train")
     keys = sorted(set(found["train"].labels))
     classes = [name for _, name in keys]
-    if len(classes) < 2:
-        raise SourceError(f"found one class, {classes[0]!r}; expected two or more")
+    if not 2 <= len(classes) <= MOST:
+        raise SourceError(f"found {len(classes):,} classes, such as {classes[0]!r}; expected 2 to {MOST:,}")
     if len(set(classes)) < len(classes):
         raise SourceError("two labels have the same name; expected a name for each class")
     if "test" in found and (odd := sorted({*found["test"].labels} ^ {*keys})):
@@ -388,13 +393,12 @@ def _data_set(found: Mapping[str, _Found], seed: int, notes: Counter[str]) -> Ow
     numbers = {key: number for number, key in enumerate(keys)}
     parts = {name: _split(part, numbers) for name, part in found.items()}
     train, test = (parts["train"], parts["test"]) if "test" in parts else _draw(parts["train"], classes, seed)
-    lines = [f"{count:,} {note}" for note, count in notes.items()]
+    lines = [f"{note}: {count:,}" for note, count in notes.items()]
     return Own(train, test, tuple(classes), "test" not in parts, (*lines, *_repeated(train, test)))
 
 
 def _split(found: _Found, numbers: Mapping[Label, int]) -> Split:
-    labels = np.array([numbers[label] for label in found.labels])
-    return Split(np.stack(found.images), labels.astype(label_type(len(numbers))))
+    return Split(np.stack(found.images), as_labels([numbers[label] for label in found.labels], len(numbers)))
 
 
 def _draw(split: Split, classes: Sequence[str], seed: int) -> tuple[Split, Split]:
@@ -413,11 +417,11 @@ def _repeated(train: Split, test: Split) -> Iterator[str]:
     seen = set(known)
     if shared := sum(image in seen for image in tested):
         yield (
-            f"{shared:,} of the {len(test):,} test images are among the training images too, pixel by pixel: "
-            "the test accuracy is too high by what the networks remember of them"
+            f"test images that are training images too, pixel by pixel: {shared:,} of {len(test):,}; the test accuracy "
+            "is too high by what networks remember of them"
         )
     labels: dict[bytes, set[int]] = {}
     for image, label in zip([*known, *tested], joined(train, test).labels.tolist(), strict=True):
         labels.setdefault(image, set()).add(label)
     if several := sum(len(each) > 1 for each in labels.values()):
-        yield f"{several:,} images are in more than one class"
+        yield f"images in more than one class: {several:,}"

@@ -41,7 +41,7 @@ class DataError(UserError):
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Images, uint8 of shape (N, 3, 32, 32), and their labels, of shape (N,) and the type of `label_type`."""
+    """Images, uint8 of shape (N, 3, 32, 32), and their labels, of shape (N,) and the type of `as_labels`."""
 
     images: Bytes
     labels: Labels
@@ -60,9 +60,9 @@ class Dataset:
     classes: tuple[str, ...]
 
 
-def label_type(classes: int) -> type[np.uint8] | type[np.uint16]:
-    """Return the type of labels: uint8 for up to 256 classes, uint16 for more."""
-    return np.uint8 if classes <= 256 else np.uint16
+def as_labels(numbers: Sequence[int], classes: int) -> Labels:
+    """Return labels as an array: uint8 for up to 256 classes, uint16 for more."""
+    return np.array(numbers, np.uint8) if classes <= 256 else np.array(numbers, np.uint16)
 
 
 def check(dataset: Dataset, data: config.Data) -> None:

@@ -80,9 +80,8 @@ def _settings(settings: config.Parameters) -> Iterator[str]:
 
 def _images(data: config.Data) -> Iterator[str]:
     """Define what the images are called, what they are known and normalised by, and whose they are."""
-    names = {"cifar100": "CIFAR-100", "generated": "the generated set"}
     own = data.own
-    yield result("data/name", 0, escape(own.title) if own else names[data.set])
+    yield result("data/name", 0, escape(data.name))
     yield result("data/digest", 0, (own.sha256 if own else CIFAR100.train)[:16])
     for key, values in data.scaling._asdict().items():
         yield result(f"data/{key}", 0, ", ".join(f"{value:.4f}" for value in values))
