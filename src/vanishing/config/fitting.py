@@ -39,15 +39,17 @@ def fitted(content: Mapping[str, Any], folder: Folder, sources: Sequence[str]) -
 
 def _batches(block: Mapping[str, Any], images: int) -> dict[str, Any]:
     """Return the block of a measurement with minibatches for which there are images."""
-    size = min(block["batch_size"], max(1, images // block["batches"]))
-    if size == block["batch_size"]:
+    if block["batches"] * block["batch_size"] <= images:
         return {}
-    changed = {key: min(block[key], size) for key in ("lines", "images", "minibatch") if key in block}
+    size = min(block["batch_size"], max(2, images // block["batches"]))
+    sizes = {}
     if "sizes" in block:
-        size = max(1, size // GROUPS) * GROUPS if size >= GROUPS else size
-        changed["sizes"] = [size // part for part in (8, 4, 2) if size % part == 0]
-        changed["minibatch"] = min(block["minibatch"], size)
-    return changed | {"batch_size": size}
+        size -= size % GROUPS if size >= GROUPS else 0
+        sizes = {"sizes": [size // part for part in (8, 4, 2) if size % part == 0]}
+    batches = min(block["batches"], images // size)
+    limits = {"lines": size, "images": size, "minibatch": size, "gradient_batches": batches}
+    smaller = {key: min(block[key], most) for key, most in limits.items() if key in block}
+    return smaller | sizes | {"batches": batches, "batch_size": size}
 
 
 def _run(differences: Mapping[str, Any], images: int) -> dict[str, Any]:

@@ -55,7 +55,7 @@ it.
     \put(0,0){\includegraphics[width=%(width)d\unitlength]{samples/classes.png}}
 %(labels)s
   \end{picture}
-  \caption{Training images, a %(kind)s: %(count)d of each class%(some)s, in the order of the names beside them. They are
+  \caption{Training images, a %(kind)s: %(count)d of each %(which)s, in the order of the names beside them. They are
     evenly spaced in the canonical order of their class.}\label{figure:samples}
 \end{figure}
 \begin{figure}[!htbp]
@@ -131,7 +131,7 @@ def page(rows: Sequence[tuple[str, Sequence[str]]], seed: int, classes: int) -> 
         "labels": "\n".join(_label(centre, *row) for centre, row in zip(centres, rows, strict=True)),
         "kind": kind,
         "count": OF_CLASS,
-        "some": f" of {SHOWN} of the {classes:,} classes" if classes > SHOWN else "",
+        "which": f"of {SHOWN} classes, evenly spaced among {classes:,}" if classes > SHOWN else "class",
         "seed": seed,
         "views": VIEWS,
     }
