@@ -119,6 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     images.add_argument(
         "path", type=_path, metavar="PATH", help="class folders or Parquet files, in a folder or archive"
     )
+    images.add_argument("--output", type=_path, metavar="FILE", help="write to this file instead")
     images.add_argument("--seed", type=int, default=0, help="of the test images, where there are none (default: 0)")
     command("models", _models, "list every configured run with layers, parameters and multiply-accumulates")
     for name, run, text in (
@@ -324,7 +325,7 @@ def _diagnose(options: argparse.Namespace) -> None:
 
 
 def _images(options: argparse.Namespace) -> None:
-    from vanishing import config
+    from vanishing import config, files
     from vanishing.console import say
     from vanishing.data import own_images
     from vanishing.data.archives import SourceError
@@ -337,7 +338,10 @@ def _images(options: argparse.Namespace) -> None:
         raise UserError(f"{options.path}: {error}") from None
     content = config.read(project.PARAMETERS)
     overlay = config.fitted(content, folder, [str(options.path)])
-    print(own_images.overlay_text(overlay), end="", flush=True)
+    if options.output:
+        files.write(options.output, own_images.overlay_text(overlay))
+    else:
+        print(own_images.overlay_text(overlay), end="", flush=True)
     config.check(config.merge(content, overlay), project.PARAMETERS)
 
 

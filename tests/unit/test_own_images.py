@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 import examples
@@ -555,3 +556,15 @@ def test_a_folder_that_may_not_be_read_is_named(photos):
     (photos / "train" / "cat").chmod(0)
     assert "cannot be read" in refused(photos)
     (photos / "train" / "cat").chmod(0o755)
+
+
+def test_the_lines_in_the_documentation_are_all_that_the_study_needs():
+    text = (examples.ROOT / "docs" / "own-images.md").read_text()
+    laid = config.merge(examples.PROJECT, yaml.safe_load(text.partition("```yaml\n")[2].partition("```")[0]))
+    settings = config.check(laid)
+    assert settings.data.sizes == (5195, 125, 1330)
+    assert config.fitted(examples.PROJECT, settings.data.folder, ["photos"])["data"].keys() == {
+        "set",
+        "sources",
+        "folder",
+    }
