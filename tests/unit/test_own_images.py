@@ -489,7 +489,9 @@ def test_the_command_prints_the_lines_and_asks_for_no_record(photos, tmp_path, m
         "your images\n"
     )
     assert cli.main(["images", "photos"]) == 0
-    (tmp_path / "overlay.yaml").write_text(capsys.readouterr().out)
+    printed = capsys.readouterr().out
+    assert cli.main(["images", "photos", "--output", "overlay.yaml"]) == 0
+    assert (tmp_path / "overlay.yaml").read_text() == printed
     Path("params.yaml").write_text(config.text(config.merge(content, config.read(Path("overlay.yaml")))))
     assert cli.main(["models"]) == 0
     assert cli.main(["images", "photos", "--seed", "-1"]) == 2
@@ -563,8 +565,5 @@ def test_the_lines_in_the_documentation_are_all_that_the_study_needs():
     laid = config.merge(examples.PROJECT, yaml.safe_load(text.partition("```yaml\n")[2].partition("```")[0]))
     settings = config.check(laid)
     assert settings.data.sizes == (5195, 125, 1330)
-    assert config.fitted(examples.PROJECT, settings.data.folder, ["photos"])["data"].keys() == {
-        "set",
-        "sources",
-        "folder",
-    }
+    laid = config.fitted(examples.PROJECT, settings.data.folder, ["photos"])
+    assert {key: list(block) for key, block in laid.items()} == {"data": ["set", "sources", "folder"]}
