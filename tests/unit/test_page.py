@@ -40,8 +40,8 @@ def test_the_answer_says_what_depth_does_and_what_cures_it():
         )  # fmt: skip
         examples.result(study, "vgg38_bn_rc", seed, test=(1.7, 0.5), layers=38, gradient=lambda *_: 2e-3)
     assert said(study) == [
-        "After 2 epochs, the plain network of 38 layers classifies 10.00 ± 0.00 % of the test images correctly, no "
-        "better than a guess (10 %). The one of 8 layers reaches 31.00 ± 1.41 %.",
+        "After 2 epochs, the plain network of 38 layers classifies 10.00 ± 0.00 % of the test images of the generated "
+        "set correctly, no better than a guess (10 %). The one of 8 layers reaches 31.00 ± 1.41 %.",
         "The same 38 layers reach 50.00 ± 0.00 % with both.",
         "No training with batch normalisation alone or residual connections alone is complete yet.",
         "Before training, the mean absolute gradient of the first layer, over that of the last, is 1.0·10⁻³⁷ in the "
@@ -56,7 +56,8 @@ def test_one_training_has_no_spread_and_a_network_that_learns_is_not_at_chance()
     examples.result(study, "vgg38", test=(1.7, 0.3), epochs=1, layers=38)
     first, *_, certainty, _ = said(study)
     assert first == (
-        "After 1 epoch, the plain network of 38 layers classifies 30.00 % of the test images correctly; a guess, 10 %."
+        "After 1 epoch, the plain network of 38 layers classifies 30.00 % of the test images of the generated set "
+        "correctly; a guess, 10 %."
     )
     assert certainty == "Each accuracy is that of one training: how much another seed would change it is not known yet."
 

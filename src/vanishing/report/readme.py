@@ -75,13 +75,20 @@ def block(settings: config.Parameters, found: Mapping[str, list[Row]]) -> str:
     """Return the results for README.md: the table of the core study, and what is missing."""
     core = found.get(CORE, [])
     table = [*markdown.table(CORE, settings, core), ""] if core else []
-    return "\n".join(["", *table, _missing(settings, core), "", ""])
+    return "\n".join(["", *_other_images(settings), *table, _missing(settings, core), "", ""])
+
+
+def _other_images(settings: config.Parameters) -> list[str]:
+    """Say whose images these are, where they are the user's."""
+    if not settings.data.own:
+        return []
+    return [f"The images are those of {settings.data.name}, in {settings.data.classes} classes, not CIFAR-100.", ""]
 
 
 def page(settings: config.Parameters, found: Mapping[str, list[Row]]) -> str:
     """Return `docs/results.md`: a table a study, each run in the first that it is in."""
     shown: set[str] = set()
-    lines = [INTRODUCTION]
+    lines = [INTRODUCTION, *_other_images(settings)]
     for key in sorted(found, key=lambda key: key != CORE):
         rows = [row for row in found[key] if row.run not in shown]
         if rows:

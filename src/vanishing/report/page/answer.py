@@ -67,7 +67,7 @@ def _accuracies(settings: config.Parameters, rows: Mapping[str, Row]) -> Iterato
     depth = plain.results[0].summary["layers"]
     text = (
         f"After {epochs} {'epoch' if epochs == 1 else 'epochs'}, the plain network of {depth} layers classifies "
-        f"{_accuracy(plain)} of the test images correctly"
+        f"{_accuracy(plain)} of the test images of {settings.data.name} correctly"
     )
     text += f", no better than a guess ({chance:g} %)" if plain.at_chance else f"; a guess, {chance:g} %"
     if SHALLOW in rows:

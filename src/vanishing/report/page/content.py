@@ -46,7 +46,7 @@ def gather(
     """
     rows = {row.run: row for of_study in studies.values() for row in of_study}
     return {
-        "classes": settings.data.classes,
+        "chance": {"loss": _number(settings.data.prior_loss), "accuracy": 1 / settings.data.classes},
         "studies": [
             {"key": key, "title": settings.studies[key].title, "runs": [row.run for row in of_study]}
             for key, of_study in studies.items()

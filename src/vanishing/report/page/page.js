@@ -158,7 +158,7 @@ function surface(rows) {
       y: axis("y", "descending"),
       color: {
         field: "loss", type: "quantitative", title: "loss (nats)",
-        scale: { scheme: "viridis", domain: [0, 2 * Math.log(data.classes)], clamp: true },
+        scale: { scheme: "viridis", domain: [0, 2 * data.chance.loss], clamp: true },
       },
       tooltip: [{ field: "x" }, { field: "y" }, { field: "loss", title: "loss (nats)", format: ".4g" }],
     },
@@ -207,7 +207,7 @@ function drawCurves() {
   const scale = accuracy ? 100 : 1;
   const values = inOrder().flatMap(trained).flatMap(({ run, history }) =>
     history[metric].map((value, at) => [run, at + 1, value === null ? null : scale * value]));
-  const guess = accuracy ? 100 / data.classes : loss ? Math.log(data.classes) : null;
+  const guess = accuracy ? 100 * data.chance.accuracy : loss ? data.chance.loss : null;
   // a single early loss of hundreds would flatten everything else
   const domain = loss ? [0, 1.5 * guess] : null;
   const spec = lines({ x: "epoch", y: metric, runs: inOrder(), guess, domain });
@@ -231,9 +231,9 @@ function drawLandscape() {
   const epoch = slide("landscape-epoch", measured.map((each) => each.epoch));
   const values = measured.filter((each) => each.epoch === epoch).flatMap(({ run, cuts }) =>
     cuts.loss.map((loss, at) => [run, cuts.x[at], loss]));
-  const domain = [0, 2 * Math.log(data.classes)];
+  const domain = [0, 2 * data.chance.loss];
   const runs = inOrder().filter((run) => measured.some((each) => each.run === run));
-  const spec = lines({ x: "step", y: "loss", runs, guess: Math.log(data.classes), domain });
+  const spec = lines({ x: "step", y: "loss", runs, guess: data.chance.loss, domain });
   draw("landscape", rowsOf("step", values, "range"), spec);
 }
 
