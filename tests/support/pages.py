@@ -1,0 +1,28 @@
+"""The pages of the documentation as their readers see them: blocks of code, and the commands among them."""
+
+import re
+from dataclasses import dataclass
+
+import examples
+
+PAGES = [
+    *(examples.ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
+    *sorted((examples.ROOT / "docs").glob("*.md")),
+]
+FENCE = re.compile(r'^```(\w*)(?: title="([^"]*)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block of code."""
+
+    language: str
+    title: str
+    text: str
+    span: tuple[int, int]
+    """Where its text begins and ends in the page."""
+
+
+def blocks(page):
+    """Return the blocks of code of a page, in order."""
+    return [Block(found[1], found[2] or "", found[3], found.span(3)) for found in FENCE.finditer(page)]
