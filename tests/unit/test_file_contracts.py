@@ -58,7 +58,7 @@ def test_the_verdicts_of_the_diagnosis_have_the_columns_that_are_told():
     assert told(section) == list(pd.read_csv(examples.ROOT / section, nrows=0))
 
 
-def test_the_summary_has_the_keys_that_are_told(tmp_path, monkeypatch):
+def test_the_summary_has_the_keys_that_are_told():
     paths = committed("results/runs/RUN/seedS/summary.json")
     assert paths
     for path in paths:
