@@ -61,7 +61,7 @@ readme: $(READY)  ## the results in README.md and docs/, from results/; run it b
 	vanishing readme
 
 docs: $(READY)  ## docs/ as a site that needs no network: build/docs/index.html
-	NO_MKDOCS_2_WARNING=1 mkdocs build --quiet --config-file docs/site/mkdocs.yml
+	NO_MKDOCS_2_WARNING=1 mkdocs build --config-file docs/site/mkdocs.yml
 	@echo build/docs/index.html
 
 test: lint  ## formatting, lint, types, unit tests, and a tiny study with both engines (minutes)

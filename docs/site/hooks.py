@@ -39,23 +39,27 @@ def on_files(files: Files, config: MkDocsConfig) -> None:
     """Add the home page, what pages link outside `docs/`, and the site's own scripts and styles."""
     for name in ASSETS:
         files.append(File.generated(config, f"assets/{name}", abs_src_path=str(ROOT / "docs" / "site" / name)))
-    left = {"README.md", *(f"docs/{page.src_uri}" for page in files.documentation_pages())}
-    seen: set[str] = set()
-    while left:
-        path = left.pop()
-        seen.add(path)
+    paths = ["README.md", *(f"docs/{page.src_uri}" for page in files.documentation_pages())]
+    for path in paths:  # which grows meanwhile
         if not path.startswith("docs/"):
             files.append(_file(path, config))
         if path.endswith(".md"):
-            linked = {_target(path, link) for link in LINK.findall((ROOT / path).read_text(encoding="utf-8"))}
-            left |= {target for target in linked if (ROOT / target).is_file()} - seen
+            linked = dict.fromkeys(
+                _target(path, link) for link in LINK.findall((ROOT / path).read_text(encoding="utf-8"))
+            )
+            paths += [target for target in linked if (ROOT / target).is_file() and target not in paths]
 
 
 def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
-    """Turn links between files of the repository into links between those of the site."""
+    """Turn links between files of the repository into links between those of the site; dead ones stay, to be named."""
     here = page.file.src_uri
     path = here if (ROOT / here).is_file() else f"docs/{here}"
-    return LINK.sub(lambda link: posixpath.relpath(_uri(_target(path, link[1])), posixpath.dirname(here) or "."), markdown)
+
+    def moved(link: re.Match[str]) -> str:
+        target = _target(path, link[1])
+        return posixpath.relpath(_uri(target), posixpath.dirname(here) or ".") if (ROOT / target).is_file() else link[1]
+
+    return LINK.sub(moved, markdown)
 
 
 def _target(path: str, link: str) -> str:

@@ -1,4 +1,7 @@
-"""The tutorial, followed to the letter. `VANISHING_PASTE=1 pytest tests/integration/test_tutorial.py` pastes its output."""
+"""The tutorial, followed to the letter.
+
+`VANISHING_PASTE=1 pytest tests/integration/test_tutorial.py` pastes what its commands print into the page.
+"""
 
 import os
 import re
@@ -51,7 +54,7 @@ def follow(page, clone):
 
 
 def seen(block, text):
-    """Return an output as it is compared: without numbers, and the width of columns, where these are another machine's."""
+    """Return an output as it is compared: without numbers and the width of columns where another machine's are shown."""
     lines = [line.rstrip() for line in text.splitlines()]
     if "another machine" not in block.title:
         return lines

@@ -8,8 +8,17 @@ import yaml
 
 import examples
 from vanishing.engines import catalogue
-from vanishing.results import checks, columns, differences, initial_gradients, published, published_gradients
-from vanishing.results import published_schedules, store, throughput
+from vanishing.results import (
+    checks,
+    columns,
+    differences,
+    initial_gradients,
+    published,
+    published_gradients,
+    published_schedules,
+    store,
+    throughput,
+)
 
 PAGE = (examples.ROOT / "docs" / "files.md").read_text()
 SECTIONS = dict(re.findall(r"^## `(.+?)`\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL))
