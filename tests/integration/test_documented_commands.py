@@ -21,7 +21,7 @@ LISTED = {
         re.MULTILINE | re.DOTALL,
     )
 }
-"""By where they are run, or why they are not: commands as they are shown, each with what is typed instead, or nothing."""
+"""By where they are run, or why not: commands as they are shown, each with what is typed instead, or nothing."""
 
 TINY = {"vgg38_bn": "vgg14_bn", "vgg38_rc": "vgg08", "depth": "core", "saturation": "core"}
 """What the tiny study has in place of the runs and studies that are named."""
