@@ -97,6 +97,7 @@ def test_the_tutorial_prints_what_it_says_and_ends_in_a_report(clone):
     assert {"loss.pdf", "gradient_flow_log.pdf"} <= figures
     assert "saturation" in (here / "report" / "studies.tex").read_text()
     assert (here / "report" / "report.pdf").read_bytes().startswith(b"%PDF")
+    assert "vgg08_bn_sigmoid" in (here / "report" / "report.html").read_text()
 
 
 def test_the_network_that_does_not_train_gets_the_verdict_that_the_page_shows(tmp_path):
