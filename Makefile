@@ -16,7 +16,7 @@ endif
 export USER ?= $(shell { id -un || echo "uid$$(id -u)"; } 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-dvc every-run study report html readme test test-fast test-stress test-all lint bench gpu study-gpu share restore format lock clean distclean
+.PHONY: help setup demo demo-dvc every-run study report html readme test test-fast test-stress test-all lint bench gpu study-gpu share restore docs format lock clean distclean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,6 +59,10 @@ report: $(READY)  ## tables, figures and report/report.pdf from results/, withou
 
 readme: $(READY)  ## the results in README.md and docs/, from results/; run it before you commit results
 	vanishing readme
+
+docs: $(READY)  ## docs/ as a site that needs no network: build/docs/index.html
+	NO_MKDOCS_2_WARNING=1 mkdocs build --config-file docs/site/mkdocs.yml
+	@echo build/docs/index.html
 
 test: lint  ## formatting, lint, types, unit tests, and a tiny study with both engines (minutes)
 	$(PYTEST) tests/unit tests/integration

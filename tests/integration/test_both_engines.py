@@ -182,6 +182,15 @@ def test_what_was_trained_at_once_outside_the_engines_is_theirs_after_a_sync(bui
     assert [name for name in stale if name.startswith("gradients@")]
 
 
+def test_a_merge_conflict_in_dvcs_record_is_gone_after_a_sync(synced, copy):
+    record = copy(synced("snakemake")) / "dvc.lock"
+    before = record.read_text()
+    ours, theirs = before[:500], before[500:]
+    record.write_text(f"<<<<<<< HEAD\n{ours}\n=======\n{theirs}>>>>>>> other\n")
+    run(record.parent, "vanishing", "sync")
+    assert record.read_text() == before
+
+
 def test_what_is_planned_is_what_snakemake_would_train(built, copy, monkeypatch, capsys):
     """Once both runs are trained, with one of them alone, with that one not yet measured, and before anything ran."""
     folder = copy(built("snakemake"))

@@ -173,3 +173,9 @@ def test_the_projects_pages_name_every_study_and_count_the_trainings():
         assert re.search(rf"^\|.*`{key}`.* \|$", (examples.ROOT / "docs/studies.md").read_text(), re.MULTILINE), key
     rest = readme.rewritten(text, "")
     assert re.findall(r"(\d+)\s+trainings", rest) == [str(len(list(study.jobs())))]
+
+
+def test_a_bar_within_a_cell_of_the_columns_page_ends_no_cell():
+    rows = [line for line in readme.columns_page().splitlines() if line.startswith("| `")]
+    assert any(r"\|dL/dW\|" in row for row in rows)
+    assert [row for row in rows if len(re.findall(r"(?<!\\)\|", row)) != 3] == []
