@@ -10,7 +10,7 @@ from vanishing.config import ParameterError
 
 PARAMS = (Path(__file__).parents[2] / "params.yaml").read_text()
 RUNS = ", ".join(yaml.safe_load(PARAMS)["runs"])
-BLOCKS = "data, model, train, gradients, analyses, trainable_depth, runs, studies, seeds"
+BLOCKS = "data, model, train, gradients, analyses, trainable_depth, runs, studies, seeds, tensorboard"
 DATA = "recipe, set, sources, validation_per_class, seed, generated"
 MODEL = (
     "stages, blocks, filters, activation, norm, groups, convolutions, kernel_size, shortcut, reduction, "

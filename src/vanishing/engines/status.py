@@ -213,16 +213,16 @@ def _told(path: Path) -> dict[str, Any]:
     """Read what a training has told of its progress; nothing where it has not, or is writing it."""
     try:
         content = json.loads(path.read_bytes())
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError, RecursionError):
         return {}
-    return content if isinstance(content, dict) else {}
+    return content if isinstance(content, dict) and isinstance(content.get("time"), float) else {}
 
 
 def _place(told: dict[str, Any]) -> dict[str, Any]:
     """Return how far a running training is."""
     keys = ("epoch", "epochs", "iteration", "iterations", "steps_per_second", "seconds_left")
     found = {key: told.get(key) for key in keys}
-    return found | {"seconds_silent": time.time() - told["time"] if "time" in told else None}
+    return found | {"seconds_silent": time.time() - told["time"] if told else None}
 
 
 def _saved(run: str, seed: int, told: dict[str, Any]) -> dict[str, Any]:
@@ -283,7 +283,7 @@ def _recorded(output: Path) -> dict[str, Any] | None:
         record = json.loads((METADATA / base64.b64encode(str(output).encode()).decode()).read_bytes())
         content = json.loads(ast.literal_eval(record["params"][0]))
         return content if _time(output) <= record["endtime"] + 1 and isinstance(content, dict) else None
-    except (OSError, ValueError, SyntaxError, KeyError, IndexError, TypeError):  # of another version of Snakemake
+    except (OSError, ValueError, SyntaxError, LookupError, TypeError, RecursionError):  # none, or another version
         return None
 
 
