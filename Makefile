@@ -16,7 +16,7 @@ endif
 export USER ?= $(shell { id -un || echo "uid$$(id -u)"; } 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-dvc every-run study report readme test test-fast test-stress test-all lint bench gpu study-gpu share restore format lock clean distclean
+.PHONY: help setup demo demo-dvc every-run study report html readme test test-fast test-stress test-all lint bench gpu study-gpu share restore docs format lock clean distclean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,20 +36,23 @@ endif
 demo: $(READY)  ## the core study on generated images, without a GPU: build/demo/report/report.pdf
 	@vanishing workspace build/demo --overlay workflow/demo.yaml --study core
 	cd build/demo && snakemake --cores $(CORES)
-	@cd build/demo && vanishing show && echo && echo build/demo/report/report.pdf
+	@cd build/demo && vanishing show && echo && echo build/demo/report/report.pdf build/demo/report/report.html
 
 demo-dvc: $(READY)  ## the same with DVC, in build/demo-dvc
 	@vanishing workspace build/demo-dvc --overlay workflow/demo.yaml --study core
 	cd build/demo-dvc && dvc repro
-	@cd build/demo-dvc && vanishing show && echo && echo build/demo-dvc/report/report.pdf
+	@cd build/demo-dvc && vanishing show && echo && echo build/demo-dvc/report/report.pdf build/demo-dvc/report/report.html
 
 every-run: $(READY)  ## every run of every study, tiny and on generated images: build/every-run/report/report.pdf
 	@vanishing workspace build/every-run --overlay workflow/every_run.yaml
 	cd build/every-run && snakemake --cores $(CORES)
-	@echo build/every-run/report/report.pdf
+	@echo build/every-run/report/report.pdf build/every-run/report/report.html
 
 study: $(READY)  ## the full study on CIFAR-100, on a GPU if there is one
 	snakemake --cores $(CORES)
+
+html: $(READY)  ## report/report.html from results/: the results to explore in a browser, without a network
+	snakemake html --cores $(CORES) --config from_results=true
 
 report: $(READY)  ## tables, figures and report/report.pdf from results/, without data or training
 	snakemake report --cores $(CORES) --config from_results=true
@@ -57,14 +60,19 @@ report: $(READY)  ## tables, figures and report/report.pdf from results/, withou
 readme: $(READY)  ## the results in README.md and docs/, from results/; run it before you commit results
 	vanishing readme
 
+docs: $(READY)  ## docs/ as a site that needs no network: build/docs/index.html
+	NO_MKDOCS_2_WARNING=1 mkdocs build --config-file docs/site/mkdocs.yml
+	@echo build/docs/index.html
+
 test: lint  ## formatting, lint, types, unit tests, and a tiny study with both engines (minutes)
 	$(PYTEST) tests/unit tests/integration
 
 test-fast: $(READY)  ## unit tests only
 	$(PYTEST) tests/unit
 
+# they wait, for locks and queues, half of the time
 test-stress: $(READY)  ## kills, a full disk, races, clones, builds under other dates, locales and umasks (long)
-	$(PYTEST) tests/stress
+	$(PYTEST) -n $(shell expr 2 \* $(CORES)) tests/stress
 
 test-all: test test-stress  ## every test
 
@@ -120,7 +128,7 @@ idle:
 	@if command -v python >/dev/null; then python workflow/idle.py "make clean"; fi
 
 clean: idle  ## remove what can be made again in minutes: build/, logs/, the typeset report, caches
-	rm -rf build logs dvc_plots report/build report/report.pdf report/samples report/tables report/figures report/comparison report/why report/numbers.tex \
+	rm -rf build logs dvc_plots report/build report/report.pdf report/report.html report/samples report/tables report/figures report/comparison report/why report/numbers.tex \
 	  report/studies.tex .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -21,7 +21,7 @@ from torchvision import transforms
 
 from vanishing import config
 from vanishing.data.records import Split
-from vanishing.training import augmentation, devices, models
+from vanishing.training import devices, models
 
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16}
 
@@ -37,7 +37,7 @@ class Pictures(Dataset[tuple[Any, int]]):
                 transforms.RandomCrop(32, padding=4),
                 transforms.RandomHorizontalFlip(),
                 transforms.ToTensor(),
-                transforms.Normalize(augmentation.MEAN, augmentation.STD),
+                transforms.Normalize(*config.CIFAR10),
             ]
         )
 

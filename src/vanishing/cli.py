@@ -117,6 +117,12 @@ def _parser() -> argparse.ArgumentParser:
     commands.choices["train"].add_argument("--at-once", type=int, default=1, metavar="N", help=look.AT_ONCE)
     commands.choices["train"].add_argument("--until", metavar="TIME", help=UNTIL)
     look.add(command)
+    images = command("images", _images, "read your own images, and print what params.yaml says of them")
+    images.add_argument(
+        "path", type=_path, metavar="PATH", help="class folders or Parquet files, in a folder or archive"
+    )
+    images.add_argument("--output", type=_path, metavar="FILE", help="write to this file instead")
+    images.add_argument("--seed", type=int, default=0, help="of the test images, where there are none (default: 0)")
     command("readme", _readme, "write the results into README.md and docs/, from results/: no engine makes them")
     _records(command)
     diagnose = command("diagnose", _diagnose, "say where signal or gradient die in any network, and what helps")
@@ -301,6 +307,27 @@ def _diagnose(options: argparse.Namespace) -> None:
     print(found)
     if options.output:
         found.save(options.output)
+
+
+def _images(options: argparse.Namespace) -> None:
+    from vanishing import config, files
+    from vanishing.console import say
+    from vanishing.data import own_images
+    from vanishing.data.archives import SourceError
+
+    if not 0 <= options.seed < 2**31:
+        raise config.ParameterError(f"--seed {options.seed}: allowed: 0 to {2**31 - 1}")
+    try:
+        folder = own_images.record(options.path, options.seed, say)
+    except SourceError as error:
+        raise UserError(f"{options.path}: {error}") from None
+    content = config.read(project.PARAMETERS)
+    overlay = config.fitted(content, folder, [str(options.path)])
+    if options.output:
+        files.write(options.output, own_images.overlay_text(overlay))
+    else:
+        print(own_images.overlay_text(overlay), end="", flush=True)
+    config.check(config.merge(content, overlay), project.PARAMETERS)
 
 
 def _readme(options: argparse.Namespace) -> None:

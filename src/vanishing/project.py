@@ -12,7 +12,7 @@ from vanishing.errors import UserError
 PARAMETERS = Path("params.yaml")
 SOURCE = Path("src") / "vanishing"
 
-CODE = (".py", ".csv", ".mplstyle")
+CODE = (".py", ".csv", ".mplstyle", ".html", ".css", ".js")
 """Endings of the files of a package."""
 
 RUNNING = Path(__file__).resolve().parent

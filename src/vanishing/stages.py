@@ -174,6 +174,13 @@ def numbers(settings: config.Parameters) -> None:
     write_numbers(settings)
 
 
+def html(settings: config.Parameters) -> None:
+    """Write the page of results."""
+    from vanishing.report.page import render
+
+    render.write_page(settings)
+
+
 def check(settings: config.Parameters) -> None:
     """Check that the results are complete, possible, and as theory predicts."""
     from vanishing.results import checks

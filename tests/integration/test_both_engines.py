@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from vanishing import cli
 OTHER_RATE = {"vgg08": {"train": {"learning_rate": 0.002}}}
 
 ALL_OF_VGG08 = {("train", "vgg08"), ("gradients", "vgg08")} | {
-    (rule, "") for rule in ("tables", "figures", "published", "numbers", "check", "report")
+    (rule, "") for rule in ("tables", "figures", "published", "numbers", "html", "check", "report")
 }
 
 
@@ -67,6 +68,18 @@ def test_the_report_is_there_and_every_table_and_figure(built):
     assert made["report/report.pdf"].startswith(b"%PDF")
     assert {"results/tables/core.csv", "report/tables/core.tex", "report/figures/core/loss.pdf"} <= set(made)
     assert {"results/notebooks/core.ipynb", "results/comparison/agreement.ipynb"} <= set(made)
+
+
+def test_snakemakes_own_report_has_figures_tables_and_page_with_captions_by_category(built, copy):
+    folder = copy(built("snakemake"))
+    run(folder, "snakemake", "--report", "report.zip")
+    with zipfile.ZipFile(folder / "report.zip") as archive:
+        index = archive.read("report/report.html").decode()
+        kept = {name.rpartition("/")[2] for name in archive.namelist()}
+    assert {"report.pdf", "core.csv", "published.csv", "checks.csv", "gradient_flow_log.pdf", "report.html"} <= kept
+    for category in ("Analyses", "Checks", "Figures", "Published values", "Report", "Tables"):
+        assert f'"{category}"' in index
+    assert "Figures of the study <em>core</em>" in index
 
 
 @pytest.mark.parametrize("engine", COMMANDS)
@@ -167,6 +180,15 @@ def test_what_was_trained_at_once_outside_the_engines_is_theirs_after_a_sync(bui
     stale = json.loads(run(tmp_path, "dvc", "status", "--json"))
     assert not [name for name in stale if name == "data" or name.startswith("train@")]
     assert [name for name in stale if name.startswith("gradients@")]
+
+
+def test_a_merge_conflict_in_dvcs_record_is_gone_after_a_sync(synced, copy):
+    record = copy(synced("snakemake")) / "dvc.lock"
+    before = record.read_text()
+    ours, theirs = before[:500], before[500:]
+    record.write_text(f"<<<<<<< HEAD\n{ours}\n=======\n{theirs}>>>>>>> other\n")
+    run(record.parent, "vanishing", "sync")
+    assert record.read_text() == before
 
 
 def test_what_is_planned_is_what_snakemake_would_train(built, copy, monkeypatch, capsys):

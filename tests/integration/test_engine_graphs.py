@@ -132,8 +132,9 @@ def test_every_run_and_seed_is_trained_and_measured(jobs, project):
     assert len(wanted) == 2 * (5 * 2 + 2 * 3)  # seeds 0 and 1; for the two runs of `pair` also 7
     assert wanted <= set(map(command, jobs))
     # data and samples; five analyses of `vgg08` and the six others of `core` with seed 0, smoothness with seed 1 too,
-    # and the sweep over depths; tables and figures of two studies; comparison, explanation, numbers, check, report
-    assert len(jobs) == 2 + len(wanted) + 5 * 7 + 7 + 1 + 2 + 2 + 5
+    # and the sweep over depths; tables and figures of two studies; comparison, explanation, numbers, page, check,
+    # report
+    assert len(jobs) == 2 + len(wanted) + 5 * 7 + 7 + 1 + 2 + 2 + 6
 
 
 def test_both_engines_make_the_same_outputs(jobs, stages):
@@ -450,7 +451,7 @@ def configurations(study):
     return {path.relative_to(paths.CONFIGURATION).with_suffix("").as_posix(): text for path, text in texts}
 
 
-ALL = {"train/vgg08", "train/vgg38", "tables/core", "published", "numbers", "check"}
+ALL = {"train/vgg08", "train/vgg38", "tables/core", "published", "numbers", "html", "check"}
 
 
 @pytest.mark.parametrize(
@@ -458,12 +459,12 @@ ALL = {"train/vgg08", "train/vgg38", "tables/core", "published", "numbers", "che
     [
         ({"runs": {"vgg38": {"train": {"learning_rate": 2e-3}}}}, ALL - {"train/vgg08"}),
         ({"train": {"epochs": 3}}, ALL | {"figures/core"}),  # which name the epochs above their panels
-        ({"gradients": {"batches": 3}}, {"gradients", "numbers"}),
+        ({"gradients": {"batches": 3}}, {"gradients", "numbers", "html"}),
         ({"data": {"sources": ["elsewhere"]}}, set()),
         ({"data": {"seed": 5}}, {"data", "samples", "trainable_depth"} | ALL),
-        ({"studies": {"core": {"title": "Other"}}}, {"figures/core", "tables/core", "numbers"}),
-        ({"studies": {"core": {"average": 2}}}, {"figures/core", "tables/core", "numbers"}),
-        ({"seeds": [0, 1]}, {"numbers", "check"}),
+        ({"studies": {"core": {"title": "Other"}}}, {"figures/core", "tables/core", "numbers", "html"}),
+        ({"studies": {"core": {"average": 2}}}, {"figures/core", "tables/core", "numbers", "html"}),
+        ({"seeds": [0, 1]}, {"numbers", "html", "check"}),
     ],
 )
 def test_a_change_makes_stale_what_stands_on_it_and_nothing_else(change, stale):

@@ -61,13 +61,16 @@ def keys():
 
 @pytest.fixture
 def defined(tmp_path, monkeypatch):
-    """Return the keys that `numbers` defines where every run has results."""
+    """Return the keys that `numbers` defines where every run has results, or the images are the user's own."""
     monkeypatch.chdir(tmp_path)
     settings = config.load(examples.ROOT / "params.yaml")
     for run in settings.runs:
         examples.result(settings, run, epochs=5)
-    macros.write_numbers(settings)
-    return set(re.findall(r"\\define(?:result|fact)\{([^{}]+)\}", Path("report/numbers.tex").read_text()))
+    keys = set()
+    for each in (settings, settings.model_copy(update={"data": examples.own(settings.data)})):
+        macros.write_numbers(each)
+        keys |= set(re.findall(r"\\define(?:result|fact)\{([^{}]+)\}", Path("report/numbers.tex").read_text()))
+    return keys
 
 
 def test_every_figure_that_the_text_points_to_is_one_that_its_study_draws():

@@ -113,3 +113,13 @@ def rewrite(run: str, seed: int = 0, **columns: Sequence[float]) -> None:
     path = paths.results(run, seed) / "history.csv"
     store.write_table(path, pd.read_csv(path).assign(**columns))
     sign(run, seed)
+
+
+def own(data: config.Data) -> config.Data:
+    """Return the block `data` with the user's own images: 3 classes of unequal size, so that chance is not ln 3."""
+    counts = [data.validation_per_class + more for more in (20, 10, 10)]
+    folder = config.Folder(
+        title="Mugs & pots", sha256="0123456789abcdef" * 4, train=counts, test=[5, 5, 5], seed=0,
+        mean=[0.5, 0.4, 0.3], std=[0.25, 0.2, 0.15],
+    )  # fmt: skip
+    return data.model_copy(update={"set": "folder", "folder": folder})

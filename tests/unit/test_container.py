@@ -14,7 +14,7 @@ INSTRUCTIONS = {"FROM", "RUN", "COPY", "WORKDIR", "ENV", "USER", "CMD"}
 MANIFESTS = sorted((examples.ROOT / "workflow" / "kubernetes").glob("*.yaml"))
 GENERATED = [
     "checkpoints/vgg08/seed0/epoch0000.safetensors", "data/cifar100.npz", ".dvc/config.local", ".venv/bin/python",
-    "report/report.pdf", "report/tables/core.tex", "report/why/why.tex", "results/checks.csv",
+    "report/report.pdf", "report/report.html", "report/tables/core.tex", "report/why/why.tex", "results/checks.csv",
 ]  # fmt: skip
 
 

@@ -46,7 +46,7 @@ def test_the_arithmetic_of_a_training_is_that_of_its_images():
     """150 training, 50 validation and 1000 test images of 10 classes; 2 epochs, 3 passes for a training image."""
     entry = remaining.entries(study())[0]
     data = entry.run.data
-    assert (data.train_per_class, data.validation_per_class, data.test_per_class) == (15, 5, 30)
+    assert (data.train_counts[0], data.sizes[1:]) == (15, (5 * data.classes, 30 * data.classes))
     assert entry.macs == entry.size.macs * (2 * (3 * 150 + 50) + 300)
     assert entry.steps == pytest.approx(2 * (15 + 50 / 30) + 300 / 30)
     assert entry.work == pytest.approx(entry.size.macs * 10 / 1e9)

@@ -11,7 +11,7 @@ from vanishing.config import ParameterError
 PARAMS = (Path(__file__).parents[2] / "params.yaml").read_text()
 RUNS = ", ".join(yaml.safe_load(PARAMS)["runs"])
 BLOCKS = "data, model, train, gradients, analyses, trainable_depth, runs, studies, seeds, tensorboard"
-DATA = "recipe, set, sources, validation_per_class, seed, generated"
+DATA = "recipe, set, sources, validation_per_class, seed, generated, folder"
 MODEL = (
     "stages, blocks, filters, activation, norm, groups, convolutions, kernel_size, shortcut, reduction, "
     "reduction_shortcut, initialisation, gradient_amplification"
@@ -432,7 +432,7 @@ BAD = {
     "long value": (
         "set: cifar100",
         "set: " + "x" * 10_000,
-        f": data.set = '{'x' * 56}...: allowed: 'cifar100' or 'generated'",
+        f": data.set = '{'x' * 56}...: allowed: 'cifar100', 'generated' or 'folder'",
     ),
     "tabulator": ("  epochs: 100", "\tepochs: 100", ", line LINE: found character '\\t' that cannot start any token"),
 }
@@ -496,7 +496,7 @@ def test_the_size_of_the_generated_images_bounds_the_configuration(write):
         path.read_text().replace("batch_size: 1600", "batch_size: 1250").replace("batch_size: 800 ", "batch_size: 200 ")
     )
     path.write_text(text)
-    assert config.load(path).data.train_per_class == 125
+    assert config.load(path).data.train_counts == [125] * 10
     path.write_text(text.replace("batches: 5", "batches: 13"))
     key = "gradients.batches x gradients.batch_size"
     assert refusal(path) == f"{path}: {key} = 1300: allowed: at most the 1,250 training images"
@@ -586,9 +586,9 @@ def test_the_configuration_of_a_run_leaves_out_where_the_images_come_from(study,
 
 
 def test_training_images_of_a_class_are_those_that_validation_leaves(study, tiny):
-    assert (study.data.classes, study.data.train_per_class, str(study.data.path)) == (100, 475, "data/cifar100.npz")
+    assert (study.data.train_counts, str(study.data.path)) == ([475] * 100, "data/cifar100.npz")
     made = tiny().data
-    assert (made.classes, made.train_per_class, str(made.path)) == (3, 10, "data/generated.npz")
+    assert (made.train_counts, str(made.path)) == ([10] * 3, "data/generated.npz")
 
 
 # seeds, pairs and looks

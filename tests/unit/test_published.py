@@ -11,7 +11,7 @@ import pytest
 
 import examples
 from vanishing import config
-from vanishing.report import comparison_tables, macros
+from vanishing.report import comparison_tables
 from vanishing.results import aggregate, published, published_schedules, statistics
 from vanishing.results.published import Claim
 from vanishing.results.published_schedules import Scatter
@@ -374,7 +374,7 @@ def test_a_network_at_chance_borrows_from_those_at_chance_alone_and_lends_to_no_
 
 
 def numbers_of(claims):
-    return {key.removeprefix("published/"): count for key, count in macros._verdicts(claims).items()}
+    return {key.removeprefix("published/"): count for key, count in published.verdicts(claims).items()}
 
 
 def test_values_and_comparisons_are_counted_each_once():

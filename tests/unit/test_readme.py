@@ -113,7 +113,7 @@ def test_the_figure_has_the_gradients_at_initialisation_of_its_study_and_the_sam
     assert Path("docs/result.svg").read_bytes() == first
     assert b"<svg" in first
     assert not re.search(rb"<dc:date>|Matplotlib v", first)
-    labels = {row.run: readme._label(row) for row in aggregate.collect(study)["initialisation"]}
+    labels = {row.run: row.network for row in aggregate.collect(study)["initialisation"]}
     assert labels == {"vgg38": "4 layers", "cured": "4 layers, BN and RC"}
     axes = figures.initial_gradient_flow(figures.read_study("initialisation", study), labels).axes[0]
     assert axes.get_yscale() == "log"
@@ -173,3 +173,9 @@ def test_the_projects_pages_name_every_study_and_count_the_trainings():
         assert re.search(rf"^\|.*`{key}`.* \|$", (examples.ROOT / "docs/studies.md").read_text(), re.MULTILINE), key
     rest = readme.rewritten(text, "")
     assert re.findall(r"(\d+)\s+trainings", rest) == [str(len(list(study.jobs())))]
+
+
+def test_a_bar_within_a_cell_of_the_columns_page_ends_no_cell():
+    rows = [line for line in readme.columns_page().splitlines() if line.startswith("| `")]
+    assert any(r"\|dL/dW\|" in row for row in rows)
+    assert [row for row in rows if len(re.findall(r"(?<!\\)\|", row)) != 3] == []

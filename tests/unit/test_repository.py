@@ -82,7 +82,7 @@ def test_no_secret_is_in_the_committed_settings_of_dvc():
 def test_what_the_security_notes_name_is_there():
     text = (examples.ROOT / "SECURITY.md").read_text()
     modules = set(re.findall(r"\| `([\w/.]+)` \|$", text, re.MULTILINE))
-    assert len(modules) == 11
+    assert len(modules) == 12
     for name in modules:
         assert (PACKAGE / name).exists(), name
     for name in re.findall(r"`((?:tests|\.ci)/[\w./]+)`", text):
@@ -130,7 +130,7 @@ OPTIONAL = {"triton"}
 def test_every_imported_package_is_declared_and_every_declared_one_used():
     project = tomllib.loads((examples.ROOT / "pyproject.toml").read_text())["project"]
     declared = {re.match(r"[A-Za-z0-9._-]+", text)[0].replace("-", "_").lower() for text in project["dependencies"]}
-    names = {"pyyaml": "yaml", "pillow": "pil"}
+    names = {"pyyaml": "yaml", "pillow": "pil", "vl_convert_python": "vl_convert"}
     imported = set()
     for _, node in nodes((ast.Import, ast.ImportFrom)):
         modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]

@@ -126,7 +126,7 @@ def test_generated_classes_stand_by_label_five_in_a_row():
     names = [f"red_{number}" for number in range(7)]
     rows = samples.groups(names)
     assert rows == [("", names[:5]), ("", names[5:])]
-    text = samples.page(rows, seed=4)
+    text = samples.page(rows, seed=4, classes=3)
     assert r"\begin{picture}(672,70)(-330,0)" in text
     assert r"\includegraphics[width=342\unitlength]{samples/classes.png}" in text
     assert r"\samplerow{52}{}{red~0, red~1, red~2, red~3, red~4}" in text
@@ -138,3 +138,17 @@ def test_generated_classes_stand_by_label_five_in_a_row():
 def test_the_page_is_no_file_of_git():
     assert "/report/samples/" in (examples.ROOT / ".gitignore").read_text().splitlines()
     assert Path("report/samples") == samples.FOLDER
+
+
+def test_names_of_any_class_can_be_typeset():
+    text = samples.page([("", ["50% & $a_b", "\u732b", "gr\u00f6\u00dfe", "m" * 40])], seed=0, classes=4)
+    assert "{50\\% \\& \\$a~b, ?, gr\u00f6\u00dfe, " + "m" * 23 + "\u2026}" in text
+    assert "of each class, in the order" in text
+
+
+def test_of_many_classes_a_page_shows_a_hundred():
+    names = [f"{number:03}" for number in range(250)]
+    rows = samples.groups(names)
+    assert len(rows) == 20
+    assert [name for _, row in rows for name in row] == [f"{5 * number // 2:03}" for number in range(100)]
+    assert "2 of each of 100 classes, evenly spaced among 250, in the order" in samples.page(rows, seed=0, classes=250)

@@ -446,7 +446,7 @@ def test_class_folders_must_be_the_same_hundred_on_both_sides(tmp_path: Path) ->
     [
         ({"img": [b""], "fine": [0]}, "found the columns ['img', 'fine'], expected fine_label or label among them"),
         ({"photo": [b""], "label": [0]}, "expected img or image among them"),
-        ({"img": ["text"], "label": [0]}, "the column 'img' is string, expected bytes of PNG images"),
+        ({"img": ["text"], "label": [0]}, "the column 'img' is string, expected bytes of images"),
         ({"img": [{"path": "x"}], "label": [0]}, "the column 'img' has no field 'bytes'"),
         ({"img": [None, b""], "label": [0, 1]}, "no image"),
         ({"img": [encoded("RGB", (9, 9))], "label": [0]}, "'test.parquet, row 0': found 9 x 9 pixels"),

@@ -2,6 +2,7 @@ import math
 import re
 from pathlib import Path
 
+import pages
 import pandas as pd
 import pytest
 import yaml
@@ -98,14 +99,16 @@ def test_a_training_that_stopped_early_is_shown_with_its_epoch():
 
 
 def test_the_documented_study_has_its_tables_and_its_section():
-    runs, studies = re.findall(r"```yaml\n(.*?)```", (examples.ROOT / "docs/configuration.md").read_text(), re.DOTALL)
+    blocks = pages.blocks((examples.ROOT / "docs" / "tutorial.md").read_text())
+    runs, studies = (block.text for block in blocks if block.language == "yaml")
     added = yaml.safe_load(f"runs:\n{runs}studies:\n{studies}")
+    added["studies"]["saturation"] |= SEEDS
     study = config.check(config.merge(config.read(examples.ROOT / "params.yaml"), added))
     for name, seed in study.jobs():
         if name in added["runs"]:
-            examples.result(study, name, seed, val=(1.5, 0.3 + 0.1 * (name == "vgg20_bn_tanh") + 0.01 * seed))
+            examples.result(study, name, seed, val=(1.5, 0.3 + 0.1 * (name == "vgg08_bn_sigmoid") + 0.01 * seed))
     make(study)
-    assert table("saturation").index.tolist() == ["vgg20_tanh", "vgg20_bn_tanh"]
+    assert table("saturation").index.tolist() == ["vgg08_sigmoid", "vgg08_bn_sigmoid"]
     assert table("saturation").n.tolist() == [3, 3]
     pairs = pd.read_csv(paths.TABLES / "saturation-differences.csv").set_index("metric")
     assert pairs.loc["val_accuracy", "verdict"] == "higher"

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vanishing import paths
+from vanishing import config, paths
 from vanishing.data.dataset import save
 from vanishing.data.records import Dataset
 from vanishing.errors import UserError
@@ -253,7 +253,7 @@ def test_an_evaluation_by_hand_whatever_the_batch(dataset, monkeypatch, size):
     images, labels = uploaded(dataset.test)
     model = Flat().train()
     loss, accuracy = step.evaluate(model, images, labels)
-    normalised = (images.numpy() / 255 - np.array(augmentation.MEAN)[:, None, None]) / np.array(augmentation.STD)[
+    normalised = (images.numpy() / 255 - np.array(config.CIFAR10.mean)[:, None, None]) / np.array(config.CIFAR10.std)[
         :, None, None
     ]
     logits = normalised.reshape(15, -1) @ model.weight.detach().numpy()

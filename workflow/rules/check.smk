@@ -9,7 +9,7 @@ rule check:
         results=graph.results_of(jobs),
         code=graph.code("check"),
     output:
-        "results/checks.csv",
+        report("results/checks.csv", caption="../captions/check.rst", category="Checks"),
     log:
         "logs/check.log",
     benchmark:

@@ -10,7 +10,13 @@ rule explain:
         notebooks=graph.notebooks("explain"),
         code=graph.code("explain"),
     output:
-        parts=directory("report/why/parts"),
+        parts=report(
+            directory("report/why/parts"),
+            patterns=["{name}.pdf"],
+            caption="../captions/why.rst",
+            category="Analyses",
+            labels={"figure": "{name}"},
+        ),
         hashes="report/why/parts.sha256",
         text=["report/why/why.tex", "report/why/numbers.tex"],
         notebook="results/why.ipynb",

@@ -12,7 +12,14 @@ rule figures:
         notebooks=["notebooks/training.ipynb", "notebooks/gradient_flow.ipynb"],
         code=graph.code("figures"),
     output:
-        figures=directory("report/figures/{study}"),
+        figures=report(
+            directory("report/figures/{study}"),
+            patterns=["{name}.pdf"],
+            caption="../captions/figures.rst",
+            category="Figures",
+            subcategory="{study}",
+            labels={"figure": "{name}"},
+        ),
         hashes="report/figures/{study}.sha256",
         notebook="results/notebooks/{study}.ipynb",
     log:

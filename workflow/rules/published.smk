@@ -11,7 +11,12 @@ rule published:
         notebook="notebooks/agreement.ipynb",
         code=graph.code("published"),
     output:
-        graph.outputs("published"),
+        report(
+            "results/comparison/published.csv",
+            caption="../captions/published.rst",
+            category="Published values",
+        ),
+        [path for path in graph.outputs("published") if "published.csv" not in path],
     log:
         "logs/published.log",
     benchmark:

@@ -20,7 +20,13 @@ rule report:
         comparison=graph.outputs("published", "report/") if studies else [],
     output:
         # an earlier one stays until there is another, for where LaTeX is missing
-        update("report/report.pdf"),
+        update(
+            report(
+                "report/report.pdf",
+                caption="../captions/report.rst",
+                category="Report",
+            )
+        ),
     log:
         "logs/report.log",
     benchmark:

@@ -11,7 +11,13 @@ rule tables:
         ),
         code=graph.code("tables"),
     output:
-        graph.outputs("tables"),
+        report(
+            graph.outputs("tables", "results/"),
+            caption="../captions/tables.rst",
+            category="Tables",
+            subcategory="{study}",
+        ),
+        graph.outputs("tables", "report/"),
     log:
         "logs/tables/{study}.log",
     benchmark:

@@ -88,7 +88,8 @@ def measure_trajectory(
     Raises:
         CheckpointError: if a snapshot is damaged, or not of the run's model.
     """
-    batches = {images: fixed_batches(gradients, train, device, images == "augmented") for images in IMAGES}
+    scaling = run.data.scaling
+    batches = {images: fixed_batches(gradients, train, device, images == "augmented", scaling) for images in IMAGES}
     model = network(run, device)
     epochs = snapshot_epochs(folder)
     tables = []
@@ -116,7 +117,11 @@ def snapshot_epochs(folder: Path) -> list[int]:
 
 
 def fixed_batches(
-    chosen: config.Gradients | config.Analysis, train: Split, device: torch.device, augmented: bool = False
+    chosen: config.Gradients | config.Analysis,
+    train: Split,
+    device: torch.device,
+    augmented: bool = False,
+    scaling: config.Scaling = config.CIFAR10,
 ) -> list[Batch]:
     """Choose the minibatches on which every model and snapshot is measured: images without repetition.
 
@@ -128,7 +133,7 @@ def fixed_batches(
     if augmented:
         images = augmentation.augment(images, augmentation.draw(len(order), chosen.seed, epoch=0))
     parts = zip(torch.split(images, chosen.batch_size), torch.split(labels, chosen.batch_size), strict=True)
-    return [(augmentation.normalise(part.to(device)), target.to(device)) for part, target in parts]
+    return [(augmentation.normalise(part.to(device), scaling), target.to(device)) for part, target in parts]
 
 
 def _epoch(snapshot: Path) -> int:

@@ -61,7 +61,7 @@ def measure_trajectory(
         CheckpointError: if a snapshot is damaged, or not of the run's model.
     """
     block, run, folder = settings.analyses[name], settings.run(job[0]), paths.checkpoints(*job)
-    batches = gradient_flow.fixed_batches(block, train, device, augmented=True)
+    batches = gradient_flow.fixed_batches(block, train, device, augmented=True, scaling=run.data.scaling)
     there = gradient_flow.snapshot_epochs(folder)
     epochs = [epoch for epoch in there if epoch in block.snapshots or epoch == there[-1]]
     trajectory = [files.sha256(paths.snapshot(folder, epoch)) for epoch in there]

@@ -148,7 +148,7 @@ def _epoch(
     starts = range(0, len(images), batch_size)
     for start in starts:
         learner.step(images, labels, draws.batch(start, batch_size))
-    trained, found = learner.metrics(len(starts)), losses(learner.model, *val, learner.bf16)
+    trained, found = learner.metrics(len(starts)), losses(learner.model, *val, learner.bf16, learner.scaling)
     below, error = float(math.log(len(torch.unique(val[1]))) - found.mean()), float(found.std()) / math.sqrt(len(found))
     return {
         "train_loss": trained.loss,
@@ -164,7 +164,7 @@ def _initial(network: Network, block: config.TrainableDepth, train: Images) -> d
     model = models.build(run.model, run.data.classes, network.seed).to(train[0].device).double()
     order = augmentation.draw(len(train[0]), block.seed, epoch=0).order.to(train[0].device)
     chosen = torch.split(order, block.batch_size)[:MEASURED]
-    batches = [(augmentation.normalise(train[0][part]).double(), train[1][part]) for part in chosen]
+    batches = [(augmentation.normalise(train[0][part], run.data.scaling).double(), train[1][part]) for part in chosen]
     gradient = float(gradient_flow(model, batches).mean_abs_gradient.iloc[0])
     below = nn.Sequential(*list(model)[:-1])
     with torch.no_grad():

@@ -4,8 +4,9 @@ from vanishing.config.analyses import Analyses
 from vanishing.config.analysis import Analysis
 from vanishing.config.block import IMAGE_SIZE, LATIN, NAME, ParameterError
 from vanishing.config.curvature import Curvature
-from vanishing.config.data import Address, Data, Generated
+from vanishing.config.data import CIFAR10, Address, Data, Folder, Generated, Scaling
 from vanishing.config.effective_depth import EffectiveDepth
+from vanishing.config.fitting import FEWEST, fitted
 from vanishing.config.gradients import Gradients
 from vanishing.config.landscape import Landscape
 from vanishing.config.model import BOTTLENECK, Model
@@ -14,13 +15,15 @@ from vanishing.config.parameters import VARIABLE, Parameters, check, load, read,
 from vanishing.config.run import Run, completed, differences
 from vanishing.config.signal import Signal
 from vanishing.config.smoothness import Smoothness
-from vanishing.config.strict_yaml import merge, read_yaml, text
+from vanishing.config.strict_yaml import inline, merge, read_yaml, text
 from vanishing.config.study import Study
 from vanishing.config.train import Train
 from vanishing.config.trainable_depth import Sweep, TrainableDepth
 
 __all__ = [
     "BOTTLENECK",
+    "CIFAR10",
+    "FEWEST",
     "IMAGE_SIZE",
     "LATIN",
     "NAME",
@@ -31,6 +34,7 @@ __all__ = [
     "Curvature",
     "Data",
     "EffectiveDepth",
+    "Folder",
     "Generated",
     "Gradients",
     "Landscape",
@@ -38,6 +42,7 @@ __all__ = [
     "ParameterError",
     "Parameters",
     "Run",
+    "Scaling",
     "Signal",
     "Smoothness",
     "Study",
@@ -47,6 +52,8 @@ __all__ = [
     "check",
     "completed",
     "differences",
+    "fitted",
+    "inline",
     "load",
     "merge",
     "plain",

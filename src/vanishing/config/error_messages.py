@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from vanishing.config.block import LATIN, KeyedError, dotted, short
-from vanishing.config.data import Address
+from vanishing.config.data import Address, Folder
 from vanishing.config.study import Study
 
 
@@ -47,8 +47,8 @@ WORDINGS = {
 }
 """What pydantic says, and what the user reads."""
 
-ITEMS = {"studies": Study, "sources": Address}
-"""Blocks that stand in a list or under names of the user's."""
+ITEMS = {"studies": Study, "sources": Address, "folder": Folder}
+"""Blocks that stand in a list or under names of the user's, or need not be there."""
 
 
 def _siblings(root: type[BaseModel], location: tuple[int | str, ...]) -> str:

@@ -275,7 +275,7 @@ def _check_analyses(parameters: Parameters) -> None:
 
 def _check_trainable_depth(parameters: Parameters) -> None:
     block, data, least = parameters.trainable_depth, parameters.data, 2 + 2 * parameters.model.stages
-    available = {"images": data.sizes[0] // data.classes, "held_out": data.validation_per_class}
+    available = {"images": min(data.train_counts), "held_out": data.validation_per_class}
     limits = {key: (getattr(block, key), most) for key, most in available.items()}
     limits["batch_size"] = block.batch_size, block.images * data.classes
     for key, (value, most) in limits.items():

@@ -110,3 +110,11 @@ def parse(written: str, where: Path | str) -> Any:
 def text(content: Mapping[str, Any]) -> str:
     """Write plain values as a parameter file that `read` reads as they are."""
     return yaml.dump(content, Dumper=Dumper, sort_keys=False, allow_unicode=True)
+
+
+def inline(value: Any) -> str:
+    """Write a value in one line, as it may stand behind a key of a parameter file."""
+    written = yaml.dump(
+        [value], Dumper=Dumper, sort_keys=False, allow_unicode=True, default_flow_style=True, width=float("inf")
+    )
+    return written.strip()[1:-1]

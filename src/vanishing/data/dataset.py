@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from vanishing import config, files
-from vanishing.data import synthetic
+from vanishing.data import own_images, synthetic
 from vanishing.data.archives import one_line
 from vanishing.data.cifar100 import CIFAR100, CLASSES, Expected
 from vanishing.data.records import (
@@ -23,6 +23,7 @@ from vanishing.data.records import (
     DataError,
     Dataset,
     Split,
+    as_labels,
     canonical,
     hold_out,
     joined,
@@ -97,8 +98,9 @@ def _checked(path: Path, arrays: Mapping[str, np.ndarray], part: str, classes: i
     images, labels = arrays[f"{part}_images"], arrays[f"{part}_labels"]
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != SHAPE:
         raise DataError(f"{path}: {part}_images: found {_kind(images)}, expected uint8 of shape (N, 3, 32, 32); {NEXT}")
-    if labels.dtype != np.uint8 or labels.shape != images.shape[:1]:
-        expected = f"uint8 of shape ({len(images)},)"
+    kind = as_labels([], classes).dtype
+    if labels.dtype != kind or labels.shape != images.shape[:1]:
+        expected = f"{kind} of shape ({len(images)},)"
         raise DataError(f"{path}: {part}_labels: found {_kind(labels)}, expected {expected}; {NEXT}")
     if not len(labels):
         raise DataError(f"{path}: {part}_images: found no image, expected at least one; {NEXT}")
@@ -123,13 +125,16 @@ def prepare(
     """Make the file `target` as `data` says: read or generate the images, hold validation out, save.
 
     `sources`, where given, replace `data.sources`; `report` is called with each line for the user. Raises `DataError`
-    and leaves `target` as it was if no source holds images of the `expected` content.
+    and leaves `target` as it was if no source holds images of the `expected` content, or of that which `data` records.
     """
-    if data.set == "generated":
+    chosen = data.sources if sources is None else sources
+    if data.own:
+        train, test, classes = own_images.recorded(data.own, chosen, cache, report)
+    elif data.set == "generated":
         size = data.generated
         train, test, classes = synthetic.generate(size.classes, size.train_per_class, size.test_per_class, data.seed)
     else:
-        train, test = read_first(data.sources if sources is None else sources, expected, cache, report)
+        train, test = read_first(chosen, expected, cache, report)
         classes = CLASSES
     kept, held = hold_out(train, data.validation_per_class, data.seed)
     save(target, Dataset(kept, held, canonical(test), classes))

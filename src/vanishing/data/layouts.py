@@ -142,8 +142,8 @@ class Parquet(Layout):
     """Files `train*.parquet` and `test*.parquet`: a column of PNG images and one of fine labels."""
 
     title = "Parquet files"
-    image_columns = ("img", "image")
-    label_columns = ("fine_label", "label")
+    image_columns: tuple[str, ...] = ("img", "image")
+    label_columns: tuple[str, ...] = ("fine_label", "label")
 
     @staticmethod
     def split_of(name: str) -> str | None:
@@ -157,39 +157,42 @@ class Parquet(Layout):
         decoded: list[Bytes] = []
         labels: list[Any] = []
         try:
-            for image, label in self._rows(name, content):
+            for image, label in self.rows(name, pq.ParquetFile(pa.BufferReader(content))):
                 decoded.append(decode(f"{name}, row {len(decoded)}", image))
                 labels.append(label)
         except (pa.ArrowException, OSError, ValueError) as error:
             raise SourceError(f"{name!r}: no Parquet file of images: {one_line(error)}") from None
         return np.stack(decoded) if decoded else np.empty((0, *SHAPE), np.uint8), _numbers(name, labels)
 
-    def _rows(self, name: str, content: bytes) -> Iterator[tuple[Any, Any]]:
+    def rows(self, name: str, file: pq.ParquetFile) -> Iterator[tuple[Any, Any]]:
         """Yield images and labels, a few rows at a time: one stored value can stand for a million rows."""
-        file = pq.ParquetFile(pa.BufferReader(content))
         unpacked = sum(file.metadata.row_group(group).total_byte_size for group in range(file.metadata.num_row_groups))
         if unpacked > TOTAL_BYTES:
             raise SourceError(f"refused: {name!r} unpacks to {unpacked:,} bytes; the limit is {TOTAL_BYTES:,}")
         if file.metadata.num_rows > MEMBERS:
             raise SourceError(f"refused: {name!r} has {file.metadata.num_rows:,} rows; the limit is {MEMBERS:,}")
-        image, label = (self._column(name, file, names) for names in (self.image_columns, self.label_columns))
+        image, label = (self.column(name, file, names) for names in (self.image_columns, self.label_columns))
         kind = file.schema_arrow.field(image).type
         packed = pa.types.is_struct(kind)
         if packed and kind.get_field_index("bytes") < 0:
             raise SourceError(f"{name!r}: the column {image!r} has no field 'bytes'")
         kind = kind.field("bytes").type if packed else kind
         if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
-            raise SourceError(f"{name!r}: the column {image!r} is {kind}, expected bytes of PNG images")
-        kind = file.schema_arrow.field(label).type
-        if not pa.types.is_integer(kind):
-            raise SourceError(f"{name!r}: the column {label!r} is {kind}, expected integers")
+            raise SourceError(f"{name!r}: the column {image!r} is {kind}, expected bytes of images")
+        self.check_labels(name, label, file.schema_arrow.field(label).type)
         for batch in file.iter_batches(ROWS_AT_ONCE, columns=[image, label]):
             images = batch.column(image)
             values = (images.field("bytes") if packed else images).to_pylist()
             yield from zip(values, batch.column(label).to_pylist(), strict=True)
 
+    def check_labels(self, name: str, column: str, kind: pa.DataType) -> None:
+        """Raise `SourceError` if the column of labels is of a type that cannot be read."""
+        if not pa.types.is_integer(kind):
+            raise SourceError(f"{name!r}: the column {column!r} is {kind}, expected integers")
+
     @staticmethod
-    def _column(name: str, file: pq.ParquetFile, allowed: tuple[str, str]) -> str:
+    def column(name: str, file: pq.ParquetFile, allowed: tuple[str, ...]) -> str:
+        """Return the column among `allowed` that the file has."""
         found = file.schema_arrow.names
         column = next((each for each in allowed if each in found), None)
         if column is None:

@@ -1,12 +1,14 @@
-"""CIFAR-100 from the first source that holds it: an address, a local archive or a directory.
+"""A data set from the first source that holds it: an address, a local archive or a directory.
 
-The hash of the images is compared with that of the published data set, so a mirror needs no trust.
+The hash of the images is compared with that of CIFAR-100, or with the one recorded of the user's own, so a mirror needs
+no trust.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from vanishing import files
 from vanishing.config import Address
@@ -21,6 +23,8 @@ CACHE = Path(".vanishing") / "downloads"
 
 ARCHIVE_SUFFIXES = (".tar.gz", ".tgz", ".tar", ".zip")
 
+T = TypeVar("T")
+
 Source = str | Path | Address
 Report = Callable[[str], None]
 
@@ -30,52 +34,85 @@ def read_first(sources: Sequence[Source], expected: Expected, cache: Path, repor
 
     `report` is called with a line for each source that fails. If all do, `DataError` names them in one line.
     """
+    advice = (
+        "put a copy, in any layout that the README lists, at one of these paths, or add a path or address to "
+        "data.sources in params.yaml"
+    )
+    return first(
+        _expanded(sources), lambda path: _checked(read(path, report), expected), "CIFAR-100", advice, cache, report
+    )
+
+
+def first(
+    places: Iterable[Path | Address], read: Callable[[Path], T], title: str, advice: str, cache: Path, report: Report
+) -> T:
+    """Return what `read` gives of the first place that it can read.
+
+    Args:
+        places: paths, and addresses of what is downloaded into `cache` first.
+        read: raises `SourceError` where a place does not hold the images.
+        title: of what is looked for.
+        advice: what the user can do where no place has it.
+        cache: folder of downloads.
+        report: is called with a line for each place that fails.
+
+    Raises:
+        DataError: if all fail, with the reason for each.
+    """
     reasons = []
-    for source in _expanded(sources):
+    for source in places:
         name = _printable(source.url if isinstance(source, Address) else str(source))
         try:
-            splits = _read(source, expected, cache, report)
+            found = _read(source, read, cache, report)
         except SourceError as error:
             reasons.append(f"{name}: {error}")
             report(reasons[-1])
         else:
-            report(f"{name}: the images of CIFAR-100, by their content")
-            return splits
+            report(f"{name}: the images of {title}, by their content")
+            return found
     tried = "; ".join(reasons) or "data.sources is empty"
-    raise DataError(
-        f"no source gives CIFAR-100 ({tried}); next: put a copy, in any layout that the README lists, at one of "
-        "these paths, or add a path or address to data.sources in params.yaml, and run `vanishing data`"
-    )
+    raise DataError(f"no source gives {title} ({tried}); next: {advice}, and run `vanishing data`")
 
 
 def read(path: Path, report: Report) -> tuple[Split, Split]:
     """Return the training and test images of a local archive or directory, unchecked; raises `SourceError`."""
+    check_readable(path)
+    if path.is_file() and files.sha256(path) == cifar100.OFFICIAL_ARCHIVE:
+        report(f"{path}: the official archive, byte for byte")
+    return layouts.read(archives.members(path, layouts.claimed))
+
+
+def check_readable(path: Path) -> None:
+    """Raise `SourceError` unless `path` is a file or directory that can be opened."""
     try:
         path.stat()
         if not (path.is_file() or path.is_dir()):
             raise SourceError("neither a file nor a directory")
-        official = path.is_file() and files.sha256(path) == cifar100.OFFICIAL_ARCHIVE
+        if path.is_file():
+            path.open("rb").close()
     except FileNotFoundError:
         raise SourceError("not there") from None
     except ValueError:
         raise SourceError("no name of a file") from None
     except OSError as error:
         raise SourceError(f"cannot be read: {error.strerror}") from None
-    if official:
-        report(f"{path}: the official archive, byte for byte")
-    return layouts.read(archives.members(path, layouts.claimed))
+
+
+def place(source: Source) -> Path | Address:
+    """Return a source as a path or address."""
+    if isinstance(source, Address):
+        return source
+    if isinstance(source, str) and source.startswith(("http://", "https://")):
+        return Address(url=source)
+    return Path(source)
 
 
 def _expanded(sources: Sequence[Source]) -> Iterator[Path | Address]:
     """Yield each source as a path or address, with the archives in a directory before the directory."""
-    for source in sources:
-        if isinstance(source, Address):
-            yield source
-        elif isinstance(source, str) and source.startswith(("http://", "https://")):
-            yield Address(url=source)
-        else:
-            yield from _archives_in(Path(source))
-            yield Path(source)
+    for each in map(place, sources):
+        if isinstance(each, Path):
+            yield from _archives_in(each)
+        yield each
 
 
 def _printable(name: str) -> str:
@@ -90,12 +127,12 @@ def _archives_in(path: Path) -> list[Path]:
         return []
 
 
-def _read(source: Path | Address, expected: Expected, cache: Path, report: Report) -> tuple[Split, Split]:
+def _read(source: Path | Address, read: Callable[[Path], T], cache: Path, report: Report) -> T:
     if isinstance(source, Path):
-        return _checked(read(source, report), expected)
+        return read(source)
     path = downloads.fetch(source.url, source.sha256, cache, report)
     try:
-        return _checked(read(path, report), expected)
+        return read(path)
     except SourceError:
         # later runs would read it again
         path.unlink(missing_ok=True)

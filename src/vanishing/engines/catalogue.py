@@ -117,7 +117,7 @@ def _explain(settings: Parameters) -> object:
     numbers, model = settings.looks, settings.model
     blocks = [[block.model_dump(mode="json"), [numbers[run] for run in block.runs]] for _, block in settings.analyses]
     sweep = [settings.trainable_depth.model_dump(mode="json"), model.stages, model.filters, settings.data.classes]
-    return [*blocks, sweep]
+    return [*blocks, sweep, *settings.data.unequal]
 
 
 def _tables(settings: Parameters, key: str) -> object:
@@ -129,7 +129,7 @@ def _figures(settings: Parameters, key: str) -> object:
     """The study, the looks of its runs, and by what its panels are grouped."""
     study, numbers = settings.studies[key], settings.looks
     runs = {run: [numbers[run], settings.run(run).train.schedule, settings.run(run).train.epochs] for run in study.runs}
-    return [study.model_dump(mode="json"), runs, settings.data.classes]
+    return [study.model_dump(mode="json"), runs, settings.data.classes, *settings.data.unequal]
 
 
 def _published(settings: Parameters) -> object:
@@ -137,7 +137,11 @@ def _published(settings: Parameters) -> object:
 
 
 def _numbers(settings: Parameters) -> object:
-    return settings.model_dump(mode="json", exclude={"data": {"sources"}, "tensorboard": True})
+    return settings.model_dump(mode="json", exclude={"data": {"sources", *settings.data.absent}, "tensorboard": True})
+
+
+def _html(settings: Parameters) -> object:
+    return [_numbers(settings), settings.looks]
 
 
 def _check(settings: Parameters) -> object:
@@ -246,6 +250,12 @@ STAGES = (
         outputs=("report/numbers.tex", "report/studies.tex"),
         inputs=("results/runs/",),
         configuration=_numbers, code=("results", "report"),
+    ),
+    Stage(
+        "html", "write report/report.html, a page of the results to explore in a browser",
+        outputs=("report/report.html",),
+        inputs=("results/runs/", "results/analyses/"),
+        configuration=_html, code=("analysis", "results", "report"),
     ),
     Stage(
         "check", "check the results: complete, possible, as theory predicts",

@@ -24,6 +24,7 @@ SOURCES = [
     ".dvcignore",
     ".dvc/plots/*.json",
     "workflow/rules/*.smk",
+    "workflow/captions/*.rst",
     "profiles/*/config.yaml",
     "workflow/profiles/*/config.yaml",
     "notebooks/*.ipynb",

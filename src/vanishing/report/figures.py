@@ -66,7 +66,8 @@ class StudyResults:
     """Colour and line style of each configured run."""
     groups: dict[str, list[str]]
     """Those runs by schedule and number of epochs: what shares an axis of epochs, and what it is called."""
-    classes: int
+    chance: Mapping[str, float]
+    """Loss in nats and accuracy of an answer that ignores the image."""
     history: pd.DataFrame
     """`history.csv` of every run and seed, with the columns run and seed."""
     gradients: pd.DataFrame
@@ -84,7 +85,7 @@ def read_study(key: str, settings: config.Parameters) -> StudyResults:
         runs=runs,
         looks=looks(settings),
         groups=_groups(runs, settings),
-        classes=settings.data.classes,
+        chance={"loss": settings.data.prior_loss, "accuracy": 1 / settings.data.classes},
         history=_stack((result, result.history) for result in read),
         gradients=_stack((result, result.gradients) for result in read),
     )
@@ -132,7 +133,7 @@ def curves(data: StudyResults, quantity: str) -> Figure:
             _curve(axis, data.history[data.history.run == run], f"{part}_{quantity}", run, *data.looks[run])
         axis.set(title=f"{title}, {name}" if len(data.groups) > 1 else title, xlabel="epoch", ylabel=LABELS[quantity])
         _whole_numbers(axis, data.history[data.history.run.isin(group)].epoch)
-    _finish_curves(axes, quantity, data.classes)
+    _finish_curves(axes, quantity, data.chance[quantity])
     legend(figure, axes, data.runs)
     return figure
 
@@ -149,7 +150,7 @@ def curves_by_run(data: StudyResults, quantity: str) -> Figure:
         _title(axis, run, pad=4)
         _whole_numbers(axis, data.history.epoch, "auto" if alone else 4)
         axis.sharex(axes[0])
-    _finish_curves(axes, quantity, data.classes)
+    _finish_curves(axes, quantity, data.chance[quantity])
     figure.supylabel(LABELS[quantity], fontsize=8)
     handles = [axes[0].plot([], [], color="0.3", linestyle=dashes)[0] for _, dashes in PARTS.values()]
     figure.legend(handles, [name for name, _ in PARTS.values()], loc="outside upper center", ncols=2, handlelength=3)
@@ -337,9 +338,8 @@ def _curve(axis: Axes, rows: pd.DataFrame, y: str, label: str, colour: Colour, d
     axis.fill_between(mean.index, mean - deviation, mean + deviation, color=colour, alpha=0.2, linewidth=0)
 
 
-def _finish_curves(axes: list[Axes], quantity: str, classes: int) -> None:
+def _finish_curves(axes: list[Axes], quantity: str, chance: float) -> None:
     """Mark chance in panels that share their vertical axis, and set its limits or its unit."""
-    chance = math.log(classes) if quantity == "loss" else 1 / classes
     for axis in axes:
         axis.axhline(chance, color="0.4", linestyle=":", linewidth=0.8)
         if quantity == "accuracy":

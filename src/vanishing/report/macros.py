@@ -51,8 +51,7 @@ def write_numbers(settings: config.Parameters) -> None:
 def _settings(settings: config.Parameters) -> Iterator[str]:
     """Define the numbers and facts of the configuration's defaults."""
     data, train, model, gradients = settings.data, settings.train, settings.model, settings.gradients
-    yield result("data/name", 0, "CIFAR-100" if data.set == "cifar100" else "the generated set")
-    yield result("data/digest", 0, CIFAR100.train[:16])
+    yield from _images(data)
     counts = {
         "data/classes": data.classes,
         "data/train": data.sizes[0],
@@ -75,8 +74,29 @@ def _settings(settings: config.Parameters) -> Iterator[str]:
     yield result("chance/accuracy", 100 / data.classes)
     for key in ("learning_rate", "final_learning_rate"):
         yield result(f"train/{key}", getattr(train, key))
-    if data.set == "generated":
-        yield fact("demo")
+    if train.precision == "fp32":
+        yield fact("train/fp32")
+
+
+def _images(data: config.Data) -> Iterator[str]:
+    """Define what the images are called, what they are known and normalised by, and whose they are."""
+    own = data.own
+    yield result("data/name", 0, escape(data.name))
+    yield result("data/digest", 0, (own.sha256 if own else CIFAR100.train)[:16])
+    for key, values in data.scaling._asdict().items():
+        yield result(f"data/{key}", 0, ", ".join(f"{value:.4f}" for value in values))
+    facts = {
+        "demo": data.set == "generated",
+        "other_images": data.set != "cifar100",
+        "own": own,
+        "data/drawn": own and own.seed is not None,
+    }
+    yield from (fact(key) for key, holds in facts.items() if holds)
+    if data.unequal:
+        yield fact("data/unequal")
+        yield result("data/smallest", min(data.train_counts))
+        yield result("data/largest", max(data.train_counts))
+        yield result("chance/train_loss", data.prior_loss, number(data.prior_loss, 3))
 
 
 def _trainings(settings: config.Parameters) -> Iterator[str]:
@@ -117,7 +137,7 @@ def _comparison(settings: config.Parameters, studies: Studies) -> Iterator[str]:
     """Define how many published values hold, how many would fail by chance, and what is said of the schedules."""
     claims = published.value_claims(settings, studies)
     attributed = [item.verdict for item in published_schedules.attribute(claims)]
-    counts = _verdicts(claims) | {
+    counts = published.verdicts(claims) | {
         "published/rows": len({claim.source for claim in claims}),
         "published/schedules": len(attributed),
         "published/none": attributed.count(published_schedules.NONE),
@@ -144,31 +164,6 @@ def _brackets(settings: config.Parameters, studies: Studies) -> Iterator[str]:
             fit, tested = published_schedules.fitting(brackets, schedule, reading)
             if tested:
                 yield result(f"brackets/{schedule}/{short}", fit, f"{fit} of {tested}")
-
-
-def _verdicts(claims: list[published.Claim]) -> dict[str, int]:
-    """Count values and comparisons: what two tables print is one value, and under each schedule one comparison."""
-    compared: dict[tuple[str, ...], dict[str, published.Claim]] = {}
-    for claim in claims:
-        value = claim.source.origin, claim.source.runs[0], claim.metric, claim.printed
-        compared.setdefault(value, {})[claim.run] = claim
-    judged = [
-        [claim for claim in of_value.values() if claim.verdict in (*published.JUDGED, published.DIVERGED)]
-        for of_value in compared.values()
-    ]
-    every = [claim for of_value in judged for claim in of_value]
-    counts = {
-        "published/figures": len(compared),
-        "published/judged": len(every),
-        "published/fail": sum(claim.verdict != published.HOLDS for claim in every),
-        "published/borrowed": sum(claim.prediction is not None and claim.prediction.borrowed for claim in every),
-    }
-    for part in ("", *published.ORIGINS):
-        values = [found for found in judged if found and part in ("", found[0].source.origin)]
-        stem = f"published/{part}/" if part else "published/"
-        counts[f"{stem}compared"] = len(values)
-        counts[f"{stem}holds"] = sum(any(claim.verdict == published.HOLDS for claim in found) for found in values)
-    return counts
 
 
 def _gradients(settings: config.Parameters, results: Mapping[str, list[Result]]) -> Iterator[str]:
@@ -259,7 +254,7 @@ def _section(key: str, settings: config.Parameters, rows: list[Row]) -> str:
     """Lay out a study: its tables, then its figures."""
     study = settings.studies[key]
     lines = [f"\\begin{{study}}{{{key}}}{{{escape(study.title)}}}", f"\\studytable{{{key}}}{{{_caption(study, rows)}}}"]
-    if any(published.repeats(row.run) for row in rows):
+    if settings.data.set != "folder" and any(published.repeats(row.run) for row in rows):
         lines.append(f"\\studypublished{{{key}}}")
     lines.append(f"\\studydynamics{{{key}}}")
     if list(differences.paired_differences(study, rows)):

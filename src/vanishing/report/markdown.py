@@ -42,4 +42,5 @@ def metric(row: Row, key: str) -> str:
 
 def line(cells: Sequence[str]) -> str:
     """Write a row of a table."""
-    return f"| {' | '.join(cells)} |"
+    escaped = (cell.replace("|", r"\|") for cell in cells)
+    return f"| {' | '.join(escaped)} |"

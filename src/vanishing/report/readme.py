@@ -57,7 +57,7 @@ def write_readme(settings: config.Parameters) -> None:
     files.write(PAGE, page(settings, found))
     files.write(COLUMNS, columns_page())
     if START in found:
-        labels = {row.run: _label(row) for row in found[START]}
+        labels = {row.run: row.network for row in found[START]}
         drawn = figures.initial_gradient_flow(figures.read_study(START, settings), labels)
         figures.save({"result": drawn}, DOCS, "svg")
 
@@ -75,13 +75,20 @@ def block(settings: config.Parameters, found: Mapping[str, list[Row]]) -> str:
     """Return the results for README.md: the table of the core study, and what is missing."""
     core = found.get(CORE, [])
     table = [*markdown.table(CORE, settings, core), ""] if core else []
-    return "\n".join(["", *table, _missing(settings, core), "", ""])
+    return "\n".join(["", *_other_images(settings), *table, _missing(settings, core), "", ""])
+
+
+def _other_images(settings: config.Parameters) -> list[str]:
+    """Say whose images these are, where they are the user's."""
+    if not settings.data.own:
+        return []
+    return [f"The images are those of {settings.data.name}, in {settings.data.classes} classes, not CIFAR-100.", ""]
 
 
 def page(settings: config.Parameters, found: Mapping[str, list[Row]]) -> str:
     """Return `docs/results.md`: a table a study, each run in the first that it is in."""
     shown: set[str] = set()
-    lines = [INTRODUCTION]
+    lines = [INTRODUCTION, *_other_images(settings)]
     for key in sorted(found, key=lambda key: key != CORE):
         rows = [row for row in found[key] if row.run not in shown]
         if rows:
@@ -111,11 +118,3 @@ def _missing(settings: config.Parameters, core: list[Row]) -> str:
 
 def _count(settings: config.Parameters) -> str:
     return f"{len(list(store.available(settings)))} of the study's {len(list(settings.jobs()))} trainings are complete."
-
-
-def _label(row: Row) -> str:
-    """Name a network by its depth and its cures."""
-    model = row.configuration.model
-    cures = [{"batch": "BN"}.get(model.norm, model.norm)] * (model.norm != "none")
-    cures += ["RC"] * (model.shortcut == "identity")
-    return ", ".join([f"{row.results[0].summary['layers']} layers", *filter(None, [" and ".join(cures)])])

@@ -5,6 +5,7 @@ The images are the data set's own and are never committed; the report shows the 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ import numpy as np
 from vanishing import config, files, paths
 from vanishing.data import dataset, records
 from vanishing.data.cifar100 import SUPERCLASSES
-from vanishing.data.records import Bytes
+from vanishing.data.records import Labels
 from vanishing.report import latex
 
 if TYPE_CHECKING:
@@ -27,6 +28,12 @@ OF_CLASS = 2
 
 IN_ROW = 5
 """Classes in a row: those of a superclass of CIFAR-100."""
+
+SHOWN = 100
+"""Classes at most: those of CIFAR-100 fill a page."""
+
+LETTERS = 24
+"""Of a class's name, at most."""
 
 VIEWS = 15
 """Epochs whose view of the image is shown, after the image itself."""
@@ -48,8 +55,8 @@ it.
     \put(0,0){\includegraphics[width=%(width)d\unitlength]{samples/classes.png}}
 %(labels)s
   \end{picture}
-  \caption{Training images, a %(kind)s: %(count)d of each class, in the order of the names beside them. They are evenly
-    spaced in the canonical order of their class.}\label{figure:samples}
+  \caption{Training images, a %(kind)s: %(count)d of each %(which)s, in the order of the names beside them. They are
+    evenly spaced in the canonical order of their class.}\label{figure:samples}
 \end{figure}
 \begin{figure}[!htbp]
   \centering
@@ -78,17 +85,22 @@ def write(settings: config.Parameters) -> None:
     seed = settings.seeds[0]
     _write_grid(FOLDER / "classes.png", pixels[shown], OF_CLASS * IN_ROW)
     _write_grid(FOLDER / "augmented.png", views(pixels, shown[-1], seed, VIEWS), VIEWS_IN_ROW)
-    files.write(FOLDER / "samples.tex", page(rows, seed))
+    files.write(FOLDER / "samples.tex", page(rows, seed, len(images.classes)))
 
 
 def groups(classes: Sequence[str]) -> list[tuple[str, Sequence[str]]]:
-    """Return the rows of the page: a superclass and its classes, or '' and classes by label where there are none."""
+    """Return the rows of the page: a superclass and its classes, or '' and classes by label where there are none.
+
+    Of more than `SHOWN` classes it is as many, evenly spaced.
+    """
     if set(classes) == {name for names in SUPERCLASSES.values() for name in names}:
         return list(SUPERCLASSES.items())
-    return [("", classes[start : start + IN_ROW]) for start in range(0, len(classes), IN_ROW)]
+    count = min(len(classes), SHOWN)
+    some = [classes[place * len(classes) // count] for place in range(count)]
+    return [("", some[start : start + IN_ROW]) for start in range(0, count, IN_ROW)]
 
 
-def chosen(labels: Bytes, label: int, count: int) -> list[int]:
+def chosen(labels: Labels, label: int, count: int) -> list[int]:
     """Return the indices of `count` images of a class: the middles of as many equal parts of the class's images."""
     found = np.flatnonzero(labels == label)
     return [int(found[(2 * part + 1) * len(found) // (2 * count)]) for part in range(count)]
@@ -106,8 +118,8 @@ def views(images: Tensor, index: int, seed: int, epochs: int) -> Tensor:
     return torch.cat([image, *(augmentation.augment(image, each) for each in own)])
 
 
-def page(rows: Sequence[tuple[str, Sequence[str]]], seed: int) -> str:
-    """Write the LaTeX of the page: `rows` as `groups` returns them, and the seed of `augmented.png`."""
+def page(rows: Sequence[tuple[str, Sequence[str]]], seed: int, classes: int) -> str:
+    """Write the LaTeX of the page: `rows` as `groups` returns them, the seed of `augmented.png`, and all classes."""
     step = config.IMAGE_SIZE + GAP
     width, height = OF_CLASS * len(rows[0][1]) * step + GAP, len(rows) * step + GAP
     centres = range(height - GAP - config.IMAGE_SIZE // 2, 0, -step)
@@ -119,6 +131,7 @@ def page(rows: Sequence[tuple[str, Sequence[str]]], seed: int) -> str:
         "labels": "\n".join(_label(centre, *row) for centre, row in zip(centres, rows, strict=True)),
         "kind": kind,
         "count": OF_CLASS,
+        "which": f"of {SHOWN} classes, evenly spaced among {classes:,}" if classes > SHOWN else "class",
         "seed": seed,
         "views": VIEWS,
     }
@@ -126,8 +139,14 @@ def page(rows: Sequence[tuple[str, Sequence[str]]], seed: int) -> str:
 
 def _label(centre: int, title: str, classes: Sequence[str]) -> str:
     above = rf"{title}\\" if title else ""
-    names = latex.escape(", ".join(classes)).replace(r"\_", "~")
+    names = latex.escape(", ".join(map(_printable, classes))).replace(r"\_", "~")
     return rf"    \samplerow{{{centre}}}{{{above}}}{{{names}}}"
+
+
+def _printable(name: str) -> str:
+    """Return a class's name, cut if it is long, with a question mark for each letter that LaTeX cannot set here."""
+    known = "".join(letter if re.match(config.LATIN, letter) else "?" for letter in name)
+    return known if len(known) <= LETTERS else f"{known[: LETTERS - 1]}\u2026"
 
 
 def _write_grid(path: Path, images: Tensor, columns: int) -> None:

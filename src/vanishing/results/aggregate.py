@@ -48,14 +48,22 @@ class Row:
         return [result for result in self.results if not result.diverged]
 
     @property
+    def network(self) -> str:
+        """Name the network by its depth and its cures."""
+        model = self.configuration.model
+        cures = [{"batch": "BN"}.get(model.norm, model.norm)] * (model.norm != "none")
+        cures += ["RC"] * (model.shortcut == "identity")
+        return ", ".join([f"{self.results[0].summary['layers']} layers", *filter(None, [" and ".join(cures)])])
+
+    @property
     def devices(self) -> list[str]:
         """Return the kinds of device that the seeds were trained on, in alphabetical order."""
         return sorted({str(result.summary["environment"].get("device", "?")) for result in self.results})
 
     def values(self, metric: str) -> dict[int, float]:
         """Return a metric of each completed seed, NaN for one that has none."""
-        value, classes = METRICS[metric].value, self.configuration.data.classes
-        return {result.seed: value(result, self.average, classes) for result in self.completed}
+        value, chance = METRICS[metric].value, self.configuration.data.prior_loss
+        return {result.seed: value(result, self.average, chance) for result in self.completed}
 
     def cell(self, metric: str) -> Cell:
         """Return a metric over the completed seeds."""
@@ -79,9 +87,9 @@ class Row:
 
     @property
     def at_chance(self) -> bool:
-        """Whether every seed ends where it began: at the loss and the accuracy of a uniform guess."""
-        classes = self.configuration.data.classes
-        loss, accuracy = math.log(classes), 1 / classes
+        """Whether every seed ends where it began: at the loss and the accuracy of an answer that ignores the image."""
+        data = self.configuration.data
+        loss, accuracy = data.prior_loss, 1 / data.classes  # validation has as many images of each class
         return bool(self.results) and all(
             not result.diverged
             and abs(result.summary["train"]["loss"] - loss) <= CHANCE_LOSS * loss

@@ -43,25 +43,25 @@ SETTINGS = {
 """By their keys in the block `train`."""
 
 
-def onset(history: pd.DataFrame, classes: int) -> float:
-    """Return the first epoch whose training loss is more than `ONSET` from ln(classes), NaN where none is."""
-    left = history.epoch[(history.train_loss - math.log(classes)).abs() > ONSET]
+def onset(history: pd.DataFrame, chance: float) -> float:
+    """Return the first epoch whose training loss is more than `ONSET` from that of chance, NaN where none is."""
+    left = history.epoch[(history.train_loss - chance).abs() > ONSET]
     return float(left.min())
 
 
-def peak_loss(history: pd.DataFrame, classes: int) -> float:
+def peak_loss(history: pd.DataFrame, chance: float) -> float:
     """Return the highest training loss in nats from the onset on, the onset's own included; NaN without onset."""
-    return float(history.train_loss[history.epoch >= onset(history, classes)].max())
+    return float(history.train_loss[history.epoch >= onset(history, chance)].max())
 
 
-def final_deviation(history: pd.DataFrame, _: int) -> float:
+def final_deviation(history: pd.DataFrame, _: float) -> float:
     """Return the standard deviation (n - 1) of validation accuracy over the final epochs, NaN for too few of them."""
     final = history.sort_values("epoch").tail(SETTLED).val_accuracy
     return float(final.std(ddof=1)) if len(final) == SETTLED else math.nan
 
 
-Value = Callable[[Result, int, int], float]
-"""Returns a metric of a training, given the number of final epochs that it is a mean over, and that of classes."""
+Value = Callable[[Result, int, float], float]
+"""Returns a metric of a training, given the number of final epochs that it is a mean over, and the loss of chance."""
 
 
 def _final(column: str) -> Value:
@@ -74,9 +74,9 @@ def _summary(part: str, key: str) -> Value:
     return lambda result, *_: math.nan if (value := result.summary[part][key]) is None else value
 
 
-def _dynamics(of: Callable[[pd.DataFrame, int], float]) -> Value:
+def _dynamics(of: Callable[[pd.DataFrame, float], float]) -> Value:
     """Work a metric out from the whole history."""
-    return lambda result, _, classes: of(result.history, classes)
+    return lambda result, _, chance: of(result.history, chance)
 
 
 @dataclass(frozen=True)

@@ -253,6 +253,36 @@ def value_claims(settings: config.Parameters, studies: Mapping[str, list[Row]]) 
     return found
 
 
+def verdicts(claims: Iterable[Claim]) -> dict[str, int]:
+    """Count values and comparisons: what two tables print is one value, and under each schedule one comparison.
+
+    Returns:
+        published/figures: values; published/compared: those with a verdict; published/holds: those that hold under
+        some schedule; the last two for each origin too. published/judged: comparisons; published/fail: those that
+        fail; published/borrowed: those with a borrowed spread.
+    """
+    compared: dict[tuple[str, ...], dict[str, Claim]] = {}
+    for claim in claims:
+        value = claim.source.origin, claim.source.runs[0], claim.metric, claim.printed
+        compared.setdefault(value, {})[claim.run] = claim
+    judged = [
+        [claim for claim in of_value.values() if claim.verdict in (*JUDGED, DIVERGED)] for of_value in compared.values()
+    ]
+    every = [claim for of_value in judged for claim in of_value]
+    counts = {
+        "published/figures": len(compared),
+        "published/judged": len(every),
+        "published/fail": sum(claim.verdict != HOLDS for claim in every),
+        "published/borrowed": sum(claim.prediction is not None and claim.prediction.borrowed for claim in every),
+    }
+    for part in ("", *ORIGINS):
+        values = [found for found in judged if found and part in ("", found[0].source.origin)]
+        stem = f"published/{part}/" if part else "published/"
+        counts[f"{stem}compared"] = len(values)
+        counts[f"{stem}holds"] = sum(any(claim.verdict == HOLDS for claim in found) for found in values)
+    return counts
+
+
 def values_frame(claims: Iterable[Claim]) -> pd.DataFrame:
     """Return a row for each printed value: per cent and nats."""
     records = [

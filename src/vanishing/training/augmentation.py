@@ -13,16 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from vanishing.config.block import IMAGE_SIZE
+from vanishing.config import CIFAR10, IMAGE_SIZE, Scaling
 
 PADDING = 4
 """Pixels of zeros around a training image before it is cropped back to its size."""
-
-MEAN = (0.4914, 0.4822, 0.4465)
-"""Channel means of pixel values in 0-1, by which images are normalised: CIFAR-10's, as in the reports' framework."""
-
-STD = (0.2023, 0.1994, 0.2010)
-"""Channel standard deviations, likewise."""
 
 
 @dataclass(frozen=True)
@@ -81,15 +75,15 @@ def augment(images: Tensor, draws: Draws) -> Tensor:
     return padded[batch, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
-def normalise(images: Tensor) -> Tensor:
-    """Map uint8 images (batch, 3, 32, 32) to float32, (image / 255 - `MEAN`) / `STD` by channel."""
-    shift, scale = _constants(images.device)
+def normalise(images: Tensor, scaling: Scaling = CIFAR10) -> Tensor:
+    """Map uint8 images (batch, 3, 32, 32) to float32, (image / 255 - mean) / std by channel."""
+    shift, scale = _constants(images.device, scaling)
     return (images - shift) * scale
 
 
 @functools.cache
-def _constants(device: torch.device) -> tuple[Tensor, Tensor]:
+def _constants(device: torch.device, scaling: Scaling) -> tuple[Tensor, Tensor]:
     """Return shift and scale, (3, 1, 1): cached, since a CUDA graph cannot hold a copy from the host."""
-    scale = torch.tensor(STD).mul(255).reciprocal()[:, None, None]
-    shift = torch.tensor(MEAN).mul(255)[:, None, None]
+    scale = torch.tensor(scaling.std).mul(255).reciprocal()[:, None, None]
+    shift = torch.tensor(scaling.mean).mul(255)[:, None, None]
     return shift.to(device), scale.to(device)

@@ -227,7 +227,7 @@ class Training:
             sizes = {min(self.batch, self.size), last}
             self.step = Step(self.learner, *self.images.train, sizes, self.stream, pool)
             model, bf16 = self.learner.model, self.learner.bf16
-            self.validation = Evaluation(model, *self.images.val, bf16, self.stream, pool)
+            self.validation = Evaluation(model, *self.images.val, bf16, self.stream, pool, self.run.data.scaling)
         self.writer = checkpoints.Writer(self.stream)
         self.begun = True
 
@@ -271,11 +271,11 @@ class Training:
     def _test(self, iterations: int, seconds: float) -> Outcome:
         """Use the test set, for the first and only time."""
         place, model, bf16, test = self.place, self.learner.model, self.learner.bf16, None
-        deviation = loss_std(model, *self.images.val, bf16)
+        deviation = loss_std(model, *self.images.val, bf16, self.run.data.scaling)
         if place.best:
             model.load_state_dict(self.best)
             self._keep(paths.best(self.folder))
-            test = evaluate(model, *self.images.test, bf16)
+            test = evaluate(model, *self.images.test, bf16, self.run.data.scaling)
         status, snapshots = self._status(place), self._snapshots(place)
         return Outcome(place.history, status, place.best, test, snapshots, deviation, iterations, seconds)
 

@@ -51,7 +51,7 @@ class Learner:
         model = models.build(run.model, run.data.classes, seed, run.train.kernels)
         self.model = model.to(device).to(memory_format=self.memory_format)
         self.counters = models.counters(self.model)
-        self.l1 = run.train.l1
+        self.l1, self.scaling = run.train.l1, run.data.scaling
         self.weights: list[Tensor] = [weight for weight in self.model.parameters() if weight.dim() > 1]
         self.rate = torch.tensor(run.train.learning_rate, device=device)
         self.optimiser = torch.optim.Adam(
@@ -79,7 +79,7 @@ class Learner:
             draws: which of them make the minibatch, and how they are cropped and flipped.
         """
         target = labels[draws.order]
-        batch = augmentation.normalise(augmentation.augment(images[draws.order], draws))
+        batch = augmentation.normalise(augmentation.augment(images[draws.order], draws), self.scaling)
         batch = batch.contiguous(memory_format=self.memory_format)
         self.optimiser.zero_grad()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
@@ -195,13 +195,17 @@ class Evaluation:
         bf16: see `evaluate`.
         stream: the one that the model is trained on.
         pool: of `stream`.
+        scaling: see `evaluate`.
     """
 
-    def __init__(self, model: nn.Module, images: Tensor, labels: Tensor, bf16: bool, stream: Stream, pool: Any) -> None:
+    def __init__(  # noqa: PLR0913, PLR0917 - those of `evaluate`, and two of the device
+        self, model: nn.Module, images: Tensor, labels: Tensor, bf16: bool, stream: Stream, pool: Any,
+        scaling: config.Scaling = config.CIFAR10,
+    ) -> None:  # fmt: skip
         self.means = means = torch.zeros(2, dtype=torch.float64, device=images.device)
 
         def work() -> None:  # holds no `self`: a reference cycle would keep its memory for a while
-            means.copy_(_means(model, images, labels, bf16))
+            means.copy_(_means(model, images, labels, bf16, scaling))
 
         self.launch = stream.record(work, {}, pool)
 
@@ -210,7 +214,9 @@ class Evaluation:
         return Metrics(*self.means.tolist())
 
 
-def evaluate(model: nn.Module, images: Tensor, labels: Tensor, bf16: bool = False) -> Metrics:
+def evaluate(
+    model: nn.Module, images: Tensor, labels: Tensor, bf16: bool = False, scaling: config.Scaling = config.CIFAR10
+) -> Metrics:
     """Evaluate a model, in evaluation mode and without augmentation.
 
     Args:
@@ -218,25 +224,30 @@ def evaluate(model: nn.Module, images: Tensor, labels: Tensor, bf16: bool = Fals
         images: uint8 (n, 3, 32, 32).
         labels: int64 (n,).
         bf16: whether to compute in bfloat16 where autocast does.
+        scaling: what the images are normalised by.
     """
-    return Metrics(*_means(model, images, labels, bf16).tolist())
+    return Metrics(*_means(model, images, labels, bf16, scaling).tolist())
 
 
-def loss_std(model: nn.Module, images: Tensor, labels: Tensor, bf16: bool = False) -> float:
+def loss_std(
+    model: nn.Module, images: Tensor, labels: Tensor, bf16: bool = False, scaling: config.Scaling = config.CIFAR10
+) -> float:
     """Return the standard deviation (n - 1) of the cross-entropy over images, in nats; arguments as of `evaluate`."""
-    return float(losses(model, images, labels, bf16).std())
+    return float(losses(model, images, labels, bf16, scaling).std())
 
 
-def losses(model: nn.Module, images: Tensor, labels: Tensor, bf16: bool = False) -> Tensor:
+def losses(
+    model: nn.Module, images: Tensor, labels: Tensor, bf16: bool = False, scaling: config.Scaling = config.CIFAR10
+) -> Tensor:
     """Return the cross-entropy of each image in nats, float64 (n,); arguments as of `evaluate`."""
 
     def each(logits: Tensor, target: Tensor) -> Tensor:
         return functional.cross_entropy(logits.double(), target, reduction="none")
 
-    return torch.cat(_evaluated(model, images, labels, bf16, each))
+    return torch.cat(_evaluated(model, images, labels, bf16, scaling, each))
 
 
-def _means(model: nn.Module, images: Tensor, labels: Tensor, bf16: bool) -> Tensor:
+def _means(model: nn.Module, images: Tensor, labels: Tensor, bf16: bool, scaling: config.Scaling) -> Tensor:
     """Return mean loss and accuracy, float64 (2,), without waiting for the device."""
 
     def totals(logits: Tensor, target: Tensor) -> Tensor:
@@ -244,19 +255,20 @@ def _means(model: nn.Module, images: Tensor, labels: Tensor, bf16: bool) -> Tens
         return torch.stack([loss.double(), (logits.argmax(dim=1) == target).sum().double()])
 
     zero = torch.zeros(2, dtype=torch.float64, device=images.device)
-    return sum(_evaluated(model, images, labels, bf16, totals), start=zero) / len(images)
+    return sum(_evaluated(model, images, labels, bf16, scaling, totals), start=zero) / len(images)
 
 
 @torch.no_grad()
 def _evaluated(
-    model: nn.Module, images: Tensor, labels: Tensor, bf16: bool, metric: Callable[[Tensor, Tensor], Tensor]
-) -> list[Tensor]:
+    model: nn.Module, images: Tensor, labels: Tensor, bf16: bool, scaling: config.Scaling,
+    metric: Callable[[Tensor, Tensor], Tensor],
+) -> list[Tensor]:  # fmt: skip
     """Return `metric` of logits and labels for every part of the images, with the model in evaluation mode."""
     training, size = model.training, EVALUATION_BATCH[images.device.type]
     model.eval()
     found = []
     for part, target in zip(torch.split(images, size), torch.split(labels, size), strict=True):
         with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
-            found.append(metric(model(augmentation.normalise(part)), target))
+            found.append(metric(model(augmentation.normalise(part, scaling)), target))
     model.train(training)
     return found

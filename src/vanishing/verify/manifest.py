@@ -38,7 +38,7 @@ def _repeats(settings: config.Parameters) -> dict[str, Any]:
         path for path in graph.report_text() if path.exists()
     ]
     return {
-        "configuration": settings.model_dump(mode="json", exclude={"data": {"sources"}}),
+        "configuration": settings.model_dump(mode="json", exclude={"data": {"sources", *settings.data.absent}}),
         "data": {str(data): files.sha256(data) if data.exists() else None},
         "seeds": settings.seeds,
         "numerics": {

@@ -75,7 +75,7 @@ def _test(run: config.Run, record: Record, path: Path, test: records.Split) -> I
             path, f"the weights of {record.run}", "a damaged file, or weights of another model", record.command
         )
         return
-    found = step.evaluate(model, *step.upload(test, device), bf16=run.train.precision == "bf16")
+    found = step.evaluate(model, *step.upload(test, device), run.train.precision == "bf16", run.data.scaling)
     said = record.summary["test"]
     equal = found.accuracy == said["accuracy"] and said["loss"] in (found.loss, None)
     if not (equal if same else abs(found.accuracy - said["accuracy"]) <= TOLERANCE):

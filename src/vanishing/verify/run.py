@@ -110,10 +110,8 @@ def images(scope: Scope) -> Iterator[Mismatch]:
     except (UserError, OSError) as error:
         yield Mismatch(path, "the arrays of the data set", problem(path, error), command)
         return
-    expected, whole = _expected(block), joined(arrays.train, arrays.val)
-    for title, split, digest in (("training", whole, expected.train), ("test", arrays.test, expected.test)):
-        if (found := content_hash(split)) != digest:
-            yield Mismatch(path, f"{title} images of hash {digest}", f"images of hash {found}", command)
+    whole = joined(arrays.train, arrays.val)
+    yield from _contents(block, path, whole, arrays.test, arrays.classes, command)
     right = (*hold_out(whole, block.validation_per_class, block.seed), canonical(arrays.test))
     if not all(map(_equal, (arrays.train, arrays.val, arrays.test), right)):
         yield Mismatch(path, "the images in their canonical order and splits", "another order", command)
@@ -225,6 +223,21 @@ BEST = {"epoch": "epoch", "loss": "val_loss", "accuracy": "val_accuracy"}
 def _digits(value: float | None) -> str:
     """Write a metric as tables have it; non-finite values are None in a summary."""
     return "None" if value is None or not np.isfinite(value) else f"{value:.10g}"
+
+
+def _contents(
+    block: config.Data, path: Path, train: Split, test: Split, classes: tuple[str, ...], command: str
+) -> Iterator[Mismatch]:
+    """Compare the images, those of validation among the training images, with the hashes that they must have."""
+    if block.own:
+        if (found := records.digest(train, test, classes)) != block.own.sha256:
+            recorded = f"images of hash {block.own.sha256} (data.folder)"
+            yield Mismatch(path, recorded, f"images of hash {found}", command)
+        return
+    expected = _expected(block)
+    for title, split, wanted in (("training", train, expected.train), ("test", test, expected.test)):
+        if (found := content_hash(split)) != wanted:
+            yield Mismatch(path, f"{title} images of hash {wanted}", f"images of hash {found}", command)
 
 
 def _expected(block: config.Data) -> Expected:

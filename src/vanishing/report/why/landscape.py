@@ -50,7 +50,7 @@ LEVELS = 15
 
 def draw(data: Measured) -> dict[str, Figure]:
     """Draw the figures."""
-    guess = math.log(data.settings.data.classes)
+    guess = data.settings.data.prior_loss
     with figures.style():
         return {
             "cuts": cuts(data, guess),
@@ -62,7 +62,7 @@ def draw(data: Measured) -> dict[str, Figure]:
 def tables(data: Measured) -> dict[str, str]:
     """Write the table of what summarises the cuts and the grid."""
     head = ["Run & Epoch & Loss & Curvature & Half-width & Concave & No better" + r" \\"]
-    guess, reach = math.log(data.settings.data.classes), data.settings.analyses.landscape.reach
+    guess, reach = data.settings.data.prior_loss, data.settings.analyses.landscape.reach
     bodies = []
     for run in data.networks.values():
         for epoch, rows in data.rows(run).groupby("epoch"):
@@ -78,7 +78,7 @@ def numbers(data: Measured) -> Iterator[tuple[str, float, str]]:
 
     Runs have their values by their own name too, so that trainings of equal length can be compared.
     """
-    guess, block = math.log(data.settings.data.classes), data.settings.analyses.landscape
+    guess, block = data.settings.data.prior_loss, data.settings.analyses.landscape
     settings = {"images": block.batches * block.batch_size, "directions": block.directions, "reach": block.reach}
     for key, value in (settings | {"rise": RISE, "guess": guess, "better": BETTER, "flat": FLAT}).items():
         yield key, value, latex.number(value)

@@ -1,0 +1,132 @@
+"""What the results answer, in sentences that hold for whatever part of the study is there."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+
+from vanishing import config
+from vanishing.report.cells import plain_metric
+from vanishing.results import published, store
+from vanishing.results.aggregate import Row
+from vanishing.results.published import Claim
+
+STUDIES = {"core": "", "short": "_short"}
+"""Studies that have all networks, the longest trainings first, and how their runs' names end."""
+
+START = {"initialisation": "_start"}
+"""The study that has them at initialisation."""
+
+SHALLOW, PLAIN = "vgg08", "vgg38"
+
+CURES = {
+    "vgg38_bn": "batch normalisation alone",
+    "vgg38_rc": "residual connections alone",
+    "vgg38_bn_rc": "both",
+}
+"""What is added to the plain network."""
+
+
+def sentences(settings: config.Parameters, studies: Mapping[str, list[Row]], claims: list[Claim]) -> list[str]:
+    """Say what depth does and what cures it, how the gradients tell, what of the reports holds, and how sure that is.
+
+    Args:
+        settings: the parameters.
+        studies: rows of the studies that have results.
+        claims: the published values.
+    """
+    key = answering(studies)
+    if key is None:
+        return [_count(settings)]
+    rows = _networks(studies, key)
+    return [
+        *_accuracies(settings, rows),
+        *_gradients(max((_networks(studies, each) for each in (*START, key)), key=len)),
+        *_published(claims),
+        _certainty(rows.values()),
+        _count(settings),
+    ]
+
+
+def answering(studies: Mapping[str, list[Row]]) -> str | None:
+    """Return the study that answers: of those with the deep plain network, the one with most of the networks."""
+    found = {key: _networks(studies, key) for key in STUDIES}
+    able = [key for key, rows in found.items() if PLAIN in rows]
+    return max(able, key=lambda key: len(found[key])) if able else None
+
+
+def _networks(studies: Mapping[str, list[Row]], key: str) -> dict[str, Row]:
+    """Return a study's rows of the networks that the answer speaks of, by their names without the study's ending."""
+    names = {f"{name}{(STUDIES | START)[key]}": name for name in (SHALLOW, PLAIN, *CURES)}
+    return {names[row.run]: row for row in studies.get(key, []) if row.run in names and row.completed}
+
+
+def _accuracies(settings: config.Parameters, rows: Mapping[str, Row]) -> Iterator[str]:
+    plain, chance = rows[PLAIN], 100 / settings.data.classes
+    epochs = plain.configuration.train.epochs
+    depth = plain.results[0].summary["layers"]
+    text = (
+        f"After {epochs} {'epoch' if epochs == 1 else 'epochs'}, the plain network of {depth} layers classifies "
+        f"{_accuracy(plain)} of the test images of {settings.data.name} correctly"
+    )
+    text += f", no better than a guess ({chance:g} %)" if plain.at_chance else f"; a guess, {chance:g} %"
+    if SHALLOW in rows:
+        text += f". The one of {rows[SHALLOW].results[0].summary['layers']} layers reaches {_accuracy(rows[SHALLOW])}"
+    yield f"{text}."
+    reached = [f"{_accuracy(rows[run])} with {name}" for run, name in CURES.items() if run in rows]
+    if reached:
+        yield f"The same {depth} layers reach {_listed(reached)}."
+    if awaited := [name for run, name in CURES.items() if run not in rows]:
+        yield f"No training with {' or '.join(awaited)} is complete yet."
+
+
+def _gradients(rows: Mapping[str, Row]) -> Iterator[str]:
+    """Say how much of the gradient of the last layer is left in the first, before any training."""
+    ratios = {}
+    for run in (PLAIN, *CURES):
+        if run in rows and 0 < (last := rows[run].gradient(-1, 0).mean) < math.inf:
+            ratios[run] = _power(rows[run].gradient(0, 0).mean / last)
+    if PLAIN in ratios:
+        cured = [f"{ratios[run]} with {name}" for run, name in CURES.items() if run in ratios]
+        listed = _listed([f"{ratios[PLAIN]} in the plain network", *cured])
+        yield f"Before training, the mean absolute gradient of the first layer, over that of the last, is {listed}."
+
+
+def _published(claims: list[Claim]) -> Iterator[str]:
+    counts = published.verdicts(claims)
+    if counts["published/compared"]:
+        yield (
+            f"Of {counts['published/compared']} published values that a training here repeats, "
+            f"{counts['published/holds']} hold."
+        )
+
+
+def _certainty(rows: Iterable[Row]) -> str:
+    most = max(len(row.completed) for row in rows)
+    if most == 1:
+        return "Each accuracy is that of one training: how much another seed would change it is not known yet."
+    return f"Accuracies are means over up to {most} trainings, with their standard deviation (n - 1)."
+
+
+def _count(settings: config.Parameters) -> str:
+    done, planned = len(list(store.available(settings))), len(list(settings.jobs()))
+    return f"{done} of the study's {planned} trainings are complete."
+
+
+def _accuracy(row: Row) -> str:
+    mean, std = plain_metric(row, "test_accuracy")
+    return f"{mean}{std and f' ± {std}'} %"
+
+
+def _listed(parts: list[str]) -> str:
+    """Join parts by commas and a last `and`."""
+    return " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
+
+
+def _power(value: float) -> str:
+    """Write a ratio with two digits, as 10 to a power where it is far from 1."""
+    if 0.01 <= value < 1000:
+        return f"{float(f'{value:.2g}'):g}"
+    mantissa, exponent = f"{value:.1e}".split("e")
+    superscript = str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return f"{mantissa}·10{superscript}"
