@@ -48,6 +48,9 @@ def elsewhere(run, seconds):
     os.utime(path, (time.time() - seconds,) * 2)
 
 
+GRADIENTS = "cmVzdWx0cy9ydW5zL3ZnZzA4L3NlZWQwL2dyYWRpZW50cy5jc3Y="
+"""results/runs/vgg08/seed0/gradients.csv in base64, as Snakemake names its records of it."""
+
 PLACE = {"epoch": 4, "epochs": 10, "iteration": 5, "iterations": 20, "steps_per_second": 2.5, "seconds_left": 54.0}
 
 
@@ -165,21 +168,26 @@ def test_failures_of_other_stages_are_found_by_their_logs(study):
 def test_what_an_analysis_was_measured_with_is_known_by_snakemakes_record(study):
     examples.result(study, "vgg08")
     record = {"params": [repr(json.dumps(study.gradients.model_dump() | {"batches": 7}))], "endtime": time.time()}
-    name = "cmVzdWx0cy9ydW5zL3ZnZzA4L3NlZWQwL2dyYWRpZW50cy5jc3Y="  # results/runs/vgg08/seed0/gradients.csv in base64
-    files.write(Path(".snakemake/metadata") / name, json.dumps(record))
+    files.write(Path(".snakemake/metadata") / GRADIENTS, json.dumps(record))
     found = status.read(study)
     assert (found.analyses["gradients"].done, found.analyses["gradients"].stale) == (0, 1)
     assert "\n  gradients of 1: batches 7 -> 2\n" in screen.text(found)
-    files.write(Path(".snakemake/metadata") / name, json.dumps(record | {"endtime": time.time() - 60}))
+    files.write(Path(".snakemake/metadata") / GRADIENTS, json.dumps(record | {"endtime": time.time() - 60}))
     assert status.read(study).analyses["gradients"].done == 1, "DVC has made it again since"
 
 
 def test_an_engine_at_work_is_named(study, holder):
     assert status.read(study).engine == ""
     snakemake = holder(holders.ENGINE)
-    assert status.read(study).engine.startswith(f"snakemake --cores 2 (process {snakemake.pid} on ")
+    mark = Path(".snakemake/incomplete") / GRADIENTS
+    files.write(mark, "")
+    os.utime(mark, (time.time() - 61,) * 2)
+    found = status.read(study)
+    assert found.engine.startswith(f"snakemake --cores 2 (process {snakemake.pid} on ")
+    assert re.search(r"\nrunning +for\nvanishing gradients vgg08 --seed 0 +61 s\n", screen.text(found))
     snakemake.kill()
     snakemake.wait()
+    assert status.read(study).jobs == [], "the mark of a killed one stays"
     Path(".dvc/tmp").mkdir(parents=True)
     dvc = holder(holders.DVC)
     assert status.read(study).engine == f"dvc repro (process {dvc.pid})"

@@ -36,6 +36,9 @@ def _running(found: Status) -> Iterator[str]:
         rows.append((each.title, epoch, rate, left, str(each.process)))
     if rows:
         yield from ("", *aligned([("running", "epoch", "steps/s", "time left", "process"), *rows], gap=3).splitlines())
+    others = [(each.command, duration(round(each.seconds))) for each in found.jobs]
+    if others:
+        yield from ("", *aligned([("running", "for"), *others], gap=3).splitlines())
 
 
 def _ended(found: Status, state: str) -> Iterator[str]:

@@ -11,9 +11,10 @@ import ast
 import base64
 import json
 import os
+import shlex
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,8 +41,8 @@ OTHER = 60.0
 DVC = Path(".dvc") / "tmp" / "rwlock"
 """DVC's list of its processes, with what they read and write."""
 
-METADATA = Path(".snakemake") / "metadata"
-"""Snakemake's record of each output, by its name in base64."""
+METADATA, INCOMPLETE = Path(".snakemake") / "metadata", Path(".snakemake") / "incomplete"
+"""Snakemake's records of outputs, and marks of those that are being made, by their names in base64."""
 
 Changed = dict[str, tuple[Any, Any]]
 
@@ -116,6 +117,15 @@ class Analysis:
 
 
 @dataclass(frozen=True)
+class Running:
+    """A job of another stage than `train` that an engine runs."""
+
+    command: str
+    seconds: float
+    """Since it began."""
+
+
+@dataclass(frozen=True)
 class Failure:
     """A job of another stage whose last command failed under Snakemake."""
 
@@ -132,6 +142,8 @@ class Status:
     """How `vanishing` is called for these parameters."""
     engine: str
     """The engine at work here; empty where none is."""
+    jobs: list[Running]
+    """What it runs beside trainings."""
     trainings: list[Training]
     studies: dict[str, dict[str, int]]
     """How many trainings of each study are in each state, and in `trainings` how many it has."""
@@ -169,7 +181,9 @@ def read(settings: config.Parameters, studies: Sequence[str] = (), program: str 
     counted = {key: _counted(trainings, settings.studies[key].runs) for key in studies or settings.studies}
     of_jobs = (stage for stage in catalogue.STAGES if stage.each == "job" and stage.name != "train")
     analyses = {stage.name: _analysis(settings, stage, jobs) for stage in of_jobs}
-    return Status(program, _engine(holders), trainings, counted, analyses, list(_failures(settings, jobs, studies)))
+    engine, running = _engine(holders)
+    failures = list(_failures(settings, jobs, studies))
+    return Status(program, engine, running, trainings, counted, analyses, failures)
 
 
 def _training(
@@ -213,16 +227,16 @@ def _told(path: Path) -> dict[str, Any]:
     """Read what a training has told of its progress; nothing where it has not, or is writing it."""
     try:
         content = json.loads(path.read_bytes())
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError, RecursionError):
         return {}
-    return content if isinstance(content, dict) else {}
+    return content if isinstance(content, dict) and isinstance(content.get("time"), float) else {}
 
 
 def _place(told: dict[str, Any]) -> dict[str, Any]:
     """Return how far a running training is."""
     keys = ("epoch", "epochs", "iteration", "iterations", "steps_per_second", "seconds_left")
     found = {key: told.get(key) for key in keys}
-    return found | {"seconds_silent": time.time() - told["time"] if "time" in told else None}
+    return found | {"seconds_silent": time.time() - told["time"] if told else None}
 
 
 def _saved(run: str, seed: int, told: dict[str, Any]) -> dict[str, Any]:
@@ -283,7 +297,7 @@ def _recorded(output: Path) -> dict[str, Any] | None:
         record = json.loads((METADATA / base64.b64encode(str(output).encode()).decode()).read_bytes())
         content = json.loads(ast.literal_eval(record["params"][0]))
         return content if _time(output) <= record["endtime"] + 1 and isinstance(content, dict) else None
-    except (OSError, ValueError, SyntaxError, KeyError, IndexError, TypeError):  # of another version of Snakemake
+    except (OSError, ValueError, SyntaxError, LookupError, TypeError, RecursionError):  # none, or another version
         return None
 
 
@@ -302,14 +316,28 @@ def _failures(settings: config.Parameters, jobs: Sequence[graph.Job], studies: S
                 yield Failure(stage.command.format(**each), str(log), lines[-TAIL:])
 
 
-def _engine(holders: dict[str, tuple[locks.Holder, bool]]) -> str:
-    """Name the engine at work: Snakemake by its lock, DVC by its list of processes."""
+def _engine(holders: dict[str, tuple[locks.Holder, bool]]) -> tuple[str, list[Running]]:
+    """Name the engine at work, and its jobs: Snakemake by its lock and marks, DVC by its list of processes."""
     holder, lives = holders.get("snakemake.lock", (None, False))
     if lives:
-        return str(holder)
+        return str(holder), _running((_decoded(mark.name), _time(mark)) for mark in INCOMPLETE.glob("*"))
     try:
         held, written = json.loads(DVC.read_bytes()), DVC.stat().st_mtime
-        writers = held.get("write", {}).values()
-        return next((f"{who['cmd']} (process {who['pid']})" for who in writers if locks.runs(who["pid"], written)), "")
-    except (OSError, ValueError, AttributeError, KeyError, TypeError):  # none, or being written
-        return ""
+        who = {path: who for path, who in held["write"].items() if locks.runs(who["pid"], written)}
+        commands = (f"{locks.command_line(shlex.split(each['cmd']))} (process {each['pid']})" for each in who.values())
+        return next(commands, ""), _running((os.path.relpath(path), written) for path in who)
+    except (OSError, ValueError, AttributeError, LookupError, TypeError):  # none, or being written
+        return "", []
+
+
+def _running(outputs: Iterable[tuple[str, float]]) -> list[Running]:
+    """Return the jobs that make these outputs since some time, but for trainings, which tell more themselves."""
+    found = {catalogue.maker_of(Path(output)) or catalogue.maker_of(Path(output, "*")): at for output, at in outputs}
+    return [Running(each, time.time() - at) for each, at in found.items() if each and " train " not in each]
+
+
+def _decoded(name: str) -> str:
+    try:
+        return base64.b64decode(name).decode()
+    except ValueError:  # no mark of this version of Snakemake
+        return name
