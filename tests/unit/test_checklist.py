@@ -56,7 +56,9 @@ def test_every_question_has_an_answer_and_its_numbers_are_those_of_the_results()
     found = answers()
     assert len(found) == TEXT.count(r"\item \emph") == 17 + 6
     assert all(
-        re.match(r"(\\iffact\{(trainings/spread|own)\}\{)?\\textbf\{(Yes|In part|Not answered|Not applicable)\.\} \S", text)
+        re.match(
+            r"(\\iffact\{(trainings/spread|own)\}\{)?\\textbf\{(Yes|In part|Not answered|Not applicable)\.\} \S", text
+        )
         for text in found.values()
     )
     assert "3 of 4 trainings" in found["Can the main results be reproduced from what is written?"]
