@@ -88,7 +88,7 @@ CHANGES = {
 OPEN = {
     "model": {"groups"},  # of group normalisation alone
     "train": {"schedule", "precision", "device", "kernels", "threads", "snapshots"},
-    "data": {"recipe", "sources", "seed", "generated"},
+    "data": {"recipe", "sources", "seed", "generated", "folder"},
 }
 """Keys that it does not."""
 

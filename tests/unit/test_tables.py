@@ -244,6 +244,11 @@ def test_every_fact_that_the_report_asks_for_can_be_defined():
     assert len(used & pairs) > 8
     assert used <= known | pairs | {f"{key}/one" for key in studies} | {
         "demo",
+        "own",
+        "other_images",
+        "data/drawn",
+        "data/unequal",
+        "train/fp32",
         "why",
         "comparison",
         "trainings/spread",
@@ -262,14 +267,35 @@ def test_the_settings_are_those_of_the_configuration(real_study):
     ]  # fmt: skip
     assert found["chance/loss"] == ("4.605170186", "4.605")
     assert found["chance/accuracy"] == ("1", "1")
-    assert "demo" not in facts()
+    assert not {"demo", "own", "other_images", "data/drawn", "data/unequal", "train/fp32"} & set(facts())
+    assert found["data/mean"][1] == "0.4914, 0.4822, 0.4465"
 
 
 def test_the_demonstration_is_named_one():
     study = examples.study()
     make(study)
-    assert "demo" in facts()
+    assert {"demo", "other_images", "train/fp32"} <= set(facts())
+    assert "own" not in facts()
     assert defined()["data/train"] == ("150", "150")
+
+
+def test_images_of_the_users_own_are_named_and_none_is_compared():
+    """With 20, 10 and 10 of the three classes to train on, chance is an entropy of 1.5 ln 2."""
+    own = examples.study({"data": examples.own(examples.study().data).model_dump()})
+    examples.result(own, "vgg08", train=(1.045, 0.5), val=(1.2, 0.35))
+    make(own)
+    found = defined()
+    assert found["core/vgg08/val_accuracy"][1] == "35.00"
+    assert found["data/name"][1] == r"Mugs \& pots"
+    assert found["data/digest"][1] == "0123456789abcdef"
+    assert [found[f"data/{key}"][0] for key in ("classes", "train", "val", "test")] == ["3", "40", "15", "15"]
+    assert [found[f"data/{key}"][0] for key in ("smallest", "largest")] == ["10", "20"]
+    assert (found["data/mean"][1], found["data/std"][1]) == ("0.5000, 0.4000, 0.3000", "0.2500, 0.2000, 0.1500")
+    assert found["chance/train_loss"] == ("1.039720771", "1.040")
+    assert found["chance/loss"][1] == "1.099"
+    assert {"own", "other_images", "data/drawn", "data/unequal", "core/vgg08/chance"} <= set(facts())
+    assert "demo" not in facts()
+    assert r"\studypublished" not in Path("report/studies.tex").read_text()
 
 
 def test_chance_means_both_the_loss_and_the_accuracy_of_a_guess():
