@@ -55,7 +55,7 @@ def study(build, tmp_path):
     for at in range(60):
         path = folder / "photos" / f"class{at % 3}" / f"{at}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (40, 50), (4 * at, 100, 50)).save(path)
+        Image.linear_gradient("L").rotate(6 * at).save(path)
     clones.under_git(folder)
     for key, value in (("name", "A"), ("email", "a@example.org")):
         clones.git(folder, "config", f"user.{key}", value)
@@ -87,7 +87,7 @@ def test_commands_that_need_nothing_special_succeed_in_a_finished_study(study, m
     for shown, instead in LISTED["here"]:
         command = typed(instead or shown)
         code = run(study, command)
-        assert code == 0, f"{command}: {capsys.readouterr()}"
+        assert code == 0, f"{command}: {capsys.readouterr().err}"
 
 
 def test_every_command_is_run_or_listed():
