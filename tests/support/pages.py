@@ -33,9 +33,9 @@ def blocks(page):
 
 
 PROGRAMS = (
-    "cat", "chmod", "docker", "du", "dvc", "export", "find", "git", "kubectl", "make", "mkdir", "mkdocs", "mv", "pip",
-    "pre-commit", "pytest", "python", "rm", "scancel", "scontrol", "snakemake", "squeue", "ssh", "sudo", "uv",
-    "vanishing",
+    "cat", "chmod", "docker", "du", "dvc", "eval", "export", "find", "git", "kubectl", "make", "mkdir", "mkdocs", "mv", "pip",
+    "pre-commit", "pytest", "python", "rm", "scancel", "scontrol", "snakemake", "squeue", "ssh", "sudo",
+    "tensorboard", "uv", "vanishing",
 )  # fmt: skip
 COMMAND = re.compile(rf"(?:[A-Z_]+=\S+ )*(?:\.|{'|'.join(PROGRAMS)}) \S")
 """How a command begins: variables, a program, and something to do."""
