@@ -33,8 +33,8 @@ def blocks(page):
 
 
 PROGRAMS = (
-    "cat", "chmod", "docker", "du", "dvc", "eval", "export", "find", "git", "kubectl", "make", "mkdir", "mkdocs", "mv", "pip",
-    "pre-commit", "pytest", "python", "rm", "scancel", "scontrol", "snakemake", "squeue", "ssh", "sudo",
+    "cat", "chmod", "docker", "du", "dvc", "eval", "export", "find", "git", "kubectl", "make", "mkdir", "mkdocs", "mv",
+    "pip", "pre-commit", "pytest", "python", "rm", "scancel", "scontrol", "snakemake", "squeue", "ssh", "sudo",
     "tensorboard", "uv", "vanishing",
 )  # fmt: skip
 COMMAND = re.compile(rf"(?:[A-Z_]+=\S+ )*(?:\.|{'|'.join(PROGRAMS)}) \S")
