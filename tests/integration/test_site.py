@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import engines
+import programs
 import pytest
 
 import examples
@@ -65,6 +66,30 @@ def test_every_page_is_found_by_the_search_and_whoever_opens_it_from_disk_has_it
 def test_the_reference_has_every_public_name(site):
     page = (site / "api.html").read_text()
     assert [name for name in vanishing.__all__ if f'id="vanishing.{name}"' not in page] == []
+
+
+def test_opened_from_disk_it_fits_a_telephone_finds_words_and_asks_for_nothing(site):
+    programs.needs("chromium", "playwright")
+    from playwright.sync_api import sync_playwright
+
+    complaints = []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=programs.found("chromium"), args=["--no-sandbox"])
+        for scheme, width in (("light", 390), ("dark", 1280)):
+            page = browser.new_page(viewport={"width": width, "height": 844}, color_scheme=scheme)
+            page.on("console", lambda message: complaints.append(message.text))
+            page.on("pageerror", lambda error: complaints.append(str(error)))
+            page.on("request", lambda asked: complaints.extend([asked.url] * (not asked.url.startswith("file:"))))
+            for path in sorted(set(site.glob("*.html")) - {site / "404.html"}):  # which servers show, from their root
+                page.goto(path.as_uri())
+                assert page.evaluate("document.documentElement.scrollWidth") <= width, path.name
+            assert page.evaluate("document.body.dataset.mdColorScheme") == {"light": "default", "dark": "slate"}[scheme]
+        page.goto((site / "index.html").as_uri())
+        page.get_by_placeholder("Search").click()
+        page.keyboard.type("merge conflict")
+        page.locator('.md-search-result__link[href*="faq.html"]').first.wait_for()
+        browser.close()
+    assert complaints == []
 
 
 def test_a_fault_in_a_page_is_named_and_there_is_no_site(tmp_path):
