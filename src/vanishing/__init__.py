@@ -48,8 +48,8 @@ def load_images(parameters: Parameters, run: str) -> Dataset:
     """Read the images that `vanishing data` made, with the validation split of a run.
 
     Returns:
-        The splits `train`, `val` and `test`, each with `images`, uint8 (n, 3, 32, 32), and `labels`, uint8 (n,); and
-        `classes`, the names of the labels.
+        The splits `train`, `val` and `test`, each with `images`, uint8 (n, 3, 32, 32), and `labels`, (n,), uint8
+        for up to 256 classes and uint16 for more; and `classes`, the names of the labels.
 
     Raises:
         ParameterError: if the run is not configured.
@@ -115,8 +115,8 @@ def gradient_flow(
 
     Args:
         model: any classifier; it is left untouched, and measured on the device that it is on.
-        images: (n, ...). Those of type uint8, (n, 3, 32, 32), are normalised as in training; others are taken as the
-            model's input.
+        images: (n, ...). Those of type uint8, (n, 3, 32, 32), are normalised as CIFAR-100 is in training; others are
+            taken as the model's input.
         labels: integers, (n,).
         batch_size: images of a minibatch; the last one may be smaller.
 

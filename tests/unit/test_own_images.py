@@ -309,7 +309,7 @@ def test_folders_that_are_no_data_set_are_refused(photos, tmp_path):
     class_folders(photos, {"hen": 2}, "test")
     assert refused(photos) == "the class 'hen' is not in both train and test"
     one = class_folders(tmp_path / "one", {"cat": 5})
-    assert refused(one) == "found 1 classes, such as 'cat'; expected 2 to 65,536"
+    assert refused(one) == "number of classes: found 1, such as 'cat', expected 2 to 65,536"
     assert refused(class_folders(tmp_path / "few", {"cat": 5, "dog": 1})) == (
         "the class 'dog' has one image, of which no test can be drawn"
     )

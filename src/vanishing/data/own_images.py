@@ -385,7 +385,7 @@ def _data_set(found: Mapping[str, _Found], seed: int, notes: Counter[str]) -> Ow
     keys = sorted(set(found["train"].labels))
     classes = [name for _, name in keys]
     if not 2 <= len(classes) <= MOST:
-        raise SourceError(f"found {len(classes):,} classes, such as {classes[0]!r}; expected 2 to {MOST:,}")
+        raise SourceError(f"number of classes: found {len(classes):,}, such as {classes[0]!r}, expected 2 to {MOST:,}")
     if len(set(classes)) < len(classes):
         raise SourceError("two labels have the same name; expected a name for each class")
     if "test" in found and (odd := sorted({*found["test"].labels} ^ {*keys})):
