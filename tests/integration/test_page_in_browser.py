@@ -67,14 +67,14 @@ def opened(browser, address):
     """Return a function that opens the page; whatever the browser complains of or asks for fails the test."""
     contexts, complaints = [], []
 
-    def open_page(width=1280, **options):
+    def open_page(width=1280, where=address, **options):
         context = browser.new_context(viewport={"width": width, "height": 900}, **options)
         contexts.append(context)
         page = context.new_page()
         page.on("console", lambda message: complaints.append(message.text))
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("request", lambda request: request.url.startswith(("file:", "blob:")) or complaints.append(request.url))
-        page.goto(address)
+        page.goto(where)
         for figure in ("start", "curves", "flow", "landscape", "surface", "smoothness"):
             page.wait_for_selector(f"#{figure} .made, #{figure} .none:not([hidden])")
         return page
@@ -239,3 +239,12 @@ def test_without_scripts_the_answer_and_the_tables_are_there(browser, address):
     assert "the plain network of 8 layers" in page.locator("#answer").inner_text()
     assert page.locator("#results-table tbody tr").count() == 4
     context.close()
+
+
+def test_a_study_without_results_has_a_page_that_says_so(opened, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    render.write_page(examples.study())
+    page = opened(where=render.TARGET.resolve().as_uri())
+    assert page.locator("#answer p").first.inner_text() == "0 of the study's 2 trainings are complete."
+    assert page.locator("#start .none").inner_text() == "No network has been measured yet."
+    assert page.locator("#runs input").count() == 0
