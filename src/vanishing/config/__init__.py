@@ -12,7 +12,7 @@ from vanishing.config.landscape import Landscape
 from vanishing.config.model import BOTTLENECK, Model
 from vanishing.config.overrides import plain, read_settings, write_settings
 from vanishing.config.parameters import VARIABLE, Parameters, check, load, read, with_runs
-from vanishing.config.run import Run, completed, differences
+from vanishing.config.run import Run, completed, differences, flat
 from vanishing.config.signal import Signal
 from vanishing.config.smoothness import Smoothness
 from vanishing.config.strict_yaml import inline, merge, read_yaml, text
@@ -53,6 +53,7 @@ __all__ = [
     "completed",
     "differences",
     "fitted",
+    "flat",
     "inline",
     "load",
     "merge",

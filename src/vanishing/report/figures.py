@@ -93,7 +93,8 @@ def read_study(key: str, settings: config.Parameters) -> StudyResults:
 
 def looks(settings: config.Parameters) -> dict[str, tuple[Colour, str]]:
     """Return colour and line style of each configured run."""
-    return {run: _look(at) for run, at in settings.looks.items()}
+    every = palette()
+    return {run: every[at % len(every)] for run, at in settings.looks.items()}
 
 
 def draw(family: str, data: StudyResults) -> dict[str, Figure]:
@@ -370,12 +371,12 @@ def _stack(tables: Iterable[tuple[store.Result, pd.DataFrame]]) -> pd.DataFrame:
     return pd.concat([table.assign(run=result.run, seed=result.seed) for result, table in tables], ignore_index=True)
 
 
-def _look(at: int) -> tuple[Colour, str]:
-    """Return the colour and, so that grey print tells them apart too, the line style of a run's number."""
-    palette = sns.color_palette("colorblind")
-    colours = [palette[place] for place in COLOURS]
+def palette() -> list[tuple[Colour, str]]:
+    """Return each colour and, so that grey print tells them apart too, line style, in the order of runs' numbers."""
+    colours = [sns.color_palette("colorblind")[place] for place in COLOURS]
     styles = ["-", "--", "-.", ":"]
-    return colours[at % len(colours)], styles[(at + at // len(colours)) % len(styles)]
+    count = len(colours) * len(styles)
+    return [(colours[at % len(colours)], styles[(at + at // len(colours)) % len(styles)]) for at in range(count)]
 
 
 def _groups(runs: Iterable[str], settings: config.Parameters) -> dict[str, list[str]]:
