@@ -4,7 +4,7 @@ from vanishing.config.analyses import Analyses
 from vanishing.config.analysis import Analysis
 from vanishing.config.block import IMAGE_SIZE, LATIN, NAME, ParameterError
 from vanishing.config.curvature import Curvature
-from vanishing.config.data import CIFAR10, Address, Data, Folder, Generated, Scaling
+from vanishing.config.data import CIFAR10, Address, Chance, Data, Folder, Generated, Scaling
 from vanishing.config.effective_depth import EffectiveDepth
 from vanishing.config.fitting import FEWEST, fitted
 from vanishing.config.gradients import Gradients
@@ -31,6 +31,7 @@ __all__ = [
     "Address",
     "Analyses",
     "Analysis",
+    "Chance",
     "Curvature",
     "Data",
     "EffectiveDepth",
