@@ -312,7 +312,7 @@ def test_a_study_is_chosen_by_name_and_a_setting_stays_in_the_command(study, cap
 
 
 def test_watch_refreshes_a_terminal_in_place_and_ctrl_c_ends_it_quietly():
-    command, environment = call("status", "--watch", "0.2")
+    command, environment = call("status", "--watch", "core", "--every", "0.2")
     ours, theirs = pty.openpty()
     process = subprocess.Popen(command, env=environment, stdout=theirs, stderr=theirs)
     os.close(theirs)
@@ -328,8 +328,15 @@ def test_watch_refreshes_a_terminal_in_place_and_ctrl_c_ends_it_quietly():
     assert b"vanishing status" not in seen
 
 
+def test_an_interval_that_makes_no_sense_is_refused(capsys):
+    for text in ("core", "0", "nan"):
+        with pytest.raises(SystemExit):
+            cli.main(["status", "--every", text])
+        assert capsys.readouterr().err.endswith(f"argument --every: '{text}'; allowed: 0.2 to 3600 seconds\n")
+
+
 def test_watch_writes_no_escapes_into_a_pipe():
-    command, environment = call("status", "--watch", "0.2")
+    command, environment = call("status", "--every", "0.2")
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
     lines = [process.stdout.readline() for _ in range(20)]
     process.send_signal(signal.SIGINT)
