@@ -55,9 +55,10 @@ def _names(block: str) -> list[str]:
     from vanishing import config
 
     try:
-        return list(config.read(project.enter() / project.PARAMETERS)[block])
+        found = config.read(project.enter() / project.PARAMETERS)[block]
     except (UserError, OSError, KeyError, TypeError):
         return []
+    return [name for name in found if isinstance(name, str)] if isinstance(found, dict) else []
 
 
 COMPLETERS = {"RUN[:SEED]": runs, "STUDY": studies}

@@ -21,6 +21,9 @@ AT_ONCE = "number of trainings that share the device (default: 1)"
 OF_STUDIES = "only the runs of these studies"
 FORMATS = ("text", "markdown", "csv", "latex")
 
+EVERY = 5.0
+"""Seconds between two looks of `--watch`, where no others are given."""
+
 CLEAR = "\x1b[H\x1b[J"
 """Has a terminal clear its screen."""
 
@@ -35,19 +38,13 @@ def add(command: Callable[[str, Command, str], argparse.ArgumentParser]) -> None
         each.add_argument("studies", nargs="*", metavar="STUDY", help=OF_STUDIES)
     plan.add_argument("--at-once", type=int, default=1, metavar="N", help=AT_ONCE)
     how = status.add_mutually_exclusive_group()
-    how.add_argument(
-        "--watch",
-        type=_seconds,
-        nargs="?",
-        const=5.0,
-        metavar="SECONDS",
-        help="look again and again (default: every 5 s)",
-    )
+    how.add_argument("--watch", action="store_true", help="refresh until Ctrl-C")
     how.add_argument("--json", action="store_true", help="print everything as JSON, for scripts")
+    status.add_argument("--every", type=_seconds, metavar="SECONDS", help=f"refresh every SECONDS (default: {EVERY:g})")
     show = command("show", _show, "print the tables of results/")
     show.add_argument("studies", nargs="*", metavar="STUDY", help="only the tables of these studies")
-    show.add_argument("--format", choices=FORMATS, default="text", help="of the tables (default: text)")
-    compare = command("compare", _compare, "hold two runs against each other: configuration and metrics")
+    show.add_argument("--format", choices=FORMATS, default="text", help="format of the tables (default: text)")
+    compare = command("compare", _compare, "compare two runs: configuration and metrics")
     compare.add_argument("first", metavar="RUN[:SEED]", help="a run, with all its seeds unless one is given")
     compare.add_argument("second", metavar="RUN[:SEED]", help="another, whose metrics are subtracted")
 
@@ -62,10 +59,10 @@ def load(options: argparse.Namespace) -> Parameters:
 
 def _seconds(text: str) -> float:
     """Return the seconds between two looks."""
-    seconds = float(text)
-    if not 0.2 <= seconds <= 3600:
-        raise argparse.ArgumentTypeError("allowed: 0.2 to 3600 seconds")
-    return seconds
+    with contextlib.suppress(ValueError):
+        if 0.2 <= (seconds := float(text)) <= 3600:
+            return seconds
+    raise argparse.ArgumentTypeError(f"{text!r}; allowed: 0.2 to 3600 seconds")
 
 
 def _models(options: argparse.Namespace) -> None:
@@ -110,11 +107,11 @@ def _status(options: argparse.Namespace) -> None:
 
     if options.json:
         print(look().as_json())
-    elif options.watch:
+    elif options.watch or options.every:
         with contextlib.suppress(KeyboardInterrupt):
             while True:
                 _refresh(screen.text(look()))
-                time.sleep(options.watch)
+                time.sleep(options.every or EVERY)
     else:
         print(screen.text(look()))
 

@@ -10,8 +10,6 @@ import yaml
 
 import examples
 
-pytest.importorskip("argcomplete")
-
 MAIN = "import sys; sys.argv[0] = 'vanishing'; from vanishing import cli; cli.main()"
 
 
@@ -24,10 +22,16 @@ def folder(tmp_path, monkeypatch):
 
 def offered(line, code=MAIN, **variables):
     """Return what is offered at the end of a line."""
-    asked = {"_ARGCOMPLETE": "1", "_ARGCOMPLETE_IFS": "\n", "COMP_LINE": line, "COMP_POINT": f"{len(line)}"}
-    asked |= {"_ARGCOMPLETE_STDOUT_FILENAME": "offered", "PYTHONPATH": str(examples.ROOT / "src")} | variables
-    subprocess.run([sys.executable, "-c", code], env=os.environ | asked, capture_output=True, check=False, timeout=60)
-    return [each.strip() for each in Path("offered").read_text().splitlines()]
+    return asked(line, code, **variables)[0]
+
+
+def asked(line, code=MAIN, **variables):
+    """Return what is offered at the end of a line, and what is printed beside it."""
+    environment = {"_ARGCOMPLETE": "1", "_ARGCOMPLETE_IFS": "\n", "COMP_LINE": line, "COMP_POINT": f"{len(line)}"}
+    environment |= {"_ARGCOMPLETE_STDOUT_FILENAME": "offered", "PYTHONPATH": str(examples.ROOT / "src")} | variables
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=os.environ | environment, capture_output=True, check=False, timeout=60)
+    return [each.strip() for each in Path("offered").read_text().splitlines()], done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(
@@ -65,10 +69,11 @@ def test_nothing_slow_is_imported():
     assert Path("imported").read_text() == "[]"
 
 
-@pytest.mark.parametrize("text", [None, "runs: ["])
+@pytest.mark.parametrize("text", [None, "runs: [", "runs: [1, 2]", "runs: vgg08", "[]"])
 def test_without_parameters_or_with_a_mistake_in_them_nothing_is_offered(text):
     Path("params.yaml").unlink()
     if text:
         Path("params.yaml").write_text(text)
-    assert offered("vanishing compare v") == offered("vanishing train vgg08:") == []
+    (words, printed), seeds = asked("vanishing compare v"), offered("vanishing train vgg08:")
+    assert (words, printed, seeds) == ([], b"", [])
     assert offered("vanishing sta") == ["status"]

@@ -54,7 +54,8 @@ def test_the_part_that_repeats_names_what_bytes_hang_on(capsys):
     assert repeats["data"] == {"data/generated.npz": files.sha256(Path("data/generated.npz"))}
     assert repeats["configuration"]["train"]["epochs"] == 2
     assert repeats["versions"]["torch"] == torch.__version__
-    assert {"python", "numpy", "pandas", "matplotlib", "snakemake", "dvc"} <= set(repeats["versions"])
+    decide = {"python", "numpy", "pandas", "matplotlib", "snakemake", "dvc", "vl-convert-python", "jinja2", "pillow"}
+    assert decide <= set(repeats["versions"])
     assert repeats["numerics"]["vgg08"] == {
         "precision": "fp32",
         "threads": 1,
@@ -89,6 +90,11 @@ def test_the_part_that_repeats_is_the_same_in_another_folder(folder, tmp_path_fa
     assert manifest.as_text({"repeats": manifest.collect(study())["repeats"]}) == first
     assert not re.search(r"20\d\d-\d\d-\d\d", first)
     assert str(folder) not in first
+
+
+def test_curves_for_tensorboard_are_no_difference():
+    with_curves = manifest.collect(examples.study({"seeds": [0, 1], "tensorboard": True}))["repeats"]
+    assert with_curves == manifest.collect(study())["repeats"]
 
 
 def test_the_part_that_varies_tells_the_revision_and_whether_the_tree_is_clean():

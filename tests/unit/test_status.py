@@ -1,5 +1,6 @@
 """What `vanishing status` says of every state that a training can be in, from what its processes leave."""
 
+import errno
 import json
 import os
 import pty
@@ -16,8 +17,9 @@ import pytest
 import yaml
 
 import examples
-from vanishing import cli, config, files, locks, paths
+from vanishing import cli, config, errors, files, locks, paths
 from vanishing.engines import screen, status
+from vanishing.training import round_robin
 
 RUNS = ["vgg08", "vgg38", "vgg38_bn"]
 CLEAR = b"\x1b[H\x1b[J"
@@ -41,10 +43,11 @@ def tell(study, run="vgg08", **told):
     files.write(paths.progress(run, 0), json.dumps(content))
 
 
-def elsewhere(run, seconds):
-    """Write the lock of a training on another machine that has given no sign for so long."""
+def elsewhere(run, seconds, **who):
+    """Write the lock of a training on another machine, an hour old, that has given no sign for so long."""
     path = paths.LOCKS / f"{run}-seed0.lock.7-0123abcd"
-    files.write(path, json.dumps({"machine": "x", "host": "node7", "pid": 7, "since": time.time(), "command": "train"}))
+    holder = {"machine": "x", "host": "node7", "pid": 7, "since": time.time() - 3600, "command": "train"}
+    files.write(path, json.dumps(holder | who))
     os.utime(path, (time.time() - seconds,) * 2)
 
 
@@ -102,10 +105,17 @@ def test_who_holds_the_lock_trains_and_a_killed_holder_has_been_interrupted(stud
     assert "\n  go on: vanishing train vgg08:0\n" in screen.text(status.read(study))
 
 
-def test_a_training_that_says_nothing_more_is_said_to_be_silent(study, holder):
-    holder(holders.TRAINING)
+def test_a_training_that_says_nothing_more_is_said_to_be_silent(study):
+    elsewhere("vgg08", 5)
     tell(study, **PLACE, time=time.time() - 180)
     assert re.search(r"\nvgg08:0 +4/10 +2.5 +silent for 3 min ", screen.text(status.read(study)))
+
+
+def test_what_an_earlier_start_has_told_is_not_said_of_the_one_that_goes_on(study, holder):
+    tell(study, **PLACE, time=time.time() - 48 * 3600)
+    holder(holders.TRAINING)
+    assert (only(study).state, only(study).epoch, only(study).seconds_silent) == ("running", None, None)
+    assert re.search(r"\nvgg08:0 +- +- +- +\d+ on ", screen.text(status.read(study)))
 
 
 def test_another_node_trains_as_long_as_it_gives_signs(study):
@@ -129,13 +139,78 @@ def test_a_failed_one_shows_the_end_of_its_log_and_what_goes_on(study):
     assert only(study).log == [], "of an earlier start"
 
 
-def test_a_log_alone_tells_a_failure_from_a_stop(study):
+def test_a_log_alone_tells_a_failure(study):
     """A training that fails before it begins has told nothing."""
     log = Path("logs/train/vgg08-seed0.log")
     files.write(log, "vanishing train: data/generated.npz: missing; `vanishing data` makes it\n")
     assert (only(study).state, only(study).error) == ("failed", log.read_text().strip())
-    files.write(log, "vanishing train: stopped by SIGTERM, saved at epoch 1; run the same command to resume\n")
+    full = errors.line(OSError(errno.ENOSPC, "No space left on device", "checkpoints"))
+    files.write(log, f"vanishing train: {full}\n")
+    assert full.endswith(" to resume")
+    assert only(study).error == log.read_text().strip()
+
+
+LONG = "`vanishing --set 'runs={...%s}' train vgg08:0 --at-once 2`" % ("." * 300)
+"""A command that goes on, longer than what is shown of a line."""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        "interrupted",
+        round_robin.Interrupted(signal.SIGTERM, "saved at epoch 1", LONG),
+        f"the time is up: 0 of 2 trainings done; saved: vgg08:0 at epoch 1; run {LONG} to resume",
+        f"too little time is left to begin another: 0 of 2 trainings done; run {LONG} to resume",
+        "--until: less than 30 s are left, in which nothing is worth beginning",
+        "run 'vgg08', seed 0 is being trained by vanishing train vgg08 (process 7 on node7, for 3 s)",
+        "1 of 2 trainings left to the processes that are at work on them: vgg38:0; the others are done",
+    ],
+)
+def test_what_was_stopped_or_left_to_others_has_not_failed(study, error):
+    for stage, name in (("train", "vgg08-seed0"), ("gradients", "vgg08-seed0")):
+        files.write(Path(f"logs/{stage}/{name}.log"), f"epoch 1\nvanishing {stage}: {error}\n")
     assert only(study).state == "missing"
+    assert status.read(study).failures == []
+    tell(study, **PLACE)
+    assert only(study).state == "interrupted"
+
+
+def test_ctrl_c_before_the_command_begins_is_no_failure(study):
+    files.write(
+        Path("logs/tables/core.log"), "Traceback (most recent call last):\n  import pandas\nKeyboardInterrupt\n"
+    )
+    assert status.read(study).failures == []
+
+
+def test_files_that_cannot_be_read_count_as_not_there(study):
+    for path in (paths.progress("vgg08", 0), Path("logs/train/vgg08-seed0.log"), Path("logs/tables/core.log")):
+        path.mkdir(parents=True)
+    assert status.read(study).counts["missing"] == 3
+
+
+def test_a_file_that_others_may_not_read_is_an_error_of_its_training(study, monkeypatch):
+    """As in the checkout of a group; root may read everything, so the system's answer is made up."""
+    examples.result(study, "vgg08")
+    forbidden, exists = paths.results("vgg08", 0) / "history.csv", Path.exists
+
+    def guarded(path):
+        if path == forbidden:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return exists(path)
+
+    monkeypatch.setattr(Path, "exists", guarded)
+    assert (only(study).state, only(study).error) == ("failed", f"{forbidden}: Permission denied")
+
+
+def test_nothing_of_another_process_steers_the_terminal(study):
+    tell(study, error="a\x1b[2Jb", **PLACE)
+    elsewhere("vgg38", 5, host="node\x1b[7", command="train\r")
+    files.write(paths.LOCKS / "snakemake.lock.7-0123abcd", json.dumps({"command": "s\x1b[2J", "host": "h", "pid": 7}))
+    found = status.read(study)
+    assert only(study).error == "a [2Jb"
+    assert (only(study, "vgg38").process.host, only(study, "vgg38").process.command) == ("node [7", "train")
+    assert found.engine.startswith("s [2J (process 7 on h, ")
+    assert "\x1b" not in screen.text(found)
 
 
 def test_what_a_training_of_another_configuration_has_told_does_not_count(study):
@@ -176,6 +251,12 @@ def test_what_an_analysis_was_measured_with_is_known_by_snakemakes_record(study)
     assert status.read(study).analyses["gradients"].done == 1, "DVC has made it again since"
 
 
+def test_what_was_measured_along_a_stale_training_is_not_counted(study):
+    examples.result(study, "vgg08")
+    Path("params.yaml").write_text(yaml.safe_dump(examples.content({"train": {"epochs": 20}}, RUNS)))
+    assert status.read(config.load()).analyses["gradients"] == status.Analysis(jobs=3, done=0, stale=0, changed={})
+
+
 def test_an_engine_at_work_is_named(study, holder):
     assert status.read(study).engine == ""
     snakemake = holder(holders.ENGINE)
@@ -191,6 +272,10 @@ def test_an_engine_at_work_is_named(study, holder):
     Path(".dvc/tmp").mkdir(parents=True)
     dvc = holder(holders.DVC)
     assert status.read(study).engine == f"dvc repro (process {dvc.pid})"
+    Path(".dvc/tmp/rwlock").write_text(
+        json.dumps({"write": {"/x/results": {"pid": dvc.pid, "cmd": "/x/bin/dvc exp run -S a=it's\x1b"}}})
+    )
+    assert status.read(study).engine == f"dvc exp run -S a=it's (process {dvc.pid})"
     dvc.kill()
     dvc.wait()
     assert status.read(study).engine == ""
@@ -227,7 +312,7 @@ def test_a_study_is_chosen_by_name_and_a_setting_stays_in_the_command(study, cap
 
 
 def test_watch_refreshes_a_terminal_in_place_and_ctrl_c_ends_it_quietly():
-    command, environment = call("status", "--watch", "0.2")
+    command, environment = call("status", "--watch", "core", "--every", "0.2")
     ours, theirs = pty.openpty()
     process = subprocess.Popen(command, env=environment, stdout=theirs, stderr=theirs)
     os.close(theirs)
@@ -243,8 +328,15 @@ def test_watch_refreshes_a_terminal_in_place_and_ctrl_c_ends_it_quietly():
     assert b"vanishing status" not in seen
 
 
+def test_an_interval_that_makes_no_sense_is_refused(capsys):
+    for text in ("core", "0", "nan"):
+        with pytest.raises(SystemExit):
+            cli.main(["status", "--every", text])
+        assert capsys.readouterr().err.endswith(f"argument --every: '{text}'; allowed: 0.2 to 3600 seconds\n")
+
+
 def test_watch_writes_no_escapes_into_a_pipe():
-    command, environment = call("status", "--watch", "0.2")
+    command, environment = call("status", "--every", "0.2")
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
     lines = [process.stdout.readline() for _ in range(20)]
     process.send_signal(signal.SIGINT)

@@ -39,7 +39,7 @@ def test_two_runs_side_by_side_with_the_paired_difference(capsys):
     code, out, _ = call(capsys, "compare", "vgg08", "vgg38")
     lines = [line.split() for line in out.splitlines()]
     assert (code, lines[0], lines[1]) == (0, ["configuration", "vgg08", "vgg38"], ["model.blocks", "0", "5"])
-    assert lines[3] == ["metric", "vgg08", "vgg38", "difference", "95", "%", "interval", "n", "first", "is"]
+    assert lines[3] == ["metric", "vgg08", "vgg38", "difference", "95", "%", "interval", "n", "verdict"]
     assert " ".join(lines[-1]) == ("test accuracy 55.00 ± 7.07 % 25.00 ± 7.07 % +30.00 -97.06 to +157.06 2 cannot tell")
     assert len(lines) == 9
 
@@ -57,7 +57,7 @@ def test_seeds_of_one_run_are_not_paired(capsys):
     lines = out.splitlines()
     assert lines[0] == "one configuration"
     assert " ".join(lines[-2].split()) == "test accuracy 50.00 % 60.00 % - - 0 cannot tell"
-    assert lines[-1] == "no seed in common: nothing is paired, so there is no difference"
+    assert lines[-1] == "no seed in common, so no paired difference"
 
 
 def test_a_diverged_seed_is_named_and_left_out(study, capsys):
@@ -83,7 +83,7 @@ def test_without_results_the_next_step_is_named(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path / "new")
     Path("params.yaml").write_text(yaml.safe_dump(examples.content()))
     _, _, err = call(capsys, "compare", "vgg08", "vgg38")
-    assert err == ("vanishing compare: vgg08: no results of these seeds yet; `vanishing status` says how it stands\n")
+    assert err == ("vanishing compare: vgg08: no results for these seeds yet; see `vanishing status`\n")
     _, _, err = call(capsys, "show", "core")
     assert err.endswith("vanishing show: study 'core' has no results yet; `snakemake core` makes them\n")
 

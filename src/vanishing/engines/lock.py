@@ -27,6 +27,9 @@ STALE = Path(".snakemake") / "locks"
 
 DVC = Path(".dvc") / "tmp"
 
+LIST = DVC / "rwlock"
+"""DVC's list of its processes, with what they read and write."""
+
 LOCKS = ("lock", "rwlock.lock")
 """DVC's locks in that folder: of the project, and of its list of readers and writers, `rwlock`."""
 
@@ -178,18 +181,35 @@ def _mend(hardlink: bool) -> None:
         _drop_files_of_flock()
     with lock():  # which names nobody; the list below does not have a DVC that is between two stages
         pass
-    path, own = DVC / "rwlock", str(Path.cwd())  # written by the holder of `LOCK` alone, now this process
+    own = str(Path.cwd())  # written by the holder of `LOCK` alone, now this process
     with guard(), contextlib.suppress(FileNotFoundError):
         try:
-            held, written = json.loads(path.read_bytes()), path.stat().st_mtime
+            held, _ = _listed()
         except ValueError:
-            path.unlink()
+            LIST.unlink()
             return
-        writers = {name: who for name, who in held.get("write", {}).items() if name != own and _alive(who, written)}
-        readers = {
-            name: [who for who in several if _alive(who, written)] for name, several in held.get("read", {}).items()
-        }
-        files.write(path, json.dumps({"read": {name: who for name, who in readers.items() if who}, "write": writers}))
+        held["write"].pop(own, None)
+        files.write(LIST, json.dumps(held))
+
+
+def writers() -> tuple[dict[str, tuple[int, str]], float]:
+    """Return who writes each path by DVC's list, by number and command line, and when the list was written.
+
+    Processes that are gone are left out; nobody is named where there is no list, or DVC is just writing it.
+    """
+    try:
+        held, written = _listed()
+        return {name: (who["pid"], str(who["cmd"])) for name, who in held["write"].items()}, written
+    except (OSError, ValueError, AttributeError, LookupError, TypeError):
+        return {}, 0.0
+
+
+def _listed() -> tuple[dict[str, dict[str, Any]], float]:
+    """Read DVC's list without dead processes, and when it was written."""
+    held, written = json.loads(LIST.read_bytes()), LIST.stat().st_mtime
+    writing = {name: who for name, who in held.get("write", {}).items() if _alive(who, written)}
+    reading = {name: [who for who in several if _alive(who, written)] for name, several in held.get("read", {}).items()}
+    return {"read": {name: who for name, who in reading.items() if who}, "write": writing}, written
 
 
 def _drop_files_of_flock() -> None:

@@ -11,7 +11,7 @@ import ast
 import base64
 import json
 import os
-import shlex
+import re
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -22,8 +22,8 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from vanishing import config, locks, paths
-from vanishing.engines import catalogue, graph
-from vanishing.errors import UserError
+from vanishing.engines import catalogue, graph, lock
+from vanishing.errors import UserError, line
 from vanishing.results import store
 
 STATES = ("done", "running", "failed", "interrupted", "stale", "missing")
@@ -38,8 +38,14 @@ WIDTH = 160
 OTHER = 60.0
 """Seconds by which a log must be younger than what a training of another configuration has told of its progress."""
 
-DVC = Path(".dvc") / "tmp" / "rwlock"
-"""DVC's list of its processes, with what they read and write."""
+STOPPED = re.compile(
+    r"KeyboardInterrupt|vanishing \w+: (interrupted|stopped by SIG\w+,|the time is up:|too little time is left |"
+    r"--until: less than |run '.+', seed \d+ is being trained by |\d+ of \d+ trainings left to the processes )"
+)
+"""Begins the last line of a command that was stopped, ran out of time, or left its trainings to other processes."""
+
+FOLDER = re.compile(r"^\S*/")
+"""That of the program, in a command line of DVC's list, which quotes nothing."""
 
 METADATA, INCOMPLETE = Path(".snakemake") / "metadata", Path(".snakemake") / "incomplete"
 """Snakemake's records of outputs, and marks of those that are being made, by their names in base64."""
@@ -63,7 +69,7 @@ class Process:
     @classmethod
     def of(cls, holder: locks.Holder) -> Process:
         """Return the holder of a lock."""
-        return cls(holder.command, holder.host, holder.pid, holder.since)
+        return cls(_clean(holder.command), _clean(holder.host), holder.pid, holder.since)
 
     def __str__(self) -> str:
         return f"{self.pid} on {self.host}"
@@ -180,7 +186,8 @@ def read(settings: config.Parameters, studies: Sequence[str] = (), program: str 
     trainings = [_training(settings, *job, holders.get(f"{job[0]}-seed{job[1]}.lock"), program) for job in jobs]
     counted = {key: _counted(trainings, settings.studies[key].runs) for key in studies or settings.studies}
     of_jobs = (stage for stage in catalogue.STAGES if stage.each == "job" and stage.name != "train")
-    analyses = {stage.name: _analysis(settings, stage, jobs) for stage in of_jobs}
+    done = {(each.run, each.seed) for each in trainings if each.state == "done"}
+    analyses = {stage.name: _analysis(settings, stage, jobs, done) for stage in of_jobs}
     engine, running = _engine(holders)
     failures = list(_failures(settings, jobs, studies))
     return Status(program, engine, running, trainings, counted, analyses, failures)
@@ -191,24 +198,23 @@ def _training(
 ) -> Training:
     process, told = Process.of(holder[0]) if holder else None, _told(paths.progress(run, seed))
     if holder and holder[1]:
-        return Training(run, seed, "running", **_place(told), process=process)
+        own = told.get("time", 0.0) >= holder[0].since  # and not of an earlier start
+        return Training(run, seed, "running", **_place(told if own else {}), process=process)
     again = f"{program} train {run} --seed {seed}"
     try:
         if not store.is_missing(settings, run, seed):
             return Training(run, seed, "done")
         changed = _changed(settings, run, seed)
-    except UserError as error:
-        return Training(run, seed, "failed", error=str(error), command=again)
+    except (UserError, OSError) as error:
+        return Training(run, seed, "failed", error=_clean(line(error)), command=again)
     since = told.get("time", 1.0) - 1
     if told and told.get("configuration") != settings.run(run).configuration():
-        told, since = {}, since + OTHER  # of a training that is none of today's, whose log ends a moment later
+        told, since = {}, since + OTHER  # of another configuration; its log ends a moment later
     log = Path(LOG["job"].format(stage="train", run=run, seed=seed))
     lines = _tail(log) if _time(log) > since else []
-    if complaint := told.get("error") or (lines[-1] if _complains(lines) else ""):
-        place = _saved(run, seed, told)
-        return Training(
-            run, seed, "failed", **place, process=process, error=complaint, log=lines[-TAIL:], command=again
-        )
+    if complaint := _clean(told.get("error") or "") or (lines[-1] if _complains(lines) else ""):
+        place, end = _saved(run, seed, told), _shown(lines)
+        return Training(run, seed, "failed", **place, process=process, error=complaint, log=end, command=again)
     if told:
         return Training(run, seed, "interrupted", **_saved(run, seed, told), process=process, command=again)
     return Training(run, seed, "stale" if changed else "missing", changed=changed, command=again)
@@ -224,10 +230,10 @@ def _changed(settings: config.Parameters, run: str, seed: int) -> Changed:
 
 
 def _told(path: Path) -> dict[str, Any]:
-    """Read what a training has told of its progress; nothing where it has not, or is writing it."""
+    """Read what a training has told of its progress; nothing where that is not there, or cannot be read."""
     try:
         content = json.loads(path.read_bytes())
-    except (FileNotFoundError, ValueError, RecursionError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) and isinstance(content.get("time"), float) else {}
 
@@ -253,28 +259,38 @@ def _saved(run: str, seed: int, told: dict[str, Any]) -> dict[str, Any]:
 def _time(path: Path) -> float:
     try:
         return path.stat().st_mtime
-    except FileNotFoundError:
+    except OSError:
         return 0.0
 
 
+def _clean(text: object) -> str:
+    """Return a text of another process without what would steer a terminal."""
+    return "".join(each if each.isprintable() else " " for each in f"{text}").rstrip()
+
+
 def _tail(log: Path) -> list[str]:
-    """Return the last lines of a log, without what would steer a terminal; none where it has just been removed."""
+    """Return the last lines of a log; none where it has just been removed, or cannot be read."""
     try:
         with log.open("rb") as handle:
             handle.seek(max(0, os.fstat(handle.fileno()).st_size - TAIL_BYTES))
             text = handle.read().decode(errors="replace")
-    except FileNotFoundError:
+    except OSError:
         return []
-    lines = ("".join(each if each.isprintable() else " " for each in line)[:WIDTH] for line in text.splitlines())
-    return [line.rstrip() for line in lines if line.strip()]
+    return [_clean(line) for line in text.splitlines() if line.strip()]
+
+
+def _shown(lines: Sequence[str]) -> list[str]:
+    """Return what is shown of the last lines of a log."""
+    return [line[:WIDTH].rstrip() for line in lines[-TAIL:]]
 
 
 def _complains(lines: Sequence[str]) -> bool:
     """Whether the last lines of a log are those of a command that failed, and was not stopped."""
-    if not lines:
+    if not lines or STOPPED.match(lines[-1]):
         return False
-    own = lines[-1].startswith("vanishing ") and ": " in lines[-1] and not lines[-1].endswith(" to resume")
-    return own or any(line.startswith("Traceback (most recent call last)") for line in lines)
+    return re.match(r"vanishing \w+: ", lines[-1]) is not None or any(
+        line.startswith("Traceback (most recent call last)") for line in lines
+    )
 
 
 def _counted(trainings: Sequence[Training], runs: Collection[str]) -> dict[str, int]:
@@ -282,9 +298,12 @@ def _counted(trainings: Sequence[Training], runs: Collection[str]) -> dict[str, 
     return {"trainings": states.total(), **{state: states[state] for state in STATES}}
 
 
-def _analysis(settings: config.Parameters, stage: catalogue.Stage, jobs: Sequence[graph.Job]) -> Analysis:
+def _analysis(
+    settings: config.Parameters, stage: catalogue.Stage, jobs: Sequence[graph.Job], trained: Collection[graph.Job]
+) -> Analysis:
+    """Count what has been measured of the trainings in `trained`, made with today's configuration."""
     wanted = graph.stage_jobs(settings, stage, jobs)
-    outputs = [stage.output_paths(run=run, seed=seed)[0] for run, seed in wanted]
+    outputs = [stage.output_paths(run=run, seed=seed)[0] for run, seed in wanted if (run, seed) in trained]
     there = [path for path in outputs if path.exists()]
     today = json.loads(graph.configuration(stage.name, settings))
     changes = [change for path in there if (change := config.differences(_recorded(path) or today, today))]
@@ -311,23 +330,19 @@ def _failures(settings: config.Parameters, jobs: Sequence[graph.Job], studies: S
             fields = [{"study": key} for key in studies or settings.studies]
         for each in fields if stage.name != "train" else ():
             log = Path(LOG[stage.each].format(stage=stage.name, **each))
-            newer = log.exists() and _time(log) > max(map(_time, stage.output_paths(**each)))
+            newer = _time(log) > max(map(_time, stage.output_paths(**each)))
             if newer and _complains(lines := _tail(log)):
-                yield Failure(stage.command.format(**each), str(log), lines[-TAIL:])
+                yield Failure(stage.command.format(**each), str(log), _shown(lines))
 
 
 def _engine(holders: dict[str, tuple[locks.Holder, bool]]) -> tuple[str, list[Running]]:
     """Name the engine at work, and its jobs: Snakemake by its lock and marks, DVC by its list of processes."""
     holder, lives = holders.get("snakemake.lock", (None, False))
     if lives:
-        return str(holder), _running((_decoded(mark.name), _time(mark)) for mark in INCOMPLETE.glob("*"))
-    try:
-        held, written = json.loads(DVC.read_bytes()), DVC.stat().st_mtime
-        who = {path: who for path, who in held["write"].items() if locks.runs(who["pid"], written)}
-        commands = (f"{locks.command_line(shlex.split(each['cmd']))} (process {each['pid']})" for each in who.values())
-        return next(commands, ""), _running((os.path.relpath(path), written) for path in who)
-    except (OSError, ValueError, AttributeError, LookupError, TypeError):  # none, or being written
-        return "", []
+        return _clean(holder), _running((_decoded(mark.name), _time(mark)) for mark in INCOMPLETE.glob("*"))
+    writers, written = lock.writers()
+    commands = (f"{_clean(re.sub(FOLDER, '', cmd))} (process {pid})" for pid, cmd in writers.values())
+    return next(commands, ""), _running((os.path.relpath(path), written) for path in writers)
 
 
 def _running(outputs: Iterable[tuple[str, float]]) -> list[Running]:

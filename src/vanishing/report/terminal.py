@@ -37,7 +37,7 @@ def studies(settings: config.Parameters, found: Mapping[str, list[Row]], form: s
 
 
 def comparison(settings: config.Parameters, first: Collection[Job], second: Collection[Job]) -> str:
-    """Hold two runs, each with some of its seeds, against each other: settings that differ, metrics, differences.
+    """Compare two runs, each with some of its seeds: settings that differ, metrics, differences.
 
     Raises:
         ParameterError: a training is on both sides.
@@ -51,7 +51,7 @@ def comparison(settings: config.Parameters, first: Collection[Job], second: Coll
     changed = [(key, *(json.dumps(value) for value in pair)) for key, pair in differing.items()]
     settings_text = aligned([("configuration", *heads), *changed], gap=2) if changed else "one configuration"
     found = [between(left, right, key) for key in columns.shown()]
-    head = ("metric", *heads, "difference", "95 % interval", "n", "first is")
+    head = ("metric", *heads, "difference", "95 % interval", "n", "verdict")
     rows = [head, *(_cells(each, left, right) for each in found)]
     return "\n".join([settings_text, "", aligned(rows, gap=2), *_remarks(found[0].n, [left, right], heads)])
 
@@ -60,7 +60,7 @@ def _row(settings: config.Parameters, jobs: Collection[Job]) -> Row:
     run = next(iter(jobs))[0]
     results = [store.read(*job) for job in jobs if store.is_available(settings, *job)]
     if not results:
-        raise UserError(f"{run}: no results of these seeds yet; `vanishing status` says how it stands")
+        raise UserError(f"{run}: no results for these seeds yet; see `vanishing status`")
     return Row(run, settings.run(run), results)
 
 
@@ -87,6 +87,6 @@ def _remarks(n: int, rows: Sequence[Row], heads: Sequence[str]) -> Iterator[str]
         if ended := tables.endings(row):
             yield f"{head}: {', '.join(ended)}"
     if n == 0:
-        yield "no seed in common: nothing is paired, so there is no difference"
+        yield "no seed in common, so no paired difference"
     if n == 1:
         yield "n = 1: one pair of trainings has no interval, since it says nothing of the spread over seeds"

@@ -18,7 +18,8 @@ from vanishing.results import store
 from vanishing.training import devices
 
 PACKAGES = (
-    "torchvision", "numpy", "pandas", "matplotlib", "seaborn", "safetensors", "papermill", "snakemake", "dvc",
+    "torchvision", "numpy", "pandas", "scipy", "matplotlib", "seaborn", "safetensors", "papermill", "pillow", "jinja2",
+    "vl-convert-python", "snakemake", "dvc",
 )  # fmt: skip
 
 
@@ -34,11 +35,12 @@ def as_text(content: dict[str, Any]) -> str:
 
 def _repeats(settings: config.Parameters) -> dict[str, Any]:
     data = settings.data.path
+    apart: Any = {"data": {"sources", *settings.data.absent}, "tensorboard": True}  # on which no byte depends
     made = [path for pattern in catalogue.patterns() for path in Path().glob(pattern)] + [
         path for path in graph.report_text() if path.exists()
     ]
     return {
-        "configuration": settings.model_dump(mode="json", exclude={"data": {"sources", *settings.data.absent}}),
+        "configuration": settings.model_dump(mode="json", exclude=apart),
         "data": {str(data): files.sha256(data) if data.exists() else None},
         "seeds": settings.seeds,
         "numerics": {
