@@ -130,11 +130,6 @@ class Data(Block):
         """Loss and accuracy of chance in training, where its classes are not equally frequent."""
         return [] if len(set(self.train_counts)) == 1 else [*self.chance("train")]
 
-    @property
-    def prior_loss(self) -> float:
-        """The loss of chance in training."""
-        return self.chance("train").loss
-
     def chance(self, part: Literal["train", "val", "test"]) -> Chance:
         """Return entropy and largest share of the classes in a part of the data: ln K and 1/K where all are equal.
 

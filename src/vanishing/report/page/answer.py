@@ -76,7 +76,7 @@ def _best(settings: config.Parameters, studies: Mapping[str, list[Row]]) -> Iter
 
 
 def _accuracies(settings: config.Parameters, rows: Mapping[str, Row]) -> Iterator[str]:
-    plain, chance = rows[PLAIN], 100 / settings.data.classes
+    plain, chance = rows[PLAIN], 100 * settings.data.chance("test").accuracy
     epochs = plain.configuration.train.epochs
     depth = plain.results[0].summary["layers"]
     text = (

@@ -41,7 +41,7 @@ def gather(settings: config.Parameters, results: Mapping[str, list[Result]]) -> 
     studies = {key: [run for run in study.runs if run in results] for key, study in settings.studies.items()}
     looks = figures.looks(settings)
     return {
-        "chance": {"loss": _number(settings.data.prior_loss), "accuracy": 1 / settings.data.classes},
+        "chance": {part: settings.data.chance(part)._asdict() for part in ("train", "val")},
         "studies": [
             {"key": key, "title": settings.studies[key].title, "runs": runs} for key, runs in studies.items() if runs
         ],

@@ -161,7 +161,7 @@ function surface(rows) {
       y: axis("y", "descending"),
       color: {
         field: "loss", type: "quantitative", title: "loss (nats)",
-        scale: { scheme: "viridis", domain: [0, 2 * data.chance.loss], clamp: true },
+        scale: { scheme: "viridis", domain: [0, 2 * data.chance.val.loss], clamp: true },
       },
       tooltip: [{ field: "x" }, { field: "y" }, { field: "loss", title: "loss (nats)", format: ".4g" }],
     },
@@ -222,9 +222,10 @@ function drawCurves() {
   const scale = accuracy ? 100 : 1;
   const values = inOrder().flatMap(trained).flatMap(({ run, history }) =>
     history[metric].map((value, at) => [run, at + 1, value === null ? null : scale * value]));
-  const guess = accuracy ? 100 * data.chance.accuracy : loss ? data.chance.loss : null;
+  const chance = data.chance[metric.split("_")[0]];
+  const guess = accuracy ? 100 * chance.accuracy : loss ? chance.loss : null;
   // a single early loss of hundreds would flatten everything else
-  const domain = loss ? [0, 1.5 * guess] : null;
+  const domain = loss ? [0, 1.5 * Math.max(guess, data.chance.val.loss)] : null;
   const spec = lines({ x: "epoch", y: metric, runs: inOrder(), guess, domain });
   draw("curves", rowsOf("epoch", values, "deviation"), spec, "No run is chosen.");
 }
@@ -246,9 +247,9 @@ function drawLandscape() {
   const epoch = slide("landscape-epoch", measured.map((each) => each.epoch));
   const values = measured.filter((each) => each.epoch === epoch).flatMap(({ run, cuts }) =>
     cuts.loss.map((loss, at) => [run, cuts.x[at], loss]));
-  const domain = [0, 2 * data.chance.loss];
+  const domain = [0, 2 * data.chance.val.loss];
   const runs = inOrder().filter((run) => measured.some((each) => each.run === run));
-  const spec = lines({ x: "step", y: "loss", runs, guess: data.chance.loss, domain });
+  const spec = lines({ x: "step", y: "loss", runs, guess: data.chance.train.loss, domain });
   draw("landscape", rowsOf("step", values, "range"), spec);
 }
 
