@@ -152,7 +152,7 @@ def test_curves_are_means_with_bands_over_the_seeds_of_the_runs_and_the_metric_t
     page.select_option("#metric", "val_accuracy")
     page.wait_for_selector("#curves .made[aria-label^='validation accuracy']")
     at, (guess,) = (
-        heights(page, f"#curves .made .{kind}") for kind in ("mark-symbol.role-mark path", "mark-rule line")
+        heights(page, f"#curves .made .{kind}") for kind in ("mark-symbol.role-mark path", "mark-rule.role-mark line")
     )
     fifteen, twenty = sorted(set(at), reverse=True)  # per cent, of vgg08 and vgg38
     assert guess - fifteen == pytest.approx(fifteen - twenty)  # the dotted line is at 10 %
