@@ -137,7 +137,8 @@ function lines({ x, y, runs, label = (run) => run, log = false, guess = null, do
           encoding: { y: { ...vertical, field: "mean" }, tooltip },
         },
         ...(guess === null ? [] : [{
-          mark: { type: "rule", strokeDash: [2, 3], color: dark.matches ? "#9da7b1" : "#57606a", aria: false },
+          data: { values: [{}] },
+          mark: { type: "rule", strokeDash: [2, 3], color: "gray", aria: false },
           encoding: { x: null, color: null, y: { datum: guess, type: "quantitative" } },
         }]),
       ],
