@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -62,6 +63,20 @@ def test_every_make_target_exists(path):
     for span in code(path):
         if target := re.match(r"make ([a-z][a-z-]*)", span):
             assert re.search(rf"^{target[1]}:", MAKEFILE, re.MULTILINE), span
+
+
+@pytest.mark.parametrize(
+    ("target", "command"),
+    [
+        ("html", "snakemake html --cores 2 --config from_results=true"),
+        ("report", "snakemake report --cores 2 --config from_results=true"),
+        ("docs", "mkdocs build --config-file docs/site/mkdocs.yml"),
+    ],
+)
+def test_make_runs_what_the_pages_say_of_it(target, command):
+    make = ["make", "--dry-run", "--old-file", ".venv/.ready", target, "CORES=2"]
+    shown = subprocess.run(make, cwd=examples.ROOT, capture_output=True, text=True, check=True).stdout
+    assert re.search(rf"(^| ){re.escape(command)}$", shown, re.MULTILINE)
 
 
 @every
