@@ -148,6 +148,7 @@ def test_a_changed_learning_rate_runs_that_run_and_what_stands_on_it(changed, en
         "vanishing figures core",
         "vanishing published",
         "vanishing numbers",
+        "vanishing html",
         "vanishing check",
         "vanishing report",
     }

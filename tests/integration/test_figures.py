@@ -179,6 +179,23 @@ def test_a_run_keeps_its_colour_when_others_have_no_results():
     assert some == [every[0], every[2]]
 
 
+def test_chance_is_marked_for_the_part_that_a_panel_shows():
+    """Of (0.1, 0.1, 0.8): 0.639 nats and 0.8 in training, ln 3 = 1.099 and 1/3 in validation; axes show the start."""
+    data = examples.own(examples.study().data, train=[10, 10, 80]).model_dump()
+    study = examples.study({"data": data}, runs=["vgg08"])
+    examples.result(study, "vgg08", train=(0.5, 0.85), val=(1.2, 0.5))
+    made = drawn(study, ["training"])
+
+    def marks(name):
+        return [[line.get_ydata()[0] for line in axis.lines if line.get_linestyle() == ":"] for axis in made[name].axes]
+
+    assert marks("loss") == [[pytest.approx(0.639, abs=5e-4)], [math.log(3)]]
+    assert marks("accuracy") == [[0.8], [1 / 3]]
+    assert marks("accuracy_by_run") == [[1 / 3, 0.8]]
+    for name in ("loss", "loss_by_run"):
+        assert made[name].axes[0].get_ylim()[1] >= 1.05 * math.log(3)
+
+
 def test_one_epoch_and_one_snapshot_can_be_drawn():
     study = examples.study({"train": {"epochs": 1}}, runs=["vgg08"])
     examples.result(study, "vgg08", epochs=1, snapshots=[0])

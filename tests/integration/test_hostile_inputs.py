@@ -82,9 +82,9 @@ def refused(capsys, *arguments: str, code: int) -> str:
 
 
 def everything() -> dict[str, Any]:
-    """Return what is below the folder's parent: sizes and times of files, and the names of the others."""
+    """Return what is below the folder's parent: times of files, and the names of the others; not logs."""
     found = sorted(Path("..").rglob("*"))
-    kept = [path for path in found if path.suffix != ".lock"]
+    kept = [path for path in found if path.suffix != ".lock" and "logs" not in path.parts]
     return {str(path): path.stat().st_mtime_ns if path.is_file() else "" for path in kept if not path.is_dir()}
 
 

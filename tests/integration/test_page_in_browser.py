@@ -28,7 +28,11 @@ def write_results():
     content["runs"]["vgg38_rc"]["train"] = {"learning_rate": 0.002}
     study = config.check(content)
     for at, run in enumerate(RUNS):
-        examples.result(study, run, 0, val=(1.6, 0.1 * (at + 1)), epochs=EPOCHS, snapshots=(0, 1, EPOCHS), layers=8)
+        examples.result(
+            study, run, 0, val=(1.6, 0.1 * (at + 1)), epochs=EPOCHS, snapshots=(0, 1, EPOCHS), layers=8,
+            # none has arrived at the first layer of vgg38
+            gradient=lambda epoch, layer, run=run: 0.0 if (run, layer) == ("vgg38", 1) else 1e-3 * layer / (1 + epoch),
+        )  # fmt: skip
     examples.result(study, "vgg08", 1, val=(1.6, 0.2), epochs=EPOCHS, snapshots=(0, 1, EPOCHS), layers=8)
     cuts = [("cut", 1 + number, x, math.nan, 2 + number + x * x) for number in (0, 1) for x in (-0.5, 0.0, 0.5)]
     grid = [("grid", math.nan, x, y, 2 + x * y) for x in (-0.5, 0.5) for y in (-0.5, 0.5)]
@@ -36,8 +40,7 @@ def write_results():
     store.write_table(paths.analysis("landscape", "vgg08", 0), landscape.assign(epoch=EPOCHS, statistics="batch"))
     moved = [(distance, 10 * distance, distance, 1 - distance) for distance in (1e-3, 1e-2)]
     smoothness = pd.DataFrame(moved, columns=["relative_distance", "relative_change", "loss_range", "cosine"])
-    size = study.analyses.smoothness.minibatch
-    of_each = {"epoch": 0, "kind": "minibatch", "size": size, "direction": "gradient"}
+    of_each = {"epoch": 0, "kind": "minibatch", "size": 10, "direction": "gradient"}
     store.write_table(paths.analysis("smoothness", "vgg08", 0), smoothness.assign(**of_each))
     render.write_page(study)
 
@@ -89,9 +92,15 @@ def downloaded(page, figure):
     """Return what a figure's button for CSV gives, as a list of dictionaries."""
     with page.expect_download() as download:
         page.click(f"#{figure} [data-save=csv]")
-    assert re.fullmatch(f"{figure}(-[a-z0-9_]+)?.csv", download.value.suggested_filename)
+    assert re.fullmatch(f"{figure}(-[a-z0-9_]+)*.csv", download.value.suggested_filename)
     with Path(download.value.path()).open() as handle:
         return list(csv.DictReader(handle))
+
+
+def heights(page, query):
+    """Return how far below the top marks stand that are placed by translate(x,y)."""
+    placed = page.eval_on_selector_all(query, "marks => marks.map((mark) => mark.getAttribute('transform'))")
+    return [float(text.split(",")[1].rstrip(")")) for text in placed]
 
 
 def column(page, table, head):
@@ -111,7 +120,8 @@ def test_a_slider_moves_the_gradient_flow_to_the_next_snapshot(opened):
     lines = "#flow .made svg .mark-line path"
     before, rows = page.locator(lines).first.get_attribute("d"), downloaded(page, "flow")
     assert [float(row["mean"]) for row in rows if row["run"] == "vgg08"] == [1e-3 * layer for layer in range(1, 9)]
-    assert [row["n"] for row in rows if row["layer"] == "1"] == ["2", "1", "1"]
+    assert [row["n"] for row in rows if row["layer"] == "1"] == ["2", "1"]
+    assert [row["layer"] for row in rows if row["run"] == "vgg38"] == list("2345678")  # 0 has no place on a log axis
     page.focus("#epoch")
     page.keyboard.press("ArrowRight")
     page.wait_for_function(
@@ -119,6 +129,7 @@ def test_a_slider_moves_the_gradient_flow_to_the_next_snapshot(opened):
     )
     assert page.locator("output[for=epoch]").text_content() == "1"
     assert page.get_attribute("#epoch", "aria-valuetext") == "epoch 1"
+    assert page.locator("#runs legend").text_content() == "Runs, 3 chosen"
     assert [float(row["mean"]) for row in downloaded(page, "flow") if row["run"] == "vgg08"] == [
         0.5e-3 * layer for layer in range(1, 9)
     ]
@@ -130,7 +141,7 @@ def test_curves_are_means_with_bands_over_the_seeds_of_the_runs_and_the_metric_t
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]
     # accuracies of 10 and 20 %: their standard deviation (n - 1) is 7.0711
     assert [[float(row[key]) for key in ("mean", "low", "high", "n")] for row in rows] == [
-        pytest.approx([15, 15 - 50**0.5, 15 + 50**0.5, 2])
+        pytest.approx([15, 15 - 50**0.5, 15 + 50**0.5, 2], rel=1e-5)
     ] * 3
     assert page.locator("#curves .made svg .mark-line path").count() == 3
     page.uncheck("#runs input[value=vgg38_bn]")
@@ -138,6 +149,13 @@ def test_curves_are_means_with_bands_over_the_seeds_of_the_runs_and_the_metric_t
     page.select_option("#metric", "train_loss")
     page.wait_for_selector("#curves .made[aria-label^='training loss']")
     assert {row["mean"] for row in downloaded(page, "curves")} == {"1.5"}
+    page.select_option("#metric", "val_accuracy")
+    page.wait_for_selector("#curves .made[aria-label^='validation accuracy']")
+    at, (guess,) = (
+        heights(page, f"#curves .made .{kind}") for kind in ("mark-symbol.role-mark path", "mark-rule line")
+    )
+    fifteen, twenty = sorted(set(at), reverse=True)  # per cent, of vgg08 and vgg38
+    assert guess - fifteen == pytest.approx(fifteen - twenty)  # the dotted line is at 10 %
     page.select_option("#study", "")
     assert page.locator("#runs input").count() == 4
     page.fill("#find", "rc")
@@ -196,6 +214,24 @@ def test_two_configurations_show_what_differs(opened):
     assert rows.count() > 30
 
 
+def test_two_runs_that_look_alike_are_told_apart_and_a_saved_figure_is_for_paper(opened):
+    page = opened(color_scheme="dark")
+    page.evaluate("data.looks.vgg38 = data.looks.vgg08; explore()")
+    page.wait_for_function("document.querySelectorAll('#curves .made svg .mark-line path').length === 3")
+    lines = "#curves .made svg .mark-line path"
+    looks = page.eval_on_selector_all(
+        lines, "lines => lines.map((line) => line.getAttribute('stroke') + line.getAttribute('stroke-dasharray'))"
+    )
+    assert len(set(looks)) == 3
+    with page.expect_download() as download:
+        page.click("#flow [data-save=svg]")
+    assert download.value.suggested_filename == "flow-mean_abs_gradient-epoch0.svg"
+    saved = Path(download.value.path()).read_text()
+    assert saved.startswith("<svg")
+    assert 'fill="white"' in saved
+    assert "#e6edf3" not in saved
+
+
 def test_links_lead_to_parts_of_the_page_and_titles_are_text(opened):
     page = opened()
     targets = page.eval_on_selector_all("a", "links => links.map((link) => link.getAttribute('href'))")
@@ -245,6 +281,9 @@ def test_a_study_without_results_has_a_page_that_says_so(opened, tmp_path, monke
     monkeypatch.chdir(tmp_path)
     render.write_page(examples.study())
     page = opened(where=render.TARGET.resolve().as_uri())
-    assert page.locator("#answer p").first.inner_text() == "0 of the study's 2 trainings are complete."
+    assert page.locator("#answer > p").all_inner_texts() == [
+        "These are results on the generated set, not on CIFAR-100.",
+        "0 of the study's 2 trainings are complete.",
+    ]
     assert page.locator("#start .none").inner_text() == "No network has been measured yet."
     assert page.locator("#runs input").count() == 0

@@ -137,7 +137,7 @@ def test_a_study_trained_in_part_is_shared_and_restored_over_nothing_of_ones_own
     with_remote(clone, tmp_path / "storage")
     (clone / "data").mkdir()
     (clone / "data/generated.npz").write_text("my own")
-    assert refused(clone, "restore", "objects brought from 'storage': 23\n") == (
+    assert refused(clone, "restore", "objects brought from 'storage': 24\n") == (
         "remote: Can't remove the following unsaved files without confirmation. Use `dvc checkout --force` to force. "
         f"{clone}/data/generated.npz{AGAIN}"
     )

@@ -1,5 +1,6 @@
 """A tiny study, PDF included, in folders of its own, and how the two engines are run there."""
 
+import copy
 import os
 import re
 import shlex
@@ -38,7 +39,7 @@ BYTES_OF = ["data", "checkpoints", "results", "report"]
 
 def lay_out(folder, differences, data=None, train=None):
     """Lay out the tiny study, with `differences` laid over its runs, and others over its defaults."""
-    content = config.merge(examples.PROJECT, TINY)
+    content = config.merge(copy.deepcopy(examples.PROJECT), TINY)
     content |= {"runs": config.merge(RUNS, differences), "studies": STUDIES}
     content["trainable_depth"] |= examples.SMALL["trainable_depth"]
     tiny = config.read(examples.ROOT / "workflow" / "every_run.yaml")

@@ -115,11 +115,11 @@ def rewrite(run: str, seed: int = 0, **columns: Sequence[float]) -> None:
     sign(run, seed)
 
 
-def own(data: config.Data) -> config.Data:
-    """Return the block `data` with the user's own images: 3 classes of unequal size, so that chance is not ln 3."""
-    counts = [data.validation_per_class + more for more in (20, 10, 10)]
+def own(data: config.Data, train: Sequence[int] = (20, 10, 10), test: Sequence[int] = (5, 5, 5)) -> config.Data:
+    """Return the block `data` with the user's own images, so many of each class after validation has had its share."""
+    counts = [data.validation_per_class + more for more in train]
     folder = config.Folder(
-        title="Mugs & pots", sha256="0123456789abcdef" * 4, train=counts, test=[5, 5, 5], seed=0,
+        title="Mugs & pots", sha256="0123456789abcdef" * 4, train=counts, test=list(test), seed=0,
         mean=[0.5, 0.4, 0.3], std=[0.25, 0.2, 0.15],
     )  # fmt: skip
     return data.model_copy(update={"set": "folder", "folder": folder})

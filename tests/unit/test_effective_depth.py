@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 import itertools
 import math
 from pathlib import Path
@@ -382,12 +383,20 @@ def test_table_and_figures_are_those_of_the_captions_with_residual_networks_and_
     assert not any("branch" in key for key, _, _ in why.numbers(data(*plain)))
 
 
+def test_chance_is_the_share_of_the_largest_class(data, residual):
+    found = data(*residual)
+    own = found.settings.model_copy(update={"data": examples.own(found.settings.data, train=[100, 100, 800])})
+    (cuts,) = why.draw(dataclasses.replace(found, settings=own))["cuts"].axes
+    assert [line.get_ydata()[0] for line in cuts.lines if line.get_linestyle() == ":"] == [0.8]
+
+
 def test_the_figures_show_what_was_measured(data, residual):
     drawn = why.draw(data(*residual))
     cuts, paths, branches = (figure.axes[-1] for figure in drawn.values())
     filled = next(line for line in cuts.lines if line.get_markerfacecolor() != "white" and len(line.get_xdata()) == 2
                   and line.get_marker() == "o")  # fmt: skip
     assert list(filled.get_ydata()) == [0.2, 0.3]
+    assert [line.get_ydata()[0] for line in cuts.lines if line.get_linestyle() == ":"] == [0.01]
     shares = next(line for line in paths.lines if line.get_label() == "vgg38_short")
     assert list(shares.get_ydata()) == [0.5, 0.25, 0.25]
     branch = next(line for line in branches.lines if line.get_label() == "vgg38_short")

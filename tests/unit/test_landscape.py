@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 import math
 
 import numpy as np
@@ -398,6 +399,15 @@ def test_figures_are_those_of_the_captions(data):
     assert drawn["plane"].axes[0].get_xlabel() == "component 1 (80 %)"
     lines = tables["summary"].splitlines()
     assert r"\texttt{vgg08} & 2 & 2.00 & 4 $\pm$ 17 & $>$0.5 (0.333 to $>$0.5) & 17 & 33 \\" in lines
+
+
+def test_axes_end_at_twice_a_uniform_guess_where_chance_is_less(data):
+    own = data.settings.model_copy(update={"data": examples.own(data.settings.data, train=[100, 100, 800])})
+    unequal = dataclasses.replace(data, settings=own)
+    (panel,) = presented.draw(unequal)["cuts"].axes
+    assert panel.get_ylim() == (0, 2 * math.log(3))
+    assert panel.lines[-1].get_ydata()[0] == pytest.approx(0.639, abs=5e-4)
+    assert {key: value for key, value, _ in presented.numbers(unequal)}["guess"] == pytest.approx(0.639, abs=5e-4)
 
 
 def test_without_a_plane_the_figure_says_so(data):

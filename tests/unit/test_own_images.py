@@ -515,11 +515,20 @@ def test_a_mistake_in_the_record_is_named(study, change, message):
     assert message in str(caught.value)
 
 
-def test_chance_for_classes_of_unequal_size_is_the_entropy_of_their_frequencies(study):
-    data = examples.own(study.data)  # 20, 10 and 10 images to train on
-    assert data.train_counts == [20, 10, 10]
-    assert data.prior_loss == pytest.approx(1.5 * math.log(2))  # 1/2 ln 2 + 2 * 1/4 ln 4
-    assert study.data.model_copy(update={"set": "generated"}).prior_loss == math.log(10)
+def test_chance_is_that_of_each_part_of_the_data(study):
+    """In training 0.2 ln 10 + 0.8 ln 1.25 nats, in the test 0.2 ln 5 + 0.3 ln(10/3) + 0.5 ln 2."""
+    data = examples.own(study.data, train=[100, 100, 800], test=[20, 30, 50])
+    assert data.train_counts == [100, 100, 800]
+    assert data.chance("train") == pytest.approx((0.639032, 0.8), abs=1e-6)
+    assert data.chance("val") == (math.log(3), 1 / 3)
+    assert data.chance("test") == pytest.approx((1.029653, 0.5), abs=1e-6)
+    assert data.unequal == [*data.chance("train")]
+
+
+def test_chance_is_one_for_all_parts_where_classes_are_equal(study):
+    data = study.data.model_copy(update={"set": "generated"})
+    assert {data.chance(part) for part in ("train", "val", "test")} == {(math.log(10), 1 / 10)}
+    assert data.unequal == []
 
 
 def test_training_normalises_by_the_recorded_constants(study):

@@ -62,10 +62,16 @@ def test_one_training_has_no_spread_and_a_network_that_learns_is_not_at_chance()
     assert certainty == "Each accuracy is that of one training: how much another seed would change it is not known yet."
 
 
-def test_without_the_deep_plain_network_the_page_counts_trainings_only():
+def test_without_the_deep_plain_network_the_page_ranks_the_runs_of_a_study():
     study = examples.study(runs=RUNS)
     examples.result(study, "vgg08")
     assert said(study) == ["1 of the study's 5 trainings are complete."]
+    examples.result(study, "vgg38_bn", test=(1.7, 0.5))
+    assert said(study) == [
+        "Depth: 50.00 % for vgg38_bn and 30.00 % for vgg08 of the test images are classified correctly.",
+        "Each accuracy is that of one training: how much another seed would change it is not known yet.",
+        "2 of the study's 5 trainings are complete.",
+    ]
     assert answer.answering({}) is None
 
 
@@ -100,7 +106,12 @@ def test_data_has_what_was_measured_and_nothing_that_json_has_not():
         "mean_abs_gradient": [[0.001, 0.002, 0.003, 0.004], [0.0005, 0.001, 0.0015, 0.002],
                               [0.0003333, 0.0006667, 0.001, 0.001333]],
     }  # fmt: skip
-    assert data["runs"]["vgg08"]["configuration"]["train.learning_rate"] == "0.001"
+    assert (data["shared"] | data["configurations"]["vgg08"])["train.learning_rate"] == "0.001"
+    assert data["configurations"]["vgg38_rc"] == {
+        "model.blocks": "5",
+        "model.norm": "none",
+        "model.shortcut": "identity",
+    }
     assert data["studies"] == [{"key": "core", "title": "A & B", "runs": ["vgg08", "vgg38"]}]
 
 
@@ -121,7 +132,8 @@ def test_the_policy_allows_the_scripts_and_the_style_of_the_page_by_their_hashes
 
 def test_what_a_name_or_a_title_holds_is_text():
     rows = ([["</script><b>"]], [[("</script><b>", "</script><b>")]])
-    text = render.page({"title": "</script><b>"}, ["<b>"], {"results": rows, "published": rows})
+    said = {"images": "<b>", "real": False, "sentences": ["<b>"], "results": rows, "published": rows}
+    text = render.page({"title": "</script><b>"}, **said)
     body = re.sub(r"<(script|style)>.*?</\1>", "", text, flags=re.DOTALL)
     assert "<b>" not in body
     assert '{"title":"\\u003c/script>\\u003cb>"}' in body
@@ -132,7 +144,8 @@ def test_tables_sort_by_numbers_and_what_is_missing_is_empty():
     examples.result(study, "vgg08", val=(1.6, 0.4321))
     examples.result(study, "vgg38", train=(float("nan"), 0.1), status="diverged")
     studies = aggregate.collect(study)
-    (head, rows), (of_claims, claims) = render.tables(studies, published.value_claims(study, studies)).values()
+    head, rows = render._results(studies["core"])
+    of_claims, claims = render._published(published.value_claims(study, studies))
     at = head.index("validation accuracy")
     assert rows[0][at] == ("43.21", pytest.approx(0.4321))
     assert rows[1][at] == ("-", "")
@@ -159,8 +172,7 @@ def test_the_whole_catalogue_stays_below_8_megabytes():
         })  # fmt: skip
         summary = {"layers": layers, "parameters": 1, "status": "completed"}
         results.setdefault(run, []).append(store.Result(run, seed, summary, history, flow))
-    studies = aggregate.rows_of_studies(study, results, study.studies)
-    found = content.gather(study, results, studies)
+    found = content.gather(study, results)
     assert len(found["trainings"]) == len(list(study.jobs()))
-    page = render.page(found, [], {"results": ([], []), "published": ([], [])})
+    page = render.page(found, images="", real=True, sentences=[], results=([], []), published=([], []))
     assert 2e6 < len(page.encode()) < 7e6  # a megabyte is left for the tables and the analyses

@@ -82,7 +82,7 @@ def test_no_secret_is_in_the_committed_settings_of_dvc():
 def test_what_the_security_notes_name_is_there():
     text = (examples.ROOT / "SECURITY.md").read_text()
     modules = set(re.findall(r"\| `([\w/.]+)` \|$", text, re.MULTILINE))
-    assert len(modules) == 12
+    assert len(modules) == 13
     for name in modules:
         assert (PACKAGE / name).exists(), name
     for name in re.findall(r"`((?:tests|\.ci)/[\w./]+)`", text):

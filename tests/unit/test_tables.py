@@ -293,6 +293,7 @@ def test_images_of_the_users_own_are_named_and_none_is_compared():
     assert (found["data/mean"][1], found["data/std"][1]) == ("0.5000, 0.4000, 0.3000", "0.2500, 0.2000, 0.1500")
     assert found["chance/train_loss"] == ("1.039720771", "1.040")
     assert found["chance/loss"][1] == "1.099"
+    assert (found["chance/accuracy"][1], found["chance/train_accuracy"][1]) == ("33.3", "50")
     assert {"own", "other_images", "data/drawn", "data/unequal", "core/vgg08/chance"} <= set(facts())
     assert "demo" not in facts()
     assert r"\studypublished" not in Path("report/studies.tex").read_text()
@@ -437,6 +438,24 @@ def test_how_a_training_went_is_worked_out_by_hand():
     assert defined()["core/vgg08/peak_loss"] == ("2.6", r"2.600 $\pm$ 0.566")
     assert defined()["core/vgg08/val_final_std"] == ("15.8113883", r"15.81 $\pm$ 0.00")
     assert r"\studydynamics{core}" in Path("report/studies.tex").read_text()
+
+
+def test_a_network_that_learns_how_frequent_classes_are_has_no_onset_until_it_learns_more():
+    """From ln 3 = 1.099 to the entropy of (0.1, 0.1, 0.8), 0.639: within 0.1 nats of that range it is a guess."""
+    own = examples.study({"data": examples.own(examples.study().data, train=[10, 10, 80]).model_dump()})
+    examples.result(own, "vgg08", epochs=6)
+    examples.rewrite("vgg08", train_loss=[1.19, 1.0, 0.7, 0.55, 0.53, 0.6])
+    (row,) = aggregate.collect(own)["core"]
+    assert (row.values("onset")[0], row.values("peak_loss")[0]) == (5, 0.6)
+
+
+def test_chance_is_the_loss_of_training_and_the_accuracy_of_validation():
+    """Near the entropy of (0.1, 0.1, 0.8), 0.639, and at 1/3 in validation; the share of 0.8 would be far above it."""
+    own = examples.study({"data": examples.own(examples.study().data, train=[10, 10, 80]).model_dump()})
+    for train, val, expected in ((0.643, 0.35, True), (0.66, 0.35, False), (0.643, 0.37, False), (1.099, 0.33, False)):
+        examples.result(own, "vgg08", train=(train, 0.8), val=(1.8, val))
+        (row,) = aggregate.collect(own)["core"]
+        assert row.at_chance == expected
 
 
 def test_a_short_training_that_never_leaves_chance_has_no_onset_no_peak_and_no_deviation():

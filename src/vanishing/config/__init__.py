@@ -4,7 +4,7 @@ from vanishing.config.analyses import Analyses
 from vanishing.config.analysis import Analysis
 from vanishing.config.block import IMAGE_SIZE, LATIN, NAME, ParameterError
 from vanishing.config.curvature import Curvature
-from vanishing.config.data import CIFAR10, Address, Data, Folder, Generated, Scaling
+from vanishing.config.data import CIFAR10, Address, Chance, Data, Folder, Generated, Scaling
 from vanishing.config.effective_depth import EffectiveDepth
 from vanishing.config.fitting import FEWEST, fitted
 from vanishing.config.gradients import Gradients
@@ -12,7 +12,7 @@ from vanishing.config.landscape import Landscape
 from vanishing.config.model import BOTTLENECK, Model
 from vanishing.config.overrides import plain, read_settings, write_settings
 from vanishing.config.parameters import VARIABLE, Parameters, check, load, read, with_runs
-from vanishing.config.run import Run, completed, differences
+from vanishing.config.run import Run, completed, differences, flat
 from vanishing.config.signal import Signal
 from vanishing.config.smoothness import Smoothness
 from vanishing.config.strict_yaml import inline, merge, read_yaml, text
@@ -31,6 +31,7 @@ __all__ = [
     "Address",
     "Analyses",
     "Analysis",
+    "Chance",
     "Curvature",
     "Data",
     "EffectiveDepth",
@@ -53,6 +54,7 @@ __all__ = [
     "completed",
     "differences",
     "fitted",
+    "flat",
     "inline",
     "load",
     "merge",

@@ -25,6 +25,16 @@ class Scaling(NamedTuple):
 CIFAR10 = Scaling((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
 """CIFAR-10's, as in the reports' framework."""
 
+
+class Chance(NamedTuple):
+    """What the best answer that ignores the image attains."""
+
+    loss: float
+    """In nats."""
+    accuracy: float
+    """A fraction."""
+
+
 Counts = Annotated[list[Positive], Field(min_length=2, max_length=1 << 16)]
 Channels = Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=3, max_length=3)]
 
@@ -117,16 +127,24 @@ class Data(Block):
 
     @property
     def unequal(self) -> list[float]:
-        """The loss of chance, where the classes are not equally frequent and it is therefore not ln(classes)."""
-        return [] if len(set(self.train_counts)) == 1 else [self.prior_loss]
+        """Loss and accuracy of chance in training, where its classes are not equally frequent."""
+        return [] if len(set(self.train_counts)) == 1 else [*self.chance("train")]
 
     @property
     def prior_loss(self) -> float:
-        """Training loss in nats of the best answer that ignores the image: ln(classes) where all are as frequent."""
-        counts = self.train_counts
+        """The loss of chance in training."""
+        return self.chance("train").loss
+
+    def chance(self, part: Literal["train", "val", "test"]) -> Chance:
+        """Return entropy and largest share of the classes in a part of the data: ln K and 1/K where all are equal.
+
+        Validation always has as many images of each class.
+        """
+        counts = {"train": self.train_counts, "val": [self.validation_per_class], "test": self._counts[1]}[part]
         if len(set(counts)) == 1:
-            return math.log(self.classes)
-        return -sum(count / sum(counts) * math.log(count / sum(counts)) for count in counts)
+            return Chance(math.log(self.classes), 1 / self.classes)
+        shares = [count / sum(counts) for count in counts]
+        return Chance(-sum(share * math.log(share) for share in shares), max(shares))
 
     @property
     def scaling(self) -> Scaling:

@@ -39,14 +39,15 @@ def completed(configuration: Mapping[str, Any]) -> dict[str, Any]:
 
 def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Return the keys, dotted, in which two configurations differ, with both values; None where one has no such key."""
-    left, right = dict(_flat(first)), dict(_flat(second))
+    left, right = dict(flat(first)), dict(flat(second))
     pairs = {key: (left.get(key), right.get(key)) for key in left | right}
     return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
 
 
-def _flat(configuration: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+def flat(configuration: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield each setting of a configuration by its dotted key."""
     for key, value in configuration.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{above}{key}.")
+            yield from flat(value, f"{above}{key}.")
         else:
             yield f"{above}{key}", value

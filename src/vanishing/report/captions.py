@@ -3,7 +3,7 @@
 CAPTIONS: dict[str, dict[str, str]] = {
     "training": {
         "loss": "Training and validation loss. Lines are means over the seeds, bands their standard deviation; "
-        "the dotted line is the loss of a uniform guess. The axis ends at one and a half times that loss; what is "
+        "the dotted line is chance. The axis ends at one and a half times the loss of a uniform guess; what is "
         "larger leaves the panel.",
         "accuracy": "Training and validation accuracy, as above; the dotted line is chance.",
         "loss_by_run": "The same losses, a panel a run: training solid, validation dashed. All panels share their "

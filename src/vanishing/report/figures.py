@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -28,7 +28,7 @@ from vanishing.results import store
 from vanishing.results.columns import SCHEDULES
 
 LOSS_LIMIT = 1.5
-"""Top of the loss axis, in units of the loss of a uniform guess."""
+"""Top of the loss axis, in units of the loss of a uniform guess, where every training starts."""
 
 COLOURS = [0, 1, 2, 4, 9, 3, 5, 7]
 """Of seaborn's colour-blind palette, those dark enough for a line on white; neighbours are unlike each other."""
@@ -66,8 +66,8 @@ class StudyResults:
     """Colour and line style of each configured run."""
     groups: dict[str, list[str]]
     """Those runs by schedule and number of epochs: what shares an axis of epochs, and what it is called."""
-    chance: Mapping[str, float]
-    """Loss in nats and accuracy of an answer that ignores the image."""
+    chance: Mapping[str, config.Chance]
+    """Loss and accuracy of an answer that ignores the image, by the parts of the data in `PARTS`."""
     history: pd.DataFrame
     """`history.csv` of every run and seed, with the columns run and seed."""
     gradients: pd.DataFrame
@@ -85,7 +85,7 @@ def read_study(key: str, settings: config.Parameters) -> StudyResults:
         runs=runs,
         looks=looks(settings),
         groups=_groups(runs, settings),
-        chance={"loss": settings.data.prior_loss, "accuracy": 1 / settings.data.classes},
+        chance={"train": settings.data.chance("train"), "val": settings.data.chance("val")},
         history=_stack((result, result.history) for result in read),
         gradients=_stack((result, result.gradients) for result in read),
     )
@@ -93,7 +93,8 @@ def read_study(key: str, settings: config.Parameters) -> StudyResults:
 
 def looks(settings: config.Parameters) -> dict[str, tuple[Colour, str]]:
     """Return colour and line style of each configured run."""
-    return {run: _look(at) for run, at in settings.looks.items()}
+    every = palette()
+    return {run: every[at % len(every)] for run, at in settings.looks.items()}
 
 
 def draw(family: str, data: StudyResults) -> dict[str, Figure]:
@@ -133,7 +134,7 @@ def curves(data: StudyResults, quantity: str) -> Figure:
             _curve(axis, data.history[data.history.run == run], f"{part}_{quantity}", run, *data.looks[run])
         axis.set(title=f"{title}, {name}" if len(data.groups) > 1 else title, xlabel="epoch", ylabel=LABELS[quantity])
         _whole_numbers(axis, data.history[data.history.run.isin(group)].epoch)
-    _finish_curves(axes, quantity, data.chance[quantity])
+    _finish_curves(axes, quantity, [[each] for _ in data.groups for each in data.chance.values()])
     legend(figure, axes, data.runs)
     return figure
 
@@ -150,7 +151,7 @@ def curves_by_run(data: StudyResults, quantity: str) -> Figure:
         _title(axis, run, pad=4)
         _whole_numbers(axis, data.history.epoch, "auto" if alone else 4)
         axis.sharex(axes[0])
-    _finish_curves(axes, quantity, data.chance[quantity])
+    _finish_curves(axes, quantity, [list(data.chance.values())] * len(axes))
     figure.supylabel(LABELS[quantity], fontsize=8)
     handles = [axes[0].plot([], [], color="0.3", linestyle=dashes)[0] for _, dashes in PARTS.values()]
     figure.legend(handles, [name for name, _ in PARTS.values()], loc="outside upper center", ncols=2, handlelength=3)
@@ -338,15 +339,18 @@ def _curve(axis: Axes, rows: pd.DataFrame, y: str, label: str, colour: Colour, d
     axis.fill_between(mean.index, mean - deviation, mean + deviation, color=colour, alpha=0.2, linewidth=0)
 
 
-def _finish_curves(axes: list[Axes], quantity: str, chance: float) -> None:
-    """Mark chance in panels that share their vertical axis, and set its limits or its unit."""
-    for axis in axes:
-        axis.axhline(chance, color="0.4", linestyle=":", linewidth=0.8)
+def _finish_curves(axes: list[Axes], quantity: str, chances: Sequence[Sequence[config.Chance]]) -> None:
+    """Mark the chances of each panel, of axes that share their vertical one, and set its limits or its unit."""
+    values = [{getattr(chance, quantity) for chance in of_panel} for of_panel in chances]
+    for axis, of_panel in zip(axes, values, strict=True):
+        for value in sorted(of_panel):
+            axis.axhline(value, color="0.4", linestyle=":", linewidth=0.8)
         if quantity == "accuracy":
             axis.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
     if quantity == "loss":  # a single early validation loss of hundreds would flatten everything else
-        top = max(axes[0].get_ylim()[1], 1.05 * chance)
-        axes[0].set_ylim(0, min(top, LOSS_LIMIT * chance))
+        uniform = max(set().union(*values))  # no chance costs more than that of equally frequent classes
+        top = max(axes[0].get_ylim()[1], 1.05 * uniform)
+        axes[0].set_ylim(0, min(top, LOSS_LIMIT * uniform))
 
 
 def _finish_flow(
@@ -370,12 +374,12 @@ def _stack(tables: Iterable[tuple[store.Result, pd.DataFrame]]) -> pd.DataFrame:
     return pd.concat([table.assign(run=result.run, seed=result.seed) for result, table in tables], ignore_index=True)
 
 
-def _look(at: int) -> tuple[Colour, str]:
-    """Return the colour and, so that grey print tells them apart too, the line style of a run's number."""
-    palette = sns.color_palette("colorblind")
-    colours = [palette[place] for place in COLOURS]
+def palette() -> list[tuple[Colour, str]]:
+    """Return each colour and, so that grey print tells them apart too, line style, in the order of runs' numbers."""
+    colours = [sns.color_palette("colorblind")[place] for place in COLOURS]
     styles = ["-", "--", "-.", ":"]
-    return colours[at % len(colours)], styles[(at + at // len(colours)) % len(styles)]
+    count = len(colours) * len(styles)
+    return [(colours[at % len(colours)], styles[(at + at // len(colours)) % len(styles)]) for at in range(count)]
 
 
 def _groups(runs: Iterable[str], settings: config.Parameters) -> dict[str, list[str]]:

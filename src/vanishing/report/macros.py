@@ -72,6 +72,8 @@ def _settings(settings: config.Parameters) -> Iterator[str]:
     yield result("model/blocks", model.blocks_by_stage[0], str(model.blocks).strip("()"))
     yield result("chance/loss", math.log(data.classes), number(math.log(data.classes), 3))
     yield result("chance/accuracy", 100 / data.classes)
+    yield result("chance/train_loss", data.chance("train").loss, number(data.chance("train").loss, 3))
+    yield result("chance/train_accuracy", 100 * data.chance("train").accuracy)
     for key in ("learning_rate", "final_learning_rate"):
         yield result(f"train/{key}", getattr(train, key))
     if train.precision == "fp32":
@@ -96,7 +98,6 @@ def _images(data: config.Data) -> Iterator[str]:
         yield fact("data/unequal")
         yield result("data/smallest", min(data.train_counts))
         yield result("data/largest", max(data.train_counts))
-        yield result("chance/train_loss", data.prior_loss, number(data.prior_loss, 3))
 
 
 def _trainings(settings: config.Parameters) -> Iterator[str]:

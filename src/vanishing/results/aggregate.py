@@ -15,7 +15,7 @@ from vanishing.results.columns import METRICS, SETTINGS
 from vanishing.results.store import Result
 
 CHANCE_LOSS = 0.01
-"""Relative distance from ln(classes) within which a training loss counts as that of chance."""
+"""Relative distance from that of chance within which a training loss counts as such."""
 
 CHANCE_ACCURACY = 0.02
 """Accuracy above chance, as a fraction, within which a validation accuracy counts as chance."""
@@ -62,8 +62,9 @@ class Row:
 
     def values(self, metric: str) -> dict[int, float]:
         """Return a metric of each completed seed, NaN for one that has none."""
-        value, chance = METRICS[metric].value, self.configuration.data.prior_loss
-        return {result.seed: value(result, self.average, chance) for result in self.completed}
+        data, value = self.configuration.data, METRICS[metric].value
+        guess = data.chance("train").loss, data.chance("val").loss
+        return {result.seed: value(result, self.average, guess) for result in self.completed}
 
     def cell(self, metric: str) -> Cell:
         """Return a metric over the completed seeds."""
@@ -88,8 +89,7 @@ class Row:
     @property
     def at_chance(self) -> bool:
         """Whether every seed ends where it began: at the loss and the accuracy of an answer that ignores the image."""
-        data = self.configuration.data
-        loss, accuracy = data.prior_loss, 1 / data.classes  # validation has as many images of each class
+        loss, accuracy = self.configuration.data.chance("train").loss, self.configuration.data.chance("val").accuracy
         return bool(self.results) and all(
             not result.diverged
             and abs(result.summary["train"]["loss"] - loss) <= CHANCE_LOSS * loss

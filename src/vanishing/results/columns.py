@@ -18,7 +18,13 @@ SCHEDULES = {"cosine_per_epoch": "per epoch", "cosine_per_iteration": "per itera
 """The learning-rate schedules, and what people call them."""
 
 ONSET = 0.1
-"""Distance in nats from ln(classes) beyond which a training loss has left that of a guess."""
+"""Distance in nats beyond which a training loss has left that of a guess."""
+
+Guess = tuple[float, float]
+"""Training losses between which a network learns how frequent the classes are: that of chance, and ln(classes).
+
+It starts at the second. Where all classes are equally frequent, both are the same.
+"""
 
 SETTLED = 5
 """Final epochs over which the validation accuracy of one training is said to vary; those of r2's means and brackets."""
@@ -43,25 +49,25 @@ SETTINGS = {
 """By their keys in the block `train`."""
 
 
-def onset(history: pd.DataFrame, chance: float) -> float:
-    """Return the first epoch whose training loss is more than `ONSET` from that of chance, NaN where none is."""
-    left = history.epoch[(history.train_loss - chance).abs() > ONSET]
+def onset(history: pd.DataFrame, guess: Guess) -> float:
+    """Return the first epoch whose training loss is more than `ONSET` from those of a guess, NaN where none is."""
+    left = history.epoch[(history.train_loss - history.train_loss.clip(*guess)).abs() > ONSET]
     return float(left.min())
 
 
-def peak_loss(history: pd.DataFrame, chance: float) -> float:
+def peak_loss(history: pd.DataFrame, guess: Guess) -> float:
     """Return the highest training loss in nats from the onset on, the onset's own included; NaN without onset."""
-    return float(history.train_loss[history.epoch >= onset(history, chance)].max())
+    return float(history.train_loss[history.epoch >= onset(history, guess)].max())
 
 
-def final_deviation(history: pd.DataFrame, _: float) -> float:
+def final_deviation(history: pd.DataFrame, _: Guess) -> float:
     """Return the standard deviation (n - 1) of validation accuracy over the final epochs, NaN for too few of them."""
     final = history.sort_values("epoch").tail(SETTLED).val_accuracy
     return float(final.std(ddof=1)) if len(final) == SETTLED else math.nan
 
 
-Value = Callable[[Result, int, float], float]
-"""Returns a metric of a training, given the number of final epochs that it is a mean over, and the loss of chance."""
+Value = Callable[[Result, int, Guess], float]
+"""Returns a metric of a training, given the number of final epochs that it is a mean over, and losses of a guess."""
 
 
 def _final(column: str) -> Value:
@@ -74,9 +80,9 @@ def _summary(part: str, key: str) -> Value:
     return lambda result, *_: math.nan if (value := result.summary[part][key]) is None else value
 
 
-def _dynamics(of: Callable[[pd.DataFrame, float], float]) -> Value:
+def _dynamics(of: Callable[[pd.DataFrame, Guess], float]) -> Value:
     """Work a metric out from the whole history."""
-    return lambda result, _, chance: of(result.history, chance)
+    return lambda result, _, guess: of(result.history, guess)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,9 @@ from vanishing.results.published import Claim
 STUDIES = {"core": "", "short": "_short"}
 """Studies that have all networks, the longest trainings first, and how their runs' names end."""
 
+MOST = 6
+"""Runs that are named of a study without those networks."""
+
 START = {"initialisation": "_start"}
 """The study that has them at initialisation."""
 
@@ -37,7 +40,7 @@ def sentences(settings: config.Parameters, studies: Mapping[str, list[Row]], cla
     """
     key = answering(studies)
     if key is None:
-        return [_count(settings)]
+        return [*_best(settings, studies), _count(settings)]
     rows = _networks(studies, key)
     return [
         *_accuracies(settings, rows),
@@ -61,6 +64,17 @@ def _networks(studies: Mapping[str, list[Row]], key: str) -> dict[str, Row]:
     return {names[row.run]: row for row in studies.get(key, []) if row.run in names and row.completed}
 
 
+def _best(settings: config.Parameters, studies: Mapping[str, list[Row]]) -> Iterator[str]:
+    """Say the test accuracies of the first study that compares runs, the best of them first."""
+    able = ((key, [row for row in rows if row.completed]) for key, rows in studies.items())
+    key, rows = next(((key, rows) for key, rows in able if len(rows) > 1), ("", []))
+    if rows:
+        ranked = sorted(rows, key=lambda row: -row.cell("test_accuracy").mean)
+        named = _listed([f"{_accuracy(row)} for {row.run}" for row in ranked[:MOST]])
+        yield f"{settings.studies[key].title}: {named} of the test images are classified correctly."
+        yield _certainty(rows)
+
+
 def _accuracies(settings: config.Parameters, rows: Mapping[str, Row]) -> Iterator[str]:
     plain, chance = rows[PLAIN], 100 / settings.data.classes
     epochs = plain.configuration.train.epochs
@@ -69,7 +83,7 @@ def _accuracies(settings: config.Parameters, rows: Mapping[str, Row]) -> Iterato
         f"After {epochs} {'epoch' if epochs == 1 else 'epochs'}, the plain network of {depth} layers classifies "
         f"{_accuracy(plain)} of the test images of {settings.data.name} correctly"
     )
-    text += f", no better than a guess ({chance:g} %)" if plain.at_chance else f"; a guess, {chance:g} %"
+    text += f", no better than a guess ({chance:.3g} %)" if plain.at_chance else f"; a guess, {chance:.3g} %"
     if SHALLOW in rows:
         text += f". The one of {rows[SHALLOW].results[0].summary['layers']} layers reaches {_accuracy(rows[SHALLOW])}"
     yield f"{text}."

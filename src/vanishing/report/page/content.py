@@ -13,7 +13,6 @@ from vanishing import config
 from vanishing.report import figures
 from vanishing.report.why import measured
 from vanishing.results import store
-from vanishing.results.aggregate import Row
 from vanishing.results.store import Result
 
 DIGITS = 4
@@ -32,48 +31,44 @@ SMOOTHNESS = ("relative_change", "loss_range", "cosine")
 """Measures of smoothness that the page has."""
 
 
-def gather(
-    settings: config.Parameters,
-    results: Mapping[str, list[Result]],
-    studies: Mapping[str, list[Row]],
-) -> dict[str, Any]:
+def gather(settings: config.Parameters, results: Mapping[str, list[Result]]) -> dict[str, Any]:
     """Return what the script of the page draws from; what is not finite is None.
 
     Args:
         settings: the parameters.
         results: the complete results of each run, a seed each.
-        studies: rows of the studies that have results.
     """
-    rows = {row.run: row for of_study in studies.values() for row in of_study}
+    studies = {key: [run for run in study.runs if run in results] for key, study in settings.studies.items()}
+    looks = figures.looks(settings)
     return {
         "chance": {"loss": _number(settings.data.prior_loss), "accuracy": 1 / settings.data.classes},
         "studies": [
-            {"key": key, "title": settings.studies[key].title, "runs": [row.run for row in of_study]}
-            for key, of_study in studies.items()
+            {"key": key, "title": settings.studies[key].title, "runs": runs} for key, runs in studies.items() if runs
         ],
-        "runs": {run: _run(settings, rows[run]) for run in settings.runs if run in rows},
+        "runs": [run for run in settings.runs if run in results],
+        "looks": {run: _look(looks[run]) for run in settings.runs if run in results},
+        "palette": [_look(look) for look in figures.palette()],
+        **_configurations(settings),
         "trainings": [_training(result) for of_run in results.values() for result in of_run],
         "landscape": list(_landscape(settings)),
         "smoothness": list(_smoothness(settings)),
     }
 
 
-def _run(settings: config.Parameters, row: Row) -> dict[str, Any]:
-    (colour, dashes), summary = figures.looks(settings)[row.run], row.results[0].summary
-    return {
-        "colour": to_hex(colour),
-        "dash": DASHES[dashes],
-        "layers": summary["layers"],
-        "parameters": summary["parameters"],
-        "configuration": dict(_flat(row.configuration.configuration())),
+def _look(look: tuple[figures.Colour, str]) -> dict[str, Any]:
+    return {"colour": to_hex(look[0]), "dash": DASHES[look[1]]}
+
+
+def _configurations(settings: config.Parameters) -> dict[str, Any]:
+    """Return the settings that all runs share, and those of each run beside them, written as in `params.yaml`."""
+    every = {run: dict(config.flat(settings.run(run).configuration())) for run in settings.runs}
+    first, *others = every.values()
+    shared = {key: value for key, value in first.items() if all(other.get(key) == value for other in others)}
+    own = {
+        run: {key: config.inline(value) for key, value in of_run.items() if key not in shared}
+        for run, of_run in every.items()
     }
-
-
-def _flat(blocks: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
-    """Yield each setting by its key in `params.yaml`, written as there."""
-    for block, settings in blocks.items():
-        for key, value in settings.items():
-            yield f"{block}.{key}", ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return {"shared": {key: config.inline(value) for key, value in shared.items()}, "configurations": own}
 
 
 def _training(result: Result) -> dict[str, Any]:
@@ -82,10 +77,8 @@ def _training(result: Result) -> dict[str, Any]:
     measures = [measure for measure in FLOW if measure in table]
     return {
         "run": result.run,
-        "seed": result.seed,
         "history": {column: _numbers(history[column]) for column in CURVES},
         "snapshots": sorted(table.epoch.unique().tolist()),
-        "names": table[table.epoch == table.epoch.min()].name.tolist(),
         "flow": {name: [_numbers(rows[name]) for _, rows in table.groupby("epoch")] for name in measures},
     }
 
@@ -97,14 +90,15 @@ def _landscape(settings: config.Parameters) -> Iterator[dict[str, Any]]:
         grid = rows[rows.kind == "grid"]
         yield {
             **name,
-            "cuts": {column: _numbers(cuts[column]) for column in ("direction", "x", "loss")},
+            "cuts": {column: _numbers(cuts[column]) for column in ("x", "loss")},
             "grid": {column: _numbers(grid[column]) for column in ("x", "y", "loss")},
         }
 
 
 def _smoothness(settings: config.Parameters) -> Iterator[dict[str, Any]]:
     """Yield what was measured along the gradient of single minibatches of the size that every network has."""
-    size = settings.analyses.smoothness.minibatch
+    block = settings.analyses.smoothness
+    size = min(block.minibatch, block.batch_size)
     for name, rows in _snapshots("smoothness", settings):
         shown = rows[(rows.kind == "minibatch") & (rows["size"] == size) & (rows.direction == "gradient")]
         yield {**name, **{column: _numbers(shown[column]) for column in ("relative_distance", *SMOOTHNESS)}}

@@ -26,8 +26,8 @@ const FEW = 8; // runs that are chosen at first: as many as there are colours
 const figures = {};
 const dark = window.matchMedia("(prefers-color-scheme: dark)");
 
-function theme() {
-  const [front, soft, line] = dark.matches ? ["#e6edf3", "#9da7b1", "#3b434c"] : ["#1b1f24", "#57606a", "#d0d7de"];
+function theme(darkly) {
+  const [front, soft, line] = darkly ? ["#e6edf3", "#9da7b1", "#3b434c"] : ["#1b1f24", "#57606a", "#d0d7de"];
   return {
     background: null,
     view: { stroke: line },
@@ -36,6 +36,11 @@ function theme() {
     font: "system-ui, sans-serif",
   };
 }
+
+const options = (darkly) => ({
+  actions: false, ast: true, config: theme(darkly), defaultStyle: false, mode: "vega-lite", renderer: "svg",
+  tooltip: { disableDefaultStyle: true },
+});
 
 // Draws a figure, or says why there is none; the latest of several calls stands.
 async function draw(id, rows, spec, none = "None of the chosen runs has been measured.") {
@@ -51,10 +56,7 @@ async function draw(id, rows, spec, none = "None of the chosen runs has been mea
   if (empty) return place.replaceChildren();
   const made = Object.assign(document.createElement("div"), { className: "making" }); // as wide as it will be
   place.append(made);
-  const result = await vegaEmbed(made, { ...spec(rows), data: { values: rows } }, {
-    actions: false, ast: true, config: theme(), defaultStyle: false, mode: "vega-lite", renderer: "svg",
-    tooltip: { disableDefaultStyle: true },
-  });
+  const result = await vegaEmbed(made, { ...spec(rows), data: { values: rows } }, options(dark.matches));
   if (figures[id] !== entry) {
     made.remove();
     return result.finalize();
@@ -86,8 +88,9 @@ function powers(values) {
 
 // Describes lines with bands, a line a run, from rows of run, label, x, mean, low, high and n.
 function lines({ x, y, runs, label = (run) => run, log = false, guess = null, domain = null, square = false }) {
-  const scale = { domain: runs.map(label), range: runs.map((run) => data.runs[run].colour) };
-  const dashes = { domain: scale.domain, range: runs.map((run) => data.runs[run].dash) };
+  const looks = looksOf(runs);
+  const scale = { domain: runs.map(label), range: runs.map((run) => looks[run].colour) };
+  const dashes = { domain: scale.domain, range: runs.map((run) => looks[run].dash) };
   const narrow = byId("answer").clientWidth < 500;
   const legend = {
     orient: "bottom", title: null, columns: narrow ? 1 : 4, symbolType: "stroke", symbolSize: 400,
@@ -145,7 +148,7 @@ function lines({ x, y, runs, label = (run) => run, log = false, guess = null, do
 function surface(rows) {
   const axis = (field, sort) => ({
     field, type: "ordinal", sort, title: `${field === "x" ? "first" : "second"} direction (norms)`,
-    axis: { labelAngle: 0, format: "~g" },
+    axis: { labelAngle: 0, labelOverlap: true, format: "~g" },
   });
   return {
     $schema: "https://vega.github.io/schema/vega-lite/v6.json",
@@ -181,14 +184,26 @@ function rowsOf(x, values, band, label = (run) => run) {
     const [low, high] = band === "deviation"
       ? [mean - deviation, mean + deviation]
       : [Math.min(...found), Math.max(...found)];
-    return { run, label: label(run), [x]: place, mean, low, high, n };
+    const [middle, least, most] = [mean, low, high].map((value) => Number(value.toPrecision(6)));
+    return { run, label: label(run), [x]: place, mean: middle, low: least, high: most, n };
   });
 }
 
 // --- what is chosen ---
 
 const chosen = new Set();
-const inOrder = () => Object.keys(data.runs).filter((run) => chosen.has(run));
+const inOrder = () => data.runs.filter((run) => chosen.has(run));
+
+// Gives each run its own colour and dashes, or where another has them, the first that none has.
+function looksOf(runs) {
+  const taken = new Set();
+  const free = (look) => !taken.has(JSON.stringify(look));
+  return Object.fromEntries(runs.map((run) => {
+    const look = [data.looks[run], ...data.palette].find(free) ?? data.looks[run];
+    taken.add(JSON.stringify(look));
+    return [run, look];
+  }));
+}
 const trained = (run) => data.trainings.filter((training) => training.run === run);
 
 function drawStart() {
@@ -259,7 +274,21 @@ function drawSmoothness() {
 }
 
 const explored = [drawCurves, drawFlow, drawLandscape, drawSurface, drawSmoothness];
-const explore = () => explored.forEach((each) => each());
+
+// Says how many runs are chosen, and gives those listed the colours and dashes that they have in the figures.
+function mark() {
+  const looks = looksOf(inOrder());
+  byId("runs").firstElementChild.textContent = `Runs, ${chosen.size} chosen`;
+  byId("runs").querySelectorAll("label").forEach((label) => {
+    const run = label.firstElementChild.value;
+    label.querySelector("svg").replaceWith(swatch(looks[run] ?? data.looks[run]));
+  });
+}
+
+function explore() {
+  mark();
+  explored.forEach((each) => each());
+}
 
 // --- controls ---
 
@@ -302,18 +331,19 @@ function swatch({ colour, dash }) {
 function box(run) {
   const label = document.createElement("label");
   const input = Object.assign(document.createElement("input"), { type: "checkbox", value: run, checked: chosen.has(run) });
-  label.append(input, " ", swatch(data.runs[run]), ` ${run}`);
+  label.append(input, " ", swatch(data.looks[run]), ` ${run}`);
   return label;
 }
 
 function listed() {
   const study = data.studies.find(({ key }) => key === byId("study").value);
   const wanted = byId("find").value.trim().toLowerCase();
-  return (study?.runs ?? Object.keys(data.runs)).filter((run) => run.includes(wanted));
+  return (study?.runs ?? data.runs).filter((run) => run.includes(wanted));
 }
 
 function list() {
   byId("runs").replaceChildren(byId("runs").firstElementChild, ...listed().map(box));
+  mark();
 }
 
 function choose(runs) {
@@ -355,9 +385,9 @@ function filter(name) {
 
 function configurations() {
   const [first, second] = ["first", "second"].map((id) => byId(id).value);
-  const [left, right] = [first, second].map((run) => data.runs[run]?.configuration ?? {});
+  const [left, right] = [first, second].map((run) => ({ ...data.shared, ...data.configurations[run] }));
   const cell = (kind, text) => Object.assign(document.createElement(kind), { textContent: text });
-  const keys = [...new Set([...Object.keys(left), ...Object.keys(right)])];
+  const keys = [...new Set([...Object.keys(left), ...Object.keys(right)])].sort();
   const rows = keys.filter((key) => !byId("differences").checked || left[key] !== right[key]).map((key) => {
     const row = document.createElement("tr");
     const head = Object.assign(cell("th", key), { scope: "row" });
@@ -384,9 +414,14 @@ const field = (value) => (/[",\n]/.test(value) ? `"${`${value}`.replaceAll('"', 
 const csv = (rows) => rows.map((row) => `${row.map(field).join(",")}\n`).join("");
 
 async function saveFigure(id, kind) {
-  const { rows, result } = figures[id];
-  const name = [id, byId(id).querySelector("select")?.value].filter(Boolean).join("-");
-  if (kind === "svg") return save(`${name}.svg`, await result.view.toSVG(), "image/svg+xml");
+  const { rows, spec } = figures[id];
+  const [menu, slider] = ["select", "input[type=range]"].map((kind) => byId(id).querySelector(kind));
+  const name = [id, menu?.value, slider && `epoch${slider.dataset.epoch}`].filter(Boolean).join("-");
+  if (kind === "svg") {
+    const onPaper = { ...spec(rows), width: 700, background: "white", data: { values: rows } };
+    const { view } = await vegaEmbed(document.createElement("div"), onPaper, options(false));
+    return save(`${name}.svg`, await view.toSVG(), "image/svg+xml");
+  }
   const heads = Object.keys(rows[0]).filter((head) => head !== "label" || rows.some(({ run, label }) => run !== label));
   save(`${name}.csv`, csv([heads, ...rows.map((row) => heads.map((head) => row[head]))]), "text/csv");
 }
@@ -404,10 +439,9 @@ function start() {
   menu("metric", ["val_accuracy", "train_accuracy", "val_loss", "train_loss", "learning_rate"]);
   menu("measure", ["mean_abs_gradient", "gradient_weight_ratio"]);
   menu("smoothness-measure", ["relative_change", "loss_range", "cosine"]);
-  const runs = Object.keys(data.runs).map((run) => [run, run]);
+  const runs = Object.keys(data.configurations).map((run) => [run, run]);
   offer(byId("first"), runs);
-  offer(byId("second"), runs);
-  if (runs.length > 1) byId("second").selectedIndex = 1;
+  offer(byId("second"), runs, runs[1]?.[0]);
   const on = (id, event, action) => byId(id).addEventListener(event, action);
   on("study", "change", () => choose(listed().slice(0, FEW)));
   on("find", "input", list);
@@ -423,9 +457,9 @@ function start() {
   on("surface-run", "change", drawSurface);
   ["smoothness-measure", "smoothness-epoch"].forEach((id) => on(id, "input", drawSmoothness));
   ["first", "second", "differences"].forEach((id) => on(id, "change", configurations));
-  document.querySelectorAll("[data-filter]").forEach(({ dataset }) => {
-    document.querySelector(`[data-filter="${dataset.filter}"]`).addEventListener("input", () => filter(dataset.filter));
-    filter(dataset.filter);
+  document.querySelectorAll("[data-filter]").forEach((input) => {
+    input.addEventListener("input", () => filter(input.dataset.filter));
+    filter(input.dataset.filter);
   });
   document.querySelectorAll("thead button").forEach((button) => {
     const head = button.closest("th");

@@ -37,18 +37,35 @@ def write_page(settings: config.Parameters) -> None:
     """Write the page from the results that there are."""
     results = aggregate.read_results(settings, settings.runs)
     studies = aggregate.rows_of_studies(settings, results, settings.studies)
-    claims = published.value_claims(settings, studies)
-    shown = content.gather(settings, results, studies)
+    # of a user's own images nothing was published
+    claims = [] if settings.data.own else published.value_claims(settings, studies)
     start = studies.get(START) or next(iter(studies.values()), [])
+    shown = content.gather(settings, results)
     shown |= {"study": answer.answering(studies), "start": {row.run: row.network for row in start}}
-    files.write(TARGET, page(shown, answer.sentences(settings, studies, claims), tables(studies, claims)))
+    # at the last epoch alone, whatever a study takes the mean of
+    rows = [Row(run, settings.run(run), found) for run, found in results.items()]
+    files.write(
+        TARGET,
+        page(
+            shown,
+            images=settings.data.name,
+            real=settings.data.set == "cifar100",
+            sentences=answer.sentences(settings, studies, claims),
+            results=_results(rows),
+            published=_published(claims),
+        ),
+    )
 
 
-def page(shown: Mapping[str, Any], sentences: list[str], of_page: Mapping[str, Any]) -> str:
+def page(shown: Mapping[str, Any], **said: Any) -> str:
     """Return the page as HTML.
 
     The scripts and the style are allowed by their hashes, everything else that a page could load or run by nothing:
     what stands in a title or a name is text, whatever it looks like.
+
+    Args:
+        shown: what the script draws from; see `content.gather`.
+        said: what the template names beside it.
     """
     style, script = (_resource(name) for name in ("page.css", "page.js"))
     library = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
@@ -62,16 +79,9 @@ def page(shown: Mapping[str, Any], sentences: list[str], of_page: Mapping[str, A
             script=script,
             # in an element of HTML that is no program, `<` alone could end it
             data=json.dumps(shown, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"),
-            sentences=sentences,
-            **of_page,
+            **said,
         )
     )
-
-
-def tables(studies: Mapping[str, list[Row]], claims: list[Claim]) -> dict[str, Table]:
-    """Return the tables of the page: results by run, and published values beside ours."""
-    rows = {row.run: row for of_study in studies.values() for row in of_study}
-    return {"results": _results(rows.values()), "published": _published(claims)}
 
 
 def _results(rows: Iterable[Row]) -> Table:

@@ -143,7 +143,7 @@ def _cuts(data: Measured, chosen: dict[str, Moments]) -> Figure:
         blocks = rows[rows.kind == "block"]
         hollow = blocks["name"].str.endswith("reduction")
         axis.axhline(rows.accuracy.iloc[0], color=colour, linewidth=1)
-        axis.axhline(1 / data.settings.data.classes, color="0.4", linestyle=":", linewidth=0.8)
+        axis.axhline(data.settings.data.chance("train").accuracy, color="0.4", linestyle=":", linewidth=0.8)
         axis.plot(blocks.number, blocks.running_accuracy, "x", color="0.55", markersize=4)
         axis.plot(blocks.number[~hollow], blocks.accuracy[~hollow], "o", color=colour, markersize=4)
         axis.plot(

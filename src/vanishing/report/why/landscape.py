@@ -22,12 +22,12 @@ CAPTIONS = {
     "over the directions; a bound where both are within what a second difference of $10^{-5}$ nats, which may be "
     "rounding, gives. Half-width: distance at which the loss has risen by one nat, in filter norms, median and "
     "range over both sides of all cuts. Concave: second differences along the cuts below $-10^{-5}$ nats, in per cent. "
-    "No better: points of the grid whose loss is not 0.1 nats below that of a guess, $\\ln K$, in per cent.",
+    "No better: points of the grid whose loss is not 0.1 nats below that of chance, in per cent.",
     "cuts": "Loss along the random directions, in units of each filter's norm: at the last snapshot in colour, at the "
     "initialisation in grey, and, dashed, along the first direction with the running statistics of the last snapshot. "
-    "The dotted line is $\\ln K$; losses above twice that leave the panel.",
+    "The dotted line is chance; losses above $2 \\ln K$ leave the panel.",
     "grid": "Loss in the plane of the first two random directions, around the last snapshot of the first seed. The "
-    "thick line is 0.1 nats below $\\ln K$; losses above twice $\\ln K$ have the lightest shade.",
+    "thick line is 0.1 nats below chance; losses above $2 \\ln K$ have the lightest shade.",
     "plane": "Loss in the plane of the first two principal components of the trajectory, through the last snapshot of "
     "the first seed, with the snapshots projected on it, from the cross, the initialisation, to the large dot. The "
     "unit is length in the space of weights; in brackets the share of the variance. Shades and thick line are those of "
@@ -39,7 +39,7 @@ RISE = 1.0
 """Nats by which the loss has risen at the half-width."""
 
 BETTER = 0.1
-"""Nats by which a loss is below that of a uniform guess to be better than it."""
+"""Nats by which a loss is below that of chance to be better than it."""
 
 FLAT = 1e-5
 """Nats; a smaller second difference may be rounding, as logits are in single precision."""
@@ -50,19 +50,19 @@ LEVELS = 15
 
 def draw(data: Measured) -> dict[str, Figure]:
     """Draw the figures."""
-    guess = data.settings.data.prior_loss
     with figures.style():
-        return {
-            "cuts": cuts(data, guess),
-            "grid": surfaces(data, "grid", guess),
-            "plane": surfaces(data, "plane", guess),
-        }
+        return {"cuts": cuts(data), "grid": surfaces(data, "grid"), "plane": surfaces(data, "plane")}
+
+
+def _scale(data: Measured) -> tuple[float, float]:
+    """Return the loss of chance on training images, and twice that of a uniform guess, where axes end."""
+    return data.settings.data.chance("train").loss, 2 * math.log(data.settings.data.classes)
 
 
 def tables(data: Measured) -> dict[str, str]:
     """Write the table of what summarises the cuts and the grid."""
     head = ["Run & Epoch & Loss & Curvature & Half-width & Concave & No better" + r" \\"]
-    guess, reach = data.settings.data.prior_loss, data.settings.analyses.landscape.reach
+    guess, reach = _scale(data)[0], data.settings.analyses.landscape.reach
     bodies = []
     for run in data.networks.values():
         for epoch, rows in data.rows(run).groupby("epoch"):
@@ -78,7 +78,7 @@ def numbers(data: Measured) -> Iterator[tuple[str, float, str]]:
 
     Runs have their values by their own name too, so that trainings of equal length can be compared.
     """
-    guess, block = data.settings.data.prior_loss, data.settings.analyses.landscape
+    guess, block = _scale(data)[0], data.settings.analyses.landscape
     settings = {"images": block.batches * block.batch_size, "directions": block.directions, "reach": block.reach}
     for key, value in (settings | {"rise": RISE, "guess": guess, "better": BETTER, "flat": FLAT}).items():
         yield key, value, latex.number(value)
@@ -97,7 +97,7 @@ def summarise(rows: pd.DataFrame, guess: float) -> dict[str, Any]:
 
     Args:
         rows: of one run and epoch.
-        guess: loss of a uniform guess, in nats.
+        guess: loss of chance, in nats.
 
     Returns:
         loss: at the snapshot, with recomputed statistics.
@@ -174,9 +174,9 @@ def walk_shares(epochs: Sequence[float]) -> np.ndarray:
     return shares
 
 
-def cuts(data: Measured, guess: float) -> Figure:
+def cuts(data: Measured) -> Figure:
     """Draw the cuts, a panel a network."""
-    runs = data.networks.values()
+    runs, (guess, top) = data.networks.values(), _scale(data)
     figure, axes = figures.panels(len(runs), height=1.5, sharex=True, sharey=True)
     for axis, run in zip(axes, runs, strict=True):
         rows = data.rows(run)
@@ -189,13 +189,13 @@ def cuts(data: Measured, guess: float) -> Figure:
             elif last:
                 axis.plot(cut.x, cut.loss, color="0.1", linestyle="--", linewidth=0.8, zorder=4)
         axis.axhline(guess, color="0.4", linestyle=":", linewidth=0.8)
-        axis.set(title=run, ylim=(0, 2 * guess))
+        axis.set(title=run, ylim=(0, top))
     figure.supylabel("loss (nats)", fontsize=8)
     figure.supxlabel("step (filter norms)", fontsize=8)
     return figure
 
 
-def surfaces(data: Measured, kind: str, guess: float) -> Figure:
+def surfaces(data: Measured, kind: str) -> Figure:
     """Draw the grid, or the plane of the trajectory with its path, a panel a network that has it."""
     found = {run: rows for run in data.networks.values() if len(rows := _first(data.rows(run), kind))}
     if not found:
@@ -204,20 +204,20 @@ def surfaces(data: Measured, kind: str, guess: float) -> Figure:
         return figure
     figure, axes = figures.panels(len(found), height=2.4 if kind == "grid" else 2.0)
     for axis, (run, rows) in zip(axes, found.items(), strict=True):
-        shown = _surface(axis, rows, guess)
+        shown = _surface(axis, rows, *_scale(data))
         axis.set_title(run)
         if kind == "plane":
             _path(axis, data.rows(run))
         else:
             axis.set_aspect("equal")
-    ticks = range(0, int(2 * guess) + 1, 2)
+    ticks = range(0, int(_scale(data)[1]) + 1, 2)
     figure.colorbar(shown, ax=axes, label="loss (nats)", aspect=40, location="bottom", shrink=0.8, ticks=ticks)
     return figure
 
 
-def _surface(axis: Axes, rows: pd.DataFrame, guess: float) -> QuadContourSet:
+def _surface(axis: Axes, rows: pd.DataFrame, guess: float, top: float) -> QuadContourSet:
     surface = rows.pivot_table(index="y", columns="x", values="loss")
-    levels = np.linspace(0, 2 * guess, LEVELS + 1)
+    levels = np.linspace(0, top, LEVELS + 1)
     drawn = axis.contourf(surface.columns, surface.index, surface, levels=levels, cmap="viridis", extend="max")
     axis.contour(surface.columns, surface.index, surface, levels=[guess - BETTER], colors="black", linewidths=1.2)
     axis.grid(visible=False)
