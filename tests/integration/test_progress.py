@@ -82,6 +82,16 @@ def test_an_interrupted_training_is_found_where_it_was_saved_and_goes_on_by_the_
     assert list(paths.PROGRESS.iterdir()) == []
 
 
+def test_the_last_line_of_a_command_that_was_stopped_is_known_as_such(study, monkeypatch, capsys):
+    at_step(monkeypatch, 2, lambda: signal.raise_signal(signal.SIGTERM))
+    assert cli.main(["train", "vgg08"]) == 143
+    assert cli.main(["train", "vgg08", "--until", "1s"]) == 124
+    monkeypatch.setattr(stages, "train", lambda *_: signal.raise_signal(signal.SIGINT))
+    assert cli.main(["train", "vgg08"]) == 130
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("vanishing train: ")]
+    assert [status.STOPPED.match(line) is not None for line in lines] == [True] * 3
+
+
 def test_one_under_way_says_how_far_it_is(study, monkeypatch):
     seen = []
     at_step(monkeypatch, 5, lambda: seen.append(status.read(study).trainings[0]))
