@@ -1,17 +1,21 @@
 """What a training tells of itself: to `vanishing status`, and to TensorBoard where that is wanted."""
 
 import contextlib
+import errno
+import json
 import shlex
 import signal
 import sys
+import time
 from pathlib import Path
 
+import programs
 import pytest
 import torch
 
 import examples
-from vanishing import cli, config, paths, stages
-from vanishing.engines import graph, screen, status
+from vanishing import cli, config, files, paths, stages
+from vanishing.engines import graph, progress, screen, status
 from vanishing.training import step
 
 RUNS = ["vgg08", "vgg38"]
@@ -36,7 +40,9 @@ def study(tmp_path, monkeypatch):
 @pytest.fixture
 def board(study):
     """Have the trainings write curves; return a reader of those of a run: its epochs and training losses."""
-    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    programs.needs("tensorboard")
+    from tensorboard.backend.event_processing import event_accumulator as reader
+
     Path("params.yaml").write_text(config.text(examples.content(SMALL | {"tensorboard": True}, RUNS)))
 
     def read(run):
@@ -74,6 +80,16 @@ def test_an_interrupted_training_is_found_where_it_was_saved_and_goes_on_by_the_
     assert cli.main(shlex.split(found.command)[1:]) == 0
     assert [each.state for each in status.read(study).trainings] == ["done", "missing"]
     assert list(paths.PROGRESS.iterdir()) == []
+
+
+def test_the_last_line_of_a_command_that_was_stopped_is_known_as_such(study, monkeypatch, capsys):
+    at_step(monkeypatch, 2, lambda: signal.raise_signal(signal.SIGTERM))
+    assert cli.main(["train", "vgg08"]) == 143
+    assert cli.main(["train", "vgg08", "--until", "1s"]) == 124
+    monkeypatch.setattr(stages, "train", lambda *_: signal.raise_signal(signal.SIGINT))
+    assert cli.main(["train", "vgg08"]) == 130
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("vanishing train: ")]
+    assert [status.STOPPED.match(line) is not None for line in lines] == [True] * 3
 
 
 def test_one_under_way_says_how_far_it_is(study, monkeypatch):
@@ -125,12 +141,37 @@ def test_a_resumed_training_has_each_epoch_once(study, board, monkeypatch):
     assert [epoch for epoch, _ in board("vgg08")] == [1, 2, 3]
 
 
+def test_a_disk_that_is_full_or_a_folder_in_the_way_ends_no_training(board, monkeypatch, capsys):
+    """Two runs, each with one line: the first cannot make its folder, the second cannot write its first epoch."""
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    paths.BOARD.mkdir(parents=True)
+    (paths.BOARD / "vgg08").touch()
+    monkeypatch.setattr(RecordWriter, "write", full)
+    assert cli.main(["train", "vgg08", "vgg38"]) == 0
+    ends = "; the training goes on without curves for TensorBoard"
+    assert [line for line in capsys.readouterr().err.splitlines() if line.endswith(ends)] == [
+        f"{paths.BOARD}/vgg08/seed0: Not a directory{ends}",
+        f"{paths.BOARD}/vgg38/seed0: No space left on device{ends}",
+    ]
+
+
+def test_a_start_that_is_killed_before_its_first_step_has_forgotten_the_error_before(study):
+    files.write(paths.progress("vgg08", 0), json.dumps({"error": "a", "epoch": 2, "time": time.time() - 60}))
+    with contextlib.suppress(KeyboardInterrupt), progress.Reporter(study, "vgg08", 0):
+        raise KeyboardInterrupt
+    found = status.read(study).trainings[0]
+    assert (found.state, found.error) == ("interrupted", "")
+
+
 def test_without_its_package_a_line_says_so(board, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    monkeypatch.setitem(sys.modules, "tensorboard.compat.proto.event_pb2", None)
     assert cli.main(["train", "vgg08"]) == 1
     assert capsys.readouterr().err == (
-        "vanishing train: tensorboard = true: the package is missing; `pip install tensorboard` brings it, false does "
-        "without\n"
+        "vanishing train: tensorboard is not installed; run `pip install tensorboard`, or set `tensorboard: false`\n"
     )
 
 

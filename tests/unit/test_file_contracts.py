@@ -1,13 +1,18 @@
 """`docs/files.md` says of every file what its maker writes."""
 
+import contextlib
+import json
 import re
+from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 import yaml
 
 import examples
-from vanishing.engines import catalogue
+from vanishing import paths
+from vanishing.engines import catalogue, progress
 from vanishing.results import (
     checks,
     columns,
@@ -72,6 +77,28 @@ def test_the_summary_has_the_keys_that_are_told():
     assert paths
     for path in paths:
         assert list(yaml.safe_load(path.read_text())) == told("results/runs/RUN/seedS/summary.json")
+
+
+def test_no_meaning_is_left_out():
+    assert [line for line in PAGE.splitlines() if re.search(r"\|\s*\|", line)] == []
+
+
+def test_the_progress_file_has_the_keys_that_are_told(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    study = examples.study()
+    training = SimpleNamespace(
+        place=SimpleNamespace(epoch=1, iteration=2),
+        run=study.run("vgg08"),
+        iterations=3,
+        state=Path("x"),
+        done=2,
+        total=9,
+    )
+    with contextlib.suppress(ValueError), progress.Reporter(study, "vgg08", 0) as reporter:
+        reporter.update(training)
+        raise ValueError("a broken step")
+    written = json.loads(paths.progress("vgg08", 0).read_text())
+    assert list(written) == told(f"{paths.PROGRESS}/RUN-seedS.json")
 
 
 def test_every_csv_of_the_pipeline_is_told_of():

@@ -261,6 +261,7 @@ def test_files_are_written_by_the_one_function_that_replaces_them():
             if verb in ("open", "fdopen") and re.search(r"'[rbt]*[wax+][bt+]*'", ast.unparse(call)):
                 opened.add(f"{module}: {name}")
     opened.remove("cli.py: Path(os.devnull).open")
+    opened.remove("engines/progress.py: self._path.open")  # for TensorBoard, which reads on where it has stopped
     assert opened == {"files.py: os.fdopen", "data/downloads.py: partial.open"}  # which goes on with half a download
 
 

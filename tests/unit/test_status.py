@@ -190,16 +190,18 @@ def test_files_that_cannot_be_read_count_as_not_there(study):
 
 def test_a_file_that_others_may_not_read_is_an_error_of_its_training(study, monkeypatch):
     """As in the checkout of a group; root may read everything, so the system's answer is made up."""
-    examples.result(study, "vgg08")
-    forbidden, exists = paths.results("vgg08", 0) / "history.csv", Path.exists
+    for run in ("vgg08", "vgg38"):
+        examples.result(study, run)
+    forbidden, stat = (paths.results("vgg08", 0) / "history.csv", paths.ANALYSES / "vgg38/seed0/signal.csv"), Path.stat
 
-    def guarded(path):
-        if path == forbidden:
+    def guarded(path, **how):
+        if path in forbidden:
             raise PermissionError(errno.EACCES, "Permission denied", str(path))
-        return exists(path)
+        return stat(path, **how)
 
-    monkeypatch.setattr(Path, "exists", guarded)
-    assert (only(study).state, only(study).error) == ("failed", f"{forbidden}: Permission denied")
+    monkeypatch.setattr(Path, "stat", guarded)
+    assert (only(study).state, only(study).error) == ("failed", f"{forbidden[0]}: Permission denied")
+    assert (only(study, "vgg38").state, status.read(study).analyses["signal"].done) == ("done", 0)
 
 
 def test_nothing_of_another_process_steers_the_terminal(study):

@@ -6,19 +6,19 @@ Nothing depends on these files, and no hash is taken of them. They are in `logs/
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import shutil
 import time
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from vanishing import config, files, paths
+from vanishing.console import say
 from vanishing.errors import UserError, line
 
 if TYPE_CHECKING:  # PyTorch takes seconds to import, and readers of progress have no use for it
     from collections.abc import Sequence
-
-    from torch.utils.tensorboard import SummaryWriter
 
     from vanishing.training.loop import Epoch, Training
 
@@ -52,6 +52,7 @@ class Reporter:
         self._told = -EVERY
 
     def __enter__(self) -> Self:
+        self._write()  # over what an earlier start has told
         return self
 
     def update(self, training: Training) -> None:
@@ -67,8 +68,6 @@ class Reporter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._curves:
-            self._curves.close()
         if error is None:
             self._path.unlink(missing_ok=True)
         elif isinstance(error, Exception):  # others stop a training that has not failed
@@ -99,7 +98,9 @@ class Reporter:
 class Curves:
     """The history of a training as TensorBoard reads it, written anew from the first epoch by each start.
 
-    A resumed training would otherwise have the epochs twice that it repeats.
+    A resumed training would otherwise have the epochs twice that it repeats. Where nothing can be written, one line
+    says so and the training goes on. This is why PyTorch's `SummaryWriter`, whose thread meets a full disk with a
+    traceback, is not used.
 
     Args:
         name: a run.
@@ -108,39 +109,49 @@ class Curves:
 
     def __init__(self, name: str, seed: int) -> None:
         self._folder = paths.BOARD / name / f"seed{seed}"
-        self._writer: SummaryWriter | None = None
+        self._path = self._folder / f"events.out.tfevents.{time.time():.0f}"
         self._written = 0
+        self._failed = False
 
     def update(self, history: Sequence[Epoch]) -> None:
         """Write the epochs that are new."""
-        if len(history) == self._written:
+        if self._failed or len(history) == self._written:
             return
-        if self._writer is None:
-            shutil.rmtree(self._folder, ignore_errors=True)
-            self._writer = _writer()(str(self._folder))
-        for row in history[self._written :]:
-            for tag, column in CURVES.items():
-                self._writer.add_scalar(tag, getattr(row, column), row.epoch)
-        self._writer.flush()
+        try:
+            if not self._written:
+                if self._folder.exists():
+                    shutil.rmtree(self._folder)
+                self._folder.mkdir(parents=True)
+            self._append(history[self._written :])
+        except OSError as error:
+            self._failed = True
+            say(f"{self._folder}: {error.strerror or error}; the training goes on without curves for TensorBoard")
         self._written = len(history)
 
-    def close(self) -> None:
-        """Close the file, if there is one."""
-        if self._writer:
-            self._writer.close()
+    def _append(self, rows: Sequence[Epoch]) -> None:
+        records, events, summaries = _tensorboard()
+        with self._path.open("ab") as handle:
+            writer, now = records.RecordWriter(handle), time.time()
+            if not self._written:
+                writer.write(events.Event(wall_time=now, file_version="brain.Event:2").SerializeToString())
+            for row in rows:
+                values = [{"tag": tag, "simple_value": getattr(row, column)} for tag, column in CURVES.items()]
+                summary = summaries.Summary(value=values)
+                writer.write(events.Event(wall_time=now, step=row.epoch, summary=summary).SerializeToString())
 
 
 def check(settings: config.Parameters) -> None:
     """Raise `UserError` if curves for TensorBoard are wanted and its package is missing."""
     if settings.tensorboard:
-        _writer()
+        _tensorboard()
 
 
-def _writer() -> type[SummaryWriter]:
+def _tensorboard() -> list[Any]:
+    """Return TensorBoard's modules of its file format: records, events and summaries."""
+    names = ("summary.writer.record_writer", "compat.proto.event_pb2", "compat.proto.summary_pb2")
     try:
-        from torch.utils.tensorboard import SummaryWriter
+        return [importlib.import_module(f"tensorboard.{name}") for name in names]
     except ImportError:
         raise UserError(
-            "tensorboard = true: the package is missing; `pip install tensorboard` brings it, false does without"
+            "tensorboard is not installed; run `pip install tensorboard`, or set `tensorboard: false`"
         ) from None
-    return SummaryWriter

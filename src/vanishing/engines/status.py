@@ -304,7 +304,7 @@ def _analysis(
     """Count what has been measured of the trainings in `trained`, made with today's configuration."""
     wanted = graph.stage_jobs(settings, stage, jobs)
     outputs = [stage.output_paths(run=run, seed=seed)[0] for run, seed in wanted if (run, seed) in trained]
-    there = [path for path in outputs if path.exists()]
+    there = [path for path in outputs if _time(path)]
     today = json.loads(graph.configuration(stage.name, settings))
     changes = [change for path in there if (change := config.differences(_recorded(path) or today, today))]
     return Analysis(len(wanted), len(there) - len(changes), len(changes), changes[0] if changes else {})
