@@ -122,7 +122,9 @@ def _parser() -> argparse.ArgumentParser:
         "path", type=_path, metavar="PATH", help="class folders or Parquet files, in a folder or archive"
     )
     images.add_argument("--output", type=_path, metavar="FILE", help="write to this file instead")
-    images.add_argument("--seed", type=int, default=0, help="of the test images, where there are none (default: 0)")
+    images.add_argument(
+        "--seed", type=int, default=0, help="seed of the draw of a test set, if the images have none (default: 0)"
+    )
     command("readme", _readme, "write the results into README.md and docs/, from results/: no engine makes them")
     _records(command)
     diagnose = command("diagnose", _diagnose, "say where signal or gradient die in any network, and what helps")
@@ -317,11 +319,12 @@ def _images(options: argparse.Namespace) -> None:
 
     if not 0 <= options.seed < 2**31:
         raise config.ParameterError(f"--seed {options.seed}: allowed: 0 to {2**31 - 1}")
+    content = config.read(project.PARAMETERS)
+    config.check(config.of_many_images(content), project.PARAMETERS)  # before minutes of reading images
     try:
         folder = own_images.record(options.path, options.seed, say)
     except SourceError as error:
         raise UserError(f"{options.path}: {error}") from None
-    content = config.read(project.PARAMETERS)
     overlay = config.fitted(content, folder, [str(options.path)])
     if options.output:
         files.write(options.output, own_images.overlay_text(overlay))

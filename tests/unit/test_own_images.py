@@ -211,6 +211,50 @@ def test_an_image_of_one_pixel_is_enlarged_and_counted(photos):
     assert [1, 2, 3] in own.train.images[:, :, 7, 9].tolist()
 
 
+def test_grey_images_of_16_bits_that_hold_12_are_counted(photos):
+    for number, most in enumerate((255, 4095, 4096, 65535)):
+        grey = Image.fromarray(np.linspace(0, most, 1024).astype(np.uint16).reshape(32, 32))
+        (photos / "train" / "cat" / f"{number}.png").write_bytes(encoded(grey, "TIFF" if number else "PNG"))
+    assert own_images.read(photos, 0).notes == (
+        "grey images of 16 bits with values below 4,096 alone, dark unless you save them as 8 bits: 2",
+    )
+
+
+def test_a_validation_set_of_the_users_is_left_out_by_its_name(photos):
+    class_folders(photos, {"cat": 3, "dog": 2}, "val", first=150)
+    assert own_images.read(photos, 0).notes == (
+        "validation files, such as 'val/cat/0.png', left out; validation is held out of train: 5",
+    )
+    (photos / "train" / "eel").rename(photos / "train" / "val")
+    (photos / "test" / "eel").rename(photos / "test" / "val")
+    assert own_images.read(photos, 0).classes == ("cat", "dog", "val")
+
+
+@pytest.mark.parametrize("name", ["__MACOSX", "@eaDir", ".ipynb_checkpoints"])
+def test_what_systems_leave_beside_images_is_no_class(photos, name):
+    before = own_images.read(photos, 0)
+    for folder in (photos / "train" / name, photos / name / "train" / "cat", photos / "train" / "cat" / name / "0.png"):
+        folder.mkdir(parents=True)
+        (folder / "._0.png").write_bytes(b"no image")
+        (folder / "0.jpg").write_bytes(b"no image")
+    after = own_images.read(photos, 0)
+    assert (after.sha256, after.notes) == (before.sha256, ())
+
+
+def test_a_folder_has_no_limit_but_an_archive_has(photos, tmp_path, monkeypatch):
+    table = hugging_face(tmp_path / "p", [], {"0.parquet": [(n % 2, n) for n in range(10)]})
+    monkeypatch.setattr("vanishing.data.archives.MEMBERS", 3)
+    monkeypatch.setattr("vanishing.data.archives.MEMBER_BYTES", 10)
+    monkeypatch.setattr("vanishing.data.layouts.MEMBERS", 3)
+    monkeypatch.setattr("vanishing.data.layouts.TOTAL_BYTES", 10)
+    assert len(own_images.read(photos, 0).train) == 24
+    assert len(own_images.read(table, 0).train) == 8
+    monkeypatch.setattr("vanishing.data.archives.MEMBER_BYTES", 1 << 20)
+    with zipfile.ZipFile(tmp_path / "p.zip", "w") as archive:
+        archive.write(table / "0.parquet", "0.parquet")
+    assert refused(tmp_path / "p.zip").startswith("refused: '0.parquet' unpacks to ")
+
+
 def test_copies_in_train_and_test_and_in_two_classes_are_counted(photos):
     (photos / "test" / "cat" / "copy.png").write_bytes(encoded(square(1)))
     (photos / "test" / "dog" / "copy.png").write_bytes(encoded(square(2)))  # of a cat in train
@@ -259,7 +303,9 @@ def test_parquet_files_of_hugging_face_keep_their_classes(tmp_path):
     assert own.classes == ("zebra", "ant")  # by their numbers
     assert values(own.train) == sorted(train)
     assert values(own.test) == test
-    assert own.notes == ("other files, such as 'validation-00000-of-00001.parquet', left out: 1",)
+    assert own.notes == (
+        "validation files, such as 'validation-00000-of-00001.parquet', left out; validation is held out of train: 1",
+    )
 
 
 @pytest.mark.parametrize(
@@ -284,15 +330,25 @@ def bomb():
 
 
 HOSTILE = {
-    "no image": (b"GIF89a? no", "'train/cat/0.png': no image that can be read: cannot identify image file"),
+    "no image": (
+        b"GIF89a? no",
+        "'train/cat/0.png': no image that can be read; expected one of BMP, GIF, JPEG, PNG, TIFF, WEBP",
+    ),
     "cut off": (encoded(square(9))[:-40], "'train/cat/0.png': no image that can be read: "),
-    "empty": (b"", "'train/cat/0.png': no image that can be read: "),
+    "empty": (b"", "'train/cat/0.png': no image that can be read; expected one of BMP, "),
     "bomb": (bomb(), "'train/cat/0.png': many more pixels than the limit of 67,108,864"),
     "large": (
         encoded(Image.new("1", (9000, 8000))),
         "'train/cat/0.png': 9,000 x 8,000 pixels; the limit is 67,108,864 in all",
     ),
-    "of no range": (encoded(Image.new("F", (40, 40)), "TIFF"), "no image that can be read: grey values of mode F have"),
+    "of no range": (
+        encoded(Image.new("F", (40, 40)), "TIFF"),
+        "no image that can be read: grey values of 32 bits (mode F) have no range; save them as 8 or 16 bits",
+    ),
+    "of whole numbers of no range": (
+        encoded(Image.new("I", (40, 40), 200), "TIFF"),
+        "no image that can be read: grey values of 32 bits (mode I) have no range; save them as 8 or 16 bits",
+    ),
 }
 
 
@@ -358,8 +414,8 @@ def test_links_are_followed_in_a_folder_and_end_nowhere_else(photos, tmp_path):
 
 
 TABLES = {
-    "another label": ({"label": [0, None]}, "'train.parquet': found the label None, which is none of a class"),
-    "no class": ({"label": [0, -1]}, "'train.parquet': found the label -1, which is none of a class"),
+    "another label": ({"label": [0, None]}, "'train.parquet': the label None belongs to no class"),
+    "no class": ({"label": [0, -1]}, "'train.parquet': the label -1 belongs to no class"),
     "no label": ({"kind": [0, 1]}, "expected label or labels or fine_label or class among them"),
     "numbers": ({"label": [0.5, 1.5]}, "the column 'label' is double, expected whole numbers or text"),
     "no pixels": ({"label": [0, 1], "image": [None, None]}, "the column 'image' is null, expected bytes of images"),
@@ -496,6 +552,23 @@ def test_the_command_prints_the_lines_and_asks_for_no_record(photos, tmp_path, m
     assert cli.main(["images", "photos", "--seed", "-1"]) == 2
     assert cli.main(["images", "nowhere"]) == 1
     assert capsys.readouterr().err.splitlines()[-1] == "vanishing images: nowhere: not there"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"data": 5}, "data = 5: allowed: a mapping"),
+        ({"trainable_depth": None}, "trainable_depth = None: allowed: "),
+        ({"train": {"batch_size": 0}}, "train.batch_size = 0: allowed: "),
+        ({"data": {"seed": -1}}, "data.seed = -1: allowed: "),
+    ],
+)
+def test_a_mistake_in_the_parameters_is_told_before_any_image_is_read(tmp_path, monkeypatch, capsys, change, message):
+    monkeypatch.chdir(tmp_path)
+    content = examples.content()
+    Path("params.yaml").write_text(config.text(config.merge(content, change)))
+    assert cli.main(["images", "nowhere"]) == 2
+    assert capsys.readouterr().err.startswith(f"vanishing images: params.yaml: {message}")
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,7 @@ def check_refused(path: Path, *parts: str) -> None:
 
 
 def assert_line(error: UserError, *parts: str) -> None:
+    assert " at 0x" not in str(error)
     for part in parts:
         assert part in str(error)
     assert "\n" not in str(error)

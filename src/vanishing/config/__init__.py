@@ -6,7 +6,7 @@ from vanishing.config.block import IMAGE_SIZE, LATIN, NAME, ParameterError
 from vanishing.config.curvature import Curvature
 from vanishing.config.data import CIFAR10, Address, Chance, Data, Folder, Generated, Scaling
 from vanishing.config.effective_depth import EffectiveDepth
-from vanishing.config.fitting import FEWEST, fitted
+from vanishing.config.fitting import FEWEST, fitted, of_many_images
 from vanishing.config.gradients import Gradients
 from vanishing.config.landscape import Landscape
 from vanishing.config.model import BOTTLENECK, Model
@@ -58,6 +58,7 @@ __all__ = [
     "inline",
     "load",
     "merge",
+    "of_many_images",
     "plain",
     "read",
     "read_settings",

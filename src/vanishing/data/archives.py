@@ -1,7 +1,7 @@
 """Files of a directory, tar or zip archive, as names and bytes; nothing is unpacked to the disk.
 
 An archive may come from anywhere. It is refused, with the name of the member, where a member is not a regular file, has
-a name that leads out of the archive, or is larger than any file of CIFAR-100.
+a name that leads out of the archive, or is larger than `MEMBER_BYTES`.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from typing import IO
 from vanishing.data.records import DataError
 
 MEMBER_BYTES = 256 << 20
-"""Limit of one file; the largest of CIFAR-100 in any layout takes 155 MB."""
+"""Limit of one file; the largest of CIFAR-100 in any layout takes 155 MB. A folder of own images has none."""
 
 TOTAL_BYTES = 1 << 30
 """Limit of an unpacked archive, headers included; CIFAR-100 takes about 0.2 GB."""
 
 MEMBERS = 200_000
-"""Limit of the number of files; CIFAR-100 as single images takes 60,000."""
+"""Limit of the number of files; CIFAR-100 as single images takes 60,000. A folder of own images has none."""
 
 DEPTH = 6
 """Levels of a directory that are searched: folders around the data set, then split, superclass, class, file."""
@@ -50,18 +50,19 @@ Wanted = Callable[[str], bool]
 
 
 class SourceError(DataError):
-    """A source does not hold CIFAR-100; the text says why in one line."""
+    """A source does not hold the images that are looked for, or cannot be read; the text says why in one line."""
 
 
-def members(path: Path, wanted: Wanted) -> Iterator[tuple[str, bytes]]:
+def members(path: Path, wanted: Wanted, own: bool = False) -> Iterator[tuple[str, bytes]]:
     """Yield (name relative to `path`, bytes) of each file in the directory or archive whose name is `wanted`.
 
-    Names are in POSIX form. Raises `SourceError` where a file cannot be read or is refused.
+    Names are in POSIX form. A directory of the user's `own` images may have any number of files, of any size. Raises
+    `SourceError` where a file cannot be read or is refused.
     """
     kind = "tar"
     try:
         if path.is_dir():
-            yield from _directory(path, wanted)
+            yield from _directory(path, wanted, own)
             return
         with path.open("rb") as raw:
             magic = raw.read(4)
@@ -83,16 +84,17 @@ def one_line(error: object) -> str:
     return (" ".join(str(error).split()) or type(error).__name__)[:200]
 
 
-def _directory(root: Path, wanted: Wanted) -> Iterator[tuple[str, bytes]]:
+def _directory(root: Path, wanted: Wanted, own: bool) -> Iterator[tuple[str, bytes]]:
     for count, path in enumerate(_walk(root, DEPTH)):
-        if count >= MEMBERS:
+        if count >= MEMBERS and not own:
             raise SourceError(f"more than {MEMBERS:,} files; name the folder of the data set itself")
         name = path.relative_to(root).as_posix()
         if not wanted(name):
             continue
         if not path.is_file():
             raise SourceError(f"{name!r} is not a regular file")
-        _check_size(name, path.stat().st_size)
+        if not own:
+            _check_size(name, path.stat().st_size)
         yield name, path.read_bytes()
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from vanishing.config.block import IMAGE_SIZE
 from vanishing.data import pickles
@@ -145,6 +145,10 @@ class Parquet(Layout):
     image_columns: tuple[str, ...] = ("img", "image")
     label_columns: tuple[str, ...] = ("fine_label", "label")
 
+    def __init__(self, limited: bool = True) -> None:
+        super().__init__()
+        self._limited = limited
+
     @staticmethod
     def split_of(name: str) -> str | None:
         """Claim Parquet files whose names begin with `train` or `test`."""
@@ -166,11 +170,8 @@ class Parquet(Layout):
 
     def rows(self, name: str, file: pq.ParquetFile) -> Iterator[tuple[Any, Any]]:
         """Yield images and labels, a few rows at a time: one stored value can stand for a million rows."""
-        unpacked = sum(file.metadata.row_group(group).total_byte_size for group in range(file.metadata.num_row_groups))
-        if unpacked > TOTAL_BYTES:
-            raise SourceError(f"refused: {name!r} unpacks to {unpacked:,} bytes; the limit is {TOTAL_BYTES:,}")
-        if file.metadata.num_rows > MEMBERS:
-            raise SourceError(f"refused: {name!r} has {file.metadata.num_rows:,} rows; the limit is {MEMBERS:,}")
+        if self._limited:
+            _check_rows(name, file.metadata)
         image, label = (self.column(name, file, names) for names in (self.image_columns, self.label_columns))
         kind = file.schema_arrow.field(image).type
         packed = pa.types.is_struct(kind)
@@ -201,6 +202,14 @@ class Parquet(Layout):
 
 
 LAYOUTS = (Python, Binary, Folders, Parquet)
+
+
+def _check_rows(name: str, metadata: pq.FileMetaData) -> None:
+    unpacked = sum(metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups))
+    if unpacked > TOTAL_BYTES:
+        raise SourceError(f"refused: {name!r} unpacks to {unpacked:,} bytes; the limit is {TOTAL_BYTES:,}")
+    if metadata.num_rows > MEMBERS:
+        raise SourceError(f"refused: {name!r} has {metadata.num_rows:,} rows; the limit is {MEMBERS:,}")
 
 
 def claimed(name: str) -> bool:
@@ -241,6 +250,8 @@ def decode(name: str, content: Any) -> Bytes:
             image = Image.open(io.BytesIO(content), formats=["PNG"])
         if (*image.size, image.mode) == (IMAGE_SIZE, IMAGE_SIZE, "RGB"):
             return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+    except UnidentifiedImageError:  # its text is an address in memory
+        raise SourceError(f"{name!r}: no PNG image") from None
     except Exception as error:  # a damaged image makes Pillow raise errors of many types
         raise SourceError(f"{name!r}: no PNG image: {one_line(error)}") from None
     found = f"{image.width} x {image.height} pixels of mode {image.mode}"

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from vanishing import config
 from vanishing.config import IMAGE_SIZE, LATIN
@@ -54,8 +54,17 @@ MOST = 1 << 16
 TEST_SHARE = 5
 """One image in so many of a class is drawn for the test where the images come without a test set."""
 
-SIXTEEN_BITS = ("I", "I;16", "I;16B", "I;16L", "I;16N")
+SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N")
 """Pillow's modes of grey images that have values up to 65,535."""
+
+TWELVE_BITS = 1 << 12
+"""A grey image of 16 bits without any value from here on may hold one of 12 or of 8 bits, which is then too dark."""
+
+HIDDEN = (".", "__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information")
+"""How the names of what systems leave beside images begin."""
+
+VALIDATION = re.compile(r"(?:^|/)val(?:id|idation)?[/.-]", re.IGNORECASE)
+"""Found in the names of a validation set's images and tables."""
 
 
 @dataclass(frozen=True)
@@ -178,7 +187,7 @@ def read(path: Path, seed: int) -> Own:
         SourceError: in one line, with the name of the file or class.
     """
     check_readable(path)
-    names = [name for name in _names(path) if not any(part.startswith((".", "__MACOSX")) for part in name.split("/"))]
+    names = [name for name in _names(path) if not any(part.startswith(HIDDEN) for part in name.split("/"))]
     images, tables = ([name for name in names if _suffix(name) in kinds] for kinds in (FORMATS, (".parquet",)))
     if images and tables:
         raise SourceError(f"both images and Parquet files, such as {images[0]!r} and {tables[0]!r}; expected one kind")
@@ -192,7 +201,11 @@ def read(path: Path, seed: int) -> Own:
     else:
         places = {name: (split, "") for name, split in _tables(tables).items()}
         found = _read_tables(path, places, notes)
-    if others := [name for name in names if name not in places]:
+    validation = {name for name in (*images, *tables) if name not in places and VALIDATION.search(name)}
+    if validation:
+        note = f"validation files, such as {min(validation)!r}, left out; validation is held out of train"
+        notes[note] = len(validation)
+    if others := [name for name in names if name not in places and name not in validation]:
         notes[f"other files, such as {others[0]!r}, left out"] = len(others)
     return _data_set(found, seed, notes)
 
@@ -205,7 +218,7 @@ def _names(path: Path) -> list[str]:
         names.append(name)
         return False
 
-    for _ in members(path, noted):
+    for _ in members(path, noted, own=True):
         pass
     return names
 
@@ -251,14 +264,14 @@ def _refuse_empty(path: Path, places: Mapping[str, tuple[str, str]]) -> None:
     for above in {each.parent for each in classes} if path.is_dir() else ():
         for folder in sorted((path / above).iterdir()):
             here = PurePosixPath(folder.relative_to(path))
-            if folder.is_dir() and not folder.name.startswith(".") and here not in classes:
+            if folder.is_dir() and not folder.name.startswith(HIDDEN) and here not in classes:
                 raise SourceError(f"the class folder {str(here)!r} has no image; fill it, or remove it")
 
 
 def _read_folders(path: Path, places: Mapping[str, tuple[str, str]], notes: Counter[str]) -> dict[str, _Found]:
     found: dict[str, _Found] = {}
     with Progress(f"images of {path}", len(places), unit="image") as progress:
-        for name, content in members(path, places.__contains__):
+        for name, content in members(path, places.__contains__, own=True):
             split, label = places[name]
             part = found.setdefault(split, _Found())
             part.images.append(decode(name, content, notes))
@@ -281,10 +294,10 @@ def _tables(names: Sequence[str]) -> dict[str, str]:
 def _read_tables(path: Path, places: Mapping[str, tuple[str, str]], notes: Counter[str]) -> dict[str, _Found]:
     found: dict[str, _Found] = {}
     with Progress(f"tables of {path}", len(places), unit="file") as progress:
-        for name, content in members(path, places.__contains__):
+        for name, content in members(path, places.__contains__, own=True):
             part = found.setdefault(places[name][0], _Found())
             try:
-                for image, label in _Table().named_rows(name, content):
+                for image, label in _Table(limited=not path.is_dir()).named_rows(name, content):
                     part.images.append(decode(f"{name}, row {len(part.images)}", image, notes))
                     part.labels.append(label)
             except (pa.ArrowException, OSError, ValueError) as error:
@@ -310,7 +323,7 @@ class _Table(layouts.Parquet):
         names = _names_of_labels(file, self.column(name, file, self.label_columns))
         for image, label in self.rows(name, file):
             if label is None or (isinstance(label, int) and not 0 <= label < (len(names) or MOST)):
-                raise SourceError(f"{name!r}: found the label {label}, which is none of a class")
+                raise SourceError(f"{name!r}: the label {label} belongs to no class")
             if isinstance(label, str):
                 yield image, (0, _class_name(label))
             else:
@@ -343,7 +356,12 @@ def decode(name: str, content: Any, notes: Counter[str]) -> Bytes:
                 notes["images with a side of less than 32 pixels, enlarged"] += 1
             elif image.size != (IMAGE_SIZE, IMAGE_SIZE):
                 notes["images of another size, cut to their middle square and resized"] += 1
+            if image.mode in SIXTEEN_BITS and np.asarray(image).max() < TWELVE_BITS:
+                notes["grey images of 16 bits with values below 4,096 alone, dark unless you save them as 8 bits"] += 1
             return fit(image)
+    except UnidentifiedImageError:
+        kinds = ", ".join(sorted(set(FORMATS.values())))
+        raise SourceError(f"{name!r}: no image that can be read; expected one of {kinds}") from None
     except Image.DecompressionBombError:
         raise SourceError(f"{name!r}: many more pixels than the limit of {PIXELS:,}") from None
     except SourceError:
@@ -366,12 +384,9 @@ def fit(image: Image.Image) -> Bytes:
 def _rgb(image: Image.Image) -> Image.Image:
     """Return an image in red, green and blue, over white where it is transparent."""
     if image.mode in SIXTEEN_BITS:
-        grey = np.asarray(image)
-        if grey.min() < 0 or grey.max() > 0xFFFF:
-            raise ValueError(f"grey values of mode {image.mode} beyond 0 to 65,535")
-        image = Image.fromarray((grey >> 8).astype(np.uint8))
-    if image.mode == "F":
-        raise ValueError("grey values of mode F have no range")
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in {"F", "I"}:
+        raise ValueError(f"grey values of 32 bits (mode {image.mode}) have no range; save them as 8 or 16 bits")
     if image.has_transparency_data:
         clear = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear).convert("RGB")

@@ -93,7 +93,7 @@ def check_readable(path: Path) -> None:
     except FileNotFoundError:
         raise SourceError("not there") from None
     except ValueError:
-        raise SourceError("no name of a file") from None
+        raise SourceError("not a valid file name") from None
     except OSError as error:
         raise SourceError(f"cannot be read: {error.strerror}") from None
 
