@@ -124,6 +124,11 @@ function lines({ x, y, runs, label = (run) => run, log = false, guess = null, do
       height: 320,
       encoding: { x: horizontal, color: colour },
       layer: [
+        ...(guess === null ? [] : [{
+          data: { values: [{}] },
+          mark: { type: "rule", strokeDash: [2, 3], color: "gray", aria: false },
+          encoding: { x: null, color: null, y: { datum: guess, type: "quantitative" } },
+        }]),
         {
           mark: { type: "area", opacity: 0.2, clip: true, aria: false },
           encoding: { y: { ...vertical, field: "low" }, y2: { field: "high" } },
@@ -136,11 +141,6 @@ function lines({ x, y, runs, label = (run) => run, log = false, guess = null, do
           mark: { type: "point", clip: true, filled: true, aria: false, size: rows.length > 12 * runs.length ? 12 : 28 },
           encoding: { y: { ...vertical, field: "mean" }, tooltip },
         },
-        ...(guess === null ? [] : [{
-          data: { values: [{}] },
-          mark: { type: "rule", strokeDash: [2, 3], color: "gray", aria: false },
-          encoding: { x: null, color: null, y: { datum: guess, type: "quantitative" } },
-        }]),
       ],
     };
   };
