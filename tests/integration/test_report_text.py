@@ -198,6 +198,14 @@ def test_every_part_on_causes_places_its_tables_and_figures_once(name):
     assert (examples.ROOT / "report" / "sections" / f"why-{name}.tex").read_text().count("\\whyfloats") == 1
 
 
+def test_what_is_measured_in_training_is_held_against_chance_in_training():
+    sections = examples.ROOT / "report" / "sections"
+    studies = "".join(path.read_text() for path in sections.glob("study-*.tex"))
+    assert r"\lossofchance" in studies
+    assert r"\result{chance/loss}" not in studies
+    assert r"\raw{chance/accuracy}" not in (sections / "why-effective_depth.tex").read_text()
+
+
 def test_chance_is_defined_with_the_bounds_of_the_tables():
     words = " ".join(text().split())
     assert f"within {100 * aggregate.CHANCE_LOSS:g}\\,\\% of $\\ln K$" in words

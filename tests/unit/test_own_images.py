@@ -489,6 +489,13 @@ def test_the_lines_are_what_params_yaml_reads(photos):
     assert config.read(path) == laid
 
 
+def test_the_lines_replace_a_record_whose_test_set_was_drawn(photos):
+    drawn = own_images.record(photos / "train", 7, silent)
+    content = config.merge(examples.PROJECT, overlay(drawn, ["photos/train"]))
+    laid = overlay(own_images.record(photos, 0, silent), ["photos"], content)
+    assert config.check(config.merge(content, laid)).data.own.seed is None
+
+
 @pytest.fixture
 def study(photos, tmp_path, monkeypatch):
     """Return parameters of a small study of these images, in a folder of its own."""

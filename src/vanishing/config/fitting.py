@@ -34,7 +34,7 @@ def fitted(content: Mapping[str, Any], folder: Folder, sources: Sequence[str]) -
     validation = min(content["data"]["validation_per_class"], max(2, min(folder.train) // 4))
     images = sum(folder.train) - validation * len(folder.train)
     of_class = min(folder.train) - validation
-    data: dict[str, Any] = {"set": "folder", "sources": list(sources), "folder": folder.model_dump(exclude_none=True)}
+    data: dict[str, Any] = {"set": "folder", "sources": list(sources), "folder": folder.model_dump()}
     sweep = content["trainable_depth"]
     of_sweep = {"images": min(sweep["images"], of_class - 1), "held_out": min(sweep["held_out"], validation - 1)}
     of_sweep["batch_size"] = min(sweep["batch_size"], of_sweep["images"] * len(folder.train))
