@@ -18,7 +18,7 @@ MAKE = ["make", "--old-file", ".venv/.ready", "CORES=2", "demo"]
 
 
 def unpack(folder: Path) -> Path:
-    """Unpack what git would commit, without git, with the environment of this Python."""
+    """Unpack what git would commit, without git, with the environment of this Python, one epoch of six."""
     folder.mkdir(parents=True)
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
@@ -34,6 +34,10 @@ def unpack(folder: Path) -> Path:
     )
     subprocess.run(["tar", "--extract"], cwd=folder, input=packed.stdout, check=True)
     (folder / ".venv").symlink_to(sys.prefix)
+    demo = folder / "workflow" / "demo.yaml"
+    shorter = demo.read_text().replace("  epochs: 6\n", "  epochs: 1\n", 1)
+    assert shorter != demo.read_text()
+    demo.write_text(shorter)
     return folder
 
 
