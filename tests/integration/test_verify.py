@@ -249,7 +249,7 @@ def without_dvc():
     Path("results/why.ipynb").unlink()
     for folder in ("samples", "tables", "figures", "comparison", "why"):
         shutil.rmtree(paths.REPORT / folder)
-    for made in ("numbers.tex", "studies.tex", "report.pdf"):
+    for made in ("numbers.tex", "studies.tex", "report.pdf", "report.html"):
         (paths.REPORT / made).unlink()
 
 
@@ -361,8 +361,8 @@ def test_what_was_built_from_other_sources_is_not_compared_with_dvcs_record(stud
     scope = Scope(config.load())
     assert list(dvc_lock.outputs(scope)) == []
     assert scope.notes == [
-        "dvc.lock: made from other inputs, not compared: check, configure, figures@core, gradients@vgg08-0, numbers, "
-        "published, report, tables@core, train@vgg08-0; `vanishing sync` enters what is here"
+        "dvc.lock: made from other inputs, not compared: check, configure, figures@core, gradients@vgg08-0, html, "
+        "numbers, published, report, tables@core, train@vgg08-0; `vanishing sync` enters what is here"
     ]
     assert paths.best(paths.checkpoints("vgg38", 0)) in scope.compared
     assert path not in scope.compared
@@ -616,6 +616,7 @@ def test_what_no_record_covers_is_built_again(build, tmp_path, monkeypatch, caps
         "report/why/parts/signal-share.pdf": "vanishing explain",
         "report/why/why.tex": "vanishing explain",
         "report/report.pdf": "vanishing report",
+        "report/report.html": "vanishing html",
     }
     for path in flipped:
         flip(Path(path))
@@ -634,7 +635,7 @@ def test_results_that_cannot_be_built_from_are_a_finding(study, capsys):
     code, found, told = verify(capsys)
     assert code == 1
     assert found[0].startswith(f"{HISTORY}: found SHA-256 ")
-    assert found[-1].startswith("report: found none to compare: snakemake --cores failed: ")
+    assert found[-1].startswith("report: found none to compare: snakemake report failed: ")
     assert told[-1].endswith(" files here not compared")
 
 
@@ -647,13 +648,14 @@ def test_a_build_that_fails_is_a_finding_that_says_why(study, monkeypatch, capsy
 
     monkeypatch.setattr(rebuild, "_build", build)
     code, found, told = verify(capsys)
-    made = 3 + 2 + 3 + 13 + 3 + 5 + 2 + 1  # samples, tables twice, comparison, figures, explanation, numbers, report
+    # samples, tables twice, comparison, figures, explanation, numbers, page, report
+    made = 3 + 2 + 3 + 13 + 3 + 5 + 2 + 1 + 1
     assert (code, found) == (
         1,
         [
             "report: found none to compare: snakemake --cores failed: vanishing report: report/report.tex: LaTeX "
             f"failed: ! \\nosuch, expected {made} files of results/ and report/ (built again); next: "
-            "`snakemake --cores 1 report --config from_results=true`"
+            "`snakemake report html --cores 1 --config from_results=true`"
         ],
     )
     assert told[-1].startswith("vanishing verify: 1 file does not match; ")

@@ -342,7 +342,7 @@ def test_watch_writes_no_escapes_into_a_pipe():
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
     lines = [process.stdout.readline() for _ in range(20)]
     process.send_signal(signal.SIGINT)
-    rest, _ = process.communicate(timeout=30)
+    rest, _ = process.communicate(timeout=120)
     assert process.returncode == 0
     assert lines.count("3 trainings: 3 missing\n") >= 2
     assert "\x1b" not in "".join(lines) + rest

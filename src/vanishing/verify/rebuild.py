@@ -13,7 +13,7 @@ from vanishing.engines import catalogue, sync, workspace
 from vanishing.errors import UserError
 from vanishing.verify.mismatch import Mismatch, Scope, guarded, remove
 
-ARGUMENTS = ("snakemake", "--cores", "1", "report", "--config", "from_results=true")
+ARGUMENTS = ("snakemake", "report", "html", "--cores", "1", "--config", "from_results=true")
 """What builds all of it."""
 
 BUILD = " ".join(ARGUMENTS)
