@@ -25,12 +25,10 @@ FILE_BYTES = 8 << 30
 LEFT = 24 * 3600.0
 """Seconds after which a temporary file is a killed writer's, where no lock tells: on a file system without `flock`."""
 
-TEXT = frozenset(
-    {
-        ".bib", ".css", ".csv", ".html", ".ipynb", ".js", ".json", ".md", ".mplstyle", ".py", ".rst", ".sha256", ".smk", ".tex",
-        ".yaml",
-    }
-)  # fmt: skip
+TEXT = frozenset({
+    ".bib", ".css", ".csv", ".html", ".ipynb", ".js", ".json", ".md", ".mplstyle", ".py", ".rst", ".sha256", ".smk",
+    ".tex", ".yaml",
+})  # fmt: skip
 """Endings of the text that git may convert."""
 
 
