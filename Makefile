@@ -70,7 +70,7 @@ test: lint  ## formatting, lint, types, unit tests, and a tiny study with both e
 test-fast: $(READY)  ## unit tests only
 	$(PYTEST) tests/unit
 
-# they wait, for locks and queues, half of the time
+# they spend much of their time waiting, for locks and queues
 test-stress: $(READY)  ## kills, a full disk, races, clones, builds under other dates, locales and umasks (long)
 	$(PYTEST) -n $(shell expr 2 \* $(CORES)) tests/stress
 

@@ -16,7 +16,6 @@ import torch
 import examples
 from vanishing import cli, config, files, paths, stages
 from vanishing.engines import graph, progress, screen, status
-from vanishing.training import step
 
 RUNS = ["vgg08", "vgg38"]
 SMALL = {
@@ -53,18 +52,6 @@ def board(study):
     return read
 
 
-def at_step(monkeypatch, number, act):
-    """Call `act` in the step of this number, whichever training takes it."""
-    original, steps = step.Learner.step, iter(range(1, number + 1))
-
-    def counted(self, *rest):
-        original(self, *rest)
-        if next(steps, None) == number:
-            act()
-
-    monkeypatch.setattr(step.Learner, "step", counted)
-
-
 def made():
     found = (path for top in ("checkpoints", "results") for path in sorted(Path(top).rglob("*")))
     return {path.as_posix(): path.read_bytes() for path in found if path.is_file()}
@@ -72,7 +59,7 @@ def made():
 
 def test_an_interrupted_training_is_found_where_it_was_saved_and_goes_on_by_the_command(study, monkeypatch):
     with monkeypatch.context() as patch:
-        at_step(patch, 5, lambda: signal.raise_signal(signal.SIGTERM))
+        examples.at_step(patch, 5, lambda: signal.raise_signal(signal.SIGTERM))
         assert cli.main(["train", "vgg08", "--seed", "0"]) == 143
     found = status.read(study).trainings[0]
     assert (found.state, found.epoch, found.iteration) == ("interrupted", 2, 2)
@@ -83,7 +70,7 @@ def test_an_interrupted_training_is_found_where_it_was_saved_and_goes_on_by_the_
 
 
 def test_the_last_line_of_a_command_that_was_stopped_is_known_as_such(study, monkeypatch, capsys):
-    at_step(monkeypatch, 2, lambda: signal.raise_signal(signal.SIGTERM))
+    examples.at_step(monkeypatch, 2, lambda: signal.raise_signal(signal.SIGTERM))
     assert cli.main(["train", "vgg08"]) == 143
     assert cli.main(["train", "vgg08", "--until", "1s"]) == 124
     monkeypatch.setattr(stages, "train", lambda *_: signal.raise_signal(signal.SIGINT))
@@ -94,7 +81,7 @@ def test_the_last_line_of_a_command_that_was_stopped_is_known_as_such(study, mon
 
 def test_one_under_way_says_how_far_it_is(study, monkeypatch):
     seen = []
-    at_step(monkeypatch, 5, lambda: seen.append(status.read(study).trainings[0]))
+    examples.at_step(monkeypatch, 5, lambda: seen.append(status.read(study).trainings[0]))
     monkeypatch.setattr("vanishing.engines.progress.EVERY", 0.0)
     assert cli.main(["train", "vgg08", "--seed", "0"]) == 0
     (found,) = seen
@@ -114,7 +101,7 @@ def test_one_that_failed_says_why(study, monkeypatch, error, told):
     def fail():
         raise error
 
-    at_step(monkeypatch, 2, fail)
+    examples.at_step(monkeypatch, 2, fail)
     with contextlib.suppress(RuntimeError):  # which is no mistake of the user's
         assert cli.main(["train", "vgg08", "--seed", "0"]) == 1
     found = status.read(study).trainings[0]
@@ -134,7 +121,7 @@ def test_the_curves_are_the_history_and_change_no_result(study, board):
 
 def test_a_resumed_training_has_each_epoch_once(study, board, monkeypatch):
     with monkeypatch.context() as patch:
-        at_step(patch, 7, lambda: signal.raise_signal(signal.SIGTERM))
+        examples.at_step(patch, 7, lambda: signal.raise_signal(signal.SIGTERM))
         assert cli.main(["train", "vgg08"]) == 143
     assert [epoch for epoch, _ in board("vgg08")] == [1, 2]
     assert cli.main(["train", "vgg08"]) == 0

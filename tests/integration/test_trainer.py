@@ -56,18 +56,6 @@ def made():
     }
 
 
-def at_step(monkeypatch, number, act):
-    """Call `act` once, in the step of this number, whichever training takes it."""
-    original, steps = step.Learner.step, iter(range(1, number + 1))
-
-    def counted(self, *rest):
-        original(self, *rest)
-        if next(steps, None) == number:
-            act()
-
-    monkeypatch.setattr(step.Learner, "step", counted)
-
-
 def test_the_results_of_trainings_at_once_are_those_of_one_after_another(study, capsys):
     for name in RUNS:
         stages.train(study, [(name, 0)])
@@ -243,7 +231,7 @@ def test_what_another_machine_has_trained_since_the_start_is_not_trained_again(s
 
 def test_while_a_sign_of_another_machine_is_waited_for_other_trainings_and_signals_go_on(study, monkeypatch, capsys):
     elsewhere("vgg08")
-    at_step(monkeypatch, 5, lambda: signal.raise_signal(signal.SIGINT))
+    examples.at_step(monkeypatch, 5, lambda: signal.raise_signal(signal.SIGINT))
     began = time.monotonic()
     assert cli.main(["train", "--missing", "--at-once", "2"]) == 130
     assert time.monotonic() - began < locks.PATIENCE / 2
@@ -253,7 +241,7 @@ def test_while_a_sign_of_another_machine_is_waited_for_other_trainings_and_signa
 def test_a_signal_reaches_all_and_the_line_names_the_command_that_goes_on(study, monkeypatch, capsys):
     whole = made_by(study)
     with monkeypatch.context() as patch:
-        at_step(patch, 5, lambda: signal.raise_signal(signal.SIGTERM))
+        examples.at_step(patch, 5, lambda: signal.raise_signal(signal.SIGTERM))
         assert cli.main(["train", "vgg08:0", "vgg38:0", "vgg38_bn:0", "--at-once", "2"]) == 143
     told = capsys.readouterr().err.splitlines()[-1]
     assert told == (
@@ -498,7 +486,7 @@ def test_within_a_budget_nothing_is_lost(study, monkeypatch, capsys):
     with monkeypatch.context() as patch:
         patch.setattr(time_limit, "RESERVE", 0.0)
         late = time.monotonic() + 1e6
-        at_step(patch, 7, lambda: patch.setattr(time, "monotonic", lambda: late))
+        examples.at_step(patch, 7, lambda: patch.setattr(time, "monotonic", lambda: late))
         assert cli.main(["train", "--missing", "core", "--at-once", "2", "--until", "1h"]) == 124
     told = capsys.readouterr().err.splitlines()[-1]
     assert told.startswith("vanishing train: the time is up: 0 of 3 trainings done; saved: vgg08:0 at epoch ")

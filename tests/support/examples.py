@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pytest
 
 from vanishing import config, files, paths
 from vanishing.results import store
@@ -123,3 +124,17 @@ def own(data: config.Data, train: Sequence[int] = (20, 10, 10), test: Sequence[i
         mean=[0.5, 0.4, 0.3], std=[0.25, 0.2, 0.15],
     )  # fmt: skip
     return data.model_copy(update={"set": "folder", "folder": folder})
+
+
+def at_step(monkeypatch: pytest.MonkeyPatch, number: int, act: Callable[[], object]) -> None:
+    """Call `act` once, in the step of this number, whichever training takes it."""
+    from vanishing.training import step  # PyTorch takes seconds to import
+
+    original, steps = step.Learner.step, iter(range(1, number + 1))
+
+    def counted(self: step.Learner, *rest: Any) -> None:
+        original(self, *rest)
+        if next(steps, None) == number:
+            act()
+
+    monkeypatch.setattr(step.Learner, "step", counted)

@@ -18,7 +18,7 @@ def table(key: str, settings: config.Parameters, rows: list[Row]) -> Iterator[st
     shared = [f"`{key}`", *(f"{count} epoch{'s' * (count > 1)}" for count in epochs if len(epochs) == 1)]
     shared += [f"mean of the final {rows[0].average}"] * (rows[0].average > 1)
     yield from (f"{settings.studies[key].title} ({', '.join(shared)}):", "")
-    metrics = [f"{metric.part} {metric.head}".lower() for metric in columns.shown().values()]
+    metrics = [metric.title for metric in columns.shown().values()]
     head = ["run", "schedule", "epochs", "precision", *metrics, "n", "device"]
     yield line(head)
     yield line(["---"] * len(head))

@@ -77,8 +77,7 @@ def _cells(item: Difference, left: Row, right: Row) -> Sequence[str]:
     mean, low, high = (f"{each * metric.scale:+.{metric.decimals}f}" for each in ends)
     interval = "-" if math.isnan(item.margin) else f"{low} to {high}"
     values = (markdown.metric(row, item.metric) for row in (left, right))
-    name = f"{metric.part} {metric.head}".lower()
-    return name, *values, mean if item.n else "-", interval, f"{item.n}", item.verdict
+    return metric.title, *values, mean if item.n else "-", interval, f"{item.n}", item.verdict
 
 
 def _remarks(n: int, rows: Sequence[Row], heads: Sequence[str]) -> Iterator[str]:

@@ -98,6 +98,11 @@ class Metric:
     """Column group in printed tables; empty for metrics only in the CSV."""
     head: str = ""
 
+    @property
+    def title(self) -> str:
+        """What it is called where it stands alone, such as `validation accuracy`."""
+        return f"{self.part} {self.head}".lower()
+
 
 DYNAMICS = "Dynamics"
 """The part of metrics that say how a training went; the report has a table of their own."""

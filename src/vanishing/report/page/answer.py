@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 
 from vanishing import config
-from vanishing.report.cells import plain_metric
+from vanishing.report import markdown
 from vanishing.results import published, store
 from vanishing.results.aggregate import Row
 from vanishing.results.published import Claim
@@ -128,8 +128,7 @@ def _count(settings: config.Parameters) -> str:
 
 
 def _accuracy(row: Row) -> str:
-    mean, std = plain_metric(row, "test_accuracy")
-    return f"{mean}{std and f' ± {std}'} %"
+    return markdown.metric(row, "test_accuracy")
 
 
 def _listed(parts: list[str]) -> str:

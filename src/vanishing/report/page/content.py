@@ -21,8 +21,8 @@ DIGITS = 4
 DASHES = {"-": [], "--": [6, 3], "-.": [6, 2, 1, 2], ":": [1, 2]}
 """Line styles as SVG has them, by Matplotlib's names."""
 
-CURVES = ("train_accuracy", "val_accuracy", "train_loss", "val_loss", "learning_rate")
-"""Columns of the history, in the order of the page's menu."""
+CURVES = ("val_accuracy", "train_accuracy", "val_loss", "train_loss", "learning_rate")
+"""Columns of the history that the page has; the first is shown when it opens, as with the next two."""
 
 FLOW = ("mean_abs_gradient", "gradient_weight_ratio")
 """Measures of gradient flow that the page has."""
@@ -45,8 +45,8 @@ def gather(settings: config.Parameters, results: Mapping[str, list[Result]]) -> 
         "studies": [
             {"key": key, "title": settings.studies[key].title, "runs": runs} for key, runs in studies.items() if runs
         ],
-        "runs": [run for run in settings.runs if run in results],
         "looks": {run: _look(looks[run]) for run in settings.runs if run in results},
+        "menus": {"metric": CURVES, "measure": FLOW, "smoothness-measure": SMOOTHNESS},
         "palette": [_look(look) for look in figures.palette()],
         **_configurations(settings),
         "trainings": [_training(result) for of_run in results.values() for result in of_run],

@@ -193,7 +193,8 @@ function rowsOf(x, values, band, label = (run) => run) {
 // --- what is chosen ---
 
 const chosen = new Set();
-const inOrder = () => data.runs.filter((run) => chosen.has(run));
+const withResults = Object.keys(data.looks);
+const inOrder = () => withResults.filter((run) => chosen.has(run));
 
 // Gives each run its own colour and dashes, or where another has them, the first that none has.
 function looksOf(runs) {
@@ -340,7 +341,7 @@ function box(run) {
 function listed() {
   const study = data.studies.find(({ key }) => key === byId("study").value);
   const wanted = byId("find").value.trim().toLowerCase();
-  return (study?.runs ?? data.runs).filter((run) => run.includes(wanted));
+  return (study?.runs ?? withResults).filter((run) => run.includes(wanted));
 }
 
 function list() {
@@ -437,10 +438,7 @@ function saveTable(name) {
 
 function start() {
   offer(byId("study"), [...data.studies.map(({ key, title }) => [key, `${key}: ${title}`]), ["", "every run"]], data.study);
-  const menu = (id, keys) => offer(byId(id), keys.map((key) => [key, names[key]]));
-  menu("metric", ["val_accuracy", "train_accuracy", "val_loss", "train_loss", "learning_rate"]);
-  menu("measure", ["mean_abs_gradient", "gradient_weight_ratio"]);
-  menu("smoothness-measure", ["relative_change", "loss_range", "cosine"]);
+  Object.entries(data.menus).forEach(([id, keys]) => offer(byId(id), keys.map((key) => [key, names[key]])));
   const runs = Object.keys(data.configurations).map((run) => [run, run]);
   offer(byId("first"), runs);
   offer(byId("second"), runs, runs[1]?.[0]);

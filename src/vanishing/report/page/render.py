@@ -86,7 +86,7 @@ def page(shown: Mapping[str, Any], **said: Any) -> str:
 
 def _results(rows: Iterable[Row]) -> Table:
     metrics = columns.shown()
-    names = [f"{metric.part} {metric.head}".lower() for metric in metrics.values()]
+    names = [metric.title for metric in metrics.values()]
     head = ["run", "layers", "parameters", "rate", "schedule", "epochs", "precision", *names, "n", "device"]
     return head, [
         [
