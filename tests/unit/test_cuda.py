@@ -1,5 +1,6 @@
 """What holds on a GPU; skipped where there is none."""
 
+import gc
 from pathlib import Path
 
 import pandas as pd
@@ -61,6 +62,21 @@ def test_a_capture_leaves_the_learner_as_it_was(images, labels):
     untouched, recorded = (made(run) for _ in range(2))
     capture(recorded, images, labels, 100)
     assert differing(untouched, recorded) == []
+
+
+def test_a_captured_step_keeps_what_it_reads_and_writes(images, labels):
+    run = configured("vgg38_bn_rc", "bf16")
+    draws = augmentation.draw(len(images), 0, 1).to(DEVICE).batch(0, 100)
+    trained, eager = (made(run) for _ in range(2))
+    weights = trained.model.state_dict()
+    captured = capture(trained, images.clone(), labels.clone(), 100)
+    del trained
+    gc.collect()
+    torch.cuda.empty_cache()
+    capture(made(run), images, labels, 100)  # takes what memory is free
+    captured(draws)
+    eager.step(images, labels, draws)
+    assert all(torch.equal(weights[name], tensor) for name, tensor in eager.model.state_dict().items())
 
 
 def test_minibatches_of_two_sizes_are_captured_each(images, labels):

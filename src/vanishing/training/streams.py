@@ -7,6 +7,7 @@ share a GPU in one process, and what it repeats is recorded as a CUDA graph.
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -138,7 +139,7 @@ class CudaStream(Stream):
             with torch.no_grad():
                 for name, tensor in changed.items():
                     tensor.copy_(before[name])
-        return graph.replay
+        return functools.partial(_replay, graph, work)
 
     @contextlib.contextmanager
     def beside(self, after: Mark) -> Iterator[None]:
@@ -154,6 +155,11 @@ class CudaStream(Stream):
         yield
         if torch.cuda.memory_stats()["num_ooms"] > before:
             raise torch.OutOfMemoryError("an operation went without the memory that it asked for")
+
+
+def _replay(graph: torch.cuda.CUDAGraph, _: Callable[[], None]) -> None:
+    """Replay the recording of work that is kept with it: a graph knows its tensors by their addresses alone."""
+    graph.replay()
 
 
 class Slot:
