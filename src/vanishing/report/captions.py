@@ -5,7 +5,8 @@ CAPTIONS: dict[str, dict[str, str]] = {
         "loss": "Training and validation loss. Lines are means over the seeds, bands their standard deviation; "
         "the dotted line is chance. The axis ends at one and a half times the loss of a uniform guess; what is "
         "larger leaves the panel.",
-        "accuracy": "Training and validation accuracy, as above; the dotted line is chance.",
+        "accuracy": "Training and validation accuracy. Lines are means over the seeds, bands their standard deviation; "
+        "the dotted line is chance.",
         "loss_by_run": "The same losses, a panel a run: training solid, validation dashed. All panels share their "
         "axes; lines, bands and the dotted line are those of the figures above.",
         "accuracy_by_run": "The same accuracies, a panel a run: training solid, validation dashed.",
@@ -21,3 +22,6 @@ CAPTIONS: dict[str, dict[str, str]] = {
     },
 }
 """Every figure of each family, by file name, with what its caption says."""
+
+PRINTED = {"training": "accuracy", "gradient_flow": "gradient_flow_log"}
+"""The figure of each family that the report prints; `report.html` and `report/figures/` have all."""

@@ -1,7 +1,7 @@
 r"""Every number that the report's prose names, and the order in which its studies stand.
 
-`report/numbers.tex` defines what `\result` and `\iffact` look up; `report/studies.tex` lays out the studies
-that have results.
+`report/numbers.tex` defines what `\result` and `\iffact` look up; `report/studies.tex` lays out the studies that have
+results, the core study for the text and the others for the appendix, and lists what is left to train.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 
 from vanishing import config, files, paths
 from vanishing.data.cifar100 import CIFAR100
-from vanishing.report import tables
-from vanishing.report.captions import CAPTIONS
+from vanishing.report import latex, tables
+from vanishing.report.captions import CAPTIONS, PRINTED
 from vanishing.report.cells import latex_metric
 from vanishing.report.latex import code, escape, number
 from vanishing.results import (
@@ -33,6 +33,9 @@ from vanishing.results.store import Result
 Studies = Mapping[str, list[Row]]
 """Rows by study."""
 
+CORE = "core"
+"""The study that the text is about; the others stand in the appendix."""
+
 
 def write_numbers(settings: config.Parameters) -> None:
     """Write `numbers.tex` and `studies.tex` from the results that there are."""
@@ -43,9 +46,10 @@ def write_numbers(settings: config.Parameters) -> None:
     lines += _trainings(settings)
     for key, rows in found.items():
         lines += _numbers(key, settings.studies[key], rows)
-    layout = [_section(key, settings, rows) for key, rows in found.items()]
+    if set(found) - {CORE}:
+        lines.append(fact("otherstudies"))
     files.write(paths.REPORT / "numbers.tex", "".join(f"{line}\n" for line in lines))
-    files.write(paths.REPORT / "studies.tex", "\n".join(layout))
+    files.write(paths.REPORT / "studies.tex", _layout(settings, found))
 
 
 def _settings(settings: config.Parameters) -> Iterator[str]:
@@ -110,6 +114,7 @@ def _trainings(settings: config.Parameters) -> Iterator[str]:
     counts = {
         "done": len(summaries),
         "planned": len(list(settings.jobs())),
+        "left": len(set(settings.jobs()) - set(store.available(settings))),
         "seeds": seeds,
         "diverged": sum(summary["status"] == "diverged" for summary in summaries),
         "epochs": sum(summary["epochs"] for summary in summaries),
@@ -137,7 +142,8 @@ def _published() -> Iterator[str]:
 def _comparison(settings: config.Parameters, studies: Studies) -> Iterator[str]:
     """Define how many published values hold, how many would fail by chance, and what is said of the schedules."""
     claims = published.value_claims(settings, studies)
-    attributed = [item.verdict for item in published_schedules.attribute(claims)]
+    attributions = list(published_schedules.attribute(claims))
+    attributed = [item.verdict for item in attributions]
     counts = published.verdicts(claims) | {
         "published/rows": len({claim.source for claim in claims}),
         "published/schedules": len(attributed),
@@ -148,6 +154,7 @@ def _comparison(settings: config.Parameters, studies: Studies) -> Iterator[str]:
     counts |= {f"published/{key}": attributed.count(name) for key, name in published.SCHEDULES.items()}
     for name, count in counts.items():
         yield result(name, count)
+    yield from _probabilities(attributions)
     expected = published_schedules.LEVEL * counts["published/judged"]
     yield result("published/expected", expected, number(expected, 1))
     covered = 100 * (1 - statistics.student(statistics.quantile(math.inf) / 2, math.inf))
@@ -155,6 +162,21 @@ def _comparison(settings: config.Parameters, studies: Studies) -> Iterator[str]:
     if any(claim.verdict != published.NOT_RUN for claim in claims):
         yield fact("comparison")
     yield from _brackets(settings, studies)
+
+
+def _probabilities(attributions: list[published_schedules.Attribution]) -> Iterator[str]:
+    """Define how probable the authors' rows are under each schedule: published/REPORT/RUN/SCHEDULE/probability.
+
+    Of several rows of a report on one run it is the first, as it is of the values that `_published` defines.
+    """
+    seen = set()
+    for item in attributions:
+        stem = f"published/{item.source.report}/{item.source.runs[0]}"
+        if item.source.origin != "handout" and stem not in seen and item.comparable:
+            seen.add(stem)
+            for schedule, probability in item.probabilities.items():
+                if probability is not None:
+                    yield result(f"{stem}/{schedule}/probability", probability)
 
 
 def _brackets(settings: config.Parameters, studies: Studies) -> Iterator[str]:
@@ -251,18 +273,63 @@ def fact(key: str) -> str:
     return f"\\definefact{{{key}}}"
 
 
+def _layout(settings: config.Parameters, found: Studies) -> str:
+    """Lay out the core study, then those that the appendix holds, and list what is left to train."""
+    core = [_section(key, settings, rows) for key, rows in found.items() if key == CORE]
+    others = [_section(key, settings, rows) for key, rows in found.items() if key != CORE]
+    parts = [
+        *core,
+        "\\newcommand{\\otherstudies}{%",
+        *others,
+        "}",
+        f"\\newcommand{{\\missingtrainings}}{{%\n{_missing(settings)}}}",
+    ]
+    return "\n".join([*parts, ""])
+
+
+def _missing(settings: config.Parameters) -> str:
+    """Return in LaTeX what is left to train, each run in the first study that has it; empty where nothing is."""
+    left = set(settings.jobs()) - set(store.available(settings))
+    body = []
+    for key, study in settings.studies.items():
+        jobs = [job for job in settings.jobs() if job in left and job[0] in study.runs]
+        left -= set(jobs)
+        if jobs:
+            runs = len({run for run, _ in jobs})
+            steps = sum(_steps(settings.run(run)) for run, _ in jobs)
+            cells = str(runs), str(len(jobs)), latex.number(round(steps / 1000), 0)
+            body.append([f"{latex.code(key)}: {escape(study.title)}", *cells])
+    head = r"Study & runs & trainings & steps ($10^3$) \\"
+    return latex.tabular("@{}p{0.66\\linewidth}rrr@{}", [head], body) if body else ""
+
+
+def _steps(run: config.Run) -> int:
+    """Return the steps of a training."""
+    return run.train.epochs * math.ceil(run.data.sizes[0] / run.train.batch_size)
+
+
 def _section(key: str, settings: config.Parameters, rows: list[Row]) -> str:
-    """Lay out a study: its tables, then its figures."""
+    """Lay out a study: its tables, then the figures that the report prints."""
     study = settings.studies[key]
     lines = [f"\\begin{{study}}{{{key}}}{{{escape(study.title)}}}", f"\\studytable{{{key}}}{{{_caption(study, rows)}}}"]
     if settings.data.set != "folder" and any(published.repeats(row.run) for row in rows):
         lines.append(f"\\studypublished{{{key}}}")
-    lines.append(f"\\studydynamics{{{key}}}")
-    if list(differences.paired_differences(study, rows)):
+    if any(item.n > 1 for item in differences.paired_differences(study, rows)):
         lines.append(f"\\studydifferences{{{key}}}")
     for family in study.draw:
-        lines += [f"\\studyfigure{{{key}}}{{{name}}}{{{text}}}" for name, text in CAPTIONS[family].items()]
+        name = PRINTED[family]
+        lines.append(f"\\studyfigure{{{key}}}{{{name}}}{{{CAPTIONS[family][name]} {_made_on(rows)}}}")
     return "\n".join([*lines, r"\end{study}", ""])
+
+
+def _made_on(rows: list[Row]) -> str:
+    """Say in LaTeX how many seeds the curves of a figure are over, and in which precision and on what they trained."""
+    counts = [len(row.results) for row in rows]
+    seeds = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)}$ to ${max(counts)}"
+    environments = [result.summary["environment"] for row in rows for result in row.results]
+    precisions = {row.configuration.train.precision for row in rows}
+    devices = {"CPU" if each.get("device") == "cpu" else str(each.get("kind", "?")) for each in environments}
+    return f"$n = {seeds}$; {' and '.join(sorted(precisions))}, trained on {escape(' and '.join(sorted(devices)))}."
 
 
 def _caption(study: config.Study, rows: list[Row]) -> str:
