@@ -13,7 +13,7 @@ import examples
 from vanishing import config, paths
 from vanishing.report import captions, macros
 from vanishing.report.why import section
-from vanishing.results import aggregate
+from vanishing.results import aggregate, published
 
 KEYED = ("result", "raw", "ifabove", "ifgreater", "ifwithin", "ifresults", "epochs")
 """Commands whose first argument is a key, or several."""
@@ -83,6 +83,11 @@ def test_every_figure_that_the_text_points_to_is_one_that_its_study_draws():
 
 
 def test_every_key_is_one_that_the_numbers_define(defined):
+    defined |= {
+        f"published/{source.report}/{source.runs[0]}/{schedule}/probability"
+        for source in published.load()
+        for schedule in published.SCHEDULES
+    }
     looked_up = {key for key in keys() if not key.startswith("why/")}
     assert len(looked_up) > 300
     assert looked_up <= defined
@@ -180,6 +185,7 @@ def test_every_label_that_the_text_points_to_exists():
     pointed = set(re.findall(r"\\(?:eq)?ref\{([^{}]+)\}", text()))
     studies = {f"study:{key}" for key in config.load(examples.ROOT / "params.yaml").studies}
     made = {"figure:agreement", "table:schedules"} | {f"why:{name}" for name in section.TITLES}
+    made |= {f"dynamics:{key}" for key in re.findall(r"\\studydynamics\{(\w+)\}", text())}
     made |= {f"why:{name}/{item}" for name in section.TITLES for item in section.module(name).CAPTIONS}
     assert pointed <= set(re.findall(r"\\label\{([^{}]+)\}", text())) | studies | made
 

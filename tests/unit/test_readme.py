@@ -115,12 +115,40 @@ def test_the_figure_has_the_gradients_at_initialisation_of_its_study_and_the_sam
     assert not re.search(rb"<dc:date>|Matplotlib v", first)
     labels = {row.run: row.network for row in aggregate.collect(study)["initialisation"]}
     assert labels == {"vgg38": "4 layers", "cured": "4 layers, BN and RC"}
-    axes = figures.initial_gradient_flow(figures.read_study("initialisation", study), labels).axes[0]
+    axes = figures.answer(figures.read_study("initialisation", study), labels, {}).axes[0]
     assert axes.get_yscale() == "log"
     # 1e-3 times the layer at epoch 0, of plain images and without the normalisation
     assert axes.lines[0].get_xdata().tolist() == [1, 2, 3, 4]
     assert axes.lines[0].get_ydata().tolist() == pytest.approx([1e-3, 2e-3, 3e-3, 4e-3])
     assert [line.get_label() for line in axes.lines] == ["4 layers", "4 layers, BN and RC"]
+
+
+def test_the_figure_shows_how_the_networks_train_by_the_longest_training_that_each_has():
+    shorter = {"train": {"epochs": 1}}
+    runs = {
+        "plain_start": shorter,
+        "plain_short": shorter,
+        "shallow_short": shorter,
+        "other_rate": {"train": {"learning_rate": 0.5}},
+    }
+    studies = {
+        "initialisation": {"title": "Start", "runs": ["plain_start"]},
+        "short": {"title": "Short", "runs": ["plain_short"]},
+        "core": {"title": "Depth", "runs": ["other_rate", "vgg38"]},
+    }
+    study = examples.study({"runs": runs, "studies": studies})
+    for run in ("plain_start", "plain_short", "other_rate"):
+        examples.result(study, run, val=(1.6, 0.3), epochs=study.run(run).train.epochs)
+    networks = ["4 layers"]
+    assert [run for run, _ in readme._trained(study, aggregate.collect(study), networks).values()] == ["plain_short"]
+    examples.result(study, "vgg38", val=(1.6, 0.45))
+    trained = readme._trained(study, aggregate.collect(study), networks)
+    assert [run for run, _ in trained.values()] == ["vgg38"]
+    labels = {"plain_start": "4 layers"}
+    right = figures.answer(figures.read_study("initialisation", study), labels, trained).axes[1]
+    assert right.lines[0].get_xdata().tolist() == [1, 2]
+    assert right.lines[0].get_ydata().tolist() == [0.45, 0.45]
+    assert right.lines[1].get_ydata() == [0.1, 0.1], "chance"
 
 
 def test_the_same_results_give_the_same_bytes():

@@ -115,7 +115,7 @@ def test_the_documented_study_has_its_tables_and_its_section():
     assert pairs.loc["val_accuracy", "mean"] == pytest.approx(0.1)
     section = Path("report/studies.tex").read_text()
     assert r"\begin{study}{saturation}{Batch normalisation and a saturating activation}" in section
-    assert section.count(r"\studyfigure{saturation}") == sum(map(len, CAPTIONS.values()))
+    assert section.count(r"\studyfigure{saturation}") == len(CAPTIONS)
 
 
 def test_a_run_whose_seeds_all_diverged_has_dashes_and_no_numbers():
@@ -165,8 +165,50 @@ def test_a_study_without_results_leaves_its_section_out():
 def test_without_any_results_there_are_numbers_and_no_study():
     make(examples.study())
     assert not paths.TABLES.exists()
-    assert Path("report/studies.tex").read_text() == ""
+    assert r"\begin{study}" not in Path("report/studies.tex").read_text()
     assert "chance/loss" in defined()
+
+
+def test_the_core_study_stands_in_the_text_and_the_others_in_the_appendix_with_the_figures_that_are_printed():
+    studies = {"core": {"title": "Depth", "runs": ["vgg08"]}, "other": {"title": "More", "runs": ["vgg38"]}}
+    study = examples.study({"studies": studies})
+    examples.result(study, "vgg08")
+    examples.result(study, "vgg38")
+    make(study)
+    main, appendix = Path("report/studies.tex").read_text().split(r"\newcommand{\otherstudies}")
+    assert re.findall(r"\\begin\{study\}\{(\w+)\}", main) == ["core"]
+    assert re.findall(r"\\begin\{study\}\{(\w+)\}", appendix) == ["other"]
+    assert re.findall(r"\\studyfigure\{core\}\{(\w+)\}", main) == ["accuracy", "gradient_flow_log"]
+    assert "$n = 1$; fp32, trained on CPU." in main
+
+
+def test_differences_stand_in_the_report_once_two_seeds_have_them():
+    study = examples.study(SEEDS)
+    for seed in (0, 1):
+        make(study)
+        assert r"\studydifferences{core}" not in Path("report/studies.tex").read_text()
+        examples.result(study, "vgg08", seed)
+        examples.result(study, "vgg38", seed)
+    make(study)
+    assert r"\studydifferences{core}" in Path("report/studies.tex").read_text()
+
+
+def test_a_table_says_what_is_left_to_train():
+    studies = {
+        "core": {"title": "Depth", "runs": ["vgg08", "vgg38"]},
+        "more": {"title": "More", "runs": ["vgg38", "long"]},
+    }
+    runs = {"long": {"train": {"epochs": 300}}}
+    study = examples.study({"studies": studies, "runs": runs, "seeds": [0, 1]})
+    examples.result(study, "vgg08")
+    make(study)
+    table = Path("report/studies.tex").read_text().partition(r"\newcommand{\missingtrainings}")[2]
+    steps = 15  # of an epoch: 10 classes of 20 images less 5, in minibatches of 10
+    assert re.findall(r"^\\texttt.*$", table, re.MULTILINE) == [
+        rf"\texttt{{core}}: Depth & 2 & 3 & {3 * 2 * steps} \\",
+        rf"\texttt{{more}}: More & 1 & 2 & {latex.number(2 * 300 * steps, 0)} \\",
+    ]
+    assert (defined()["trainings/left"][0], defined()["trainings/planned"][0]) == ("5", "6")
 
 
 def test_tables_of_an_earlier_study_are_left_and_the_report_shows_none_of_them():
@@ -178,7 +220,7 @@ def test_tables_of_an_earlier_study_are_left_and_the_report_shows_none_of_them()
     assert len(left) == 2 + 3
     make(examples.study())
     assert {path: path.read_bytes() for path in left} == left, "no stage deletes what another has made"
-    assert "other" not in Path("report/studies.tex").read_text()
+    assert "{other}" not in Path("report/studies.tex").read_text()
     assert "other" not in {verdict.study for verdict in checks.verdicts(examples.study())}
 
 
@@ -251,6 +293,7 @@ def test_every_fact_that_the_report_asks_for_can_be_defined():
         "train/fp32",
         "why",
         "comparison",
+        "otherstudies",
         "trainings/spread",
         "initialisation/vgg08/met",
         "published/entry_scale/respects",
@@ -437,7 +480,6 @@ def test_how_a_training_went_is_worked_out_by_hand():
     assert defined()["core/vgg08/onset"] == ("2", r"2 $\pm$ 1")
     assert defined()["core/vgg08/peak_loss"] == ("2.6", r"2.600 $\pm$ 0.566")
     assert defined()["core/vgg08/val_final_std"] == ("15.8113883", r"15.81 $\pm$ 0.00")
-    assert r"\studydynamics{core}" in Path("report/studies.tex").read_text()
 
 
 def test_a_network_that_learns_how_frequent_classes_are_has_no_onset_until_it_learns_more():

@@ -194,16 +194,27 @@ def gradient_flow(data: StudyResults, log: bool) -> Figure:
     return figure
 
 
-def initial_gradient_flow(data: StudyResults, labels: Mapping[str, str]) -> Figure:
-    """Draw mean |dL/dW| over the layers at initialisation, a line for each run that `labels` names."""
+def answer(start: StudyResults, labels: Mapping[str, str], trained: Mapping[str, tuple[str, StudyResults]]) -> Figure:
+    """Draw what goes wrong and what cures it: gradients at initialisation, and validation accuracy over the epochs.
+
+    Args:
+        start: the study whose gradients are drawn, a line for each run that `labels` names.
+        labels: networks by run.
+        trained: a run, and the study it is of, by the networks whose training is drawn.
+    """
     with style():
-        figure, axes = panels(1, 1, height=2.6)
+        figure, axes = panels(2 if trained else 1, 2, height=2.6)
+        looks_of = {label: start.looks[run] for run, label in labels.items()}
         for run, label in labels.items():
-            start = mean_gradients(data, run)[0]
-            colour, dashes = data.looks[run]
-            axes[0].plot(start.index, start.where(start > 0), color=colour, linestyle=dashes, label=label)
+            flow, (colour, dashes) = mean_gradients(start, run)[0], looks_of[label]
+            axes[0].plot(flow.index, flow.where(flow > 0), color=colour, linestyle=dashes, label=label)
         axes[0].set(xlabel="layer, from input to output", ylabel="mean absolute gradient", yscale="log")
         axes[0].yaxis.set_minor_locator(NullLocator())
+        for label, (run, data) in trained.items():
+            _curve(axes[1], data.history[data.history.run == run], "val_accuracy", label, *looks_of[label])
+        if trained:
+            axes[1].set(xlabel="epoch", ylabel="validation accuracy")
+            _finish_curves(axes[1:], "accuracy", [[start.chance["val"]]])
         legend(figure, axes, list(labels.values()))
     return figure
 

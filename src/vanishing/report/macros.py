@@ -297,9 +297,9 @@ def _missing(settings: config.Parameters) -> str:
         if jobs:
             runs = len({run for run, _ in jobs})
             steps = sum(_steps(settings.run(run)) for run, _ in jobs)
-            cells = str(runs), str(len(jobs)), latex.number(round(steps / 1000), 0)
+            cells = str(runs), str(len(jobs)), latex.number(steps, 0)
             body.append([f"{latex.code(key)}: {escape(study.title)}", *cells])
-    head = r"Study & runs & trainings & steps ($10^3$) \\"
+    head = r"Study & runs & trainings & steps \\"
     return latex.tabular("@{}p{0.66\\linewidth}rrr@{}", [head], body) if body else ""
 
 
