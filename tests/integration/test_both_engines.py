@@ -279,7 +279,7 @@ def test_the_report_is_rebuilt_from_results_and_the_page_of_the_data_set(built, 
 def test_a_report_without_any_result_says_so(tmp_path):
     lay_out(tmp_path / "empty", {})
     run(tmp_path / "empty", "snakemake", "report", "--cores", "1", "--config", "from_results=true")
-    assert (tmp_path / "empty/report/studies.tex").read_text() == ""
+    assert r"\begin{study}" not in (tmp_path / "empty/report/studies.tex").read_text()
     assert (tmp_path / "empty/report/report.pdf").read_bytes().startswith(b"%PDF")
 
 

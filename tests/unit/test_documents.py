@@ -12,6 +12,7 @@ import yaml
 import examples
 from vanishing import cli, config
 from vanishing.engines import catalogue
+from vanishing.report import readme
 
 DOCUMENTS = [
     *(examples.ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")),
@@ -19,7 +20,8 @@ DOCUMENTS = [
 ]
 PROJECT = tomllib.loads((examples.ROOT / "pyproject.toml").read_text())["project"]
 MAKEFILE = (examples.ROOT / "Makefile").read_text()
-WORDS_OF_README = 1200
+WORDS_OF_README = 1100
+"""Those that people write: the table of results is made."""
 BASES = examples.ROOT, examples.ROOT / "src" / "vanishing"
 """Where the names of files begin; SECURITY.md has them within the package."""
 
@@ -37,7 +39,8 @@ def code(path):
 
 def test_the_readme_is_short_and_begins_with_figure_and_commands():
     text = (examples.ROOT / "README.md").read_text()
-    assert len(text.split()) < WORDS_OF_README
+    written = re.sub(f"{readme.BEGIN}.*{readme.END}", "", text, flags=re.DOTALL)
+    assert len(written.split()) < WORDS_OF_README
     first = text.splitlines()[:20]
     assert any(line.startswith("![") for line in first)
     assert [line.split("#")[0].strip() for line in first if line.startswith("make ")] == ["make demo", "make test"]

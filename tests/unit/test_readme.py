@@ -9,7 +9,7 @@ import pytest
 import examples
 from vanishing import cli, config
 from vanishing.errors import UserError
-from vanishing.report import figures, readme
+from vanishing.report import figures, overview, readme
 from vanishing.results import aggregate
 
 TEXT = f"before\n{readme.BEGIN}\nold\n{readme.END}\nafter\n"
@@ -115,7 +115,7 @@ def test_the_figure_has_the_gradients_at_initialisation_of_its_study_and_the_sam
     assert not re.search(rb"<dc:date>|Matplotlib v", first)
     labels = {row.run: row.network for row in aggregate.collect(study)["initialisation"]}
     assert labels == {"vgg38": "4 layers", "cured": "4 layers, BN and RC"}
-    axes = figures.answer(figures.read_study("initialisation", study), labels, {}).axes[0]
+    axes = figures.overview(figures.read_study("initialisation", study), labels, {}).axes[0]
     assert axes.get_yscale() == "log"
     # 1e-3 times the layer at epoch 0, of plain images and without the normalisation
     assert axes.lines[0].get_xdata().tolist() == [1, 2, 3, 4]
@@ -140,12 +140,14 @@ def test_the_figure_shows_how_the_networks_train_by_the_longest_training_that_ea
     for run in ("plain_start", "plain_short", "other_rate"):
         examples.result(study, run, val=(1.6, 0.3), epochs=study.run(run).train.epochs)
     networks = ["4 layers"]
-    assert [run for run, _ in readme._trained(study, aggregate.collect(study), networks).values()] == ["plain_short"]
+    assert [run for run, _ in overview.training_of(study, aggregate.collect(study), networks).values()] == [
+        "plain_short"
+    ]
     examples.result(study, "vgg38", val=(1.6, 0.45))
-    trained = readme._trained(study, aggregate.collect(study), networks)
+    trained = overview.training_of(study, aggregate.collect(study), networks)
     assert [run for run, _ in trained.values()] == ["vgg38"]
     labels = {"plain_start": "4 layers"}
-    right = figures.answer(figures.read_study("initialisation", study), labels, trained).axes[1]
+    right = figures.overview(figures.read_study("initialisation", study), labels, trained).axes[1]
     assert right.lines[0].get_xdata().tolist() == [1, 2]
     assert right.lines[0].get_ydata().tolist() == [0.45, 0.45]
     assert right.lines[1].get_ydata() == [0.1, 0.1], "chance"

@@ -294,6 +294,7 @@ def test_every_fact_that_the_report_asks_for_can_be_defined():
         "why",
         "comparison",
         "otherstudies",
+        "overview",
         "trainings/spread",
         "initialisation/vgg08/met",
         "published/entry_scale/respects",

@@ -1,6 +1,6 @@
 # In:   results/runs/
-# Out:  report/numbers.tex, report/studies.tex
-# Steps: every number that the report's prose names, and the layout of the studies that have results
+# Out:  report/numbers.tex, report/studies.tex, report/overview.pdf
+# Steps: every number that the report's prose names, the layout of the studies that have results, and the first figure
 
 
 rule numbers:

@@ -247,7 +247,7 @@ STAGES = (
     ),
     Stage(
         "numbers", "write the values that the report's text quotes, and its layout",
-        outputs=("report/numbers.tex", "report/studies.tex"),
+        outputs=("report/numbers.tex", "report/studies.tex", "report/overview.pdf"),
         inputs=("results/runs/",),
         configuration=_numbers, code=("results", "report"),
     ),
@@ -268,7 +268,7 @@ STAGES = (
         outputs=("report/report.pdf",),
         inputs=(
             "report/samples/", "report/tables/", "report/figures/", "report/comparison/", "report/why/",
-            "report/numbers.tex", "report/studies.tex",
+            "report/numbers.tex", "report/studies.tex", "report/overview.pdf",
         ),
         code=("report",),
     ),

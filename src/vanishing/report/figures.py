@@ -194,7 +194,7 @@ def gradient_flow(data: StudyResults, log: bool) -> Figure:
     return figure
 
 
-def answer(start: StudyResults, labels: Mapping[str, str], trained: Mapping[str, tuple[str, StudyResults]]) -> Figure:
+def overview(start: StudyResults, labels: Mapping[str, str], trained: Mapping[str, tuple[str, StudyResults]]) -> Figure:
     """Draw what goes wrong and what cures it: gradients at initialisation, and validation accuracy over the epochs.
 
     Args:

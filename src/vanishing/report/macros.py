@@ -1,7 +1,8 @@
 r"""Every number that the report's prose names, and the order in which its studies stand.
 
 `report/numbers.tex` defines what `\result` and `\iffact` look up; `report/studies.tex` lays out the studies that have
-results, the core study for the text and the others for the appendix, and lists what is left to train.
+results, the core study for the text and the others for the appendix, and lists what is left to train;
+`report/overview.pdf` is the figure that the report opens with, blank where nothing can be drawn yet.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
+from matplotlib.figure import Figure
+
 from vanishing import config, files, paths
 from vanishing.data.cifar100 import CIFAR100
-from vanishing.report import latex, tables
+from vanishing.report import figures, latex, overview, tables
 from vanishing.report.captions import CAPTIONS, PRINTED
 from vanishing.report.cells import latex_metric
 from vanishing.report.latex import code, escape, number
@@ -38,7 +41,7 @@ CORE = "core"
 
 
 def write_numbers(settings: config.Parameters) -> None:
-    """Write `numbers.tex` and `studies.tex` from the results that there are."""
+    """Write `numbers.tex`, `studies.tex` and `overview.pdf` from the results that there are."""
     results = aggregate.read_results(settings, settings.runs)
     studies = aggregate.rows_of_studies(settings, results, settings.studies)
     found = {key: studies[key] for key in settings.presented({row.run for rows in studies.values() for row in rows})}
@@ -46,10 +49,13 @@ def write_numbers(settings: config.Parameters) -> None:
     lines += _trainings(settings)
     for key, rows in found.items():
         lines += _numbers(key, settings.studies[key], rows)
+    if drawn := overview.draw(settings, studies):
+        lines += [fact("overview"), result("overview/made_on", 0, _made_on(drawn[1]))]
     if set(found) - {CORE}:
         lines.append(fact("otherstudies"))
     files.write(paths.REPORT / "numbers.tex", "".join(f"{line}\n" for line in lines))
     files.write(paths.REPORT / "studies.tex", _layout(settings, found))
+    figures.save({"overview": drawn[0] if drawn else Figure()}, paths.REPORT)
 
 
 def _settings(settings: config.Parameters) -> Iterator[str]:

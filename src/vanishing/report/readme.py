@@ -6,12 +6,12 @@ No engine makes these: whoever commits results writes them again with `vanishing
 from __future__ import annotations
 
 import importlib
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from vanishing import config, files
 from vanishing.errors import UserError
-from vanishing.report import figures, markdown
+from vanishing.report import figures, markdown, overview
 from vanishing.report.why import section
 from vanishing.results import aggregate, store
 from vanishing.results.aggregate import Row
@@ -24,12 +24,6 @@ BEGIN, END = "<!-- results: made by vanishing readme -->", "<!-- end of results 
 
 CORE = "core"
 """The study whose table is in README.md, and of which every run without results is named."""
-
-START = "initialisation"
-"""The study of whose networks README.md has a figure, `docs/result.svg`: their gradients, and how they train."""
-
-TRAINED = CORE, "short"
-"""Studies that show how these train, the longest trainings first."""
 
 
 ANALYSES = """# Analyses of trajectories
@@ -59,24 +53,8 @@ def write_readme(settings: config.Parameters) -> None:
     files.write(README, rewritten(README.read_text(encoding="utf-8"), block(settings, found)))
     files.write(PAGE, page(settings, found))
     files.write(COLUMNS, columns_page())
-    if START in found:
-        labels = {row.run: row.network for row in found[START]}
-        drawn = figures.answer(figures.read_study(START, settings), labels, _trained(settings, found, labels.values()))
-        figures.save({"result": drawn}, DOCS, "svg")
-
-
-def _trained(
-    settings: config.Parameters, found: Mapping[str, list[Row]], networks: Collection[str]
-) -> dict[str, tuple[str, figures.StudyResults]]:
-    """Return for each network a run with the default training, but for its length, from the first study that has it."""
-    chosen: dict[str, tuple[str, figures.StudyResults]] = {}
-    for key in (each for each in TRAINED if each in found):
-        data = figures.read_study(key, settings)
-        for row in found[key]:
-            default = settings.train.model_copy(update={"epochs": row.configuration.train.epochs})
-            if row.network in networks and row.configuration.train == default:
-                chosen.setdefault(row.network, (row.run, data))
-    return chosen
+    if drawn := overview.draw(settings, found):
+        figures.save({"result": drawn[0]}, DOCS, "svg")
 
 
 def rewritten(text: str, made: str) -> str:

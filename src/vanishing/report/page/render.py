@@ -16,8 +16,8 @@ import vl_convert
 from vanishing import config, files, paths
 from vanishing.report.cells import plain_metric
 from vanishing.report.comparison_tables import PARTS
+from vanishing.report.overview import START
 from vanishing.report.page import answer, content
-from vanishing.report.readme import START
 from vanishing.report.tables import endings
 from vanishing.results import aggregate, columns, published
 from vanishing.results.aggregate import Row
@@ -39,7 +39,7 @@ def write_page(settings: config.Parameters) -> None:
     studies = aggregate.rows_of_studies(settings, results, settings.studies)
     # of a user's own images nothing was published
     claims = [] if settings.data.own else published.value_claims(settings, studies)
-    start = studies.get(START) or next(iter(studies.values()), [])
+    start = next((studies[key] for key in (*START, *studies) if key in studies), [])
     shown = content.gather(settings, results)
     shown |= {"study": answer.answering(studies), "start": {row.run: row.network for row in start}}
     # at the last epoch alone, whatever a study takes the mean of
