@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from matplotlib.figure import Figure
 
@@ -281,8 +281,12 @@ def fact(key: str) -> str:
 
 def _layout(settings: config.Parameters, found: Studies) -> str:
     """Lay out the core study, then those that the appendix holds, and list what is left to train."""
-    core = [_section(key, settings, rows) for key, rows in found.items() if key == CORE]
-    others = [_section(key, settings, rows) for key, rows in found.items() if key != CORE]
+    core: list[str] = []
+    others: list[str] = []
+    shown: set[str] = set()
+    for key, rows in found.items():
+        (core if key == CORE else others).append(_section(key, settings, rows, shown))
+        shown |= {row.run for row in rows}
     parts = [
         *core,
         "\\newcommand{\\otherstudies}{%",
@@ -314,11 +318,14 @@ def _steps(run: config.Run) -> int:
     return run.train.epochs * math.ceil(run.data.sizes[0] / run.train.batch_size)
 
 
-def _section(key: str, settings: config.Parameters, rows: list[Row]) -> str:
-    """Lay out a study: its tables, then the figures that the report prints."""
+def _section(key: str, settings: config.Parameters, rows: list[Row], shown: Collection[str]) -> str:
+    """Lay out a study: its tables, then the figures that the report prints.
+
+    What was published of its runs is not repeated where the studies before it have `shown` these.
+    """
     study = settings.studies[key]
     lines = [f"\\begin{{study}}{{{key}}}{{{escape(study.title)}}}", f"\\studytable{{{key}}}{{{_caption(study, rows)}}}"]
-    if settings.data.set != "folder" and any(published.repeats(row.run) for row in rows):
+    if settings.data.set != "folder" and any(published.repeats(row.run) for row in rows if row.run not in shown):
         lines.append(f"\\studypublished{{{key}}}")
     if any(item.n > 1 for item in differences.paired_differences(study, rows)):
         lines.append(f"\\studydifferences{{{key}}}")
