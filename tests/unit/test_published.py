@@ -303,9 +303,10 @@ def test_scatter_is_of_the_final_five_epochs_of_trainings_that_learn(tmp_path, m
 
 
 def lend(real, run, *values, **fields):
-    """Fake a run of the core study, a seed for each training accuracy."""
+    """Fake a run of the core study, a seed for each training accuracy; two seeds validate with 1.6 nats and 40 %."""
     for seed, value in enumerate(values):
-        examples.result(real, run, seed=seed, train=(1.5, value), **fields)
+        validation = {"val": (1.5 + 0.2 * seed, 0.39 + 0.02 * seed)}
+        examples.result(real, run, seed=seed, train=(1.5, value), **(validation | fields))
 
 
 def test_the_spread_is_borrowed_from_the_core_study_by_schedule(tmp_path, monkeypatch, real):
@@ -321,9 +322,27 @@ def test_the_spread_is_borrowed_from_the_core_study_by_schedule(tmp_path, monkey
     assert (other.std, other.freedom) == (pytest.approx(math.sqrt(50 * 1.5)), 1)
 
 
+def test_trainings_that_end_alike_lend_no_spread_unless_they_are_at_chance(tmp_path, monkeypatch, real):
+    monkeypatch.chdir(tmp_path)
+    lend(real, "vgg08", 0.50, 0.52, test=(1.7, 0.4961))
+    for seed in (0, 1):
+        examples.result(real, "vgg38", seed=seed, train=(math.log(100), 0.01), val=(math.log(100), 0.01))
+    found = {(claim.run, claim.metric): claim.verdict for claim in claims_of(real) if claim.values}
+    assert found["vgg08", "train_accuracy"] in published.JUDGED
+    assert found["vgg38", "val_accuracy"] == "holds", "1 % each time is what chance is"
+    examples.result(real, "vgg38_bn_rc_lr2", train=(0.6, 0.8), test=(1.7, 0.6))
+    found = {
+        claim.metric: claim
+        for claim in claims_of(real)
+        if claim.source.report == "r5" and claim.run == "vgg38_bn_rc_lr2"
+    }
+    assert found["test_accuracy"].verdict == "no spread"
+    assert found["train_accuracy"].verdict in published.JUDGED
+
+
 def test_validation_adds_the_variance_of_two_sets_of_images(tmp_path, monkeypatch, real):
     monkeypatch.chdir(tmp_path)
-    lend(real, "vgg08", 0.50, 0.52, val=(1.6, 0.4))
+    lend(real, "vgg08", 0.50, 0.52)
     found = {claim.metric: claim.prediction for claim in claims_of(real) if claim.values}
     assert found["val_accuracy"].sampling == pytest.approx(2 * 40 * 60 / 2500)
     assert found["val_loss"].sampling == pytest.approx(2 * 4 / 2500)
@@ -332,7 +351,7 @@ def test_validation_adds_the_variance_of_two_sets_of_images(tmp_path, monkeypatc
 def test_a_short_last_minibatch_of_theirs_makes_their_validation_less_sure(tmp_path, monkeypatch, real):
     """2,500 images are three minibatches of 800 and one of 100, a quarter of the weight each."""
     monkeypatch.chdir(tmp_path)
-    lend(real, "vgg08", 0.50, 0.52, val=(1.6, 0.4))
+    lend(real, "vgg08", 0.50, 0.52)
     examples.result(real, "vgg38_bn_lr0_05_b800", epochs=5, val=(1.6, 0.4))
     (found,) = [each for each in claims_of(real) if each.run == "vgg38_bn_lr0_05_b800"]
     assert found.prediction.sampling == pytest.approx(40 * 60 * (1 / 2500 + (3 / 800 + 1 / 100) / 16))
@@ -342,7 +361,7 @@ def test_without_a_spread_over_images_no_validation_loss_is_judged_and_one_train
     tmp_path, monkeypatch, real
 ):
     monkeypatch.chdir(tmp_path)
-    lend(real, "vgg08", 0.50, 0.52, val=(1.6, 0.4))
+    lend(real, "vgg08", 0.50, 0.52)
     for seed in (0, 1):
         _say_spread(tmp_path / f"results/runs/vgg08/seed{seed}/summary.json", None)
     found = {claim.metric: claim for claim in claims_of(real) if claim.values}

@@ -204,7 +204,7 @@ def overview(start: StudyResults, labels: Mapping[str, str], trained: Mapping[st
     """
     with style():
         figure, axes = panels(2 if trained else 1, 2, height=2.6)
-        looks_of = {label: start.looks[run] for run, label in labels.items()}
+        looks_of = {label: start.looks[trained[label][0] if label in trained else run] for run, label in labels.items()}
         for run, label in labels.items():
             flow, (colour, dashes) = mean_gradients(start, run)[0], looks_of[label]
             axes[0].plot(flow.index, flow.where(flow > 0), color=colour, linestyle=dashes, label=label)

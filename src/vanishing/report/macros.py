@@ -161,6 +161,7 @@ def _comparison(settings: config.Parameters, studies: Studies) -> Iterator[str]:
     for name, count in counts.items():
         yield result(name, count)
     yield from _probabilities(attributions)
+    yield from _widths(claims)
     expected = published_schedules.LEVEL * counts["published/judged"]
     yield result("published/expected", expected, number(expected, 1))
     covered = 100 * (1 - statistics.student(statistics.quantile(math.inf) / 2, math.inf))
@@ -168,6 +169,18 @@ def _comparison(settings: config.Parameters, studies: Studies) -> Iterator[str]:
     if any(claim.verdict != published.NOT_RUN for claim in claims):
         yield fact("comparison")
     yield from _brackets(settings, studies)
+
+
+def _widths(claims: list[published.Claim]) -> Iterator[str]:
+    """Define how wide the widest of the borrowed intervals are in training, in points, and their degrees of freedom."""
+    lent = [
+        claim.prediction for claim in claims if claim.metric == "train_accuracy" and claim.verdict in published.JUDGED
+    ]
+    borrowed = [prediction for prediction in lent if prediction and prediction.borrowed]
+    if borrowed:
+        widest = max(borrowed, key=lambda prediction: prediction.half_width)
+        yield result("published/half_width", widest.half_width, number(widest.half_width, 1))
+        yield result("published/freedom", widest.freedom)
 
 
 def _probabilities(attributions: list[published_schedules.Attribution]) -> Iterator[str]:
@@ -335,13 +348,31 @@ def _section(key: str, settings: config.Parameters, rows: list[Row], shown: Coll
     return "\n".join([*lines, r"\end{study}", ""])
 
 
+def _devices(rows: list[Row]) -> str:
+    """Say in LaTeX on what the runs of a study were trained, and in which precision where all share it."""
+    runs: dict[str, list[str]] = {}
+    for row in rows:
+        runs.setdefault(" and ".join(sorted({_device(trained) for trained in row.results})), []).append(escape(row.run))
+    precisions = {row.configuration.train.precision for row in rows}
+    within = f"in {precisions.pop()} " if len(precisions) == 1 else ""
+    if len(runs) == 1:
+        return f"Trained {within}on {escape(next(iter(runs)))}."
+    parts = [f"{escape(device)}: {', '.join(names)}" for device, names in runs.items()]
+    return f"Trained {within}on {'; on '.join(parts)}."
+
+
+def _device(trained: Result) -> str:
+    """Name the device of a training: a processor by its kind alone, a GPU by its model."""
+    environment = trained.summary["environment"]
+    return "CPU" if environment.get("device") == "cpu" else str(environment.get("kind", "?"))
+
+
 def _made_on(rows: list[Row]) -> str:
     """Say in LaTeX how many seeds the curves of a figure are over, and in which precision and on what they trained."""
     counts = [len(row.results) for row in rows]
     seeds = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)}$ to ${max(counts)}"
-    environments = [result.summary["environment"] for row in rows for result in row.results]
     precisions = {row.configuration.train.precision for row in rows}
-    devices = {"CPU" if each.get("device") == "cpu" else str(each.get("kind", "?")) for each in environments}
+    devices = {_device(trained) for row in rows for trained in row.results}
     return f"$n = {seeds}$; {' and '.join(sorted(precisions))}, trained on {escape(' and '.join(sorted(devices)))}."
 
 
@@ -359,6 +390,7 @@ def _caption(study: config.Study, rows: list[Row]) -> str:
     )
     if any(len(row.devices) > 1 for row in rows):
         text = f"{text} {tables.MIXED}: trained on CPU and on GPU."
+    text = f"{text} {_devices(rows)}"
     present = {row.run for row in rows}
     missing = [run for run in study.runs if run not in present]
     return f"{text} Not run: {escape(', '.join(missing))}." if missing else text

@@ -10,10 +10,11 @@ iterations per second.
 A printed value is taken for that of one training, validated on other images. It **holds** where it lies in the 95 %
 prediction interval of one more such training (`statistics.predict`), its own rounding or uncertainty allowed for. The
 spread over seeds is the run's own from three seeds on; with fewer it is borrowed from the core study, pooled over its
-runs under the same schedule, those that learn or, for a network at chance, those that stay there. To it comes, in
-validation, the variance between our n images and theirs, a mean over m minibatches of n_j: p (1 - p) c for an accuracy
-p and s^2 c for a loss of standard deviation s over images, c = 1 / n + sum(1 / n_j) / m^2, which is 2 / n where all
-minibatches are equal. Test images are the same for everybody.
+runs under the same schedule, those that learn or, for a network at chance, those that stay there. Where those that
+learn all end alike, which a few can by chance, there is none to borrow. To it comes, in validation, the variance
+between our n images and theirs, a mean over m minibatches of n_j: p (1 - p) c for an accuracy p and s^2 c for a loss of
+standard deviation s over images, c = 1 / n + sum(1 / n_j) / m^2, which is 2 / n where all minibatches are equal. Test
+images are the same for everybody.
 """
 
 from __future__ import annotations
@@ -179,7 +180,11 @@ class Pool:
     rows: tuple[Row, ...]
 
     def spread(self, row: Row, metric: str) -> Spread | None:
-        """Return the spread over seeds of rows like `row`, in per cent or nats, as means over as many final epochs."""
+        """Return the spread over seeds of rows like `row`, in per cent or nats, as means over as many final epochs.
+
+        None if the trainings of networks that learn all agree: a few can have the same accuracy by chance, and their
+        interval would have no width.
+        """
         schedule = row.configuration.train.schedule
         lender = LENDERS.get(schedule, schedule)
         alike = (
@@ -187,7 +192,8 @@ class Pool:
             for other in self.rows
             if other.configuration.train.schedule == lender and other.at_chance == row.at_chance
         )
-        return statistics.pool([_scaled(other, metric) for other in alike])
+        found = statistics.pool([_scaled(other, metric) for other in alike])
+        return found if row.at_chance or (found and found.std) else None
 
     def loss_std(self, row: Row) -> float | None:
         """Return the standard deviation of the validation loss over images: the run's own, or else the core study's."""
