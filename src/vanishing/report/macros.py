@@ -72,6 +72,7 @@ def _settings(settings: config.Parameters) -> Iterator[str]:
         "train/threads": train.threads,
         "model/filters": model.filters,
         "model/stages": model.stages,
+        "model/deepest": max(layers for sweep in settings.trainable_depth.sweeps for layers in sweep.layers),
         "gradients/batches": gradients.batches,
         "gradients/batch_size": gradients.batch_size,
         "runs": len(settings.runs),
