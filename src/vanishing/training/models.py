@@ -346,8 +346,16 @@ def _reduction_shortcut(model: config.Model) -> nn.Module | None:
         case "pool":
             return nn.AvgPool2d(kernel_size=2)
         case "convolution":
-            convolution = nn.Conv2d(model.filters, model.filters, kernel_size=1, stride=2, bias=False)
-            return nn.Sequential(OrderedDict(conv=convolution, norm=NORMS[model.norm](model, model.filters)))
+            # not a strided convolution: for channels last and fewer than 8 filters (AVX2) or 16 (AVX-512), oneDNN's
+            # gradient of its weights writes past its buffer and crashes, hangs or is wrong (oneDNN issue 6035; PyTorch
+            # 2.15.0 with oneDNN 3.13.3). Averages over one pixel are that pixel, and the bits are the same
+            return nn.Sequential(
+                OrderedDict(
+                    subsample=nn.AvgPool2d(kernel_size=1, stride=2),
+                    conv=nn.Conv2d(model.filters, model.filters, kernel_size=1, bias=False),
+                    norm=NORMS[model.norm](model, model.filters),
+                )
+            )
         case "subsample":
             return Subsample()
         case _:
