@@ -405,6 +405,24 @@ def test_the_convolution_on_a_shortcut_is_normalised_as_the_others_are_and_has_n
         assert shortcut.conv.bias is None
 
 
+@pytest.mark.parametrize("filters", [1, 2, 3, 4, 7, 8, 12, 15, 16, 32])
+def test_the_gradients_of_the_convolution_on_a_shortcut_by_hand(configured, filters):
+    # as a strided convolution it crashes the process, hangs or is wrong with few filters in channels last
+    model = configured(stages=1, blocks=0, filters=filters, reduction_shortcut="convolution")
+    shortcut = models.build(model, classes=3, seed=1).to(memory_format=torch.channels_last).stage1.reduction.shortcut
+    generator = torch.Generator().manual_seed(0)
+    shape, weight = (8, filters, 16, 16), shortcut.conv.weight
+    features = torch.randn(8, filters, 32, 32, generator=generator).to(memory_format=torch.channels_last)
+    gradient = torch.randn(shape, generator=generator).to(memory_format=torch.channels_last)
+    shortcut(features.requires_grad_()).backward(gradient)
+    kept = features.detach().unflatten(2, (16, 2)).unflatten(4, (16, 2))[:, :, :, 0, :, 0]
+    of_weight = torch.einsum("bohw,bihw->oi", gradient.double(), kept.double())[:, :, None, None]
+    of_features = torch.zeros(features.shape, dtype=torch.double)
+    of_features[:, :, ::2, ::2] = torch.einsum("bohw,oi->bihw", gradient.double(), weight[:, :, 0, 0].double())
+    torch.testing.assert_close(weight.grad.double(), of_weight, rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(features.grad.double(), of_features, rtol=1e-4, atol=1e-5)
+
+
 def test_a_dense_stage_by_hand(configured, features):
     stage = stage_of(configured, blocks=2, norm="batch", shortcut="dense")
 

@@ -156,17 +156,6 @@ class Bottleneck(ReductionBlock):
         return [(narrow, 1), (narrow, model.kernel_size), (model.filters, 1)]
 
 
-class Subsample(nn.Module):
-    """Keep every second pixel in each direction: a shortcut without parameters (He et al. 2016, option A).
-
-    Theirs also pads with zeros the channels that a wider stage adds; here all stages have the same width.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (batch, channels, height, width) to (batch, channels, height / 2, width / 2)."""
-        return x[:, :, ::2, ::2]
-
-
 class Dense(nn.Sequential):
     """A stage in which each block reads the stage's input and the outputs of all earlier blocks (Huang et al. 2017)."""
 
@@ -346,12 +335,25 @@ def _reduction_shortcut(model: config.Model) -> nn.Module | None:
         case "pool":
             return nn.AvgPool2d(kernel_size=2)
         case "convolution":
-            convolution = nn.Conv2d(model.filters, model.filters, kernel_size=1, stride=2, bias=False)
-            return nn.Sequential(OrderedDict(conv=convolution, norm=NORMS[model.norm](model, model.filters)))
+            # not a strided convolution: for channels last and fewer than 8 filters (AVX2) or 16 (AVX-512), oneDNN's
+            # gradient of its weights writes past its buffer and crashes, hangs or is wrong (oneDNN issue 6035; PyTorch
+            # 2.15.0 with oneDNN 3.13.3); the bits are the same
+            convolution = nn.Conv2d(model.filters, model.filters, kernel_size=1, bias=False)
+            norm = NORMS[model.norm](model, model.filters)
+            return nn.Sequential(OrderedDict(subsample=_subsample(), conv=convolution, norm=norm))
         case "subsample":
-            return Subsample()
+            return _subsample()
         case _:
             return None
+
+
+def _subsample() -> nn.Module:
+    """Return what keeps every second pixel in each direction: a shortcut without parameters (He et al. 2016, option A).
+
+    Theirs also pads with zeros the channels that a wider stage adds; here all stages have the same width. An average
+    over one pixel is that pixel.
+    """
+    return nn.AvgPool2d(kernel_size=1, stride=2)
 
 
 def _convolution(inputs: int, outputs: int, size: int, *, bias: bool) -> nn.Conv2d:
