@@ -87,7 +87,7 @@ def test_every_key_is_one_that_the_numbers_define(defined):
         f"published/{source.report}/{source.runs[0]}/{schedule}/probability"
         for source in published.load()
         for schedule in published.SCHEDULES
-    }
+    } | {"published/half_width", "published/freedom"}  # with two seeds
     looked_up = {key for key in keys() if not key.startswith("why/")}
     assert len(looked_up) > 300
     assert looked_up <= defined

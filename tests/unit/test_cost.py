@@ -360,7 +360,7 @@ def test_an_analysis_states_the_arithmetic_that_pytorch_counts(name):
 
     settings = examples.study(runs=["vgg38_bn_rc"])
     run = settings.run("vgg38_bn_rc")
-    run = run.model_copy(update={"model": run.model.model_copy(update={"blocks": 1, "filters": 16})})
+    run = run.model_copy(update={"model": run.model.model_copy(update={"blocks": 1, "filters": 8})})
     block, module = settings.analyses[name], importlib.import_module(f"vanishing.analysis.{name}")
     for epoch in (0, 1, 2):
         checkpoints.write(paths.snapshot(Path(), epoch), models.build(run.model, 10, epoch).state_dict())
