@@ -143,7 +143,7 @@ def test_every_imported_package_is_declared_and_every_declared_one_used():
 
 LAYERS = (
     "errors", "environment", "paths", "console", "locks", "files", "project", "git", "config", "data", "training",
-    "results", "analysis", "report", "engines", "verify", "sharing", "stages", "look", "complete", "cli",
+    "results", "analysis", "report", "engines", "verify", "sharing", "weights", "stages", "look", "complete", "cli",
 )  # fmt: skip
 """Of the package, each above those before it; `__init__`, the public API, imports from any when it is called."""
 
