@@ -16,7 +16,7 @@ endif
 export USER ?= $(shell { id -un || echo "uid$$(id -u)"; } 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-dvc every-run study report html readme test test-fast test-stress test-all lint bench gpu study-gpu share restore docs format lock clean distclean
+.PHONY: help setup demo demo-dvc every-run study report html readme test test-fast test-stress test-all lint bench gpu study-gpu share restore release docs format lock clean distclean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -111,6 +111,9 @@ share: $(READY)  ## check the results, push data and checkpoints to DVC's remote
 
 restore: $(READY)  ## bring data and checkpoints from DVC's remote, so that no engine has anything to do
 	vanishing restore
+
+release: $(READY)  ## the files of a release, from the last commit: source archive, manifest, checksums, in build/release/
+	@python workflow/release.py
 
 format: $(READY)  ## format Python and Snakemake code
 	ruff format .

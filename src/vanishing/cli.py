@@ -26,7 +26,7 @@ Missing = Callable[["Parameters", Sequence[str]], list[tuple[str, int]]]
 ANYWHERE = ("diagnose",)
 """Commands that need no project."""
 
-UNSET = ("configure", "sync", "verify", "share", "restore", "readme", "workspace", *ANYWHERE)
+UNSET = ("configure", "sync", "verify", "share", "restore", "readme", "weights", "workspace", *ANYWHERE)
 """Commands without `--set`: they compare with records of `params.yaml`, or have parameters of their own."""
 
 SETTING = "replace a setting of params.yaml, such as train.epochs=50; may be repeated"
@@ -156,6 +156,16 @@ def _records(command: Callable[[str, Command, str], argparse.ArgumentParser]) ->
     command("restore", _restore, "bring data and checkpoints from DVC's remote, so that no engine has anything to do")
     manifest = command("manifest", _manifest, "print versions, hardware, numerics and the hashes of all outputs")
     manifest.add_argument("--output", type=_path, metavar="FILE", help="write to this file instead")
+    weights = command("weights", _weights, "pack the best weights of trainings, for an archive such as Zenodo")
+    weights.add_argument(
+        "runs",
+        metavar="RUN[:SEED]",
+        nargs="*",
+        help="runs, with all their seeds unless one is given (default: all finished trainings)",
+    )
+    weights.add_argument(
+        "--output", type=_path, metavar="FILE", help="the file (default: build/weights/vanishing-weights-VERSION.zip)"
+    )
 
 
 def _select_jobs(parser: argparse.ArgumentParser) -> None:
@@ -244,10 +254,7 @@ def _chosen(options: argparse.Namespace, settings: Parameters, missing: Missing)
 
     if not options.runs and options.missing is None:
         raise ParameterError("no run is named; allowed: RUN or RUN:SEED, --missing [STUDY], or both")
-    chosen = [job for text in options.runs for job in settings.named(text, options.seed)]
-    twice = next((job for at, job in enumerate(chosen) if job in chosen[:at]), None)
-    if twice:
-        raise ParameterError(f"'{twice[0]}:{twice[1]}' is named twice")
+    chosen = _named(settings, options.runs, options.seed)
     if options.missing and (":" in options.missing or options.missing in settings.runs):
         raise ParameterError(f"--missing {options.missing!r}: not a study; runs stand before --missing")
     if options.missing is not None:
@@ -255,6 +262,17 @@ def _chosen(options: argparse.Namespace, settings: Parameters, missing: Missing)
         chosen = [job for job in chosen if job in left] if options.runs else left
         if not chosen:
             say("nothing is missing")
+    return chosen
+
+
+def _named(settings: Parameters, texts: Sequence[str], seed: int | None = None) -> list[tuple[str, int]]:
+    """Return the runs and seeds that `RUN` and `RUN:SEED` name; `ParameterError` if one is named twice."""
+    from vanishing.config import ParameterError
+
+    chosen = [job for text in texts for job in settings.named(text, seed)]
+    twice = next((job for at, job in enumerate(chosen) if job in chosen[:at]), None)
+    if twice:
+        raise ParameterError(f"'{twice[0]}:{twice[1]}' is named twice")
     return chosen
 
 
@@ -291,6 +309,13 @@ def _manifest(options: argparse.Namespace) -> None:
         files.write(options.output, text)
     else:
         print(text, end="")
+
+
+def _weights(options: argparse.Namespace) -> None:
+    from vanishing import weights
+
+    settings = load(options)
+    weights.pack(settings, _named(settings, options.runs), options.output)
 
 
 def _workspace(options: argparse.Namespace) -> None:

@@ -6,7 +6,6 @@
 import os
 import re
 import shutil
-import subprocess
 
 import engines
 import pages
@@ -37,11 +36,9 @@ assert (gradient_flow(build_model(small), images, labels).mean_abs_gradient > 0)
 def clone(tmp_path_factory):
     """Return a folder with the files that a clone has, as they are now."""
     folder = tmp_path_factory.mktemp("clone")
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=examples.ROOT, capture_output=True, text=True, check=True)
-    for name in listed.stdout.strip("\0").split("\0"):
-        if (examples.ROOT / name).exists():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(examples.ROOT / name, folder / name)
+    for name in examples.committed():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(examples.ROOT / name, folder / name)
     return folder
 
 

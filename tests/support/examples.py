@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
+import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,16 @@ SMALL: dict[str, Any] = {
     "seeds": [0],
 }  # fmt: skip
 """Laid over the project's parameters: seconds of work, and 10 classes, so that chance is 10 % and ln 10."""
+
+
+def committed() -> list[str]:
+    """List the files that git knows, by their paths in the project; skip the test in an unpacked source archive."""
+    git = ["git", "ls-files", "-z"]
+    listed = subprocess.run(git, cwd=ROOT, capture_output=True, text=True, check=False) if shutil.which("git") else None
+    names = listed.stdout.split("\0") if listed else []
+    if not any(names):  # or another repository, in which the archive was unpacked
+        pytest.skip("git knows no file of this folder, as in an unpacked source archive")
+    return [name for name in names if name and (ROOT / name).is_file()]
 
 
 def content(overlay: Mapping[str, Any] | None = None, runs: Sequence[str] = ("vgg08", "vgg38")) -> dict[str, Any]:

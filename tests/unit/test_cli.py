@@ -17,7 +17,7 @@ from vanishing.errors import UserError
 COMMANDS = [
     "configure", *(stage.name for stage in catalogue.STAGES),
     "models", "plan", "rates", "status", "show", "compare", "readme", "sync", "verify", "manifest", "diagnose",
-    "workspace",
+    "weights", "workspace",
 ]  # fmt: skip
 
 ROOM = "; make room, then run the same command to resume"

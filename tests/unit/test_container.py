@@ -2,7 +2,6 @@
 
 import fnmatch
 import re
-import subprocess
 
 import pytest
 import yaml
@@ -57,10 +56,7 @@ def test_latex_comes_from_the_packages_of_the_set_up():
 
 
 def test_what_is_copied_is_committed_and_holds_all_sources_of_the_pipeline():
-    done = subprocess.run(["git", "ls-files"], cwd=examples.ROOT, capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip("not a git repository")
-    committed = done.stdout.splitlines()
+    committed = examples.committed()
     copied = [source.removeprefix("./") for rest in said("COPY") for source in rest.split()[:-1]]
     within = {source: [path for path in committed if f"{path}/".startswith(f"{source}/")] for source in copied}
     assert all(within.values()), within

@@ -1,5 +1,6 @@
 """What README, docs and the other documents say of the repository is so."""
 
+import json
 import re
 import shlex
 import subprocess
@@ -114,6 +115,29 @@ def test_the_citation_is_of_this_version_and_license():
     assert citation["license"] == PROJECT["license"] == "MIT"
     assert citation["authors"] == PROJECT["authors"] == [{"name": "The vanishing authors"}]
     assert {"message", "title", "abstract", "type"} <= citation.keys()
+
+
+def test_zenodo_is_told_what_the_citation_says():
+    citation = yaml.safe_load((examples.ROOT / "CITATION.cff").read_text())
+    assert json.loads((examples.ROOT / ".zenodo.json").read_text()) == {
+        "title": citation["title"],
+        "description": citation["abstract"],
+        "creators": citation["authors"],
+        "upload_type": citation["type"],
+        "access_right": "open",
+        "license": PROJECT["license"],
+        "version": PROJECT["version"],
+        "keywords": citation["keywords"],
+    }
+
+
+def test_the_version_has_one_date_and_is_the_tag_of_the_image():
+    citation = yaml.safe_load((examples.ROOT / "CITATION.cff").read_text())
+    heading = f"## [{PROJECT['version']}] - {citation['date-released'].isoformat()}"
+    assert heading in (examples.ROOT / "CHANGELOG.md").read_text().splitlines()
+    for path in (examples.ROOT / "docs/kubernetes.md", *(examples.ROOT / "workflow/kubernetes").glob("*.yaml")):
+        tags = set(re.findall(r"vanishing:(\d[\w.]*)", path.read_text()))
+        assert tags == {PROJECT["version"]}, path.name
 
 
 def test_the_license_is_the_one_named_and_of_the_authors():

@@ -35,14 +35,6 @@ def nodes(kind):
     return [(name, node) for name, tree in TREES.items() for node in ast.walk(tree) if isinstance(node, kind)]
 
 
-def committed():
-    """List the committed files; skips the test where this is no git repository."""
-    done = subprocess.run(["git", "ls-files", "-z"], cwd=examples.ROOT, capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip("not a git repository")
-    return [examples.ROOT / name for name in done.stdout.split("\0") if name and (examples.ROOT / name).is_file()]
-
-
 def test_nothing_is_evaluated_or_run_by_a_shell():
     forbidden = {"eval", "exec", "compile", "os.system", "os.popen", "__import__", "subprocess.getoutput"}
     for module, tree in TREES.items():
@@ -143,7 +135,7 @@ def test_every_imported_package_is_declared_and_every_declared_one_used():
 
 LAYERS = (
     "errors", "environment", "paths", "console", "locks", "files", "project", "git", "config", "data", "training",
-    "results", "analysis", "report", "engines", "verify", "sharing", "stages", "look", "complete", "cli",
+    "results", "analysis", "report", "engines", "verify", "sharing", "weights", "stages", "look", "complete", "cli",
 )  # fmt: skip
 """Of the package, each above those before it; `__init__`, the public API, imports from any when it is called."""
 
@@ -202,7 +194,7 @@ def test_every_dependency_is_locked():
 
 def test_no_committed_file_names_a_home_directory():
     homes = re.compile(rb"/(?:home|Users)/(?!someone\b)[A-Za-z]\w*|/roo[t]/|[A-Z]:\\Users")
-    for path in committed():
+    for path in (examples.ROOT / name for name in examples.committed()):
         if path.name not in ("test_repository.py", "requirements.lock"):
             found = homes.search(path.read_bytes())
             assert not found, f"{path.name}: {found[0]!r}"
@@ -210,7 +202,7 @@ def test_no_committed_file_names_a_home_directory():
 
 def test_generated_files_are_not_committed():
     generated = ("data/", "checkpoints/", "report/tables/", "report/figures/", "report/build/", "logs/", ".snakemake/")
-    names = [path.relative_to(examples.ROOT).as_posix() for path in committed()]
+    names = examples.committed()
     assert [name for name in names if name.startswith(generated)] == []
     assert "report/report.pdf" not in names
 

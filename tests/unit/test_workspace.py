@@ -1,5 +1,4 @@
 import os
-import subprocess
 
 import pytest
 
@@ -28,10 +27,7 @@ def origin(tmp_path):
 
 
 def test_every_committed_file_that_the_pipeline_reads_is_laid_out(tmp_path):
-    listed = subprocess.run(["git", "ls-files"], cwd=examples.ROOT, capture_output=True, text=True, check=False)
-    if listed.returncode:
-        pytest.skip("not a git repository")
-    wanted = {path for path in listed.stdout.splitlines() if path.startswith(READ)}
+    wanted = {path for path in examples.committed() if path.startswith(READ)}
     assert len(wanted) > 40
     workspace.lay_out(examples.ROOT, tmp_path / "copy", None)
     wanted.add("profiles/default/config.yaml")  # in the project behind a link

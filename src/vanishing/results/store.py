@@ -208,6 +208,14 @@ def back(path: Path, name: str, seed: int) -> str:
 
 def check_trajectory(run: config.Run, name: str, seed: int) -> None:
     """Raise `UserError` unless all files of a trajectory are there, made with the current configuration of its run."""
+    summary = check_configuration(run, name, seed)
+    for file in (paths.trained(name, seed, each) for each in summary["files"]):
+        if not file.exists():
+            raise UserError(f"{file}: missing; {back(file, name, seed)}")
+
+
+def check_configuration(run: config.Run, name: str, seed: int) -> dict[str, Any]:
+    """Return the summary of a training; `UserError` unless it was made with the current configuration of its run."""
     path, again = paths.results(name, seed) / "summary.json", f"`vanishing train {name} --seed {seed}`"
     summary = read_summary(path)
     made_with = config.completed(summary["configuration"])
@@ -219,9 +227,7 @@ def check_trajectory(run: config.Run, name: str, seed: int) -> None:
                     f"{path}: trained with {block}.{key} = {before!r}, and the parameters say {value!r}; "
                     f"set that back, or {again} trains anew"
                 )
-    for file in (paths.trained(name, seed, each) for each in summary["files"]):
-        if not file.exists():
-            raise UserError(f"{file}: missing; {back(file, name, seed)}")
+    return summary
 
 
 def read_summary(path: Path) -> dict[str, Any]:
