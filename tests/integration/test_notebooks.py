@@ -74,6 +74,18 @@ def notebook(folder, *cells):
     return path
 
 
+def test_what_a_cell_prints_is_one_output_however_many_times_the_kernel_sent_it():
+    def printed(text, name="stdout"):
+        return nbformat.v4.new_output("stream", text=text, name=name)
+
+    shown = nbformat.v4.new_output("display_data", {"text/plain": "figure"})
+    outputs = [printed("a\n"), printed("b\n"), printed("c\n", "stderr"), shown, printed("d\n"), printed("e\n")]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("", outputs=outputs)])
+    notebook.metadata = {"kernelspec": {"name": "python3", "display_name": "Python"}}
+    (cell,) = notebooks.normalise(nbformat.from_dict(notebook)).cells
+    assert [output.get("text") for output in cell.outputs] == ["a\nb\n", "c\n", None, "d\ne\n"]
+
+
 def test_notebooks_are_joined_with_the_parameters_of_the_first(folder):
     for name in ("training", "gradient_flow"):
         cells = [new_code_cell("study = 'core'", metadata={"tags": ["parameters"]}), new_code_cell(f"draw({name!r})")]

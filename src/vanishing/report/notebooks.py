@@ -179,10 +179,26 @@ def _kernel(folder: Path) -> Config:
 
 
 def normalise(notebook: NotebookNode) -> NotebookNode:
-    """Drop times, durations, paths and versions from an executed notebook, and number its cells."""
+    """Drop times, durations, paths and versions from an executed notebook, and number its cells.
+
+    What a cell prints becomes one output: a kernel on a busy machine may send it in several.
+    """
     notebook.metadata = NotebookNode(kernelspec=notebook.metadata.kernelspec)
     for place, cell in enumerate(notebook.cells):
         cell.id = f"cell-{place}"
         cell.metadata = NotebookNode(tags=cell.metadata.get("tags", []))
+        if cell.cell_type == "code":
+            cell.outputs = _joined(cell.outputs)
     nbformat.validate(notebook)
     return notebook
+
+
+def _joined(outputs: Sequence[NotebookNode]) -> list[NotebookNode]:
+    """Return the outputs of a cell with texts that follow one another on the same stream in one."""
+    found: list[NotebookNode] = []
+    for output in outputs:
+        if found and output.output_type == "stream" == found[-1].output_type and output.name == found[-1].name:
+            found[-1].text += output.text
+        else:
+            found.append(output)
+    return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from vanishing import config
 from vanishing.report import markdown
@@ -41,12 +41,12 @@ def sentences(settings: config.Parameters, studies: Mapping[str, list[Row]], cla
     key = answering(studies)
     if key is None:
         return [*_best(settings, studies), _count(settings)]
-    rows = _networks(studies, key)
+    rows, cured = _networks(studies, key), _networks(studies, comparing(studies) or key)
     return [
-        *_accuracies(settings, rows),
+        *_accuracies(settings, rows, cured),
         *_gradients(max((_networks(studies, each) for each in (*START, key)), key=len)),
         *_published(claims),
-        _certainty(rows.values()),
+        _certainty([*rows.values(), *cured.values()]),
         _count(settings),
     ]
 
@@ -56,6 +56,13 @@ def answering(studies: Mapping[str, list[Row]]) -> str | None:
     found = {key: _networks(studies, key) for key in STUDIES}
     able = [key for key, rows in found.items() if PLAIN in rows]
     return max(able, key=lambda key: len(found[key])) if able else None
+
+
+def comparing(studies: Mapping[str, list[Row]]) -> str | None:
+    """Return the study that compares the cures: the one that has most of them, of equals the longest trainings."""
+    found = {key: sum(run in CURES for run in _networks(studies, key)) for key in STUDIES}
+    most = max(found, key=lambda key: found[key])
+    return most if found[most] else answering(studies)
 
 
 def _networks(studies: Mapping[str, list[Row]], key: str) -> dict[str, Row]:
@@ -75,23 +82,36 @@ def _best(settings: config.Parameters, studies: Mapping[str, list[Row]]) -> Iter
         yield _certainty(rows)
 
 
-def _accuracies(settings: config.Parameters, rows: Mapping[str, Row]) -> Iterator[str]:
+def _accuracies(settings: config.Parameters, rows: Mapping[str, Row], cured: Mapping[str, Row]) -> Iterator[str]:
+    """Say the test accuracies of the plain networks in `rows`, and of the cured ones, perhaps of longer trainings."""
     plain, chance = rows[PLAIN], 100 * settings.data.chance("test").accuracy
-    epochs = plain.configuration.train.epochs
     depth = plain.results[0].summary["layers"]
     text = (
-        f"After {epochs} {'epoch' if epochs == 1 else 'epochs'}, the plain network of {depth} layers classifies "
-        f"{_accuracy(plain)} of the test images of {settings.data.name} correctly"
+        f"After {_epochs(plain)}, the plain network of {depth} layers classifies {_accuracy(plain)} of the test images "
+        f"of {settings.data.name} correctly"
     )
     text += f", no better than a guess ({chance:.3g} %)" if plain.at_chance else f"; a guess, {chance:.3g} %"
-    if SHALLOW in rows:
-        text += f". The one of {rows[SHALLOW].results[0].summary['layers']} layers reaches {_accuracy(rows[SHALLOW])}"
-    yield f"{text}."
-    reached = [f"{_accuracy(rows[run])} with {name}" for run, name in CURES.items() if run in rows]
-    if reached:
+    yield f"{text}{_shallow(rows)}."
+    reached = [f"{_accuracy(cured[run])} with {name}" for run, name in CURES.items() if run in cured]
+    if reached and cured == rows:
         yield f"The same {depth} layers reach {_listed(reached)}."
-    if awaited := [name for run, name in CURES.items() if run not in rows]:
+    elif reached:
+        after = _epochs(next(cured[run] for run in CURES if run in cured))
+        yield f"After {after}, the same {depth} layers reach {_listed(reached)}{_shallow(cured)}."
+    if awaited := [name for run, name in CURES.items() if run not in cured]:
         yield f"No training with {' or '.join(awaited)} is complete yet."
+
+
+def _epochs(row: Row) -> str:
+    epochs = row.configuration.train.epochs
+    return f"{epochs} {'epoch' if epochs == 1 else 'epochs'}"
+
+
+def _shallow(rows: Mapping[str, Row]) -> str:
+    """Say what the shallow network among `rows` reaches, in a sentence of its own."""
+    if SHALLOW not in rows:
+        return ""
+    return f". The one of {rows[SHALLOW].results[0].summary['layers']} layers reaches {_accuracy(rows[SHALLOW])}"
 
 
 def _gradients(rows: Mapping[str, Row]) -> Iterator[str]:
@@ -115,11 +135,12 @@ def _published(claims: list[Claim]) -> Iterator[str]:
         )
 
 
-def _certainty(rows: Iterable[Row]) -> str:
-    most = max(len(row.completed) for row in rows)
-    if most == 1:
+def _certainty(rows: Collection[Row]) -> str:
+    counts = [len(row.completed) for row in rows]
+    if max(counts) == 1:
         return "Each accuracy is that of one training: how much another seed would change it is not known yet."
-    return f"Accuracies are means over up to {most} trainings, with their standard deviation (n - 1)."
+    alone = "; those without are of one training" if min(counts) == 1 else ""
+    return f"Accuracies are means over up to {max(counts)} trainings, with their standard deviation (n - 1){alone}."
 
 
 def _count(settings: config.Parameters) -> str:

@@ -41,7 +41,7 @@ def write_page(settings: config.Parameters) -> None:
     claims = [] if settings.data.own else published.value_claims(settings, studies)
     start = next((studies[key] for key in (*START, *studies) if key in studies), [])
     shown = content.gather(settings, results)
-    shown |= {"study": answer.answering(studies), "start": {row.run: row.network for row in start}}
+    shown |= {"study": answer.comparing(studies), "start": {row.run: row.network for row in start}}
     # at the last epoch alone, whatever a study takes the mean of
     rows = [Row(run, settings.run(run), found) for run, found in results.items()]
     files.write(
