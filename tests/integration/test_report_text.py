@@ -79,7 +79,7 @@ def test_every_figure_that_the_text_points_to_is_one_that_its_study_draws():
     assert pointed
     for key in pointed:
         name, figure = key.split("/")
-        assert figure in {drawn for family in study.studies[name].draw for drawn in captions.CAPTIONS[family]}, key
+        assert figure in {captions.PRINTED[family] for family in study.studies[name].draw}, key
 
 
 def test_every_key_is_one_that_the_numbers_define(defined):

@@ -113,9 +113,9 @@ def test_the_figure_has_the_gradients_at_initialisation_of_its_study_and_the_sam
     assert Path("docs/result.svg").read_bytes() == first
     assert b"<svg" in first
     assert not re.search(rb"<dc:date>|Matplotlib v", first)
-    labels = {row.run: row.network for row in aggregate.collect(study)["initialisation"]}
-    assert labels == {"vgg38": "4 layers", "cured": "4 layers, BN and RC"}
-    axes = figures.overview(figures.read_study("initialisation", study), labels, {}).axes[0]
+    start = overview.choose(study, aggregate.collect(study), overview.START)
+    assert {label: run for label, (run, _) in start.items()} == {"4 layers": "vgg38", "4 layers, BN and RC": "cured"}
+    axes = figures.overview(start, {}).axes[0]
     assert axes.get_yscale() == "log"
     # 1e-3 times the layer at epoch 0, of plain images and without the normalisation
     assert axes.lines[0].get_xdata().tolist() == [1, 2, 3, 4]
@@ -139,15 +139,12 @@ def test_the_figure_shows_how_the_networks_train_by_the_longest_training_that_ea
     study = examples.study({"runs": runs, "studies": studies})
     for run in ("plain_start", "plain_short", "other_rate"):
         examples.result(study, run, val=(1.6, 0.3), epochs=study.run(run).train.epochs)
-    networks = ["4 layers"]
-    assert [run for run, _ in overview.training_of(study, aggregate.collect(study), networks).values()] == [
-        "plain_short"
-    ]
+    chosen = overview.choose(study, aggregate.collect(study), overview.TRAINED)
+    assert [run for run, _ in chosen.values()] == ["plain_short"]
     examples.result(study, "vgg38", val=(1.6, 0.45))
-    trained = overview.training_of(study, aggregate.collect(study), networks)
+    trained = overview.choose(study, aggregate.collect(study), overview.TRAINED)
     assert [run for run, _ in trained.values()] == ["vgg38"]
-    labels = {"plain_start": "4 layers"}
-    right = figures.overview(figures.read_study("initialisation", study), labels, trained).axes[1]
+    right = figures.overview(overview.choose(study, aggregate.collect(study), overview.START), trained).axes[1]
     assert right.lines[0].get_xdata().tolist() == [1, 2]
     assert right.lines[0].get_ydata().tolist() == [0.45, 0.45]
     assert right.lines[1].get_ydata() == [0.1, 0.1], "chance"

@@ -194,29 +194,33 @@ def gradient_flow(data: StudyResults, log: bool) -> Figure:
     return figure
 
 
-def overview(start: StudyResults, labels: Mapping[str, str], trained: Mapping[str, tuple[str, StudyResults]]) -> Figure:
+def overview(start: Mapping[str, tuple[str, StudyResults]], trained: Mapping[str, tuple[str, StudyResults]]) -> Figure:
     """Draw what goes wrong and what cures it: gradients at initialisation, and validation accuracy over the epochs.
 
     Args:
-        start: the study whose gradients are drawn, a line for each run that `labels` names.
-        labels: networks by run.
-        trained: a run, and the study it is of, by the networks whose training is drawn.
+        start: a run, and the study that it is of, by the networks whose gradients are drawn.
+        trained: the same for those whose training is drawn; a network has the look of this run, if there is one.
     """
     with style():
         figure, axes = panels(2 if trained else 1, 2, height=2.6)
-        looks_of = {label: start.looks[trained[label][0] if label in trained else run] for run, label in labels.items()}
-        for run, label in labels.items():
-            flow, (colour, dashes) = mean_gradients(start, run)[0], looks_of[label]
+        for label, (run, data) in start.items():
+            flow, (colour, dashes) = mean_gradients(data, run)[0], _look(trained.get(label, (run, data)))
             axes[0].plot(flow.index, flow.where(flow > 0), color=colour, linestyle=dashes, label=label)
         axes[0].set(xlabel="layer, from input to output", ylabel="mean absolute gradient", yscale="log")
         axes[0].yaxis.set_minor_locator(NullLocator())
         for label, (run, data) in trained.items():
-            _curve(axes[1], data.history[data.history.run == run], "val_accuracy", label, *looks_of[label])
+            _curve(axes[1], data.history[data.history.run == run], "val_accuracy", label, *data.looks[run])
         if trained:
             axes[1].set(xlabel="epoch", ylabel="validation accuracy")
-            _finish_curves(axes[1:], "accuracy", [[start.chance["val"]]])
-        legend(figure, axes, list(labels.values()))
+            _finish_curves(axes[1:], "accuracy", [[next(iter(trained.values()))[1].chance["val"]]])
+        legend(figure, axes, list(start))
     return figure
+
+
+def _look(drawn: tuple[str, StudyResults]) -> tuple[Colour, str]:
+    """Return colour and line style of a run."""
+    run, data = drawn
+    return data.looks[run]
 
 
 def reported(data: StudyResults) -> Figure:

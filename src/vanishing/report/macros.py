@@ -121,7 +121,7 @@ def _trainings(settings: config.Parameters) -> Iterator[str]:
     counts = {
         "done": len(summaries),
         "planned": len(list(settings.jobs())),
-        "left": len(set(settings.jobs()) - set(store.available(settings))),
+        "left": len(_left(settings)),
         "seeds": seeds,
         "diverged": sum(summary["status"] == "diverged" for summary in summaries),
         "epochs": sum(summary["epochs"] for summary in summaries),
@@ -313,7 +313,7 @@ def _layout(settings: config.Parameters, found: Studies) -> str:
 
 def _missing(settings: config.Parameters) -> str:
     """Return in LaTeX what is left to train, each run in the first study that has it; empty where nothing is."""
-    left = set(settings.jobs()) - set(store.available(settings))
+    left = _left(settings)
     body = []
     for key, study in settings.studies.items():
         jobs = [job for job in settings.jobs() if job in left and job[0] in study.runs]
@@ -325,6 +325,11 @@ def _missing(settings: config.Parameters) -> str:
             body.append([f"{latex.code(key)}: {escape(study.title)}", *cells])
     head = r"Study & runs & trainings & steps \\"
     return latex.tabular("@{}p{0.66\\linewidth}rrr@{}", [head], body) if body else ""
+
+
+def _left(settings: config.Parameters) -> set[tuple[str, int]]:
+    """Return the runs and seeds that are not trained with today's configuration."""
+    return {job for job in settings.jobs() if not store.is_trained(settings, *job)}
 
 
 def _steps(run: config.Run) -> int:
@@ -365,7 +370,7 @@ def _devices(rows: list[Row]) -> str:
 def _device(trained: Result) -> str:
     """Name the device of a training: a processor by its kind alone, a GPU by its model."""
     environment = trained.summary["environment"]
-    return "CPU" if environment.get("device") == "cpu" else str(environment.get("kind", "?"))
+    return "CPU" if environment["device"] == "cpu" else str(environment["kind"])
 
 
 def _made_on(rows: list[Row]) -> str:

@@ -5,7 +5,7 @@ On the left the gradient flow at initialisation of a few networks, on the right 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Iterable, Mapping
 
 from matplotlib.figure import Figure
 
@@ -14,41 +14,33 @@ from vanishing.report import figures
 from vanishing.results.aggregate import Row
 
 START = "initialisation", "core", "short"
-"""Studies whose networks the figure shows: the first that has results."""
+"""Studies that have networks at initialisation, those first that are for it."""
 
 TRAINED = "core", "short"
 """Studies that show how these train, the longest trainings first."""
 
+Chosen = dict[str, tuple[str, figures.StudyResults]]
+"""A run and the study that it is of, by network."""
+
 
 def draw(settings: config.Parameters, found: Mapping[str, list[Row]]) -> tuple[Figure, list[Row]] | None:
     """Draw the figure from the rows by study, and list those that it shows; None where no such study has results."""
-    key = next((key for key in START if key in found), None)
-    labels: dict[str, str] = {}
-    for row in found[key] if key else []:
-        if row.network not in labels.values() and _is_default(row, settings):
-            labels[row.run] = row.network
-    if not key or not labels:
+    start = choose(settings, found, START)
+    if not start:
         return None
-    trained = training_of(settings, found, labels.values())
-    shown = {*labels, *(run for run, _ in trained.values())}
+    trained = {network: each for network, each in choose(settings, found, TRAINED).items() if network in start}
+    shown = {run for run, _ in (*start.values(), *trained.values())}
     rows = {row.run: row for rows in found.values() for row in rows if row.run in shown}
-    return figures.overview(figures.read_study(key, settings), labels, trained), list(rows.values())
+    return figures.overview(start, trained), list(rows.values())
 
 
-def training_of(
-    settings: config.Parameters, found: Mapping[str, list[Row]], networks: Collection[str]
-) -> dict[str, tuple[str, figures.StudyResults]]:
-    """Return for each network a run with the default training, from the first study of `TRAINED` that has it."""
-    chosen: dict[str, tuple[str, figures.StudyResults]] = {}
-    for key in (each for each in TRAINED if each in found):
+def choose(settings: config.Parameters, found: Mapping[str, list[Row]], keys: Iterable[str]) -> Chosen:
+    """Return for each network a run with the default training, but for its length, from the first study that has it."""
+    chosen: Chosen = {}
+    for key in (key for key in keys if key in found):
         data = figures.read_study(key, settings)
         for row in found[key]:
-            if row.network in networks and _is_default(row, settings):
+            train = row.configuration.train
+            if train == settings.train.model_copy(update={"epochs": train.epochs}):
                 chosen.setdefault(row.network, (row.run, data))
     return chosen
-
-
-def _is_default(row: Row, settings: config.Parameters) -> bool:
-    """Whether a run trains as runs do by default, but for the number of epochs."""
-    train = row.configuration.train
-    return train == settings.train.model_copy(update={"epochs": train.epochs})
