@@ -132,7 +132,7 @@ idle:
 
 clean: idle  ## remove what can be made again in minutes: build/, logs/, the typeset report, caches
 	rm -rf build logs dvc_plots report/build report/report.pdf report/report.html report/samples report/tables report/figures report/comparison report/why report/numbers.tex \
-	  report/studies.tex .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	  report/studies.tex report/overview.pdf .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean  ## remove .venv too
