@@ -344,6 +344,8 @@ def _claim(
     rounding = int(bracket.rstrip(")")) * unit if bracket else unit / 2
     difference = mean - float(number)
     borrowed = pooled([[scale * value for value in group] for group in lent.groups(schedule, chance, metric, average)])
+    if borrowed and not borrowed[0] and not chance:
+        borrowed = None  # trainings that learn and end alike
     prediction = predicted(values, borrowed, _sampling(run, raws, metric, mean, lent) if run and values else None)
     tolerance, p = math.nan, math.nan
     if prediction:

@@ -128,7 +128,8 @@ def attributed(**accuracies):
     """Fake BN under some schedules, two seeds of a training accuracy each; return how r1's 55.17 is judged."""
     for run, pair in accuracies.items():
         for seed, accuracy in enumerate(pair):
-            examples.result(REAL, run, seed, train=(1.59, accuracy), val=(1.95, 0.4704))
+            off = 0.02 * (seed - 0.5)  # about what r1 prints
+            examples.result(REAL, run, seed, train=(1.59 + off, accuracy), val=(1.95 + off, 0.4704 + off))
     comparison_tables.write_comparison(REAL)
     assert oracle.compare_published(REAL) == []
     return next(row for row in oracle.table(SCHEDULES) if (row["report"], row["run"]) == ("r1", "vgg38_bn"))
