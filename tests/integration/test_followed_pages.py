@@ -36,9 +36,7 @@ assert (gradient_flow(build_model(small), images, labels).mean_abs_gradient > 0)
 def clone(tmp_path_factory):
     """Return a folder with the files that a clone has, as they are now."""
     folder = tmp_path_factory.mktemp("clone")
-    for name in examples.committed():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(examples.ROOT / name, folder / name)
+    examples.copy_committed(folder)
     return folder
 
 

@@ -38,9 +38,7 @@ def script(monkeypatch):
 def committed(tmp_path_factory):
     """A repository with one commit, of the files that git knows here, as they are now."""
     folder = tmp_path_factory.mktemp("project")
-    for name in examples.committed():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(examples.ROOT / name, folder / name)
+    examples.copy_committed(folder)
     clones.git(folder, "init", "--quiet")
     commit(folder)
     return folder

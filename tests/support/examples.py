@@ -44,6 +44,13 @@ def committed() -> list[str]:
     return [name for name in names if name and (ROOT / name).is_file()]
 
 
+def copy_committed(folder: Path) -> None:
+    """Copy the files that git knows into a folder, as they are now; skips as `committed` does."""
+    for name in committed():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
+
+
 def content(overlay: Mapping[str, Any] | None = None, runs: Sequence[str] = ("vgg08", "vgg38")) -> dict[str, Any]:
     """Return the project's parameters as plain values, made small, with the study `core` of `runs` only."""
     merged = config.merge(copy.deepcopy(PROJECT), SMALL)

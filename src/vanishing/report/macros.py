@@ -15,10 +15,10 @@ from matplotlib.figure import Figure
 
 from vanishing import config, files, paths
 from vanishing.data.cifar100 import CIFAR100
-from vanishing.report import figures, latex, overview, tables
+from vanishing.report import figures, overview, tables
 from vanishing.report.captions import CAPTIONS, PRINTED
 from vanishing.report.cells import latex_metric
-from vanishing.report.latex import code, escape, number
+from vanishing.report.latex import code, escape, number, tabular
 from vanishing.results import (
     aggregate,
     differences,
@@ -321,10 +321,10 @@ def _missing(settings: config.Parameters) -> str:
         if jobs:
             runs = len({run for run, _ in jobs})
             steps = sum(_steps(settings.run(run)) for run, _ in jobs)
-            cells = str(runs), str(len(jobs)), latex.number(steps, 0)
-            body.append([f"{latex.code(key)}: {escape(study.title)}", *cells])
+            cells = str(runs), str(len(jobs)), number(steps, 0)
+            body.append([f"{code(key)}: {escape(study.title)}", *cells])
     head = r"Study & runs & trainings & steps \\"
-    return latex.tabular("@{}p{0.66\\linewidth}rrr@{}", [head], body) if body else ""
+    return tabular("@{}p{0.66\\linewidth}rrr@{}", [head], body) if body else ""
 
 
 def _left(settings: config.Parameters) -> set[tuple[str, int]]:
