@@ -249,7 +249,7 @@ def without_dvc():
     Path("results/why.ipynb").unlink()
     for folder in ("samples", "tables", "figures", "comparison", "why"):
         shutil.rmtree(paths.REPORT / folder)
-    for made in ("numbers.tex", "studies.tex", "report.pdf", "report.html"):
+    for made in ("numbers.tex", "overview.pdf", "studies.tex", "report.pdf", "report.html"):
         (paths.REPORT / made).unlink()
 
 
@@ -648,8 +648,8 @@ def test_a_build_that_fails_is_a_finding_that_says_why(study, monkeypatch, capsy
 
     monkeypatch.setattr(rebuild, "_build", build)
     code, found, told = verify(capsys)
-    # samples, tables twice, comparison, figures, explanation, numbers, page, report
-    made = 3 + 2 + 3 + 13 + 3 + 5 + 2 + 1 + 1
+    # samples, tables twice, comparison, figures, explanation, numbers and first figure, page, report
+    made = 3 + 2 + 3 + 13 + 3 + 5 + 3 + 1 + 1
     assert (code, found) == (
         1,
         [

@@ -9,6 +9,7 @@ import pytest
 import simulated_cuda
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from vanishing.training import loop, round_robin, step, streams
 from vanishing.training.streams import CudaStream, Mark, Slot
@@ -262,8 +263,10 @@ class Watched(TorchDispatchMode):
         self.simulation = simulation
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.simulation.calls.append(("compute", self.simulation.streams[-1], function.name()))
-        return function(*args, **(kwargs or {}))
+        result = function(*args, **(kwargs or {}))
+        if any(isinstance(leaf, torch.Tensor) for leaf in tree_leaves((args, kwargs, result))):  # else it only asks
+            self.simulation.calls.append(("compute", self.simulation.streams[-1], function.name()))
+        return result
 
 
 def test_a_checkpoint_is_copied_on_a_stream_of_its_own_that_waits_for_the_weights(cuda, side_by_side):
