@@ -26,7 +26,11 @@ def folder(tmp_path, monkeypatch):
 @pytest.mark.skipif(not shutil.which("latexmk"), reason="latexmk is not installed")
 @pytest.mark.parametrize(
     ("body", "complaint"),
-    [("\\unknowncommand", "report.tex:3: Undefined control sequence"), ("\\input{absent}", "absent.tex' not found")],
+    [
+        ("\\unknowncommand", "report.tex:3: Undefined control sequence"),
+        ("\\input{absent}", "absent.tex' not found"),
+        ("\\ref{later}, \\ref{absent}\\label{later}", "Reference `absent' on page 1 undefined on input line 3"),
+    ],
 )
 def test_a_mistake_in_the_text_is_one_line_with_latexs_complaint(body, complaint):
     Path("report").mkdir()
@@ -65,16 +69,17 @@ def test_today_is_one_day_for_ever(monkeypatch):
     assert len(made) == 1
 
 
-def lay_out(folder, monkeypatch):
-    """Lay out the pipeline with two runs' results, tables and figures, as the stages before the report leave them."""
+def lay_out(folder, monkeypatch, runs=("vgg08", "vgg38"), trained=("vgg08", "vgg38")):
+    """Lay out the pipeline with the tables and figures of `trained` runs, as the stages before the report leave them."""
     workspace.lay_out(examples.ROOT, folder, None)
     monkeypatch.chdir(folder)
     title = r"50 % & _more_ \input{x}"
-    overlay = {"studies": {"other": {"title": title, "runs": ["vgg38"], "draw": ["training"]}}}
-    Path("params.yaml").write_text(yaml.safe_dump(examples.content(overlay | {"seeds": [0, 1]})))
+    overlay = {"studies": {"other": {"title": title, "runs": [runs[-1]], "draw": ["training"]}}}
+    Path("params.yaml").write_text(yaml.safe_dump(examples.content(overlay | {"seeds": [0, 1]}, runs)))
     study = config.load()
     for run, seed in study.jobs():
-        examples.result(study, run, seed, train=(1.0 + seed, 0.5), val=(2.0 + seed, 0.4))
+        if run in trained:
+            examples.result(study, run, seed, train=(1.0 + seed, 0.5), val=(2.0 + seed, 0.4))
     tables.write_tables(study)
     macros.write_numbers(study)
     section.write(study)
@@ -82,6 +87,8 @@ def lay_out(folder, monkeypatch):
     drawn = figures.agreement(pd.read_csv(paths.COMPARISON / "published.csv"))
     figures.save({"agreement": drawn}, paths.REPORT / "comparison")
     for key, block in study.studies.items():
+        if not set(block.runs) & set(trained):
+            continue
         data = figures.read_study(key, study)
         for family in block.draw:
             figures.save(figures.draw(family, data), paths.FIGURES / key)
@@ -107,6 +114,14 @@ def test_the_report_is_typeset_and_has_the_same_bytes_wherever_and_whenever(fold
     monkeypatch.setenv("HOME", os.fspath(folder))
     assert typeset.typeset().read_bytes() == pdf
     assert (paths.REPORT / "report.pdf").exists()
+
+
+@pytest.mark.skipif(not shutil.which("latexmk"), reason="latexmk is not installed")
+def test_without_results_of_the_core_study_no_reference_leads_nowhere(folder, monkeypatch):
+    lay_out(folder, monkeypatch, ("vgg08", "vgg38", "vgg08_short"), ["vgg08_short"])
+    typeset.typeset()
+    assert "undefined" not in Path("report/build/report.log").read_text(errors="replace")
+    assert r"\studytable{other}" in Path("report/studies.tex").read_text()
 
 
 INTERVALS = {"raised": (1.1, 1.2), "lowered": (0.8, 0.9), "either": (0.9, 1.1), "alone": ("nan", "nan")}

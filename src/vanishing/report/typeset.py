@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -40,8 +41,8 @@ def typeset() -> Path:
     check()
     with environment.plain_folder() as folder:
         work = _copy(folder / "report")
-        # a user's own settings are left out: the project's are in .latexmkrc
-        done = _run(work, ["latexmk", "-norc", "-r", ".latexmkrc", "report.tex"])
+        # a user's own settings are left out: the project's are in .latexmkrc; -Werror: no `??` is printed
+        done = _run(work, ["latexmk", "-norc", "-r", ".latexmkrc", "-Werror", "report.tex"])
         _keep(work / BUILD.name)
         if done.returncode:
             output = done.stdout + done.stderr
@@ -99,7 +100,8 @@ def _keep(build: Path) -> None:
 
 
 def _complaint(output: str) -> str:
-    """Find the first error in what latexmk printed."""
+    """Find the first error in what latexmk printed, or else what the last run of LaTeX could not resolve."""
     lines = [line for line in output.splitlines() if line.strip()]
-    marked = (line for line in lines if line.startswith("!") or ".tex:" in line)
-    return next(marked, lines[-1] if lines else "no output")
+    errors = [line for line in lines if line.startswith("!") or ".tex:" in line]
+    unresolved = [line for line in lines if re.search("Warning: (Reference|Citation) ", line)]
+    return errors[0] if errors else (unresolved or lines or ["no output"])[-1]
