@@ -26,6 +26,11 @@ def aligned(rows: Sequence[Sequence[str]], gap: int = 1) -> str:
     return "\n".join((" " * gap).join(cells) for cells in lines)
 
 
+def counted(number: int, noun: str) -> str:
+    """Write a number of things: 1 training, 3 trainings."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def duration(seconds: float) -> str:
     """Write an estimated duration with two digits: 45 s, 3.3 min, 1.2 h, 110 h."""
     if seconds == float("inf"):

@@ -10,7 +10,7 @@ from typing import Any
 from zipfile import ZipFile, ZipInfo
 
 from vanishing import config, files, paths, project
-from vanishing.console import say
+from vanishing.console import counted, say
 from vanishing.errors import UserError
 from vanishing.results import store
 
@@ -24,7 +24,7 @@ Job = tuple[str, int]
 
 README = """# Weights of vanishing {version}
 
-The weights of {count} trainings, each of the epoch of best validation accuracy, under the MIT license. `RUN/seedS/` has
+The weights of {trainings}, each of the epoch of best validation accuracy, under the MIT license. `RUN/seedS/` has
 the weights, `best.safetensors`, and `summary.json`: configuration, metrics, the SHA-256 of the images, and versions and
 hardware of the training. `params.yaml` configures the networks. `sha256sum --check SHA256SUMS` checks every file.
 
@@ -73,7 +73,7 @@ def pack(settings: config.Parameters, chosen: Sequence[Job], output: Path | None
             _add(archive, f"{name}/{entry}", content)
             sums.append(f"{hashlib.sha256(content).hexdigest()}  {entry}\n")
         _add(archive, f"{name}/{SUMS}", "".join(sums).encode())
-    print(f"{path}: weights of {len(summaries)} trainings, {path.stat().st_size / 1e6:.1f} MB")
+    print(f"{path}: weights of {counted(len(summaries), 'training')}, {path.stat().st_size / 1e6:.1f} MB")
     return path
 
 
@@ -158,8 +158,8 @@ def _readme(summaries: Mapping[Job, Mapping[str, Any]]) -> str:
     ]
     name, seed = next(iter(summaries))
     return README.format(
-        version=version("vanishing"), count=len(summaries), run=name, path=f"{name}/seed{seed}/{BEST}",
-        rows="\n".join(rows),
+        version=version("vanishing"), trainings=counted(len(summaries), "training"), run=name,
+        path=f"{name}/seed{seed}/{BEST}", rows="\n".join(rows),
     )  # fmt: skip
 
 

@@ -70,7 +70,7 @@ def test_today_is_one_day_for_ever(monkeypatch):
 
 
 def lay_out(folder, monkeypatch, runs=("vgg08", "vgg38"), trained=("vgg08", "vgg38")):
-    """Lay out the pipeline with the tables and figures of `trained` runs, as the stages before the report leave them."""
+    """Lay out the pipeline with tables and figures of `trained` runs, as the stages before the report leave them."""
     workspace.lay_out(examples.ROOT, folder, None)
     monkeypatch.chdir(folder)
     title = r"50 % & _more_ \input{x}"

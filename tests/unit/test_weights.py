@@ -89,13 +89,15 @@ def test_the_checksums_are_of_every_other_file():
     assert sums == "".join(wanted)
 
 
-def test_named_trainings_alone_are_packed_and_twice_the_same_bytes():
+def test_named_trainings_alone_are_packed_and_twice_the_same_bytes(capsys):
     for name in ("a.zip", "b.zip"):
         assert cli.main(["weights", "vgg38:0", "vgg08", "--output", name]) == 0
         Path("params.yaml").touch()
     assert Path("a.zip").read_bytes() == Path("b.zip").read_bytes()
     found = [re.search(r"(\w+)/seed(\d)/best", name) for name in packed("a.zip")]
     assert [(each[1], int(each[2])) for each in found if each] == [("vgg38", 0), ("vgg08", 0), ("vgg08", 1)]
+    assert cli.main(["weights", "vgg38:0", "--output", "c.zip"]) == 0
+    assert "c.zip: weights of 1 training, " in capsys.readouterr().out
 
 
 def test_the_packed_readme_lists_the_trainings_and_its_code_loads_their_weights(tmp_path, monkeypatch):

@@ -16,13 +16,14 @@ from vanishing.config.run import Run, completed, differences, flat
 from vanishing.config.signal import Signal
 from vanishing.config.smoothness import Smoothness
 from vanishing.config.strict_yaml import inline, merge, read_yaml, text
-from vanishing.config.study import Study
+from vanishing.config.study import CORE, Study
 from vanishing.config.train import Train
 from vanishing.config.trainable_depth import Sweep, TrainableDepth
 
 __all__ = [
     "BOTTLENECK",
     "CIFAR10",
+    "CORE",
     "FEWEST",
     "IMAGE_SIZE",
     "LATIN",

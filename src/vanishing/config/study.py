@@ -8,6 +8,9 @@ from pydantic import Field
 
 from vanishing.config.block import LATIN, Block, Name, Positive, Seed
 
+CORE = "core"
+"""The study that the report and README.md are about, and whose spread published values are judged by."""
+
 
 class Study(Block):
     """Runs that answer one question: a table, figures, a section of the report and a target of Snakemake."""

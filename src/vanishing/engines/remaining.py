@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from vanishing import config, paths
 from vanishing.analysis import trainable_depth
-from vanishing.console import aligned, duration
+from vanishing.console import aligned, counted, duration
 from vanishing.results import store
 from vanishing.training import models
 from vanishing.training.cost import Analysis, Entry, Estimate
@@ -86,7 +86,7 @@ def text(listed: Sequence[Entry], made: Estimate) -> str:
 
 def sweep_text(listed: Sequence[Entry], made: Estimate) -> str:
     """Say what the sweep over depths has left to train, the time at most, and what that rests on."""
-    amount = f"{_trainings(len(listed))}, {_si(sum(entry.macs for entry in listed), 'MAC')}"
+    amount = f"{counted(len(listed), 'training')}, {_si(sum(entry.macs for entry in listed), 'MAC')}"
     time = f"at most {duration(sum(made.seconds.values()))} one after another"
     lines = (f"  {line}" for line in made.measurements)
     return "\n".join([f"left to sweep: trainable_depth of {amount}, {time}", *lines])
@@ -96,7 +96,7 @@ def _totals(listed: Sequence[Entry], made: Estimate) -> list[str]:
     """Sum up all trainings, those that are left, what is left to measure, and their time."""
     lines = [f"in all: {_sum(listed, [len(entry.done + entry.to_measure + entry.to_train) for entry in listed])}"]
     if unmeasured := sum(len(entry.to_measure) for entry in listed):
-        lines.append(f"left to measure: the gradient flow of {_trainings(unmeasured)}")
+        lines.append(f"left to measure: the gradient flow of {counted(unmeasured, 'training')}")
     for name in dict.fromkeys(analysis for _, analysis in made.analyses):
         lines.append(f"left to analyse: {_analysed(listed, made, name)}")
     left = [entry for entry in listed if entry.to_train]
@@ -119,17 +119,14 @@ def _analysed(listed: Sequence[Entry], made: Estimate, name: str) -> str:
     """Say how many trajectories an analysis has left, and the time that they take one after another."""
     left = [(entry.name, each) for entry in listed for each in entry.analyses if each.name == name]
     seconds = sum(len(each.seeds) * made.analyses.get((run, name), 0.0) for run, each in left)
-    return f"{name} of {_trainings(sum(len(each.seeds) for _, each in left))}, {duration(seconds)} one after another"
+    trajectories = sum(len(each.seeds) for _, each in left)
+    return f"{name} of {counted(trajectories, 'training')}, {duration(seconds)} one after another"
 
 
 def _sum(listed: Sequence[Entry], trainings: Sequence[int]) -> str:
     macs = sum(count * entry.macs for entry, count in zip(listed, trainings, strict=True))
     disk = sum(count * entry.kept for entry, count in zip(listed, trainings, strict=True))
-    return f"{_trainings(sum(trainings))}, {_si(macs, 'MAC')}, {_si(disk, 'B')} on the disk"
-
-
-def _trainings(number: int) -> str:
-    return f"{number} training{'' if number == 1 else 's'}"
+    return f"{counted(sum(trainings), 'training')}, {_si(macs, 'MAC')}, {_si(disk, 'B')} on the disk"
 
 
 def _seeds(seeds: Sequence[int]) -> str:

@@ -36,9 +36,6 @@ from vanishing.results.store import Result
 Studies = Mapping[str, list[Row]]
 """Rows by study."""
 
-CORE = "core"
-"""The study that the text is about; the others stand in the appendix."""
-
 
 def write_numbers(settings: config.Parameters) -> None:
     """Write `numbers.tex`, `studies.tex` and `overview.pdf` from the results that there are."""
@@ -51,7 +48,7 @@ def write_numbers(settings: config.Parameters) -> None:
         lines += _numbers(key, settings.studies[key], rows)
     if drawn := overview.draw(settings, studies):
         lines += [fact("overview"), result("overview/made_on", 0, _made_on(drawn[1]))]
-    if set(found) - {CORE}:
+    if set(found) - {config.CORE}:
         lines.append(fact("otherstudies"))
     files.write(paths.REPORT / "numbers.tex", "".join(f"{line}\n" for line in lines))
     files.write(paths.REPORT / "studies.tex", _layout(settings, found))
@@ -299,7 +296,7 @@ def _layout(settings: config.Parameters, found: Studies) -> str:
     others: list[str] = []
     shown: set[str] = set()
     for key, rows in found.items():
-        (core if key == CORE else others).append(_section(key, settings, rows, shown))
+        (core if key == config.CORE else others).append(_section(key, settings, rows, shown))
         shown |= {row.run for row in rows}
     parts = [
         *core,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from vanishing import config
+from vanishing.console import counted
 from vanishing.report.cells import plain_metric
 from vanishing.report.tables import endings
 from vanishing.results import columns
@@ -15,7 +16,7 @@ from vanishing.results.columns import METRICS, SCHEDULES
 def table(key: str, settings: config.Parameters, rows: list[Row]) -> Iterator[str]:
     """Yield the lines of a study: its title, what its runs share, and a row a run."""
     epochs = {row.configuration.train.epochs for row in rows}
-    shared = [f"`{key}`", *(f"{count} epoch{'s' * (count > 1)}" for count in epochs if len(epochs) == 1)]
+    shared = [f"`{key}`", *(counted(count, "epoch") for count in epochs if len(epochs) == 1)]
     shared += [f"mean of the final {rows[0].average}"] * (rows[0].average > 1)
     yield from (f"{settings.studies[key].title} ({', '.join(shared)}):", "")
     metrics = [metric.title for metric in columns.shown().values()]

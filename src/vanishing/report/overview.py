@@ -13,10 +13,10 @@ from vanishing import config
 from vanishing.report import figures
 from vanishing.results.aggregate import Row
 
-START = "initialisation", "core", "short"
+START = "initialisation", config.CORE, "short"
 """Studies that have networks at initialisation, those first that are for it."""
 
-TRAINED = "core", "short"
+TRAINED = config.CORE, "short"
 """Studies that show how these train, the longest trainings first."""
 
 Chosen = dict[str, tuple[str, figures.StudyResults]]

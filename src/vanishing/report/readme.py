@@ -22,9 +22,6 @@ COLUMNS = DOCS / "analyses.md"
 BEGIN, END = "<!-- results: made by vanishing readme -->", "<!-- end of results -->"
 """Lines that the results in README.md stand between."""
 
-CORE = "core"
-"""The study whose table is in README.md, and of which every run without results is named."""
-
 
 ANALYSES = """# Analyses of trajectories
 
@@ -68,8 +65,8 @@ def rewritten(text: str, made: str) -> str:
 
 def block(settings: config.Parameters, found: Mapping[str, list[Row]]) -> str:
     """Return the results for README.md: the table of the core study, and what is missing."""
-    core = found.get(CORE, [])
-    table = [*markdown.table(CORE, settings, core), ""] if core else []
+    core = found.get(config.CORE, [])
+    table = [*markdown.table(config.CORE, settings, core), ""] if core else []
     return "\n".join(["", *_other_images(settings), *table, _missing(settings, core), "", ""])
 
 
@@ -84,7 +81,7 @@ def page(settings: config.Parameters, found: Mapping[str, list[Row]]) -> str:
     """Return `docs/results.md`: a table a study, each run in the first that it is in."""
     shown: set[str] = set()
     lines = [INTRODUCTION, *_other_images(settings)]
-    for key in sorted(found, key=lambda key: key != CORE):
+    for key in sorted(found, key=lambda key: key != config.CORE):
         rows = [row for row in found[key] if row.run not in shown]
         if rows:
             lines += [*markdown.table(key, settings, rows), ""]
@@ -106,8 +103,8 @@ def columns_page() -> str:
 def _missing(settings: config.Parameters, core: list[Row]) -> str:
     """Say how many of the study's trainings are there, and which runs of the core study have none."""
     present = {row.run for row in core}
-    missing = [f"`{run}`" for run in settings.study(CORE).runs if run not in present]
-    lacking = f" `{CORE}` has no results yet for {', '.join(missing)}." if missing else ""
+    missing = [f"`{run}`" for run in settings.study(config.CORE).runs if run not in present]
+    lacking = f" `{config.CORE}` has no results yet for {', '.join(missing)}." if missing else ""
     return f"{_count(settings)}{lacking} [All results]({PAGE})."
 
 

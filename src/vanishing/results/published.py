@@ -46,9 +46,6 @@ JUDGED = (HOLDS, FAILS)
 ORIGINS = ("handout", "report")
 """Who trained a row: the course, before any report, or the report's author."""
 
-CORE = "core"
-"""The study that lends its spread."""
-
 SCHEDULES = columns.SCHEDULES | {"constant": "constant rate"}
 """The schedules that a published row may have been trained with, and what they are called beside one another."""
 
@@ -246,7 +243,7 @@ def repeats(run: str) -> bool:
 
 def value_claims(settings: config.Parameters, studies: Mapping[str, list[Row]]) -> list[Claim]:
     """List every published value, with ours where the run is among the rows of `studies`; else it counts as not run."""
-    lent = Pool(tuple(studies.get(CORE, [])))
+    lent = Pool(tuple(studies.get(config.CORE, [])))
     rows = {row.run: row for of_study in studies.values() for row in of_study}
     found = []
     for source in load():

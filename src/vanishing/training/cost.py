@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from vanishing import config
+from vanishing.console import counted
 
 if TYPE_CHECKING:
     from vanishing.training.models import Size
@@ -141,7 +142,7 @@ def estimate(
         pass_seconds: the same of an analysis' pass, which also takes its `precision`; `time_pass` by default.
     """
     listed = list(listed)
-    beside = f" beside {at_once - 1} other{'s' if at_once > 2 else ''}" if at_once > 1 else ""
+    beside = f" beside {counted(at_once - 1, 'other')}" if at_once > 1 else ""
     step, one = step_seconds or partial(time_step, at_once=at_once), pass_seconds or time_pass
     seconds: dict[str, float] = {}
     lines: list[str] = []

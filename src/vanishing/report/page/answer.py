@@ -11,7 +11,7 @@ from vanishing.results import published, store
 from vanishing.results.aggregate import Row
 from vanishing.results.published import Claim
 
-STUDIES = {"core": "", "short": "_short"}
+STUDIES = {config.CORE: "", "short": "_short"}
 """Studies that have all networks, the longest trainings first, and how their runs' names end."""
 
 MOST = 6

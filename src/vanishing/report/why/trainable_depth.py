@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from vanishing import config
+from vanishing.console import counted
 from vanishing.report import figures
 from vanishing.report.latex import number, tabular
 from vanishing.report.why.measured import Measured
@@ -186,7 +187,7 @@ def _ends(data: Measured, rows: pd.DataFrame) -> Numbers:
     Where a deeper network than the first that fails trains, `reversal` compares the two by Fisher's exact test.
     """
     ends, trained = observed(rows), rows.groupby("layers").trained.agg(["sum", "size"])
-    shares = {layers: f"{k} of {n} seed{'s' if n > 1 else ''}" for layers, k, n in trained.itertuples()}
+    shares = {layers: f"{k} of {counted(n, 'seed')}" for layers, k, n in trained.itertuples()}
     for key, layers in ends.items():
         if math.isfinite(layers):
             yield key, layers, str(layers)
