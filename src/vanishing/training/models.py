@@ -337,7 +337,7 @@ def _reduction_shortcut(model: config.Model) -> nn.Module | None:
         case "convolution":
             # not a strided convolution: for channels last and fewer than 8 filters (AVX2) or 16 (AVX-512), oneDNN's
             # gradient of its weights writes past its buffer and crashes, hangs or is wrong (oneDNN issue 6035; PyTorch
-            # 2.15.0 with oneDNN 3.13.3); the bits are the same
+            # 2.15.0 with oneDNN 3.13.3); with 32 filters, both give the same bits on AVX2
             convolution = nn.Conv2d(model.filters, model.filters, kernel_size=1, bias=False)
             norm = NORMS[model.norm](model, model.filters)
             return nn.Sequential(OrderedDict(subsample=_subsample(), conv=convolution, norm=norm))
