@@ -102,7 +102,7 @@ def choose(train: config.Train, measuring: bool = False) -> torch.device:
 def _warn_of_slow_bf16() -> None:
     """Say once if PyTorch convolves in bf16 without oneDNN, which has it for AVX-512 and AVX-NE-CONVERT on x86.
 
-    On two Zen 3 cores (AVX2) a step of vgg08 or vgg38 then takes 25 times as long as in fp32.
+    On two cores with AVX2 a step then takes 12 to 16 times as long as in fp32 (`docs/performance.md`).
     """
     with_onednn: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     if with_onednn and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
