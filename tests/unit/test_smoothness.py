@@ -283,6 +283,21 @@ def test_later_snapshots_of_a_shorter_training_are_of_their_own(study):
     assert pairs == [("vgg38_bn", "vgg38", 15), ("vgg38_bn_short", "vgg38_short", 15)]
 
 
+def test_the_last_epoch_that_two_networks_have_is_their_end(study):
+    betas = {
+        ("vgg38_short", 0): 1.0, ("vgg38_bn_short", 0): 2.0,
+        ("vgg38_short", 15): 1.0, ("vgg38_bn_short", 15): 5.0,
+        ("vgg38", 60): 3.0, ("vgg38_bn", 60): 12.0, ("vgg38_bn", 90): 1.0,
+    }  # fmt: skip
+    rows = [{"run": run, "epoch": epoch, "beta": beta} for (run, epoch), beta in betas.items()]
+    ends = []
+    for count in (2, 4, 7):
+        found = values(measured(study, rows[:count]))
+        assert found["vgg38_bn-vgg38/0/beta"] == pytest.approx(2)
+        ends.append([found.get(f"vgg38_bn-vgg38/end/{name}") for name in ("epoch", "beta")])
+    assert ends == [[None, None], [15, pytest.approx(5)], [60, pytest.approx(4)]]
+
+
 def test_the_seeds_of_a_group_are_averaged_since_they_share_their_images(study):
     betas = {(0, 0): 1.0, (1, 0): 4.0, (0, 1): 16.0, (1, 1): 4.0}  # by seed and group: geometric means 2 and 8
     rows = [{"run": "vgg38", "seed": seed, "group": group, "beta": beta} for (seed, group), beta in betas.items()]

@@ -123,7 +123,8 @@ def _split(table: pd.DataFrame, columns: list[str]) -> Iterator[tuple[list[Any],
 def numbers(data: Measured) -> Iterator[tuple[str, float, str]]:
     """Yield what the text quotes, by network and epoch: the mean as NAME, its bounds as NAME/low and NAME/high.
 
-    Ratios stand under the two networks or under the size, the quantities themselves under direction and step.
+    Ratios stand under the two networks or under the size, the quantities themselves under direction and step. What two
+    networks differ by at the end of the longest training that both have also stands under `end`.
     """
     settings = data.settings.analyses.smoothness
     yield "distance", settings.size_distance, latex.number(settings.size_distance)
@@ -132,8 +133,14 @@ def numbers(data: Measured) -> Iterator[tuple[str, float, str]]:
     yield "minibatch", settings.minibatch, str(settings.minibatch)
     smaller = [str(size) for size in settings.sizes if size < settings.batch_size]
     yield "sizes", 1 + len(smaller), " and ".join(filter(None, [", ".join(smaller), str(settings.batch_size)]))
-    for network, plain, epoch, found in compare(data):
+    compared = list(compare(data))
+    for network, plain, epoch, found in compared:
         yield from _bounds(f"{network}-{plain}/{epoch}", found)
+    later = sorted((each for each in compared if each[2] > 1), key=lambda each: each[2])
+    for network, plain, epoch, found in {network_of(each[0]): each for each in later}.values():
+        key = f"{network_of(network)}-{network_of(plain)}/end"
+        yield f"{key}/epoch", epoch, str(epoch)
+        yield from _bounds(key, found)
     for network, epoch, kind, size, found in compare_sizes(data):
         yield from _bounds(f"{network}/{epoch}/{kind}/{size}", found)
     for network, epoch, size, shares in common(data):
