@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vanishing import config, git, paths
-from vanishing.console import say
+from vanishing.console import counted, say
 from vanishing.engines import lock, remote, sync
 from vanishing.errors import UserError
 from vanishing.results import store
@@ -52,8 +52,8 @@ def share(settings: config.Parameters, every: bool = False) -> None:
                 storage.replace(digest)
                 say(f"{path}: '{storage.name}' had no intact copy, now it has")
         storage.push()
-    number = len(list(store.available(settings)))
-    made = git.commit([path for path in RECORD if path.exists()], f"Record the results of {number} trainings")
+    trainings = counted(len(list(store.available(settings))), "training")
+    made = git.commit([path for path in RECORD if path.exists()], f"Record the results of {trainings}")
     print("committed; `git push` hands it on" if made else "nothing new to commit")
 
 

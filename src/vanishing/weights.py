@@ -24,7 +24,7 @@ Job = tuple[str, int]
 
 README = """# Weights of vanishing {version}
 
-The weights of {trainings}, each of the epoch of best validation accuracy, under the MIT license. `RUN/seedS/` has
+The weights of {trainings}, at the epoch of best validation accuracy, under the MIT license. `RUN/seedS/` has
 the weights, `best.safetensors`, and `summary.json`: configuration, metrics, the SHA-256 of the images, and versions and
 hardware of the training. `params.yaml` configures the networks. `sha256sum --check SHA256SUMS` checks every file.
 

@@ -62,10 +62,10 @@ def test_what_is_certain_is_entered_in_each_record_that_lacks_it():
 
 
 def test_few_stages_are_named_and_many_counted():
-    assert sync.counted([]) == "0"
-    assert sync.counted(["train@b-0", "data"]) == "2 (data, train@b-0)"
+    assert sync.listed([]) == "0"
+    assert sync.listed(["train@b-0", "data"]) == "2 (data, train@b-0)"
     many = ["data", *(f"train@a-{seed}" for seed in range(5)), *(f"gradients@a-{seed}" for seed in range(3))]
-    assert sync.counted(many) == "9 (1 data, 3 gradients, 5 train)"
+    assert sync.listed(many) == "9 (1 data, 3 gradients, 5 train)"
 
 
 def test_what_stands_beside_such_a_stage_does_not_wait():

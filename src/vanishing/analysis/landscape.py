@@ -50,8 +50,8 @@ COLUMNS = {
 POINTS = {"cpu": 1, "cuda": 27}
 """Points that a device evaluates at once: on a GPU a cut of 17 in one pass, a grid of 81 in three.
 
-A point takes 65 MB, measured on a CPU with vgg38_bn_rc and 100 images; nothing was measured on a GPU. On a CPU points
-are evaluated one by one, which took half as long there.
+A point takes 65 MB, measured on a CPU with vgg38_bn_rc and 100 images; memory and time on a GPU have not been measured.
+On a CPU points are evaluated one by one, which took half as long there.
 """
 
 PLANE = 3

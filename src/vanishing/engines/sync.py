@@ -88,9 +88,9 @@ def bring_together(settings: config.Parameters) -> None:
         engine("dvc", "commit", "--force", "--no-relink", *decision.commit)
     _arrange([stage.name for stage in stages])
     _touch(stages, set(decision.touch), set(decision.build))
-    say(f"stages entered in DVC's record: {counted(decision.commit)}")
-    say(f"stages entered in Snakemake's record: {counted(decision.touch)}")
-    say(f"stages still to be built, by either engine: {counted(decision.build)}")
+    say(f"stages entered in DVC's record: {listed(decision.commit)}")
+    say(f"stages entered in Snakemake's record: {listed(decision.touch)}")
+    say(f"stages still to be built, by either engine: {listed(decision.build)}")
 
 
 def compare(
@@ -115,7 +115,7 @@ def compare(
     )
 
 
-def counted(names: Collection[str]) -> str:
+def listed(names: Collection[str]) -> str:
     """Count stages and name them; where they are many, count each kind."""
     if not names:
         return "0"
@@ -166,7 +166,7 @@ def _arrange(names: Sequence[str]) -> None:
     content["stages"] = {name: entries[name] for name in kept}
     files.write(path, dumps_yaml(content))
     if gone := entries.keys() - set(kept):
-        say(f"stages that are no more, dropped from DVC's record: {counted(gone)}")
+        say(f"stages that are no more, dropped from DVC's record: {listed(gone)}")
 
 
 def _touch(stages: Sequence[Stage], names: set[str], build: set[str]) -> None:
@@ -182,7 +182,7 @@ def _touch(stages: Sequence[Stage], names: set[str], build: set[str]) -> None:
         pending = _pending()
         behind = {stage.name for stage in stages if stage.outputs & pending} - waiting
         if behind == names:
-            raise UserError(f"snakemake: does not enter {counted(names)}; `snakemake -n` says why")
+            raise UserError(f"snakemake: does not enter {listed(names)}; `snakemake -n` says why")
         names = behind
 
 

@@ -30,8 +30,8 @@ def _cells(row: Row) -> list[str]:
     train = row.configuration.train
     settings = [SCHEDULES[train.schedule], str(train.epochs), train.precision]
     metrics = [metric(row, key) for key in columns.shown()]
-    counted = ", ".join([str(len(row.completed)), *endings(row)])
-    return [row.run, *settings, *metrics, counted, " ".join(row.devices)]
+    seeds = ", ".join([str(len(row.completed)), *endings(row)])
+    return [row.run, *settings, *metrics, seeds, " ".join(row.devices)]
 
 
 def metric(row: Row, key: str) -> str:

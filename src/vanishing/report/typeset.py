@@ -100,8 +100,8 @@ def _keep(build: Path) -> None:
 
 
 def _complaint(output: str) -> str:
-    """Find the first error in what latexmk printed, or else what the last run of LaTeX could not resolve."""
+    """Find the first error in what latexmk printed, or else the last warning that it takes for one."""
     lines = [line for line in output.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("!") or ".tex:" in line]
-    unresolved = [line for line in lines if re.search("Warning: (Reference|Citation) ", line)]
+    unresolved = [line for line in lines if re.search("Warning: (Reference|Citation|Label) |Missing character", line)]
     return errors[0] if errors else (unresolved or lines or ["no output"])[-1]

@@ -6,6 +6,7 @@ import math
 from collections.abc import Collection, Iterator, Mapping
 
 from vanishing import config
+from vanishing.console import counted
 from vanishing.report import markdown
 from vanishing.results import published, store
 from vanishing.results.aggregate import Row
@@ -103,8 +104,7 @@ def _accuracies(settings: config.Parameters, rows: Mapping[str, Row], cured: Map
 
 
 def _epochs(row: Row) -> str:
-    epochs = row.configuration.train.epochs
-    return f"{epochs} {'epoch' if epochs == 1 else 'epochs'}"
+    return counted(row.configuration.train.epochs, "epoch")
 
 
 def _shallow(rows: Mapping[str, Row]) -> str:

@@ -124,7 +124,7 @@ def numbers(data: Measured) -> Iterator[tuple[str, float, str]]:
     """Yield what the text quotes, by network and epoch: the mean as NAME, its bounds as NAME/low and NAME/high.
 
     Ratios stand under the two networks or under the size, the quantities themselves under direction and step. What two
-    networks differ by at the end of the longest training that both have also stands under `end`.
+    networks differ by at the last snapshot that both have, if it is later than epoch 1, also stands under `end`.
     """
     settings = data.settings.analyses.smoothness
     yield "distance", settings.size_distance, latex.number(settings.size_distance)
