@@ -1,5 +1,6 @@
 """The results in README.md, and the page and the figure beside it."""
 
+import dataclasses
 import re
 import subprocess
 from pathlib import Path
@@ -121,6 +122,21 @@ def test_the_figure_has_the_gradients_at_initialisation_of_its_study_and_the_sam
     assert axes.lines[0].get_xdata().tolist() == [1, 2, 3, 4]
     assert axes.lines[0].get_ydata().tolist() == pytest.approx([1e-3, 2e-3, 3e-3, 4e-3])
     assert [line.get_label() for line in axes.lines] == ["4 layers", "4 layers, BN and RC"]
+
+
+def test_networks_of_one_look_are_drawn_unlike_each_other():
+    study = examples.study({"studies": {"initialisation": {"title": "Start", "runs": ["vgg08", "vgg38"]}}})
+    examples.result(study, "vgg08")
+    examples.result(study, "vgg38", layers=6)
+    start = overview.choose(study, aggregate.collect(study), overview.START)
+    one = figures.read_study("core", study).looks["vgg08"]
+    alike = {
+        label: (run, dataclasses.replace(data, looks=dict.fromkeys(data.looks, one)))
+        for label, (run, data) in start.items()
+    }
+    lines = figures.overview(alike, {}).axes[0].lines
+    assert [line.get_label() for line in lines] == ["4 layers", "6 layers"]
+    assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == 2
 
 
 def test_the_figure_shows_how_the_networks_train_by_the_longest_training_that_each_has():

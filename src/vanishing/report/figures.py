@@ -199,28 +199,26 @@ def overview(start: Mapping[str, tuple[str, StudyResults]], trained: Mapping[str
 
     Args:
         start: a run, and the study that it is of, by the networks whose gradients are drawn.
-        trained: the same for those whose training is drawn; a network has the look of this run, if there is one.
+        trained: the same for those whose training is drawn; a network has the look of this run, if there is one, and
+            otherwise its own or the first that no other has.
     """
     with style():
         figure, axes = panels(2 if trained else 1, 2, height=2.6)
+        looks = {label: data.looks[run] for label, (run, data) in trained.items()}
         for label, (run, data) in start.items():
-            flow, (colour, dashes) = mean_gradients(data, run)[0], _look(trained.get(label, (run, data)))
+            if label not in looks:
+                looks[label] = next(look for look in (data.looks[run], *palette()) if look not in looks.values())
+            flow, (colour, dashes) = mean_gradients(data, run)[0], looks[label]
             axes[0].plot(flow.index, flow.where(flow > 0), color=colour, linestyle=dashes, label=label)
         axes[0].set(xlabel="layer, from input to output", ylabel="mean absolute gradient", yscale="log")
         axes[0].yaxis.set_minor_locator(NullLocator())
         for label, (run, data) in trained.items():
-            _curve(axes[1], data.history[data.history.run == run], "val_accuracy", label, *data.looks[run])
+            _curve(axes[1], data.history[data.history.run == run], "val_accuracy", label, *looks[label])
         if trained:
             axes[1].set(xlabel="epoch", ylabel="validation accuracy")
             _finish_curves(axes[1:], "accuracy", [[next(iter(trained.values()))[1].chance["val"]]])
         legend(figure, axes, list(start))
     return figure
-
-
-def _look(drawn: tuple[str, StudyResults]) -> tuple[Colour, str]:
-    """Return colour and line style of a run."""
-    run, data = drawn
-    return data.looks[run]
 
 
 def reported(data: StudyResults) -> Figure:

@@ -130,7 +130,7 @@ def _published(claims: list[Claim]) -> Iterator[str]:
     counts = published.verdicts(claims)
     if counts["published/compared"]:
         yield (
-            f"Of {counts['published/compared']} published values that a training here repeats, "
+            f"Of {counts['published/compared']} published values that can be judged by trainings here, "
             f"{counts['published/holds']} hold."
         )
 
