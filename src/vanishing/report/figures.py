@@ -26,6 +26,7 @@ from vanishing import config, files
 from vanishing.errors import UserError
 from vanishing.results import store
 from vanishing.results.columns import SCHEDULES
+from vanishing.results.initial_gradients import network_of
 
 LOSS_LIMIT = 1.5
 """Top of the loss axis, in units of the loss of a uniform guess, where every training starts."""
@@ -95,6 +96,11 @@ def looks(settings: config.Parameters) -> dict[str, tuple[Colour, str]]:
     """Return colour and line style of each configured run."""
     every = palette()
     return {run: every[at % len(every)] for run, at in settings.looks.items()}
+
+
+def network_look(run: str, looks: Mapping[str, tuple[Colour, str]]) -> tuple[Colour, str]:
+    """Return the look of a run's network, however long it trains: of its full training, or else the run's own."""
+    return looks.get(network_of(run), looks[run])
 
 
 def draw(family: str, data: StudyResults) -> dict[str, Figure]:
@@ -199,15 +205,16 @@ def overview(start: Mapping[str, tuple[str, StudyResults]], trained: Mapping[str
 
     Args:
         start: a run, and the study that it is of, by the networks whose gradients are drawn.
-        trained: the same for those whose training is drawn; a network has the look of this run, if there is one, and
-            otherwise its own or the first that no other has.
+        trained: the same for those whose training is drawn; a network has the look of this run, if there is one, of the
+            other one otherwise, or the first that is free where another network has that.
     """
     with style():
         figure, axes = panels(2 if trained else 1, 2, height=2.6)
-        looks = {label: data.looks[run] for label, (run, data) in trained.items()}
+        looks: dict[str, tuple[Colour, str]] = {}
+        for label, (run, data) in {**trained, **start, **trained}.items():  # the trained ones choose first
+            own = data.looks[run]
+            looks[label] = next((look for look in (own, *palette()) if look not in looks.values()), own)
         for label, (run, data) in start.items():
-            if label not in looks:
-                looks[label] = next(look for look in (data.looks[run], *palette()) if look not in looks.values())
             flow, (colour, dashes) = mean_gradients(data, run)[0], looks[label]
             axes[0].plot(flow.index, flow.where(flow > 0), color=colour, linestyle=dashes, label=label)
         axes[0].set(xlabel="layer, from input to output", ylabel="mean absolute gradient", yscale="log")

@@ -41,7 +41,8 @@ def typeset() -> Path:
     check()
     with environment.plain_folder() as folder:
         work = _copy(folder / "report")
-        # a user's own settings are left out: the project's are in .latexmkrc; -Werror: no `??` is printed
+        # a user's own settings are left out: the project's are in .latexmkrc; with -Werror, a reference that leads
+        # nowhere, a doubled label or a character that no font has is an error, and not a hole in the text
         done = _run(work, ["latexmk", "-norc", "-r", ".latexmkrc", "-Werror", "report.tex"])
         _keep(work / BUILD.name)
         if done.returncode:

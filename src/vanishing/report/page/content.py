@@ -13,7 +13,6 @@ from vanishing import config
 from vanishing.report import figures
 from vanishing.report.why import measured
 from vanishing.results import store
-from vanishing.results.initial_gradients import network_of
 from vanishing.results.store import Result
 
 DIGITS = 4
@@ -46,8 +45,8 @@ def gather(settings: config.Parameters, results: Mapping[str, list[Result]]) -> 
         "studies": [
             {"key": key, "title": settings.studies[key].title, "runs": runs} for key, runs in studies.items() if runs
         ],
-        # a network has one look, however long it trains; where two runs of it meet, the script finds another for one
-        "looks": {run: _look(looks.get(network_of(run), looks[run])) for run in settings.runs if run in results},
+        # where two runs of a network meet, the script finds another look for one
+        "looks": {run: _look(figures.network_look(run, looks)) for run in settings.runs if run in results},
         "menus": {"metric": CURVES, "measure": FLOW, "smoothness-measure": SMOOTHNESS},
         "palette": [_look(look) for look in figures.palette()],
         **_configurations(settings),

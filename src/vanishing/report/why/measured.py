@@ -53,7 +53,7 @@ class Measured:
 
         Where no full training is configured, they are the run's own.
         """
-        colour, dashes = self.looks.get(network_of(run), self.looks[run])
+        colour, dashes = figures.network_look(run, self.looks)
         return {"color": colour, "linestyle": dashes}
 
 

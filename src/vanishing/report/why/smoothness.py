@@ -136,8 +136,8 @@ def numbers(data: Measured) -> Iterator[tuple[str, float, str]]:
     compared = list(compare(data))
     for network, plain, epoch, found in compared:
         yield from _bounds(f"{network}-{plain}/{epoch}", found)
-    later = sorted((each for each in compared if each[2] > 1), key=lambda each: each[2])
-    for network, plain, epoch, found in {network_of(each[0]): each for each in later}.values():
+    ends = {network_of(each[0]): each for each in sorted(compared, key=lambda each: each[2]) if each[2] > 1}
+    for network, plain, epoch, found in ends.values():
         key = f"{network_of(network)}-{network_of(plain)}/end"
         yield f"{key}/epoch", epoch, str(epoch)
         yield from _bounds(key, found)
