@@ -77,35 +77,6 @@ def test_whoever_asks_for_the_cpu_gets_it_without_a_word(tiny, machine, capsys):
     assert capsys.readouterr().err == ""
 
 
-SLOW = "bf16 takes many times as long as train.precision=fp32 on this processor (AVX2)\n"
-
-
-@pytest.fixture
-def bf16(machine, monkeypatch):
-    """Return a function that says whether PyTorch finds fast bf16 in this machine, which has no GPU."""
-    machine()
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
-    return lambda fast: monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: fast)
-
-
-def test_bf16_on_a_processor_on_which_it_is_slow_is_named_once(tiny, bf16, capsys):
-    bf16(fast=False)
-    for device in ("auto", "cpu"):
-        assert devices.configure(tiny(train={"device": device, "precision": "bf16"}).train) == CPU
-    assert capsys.readouterr().err == SLOW
-
-
-@pytest.mark.parametrize(
-    ("fast", "precision", "measuring"),
-    [(True, "bf16", False), (False, "fp32", False), (False, "bf16", True)],
-    ids=["fast", "fp32", "measured in fp32"],
-)
-def test_whoever_computes_in_another_precision_or_fast_is_told_nothing(tiny, bf16, capsys, fast, precision, measuring):
-    bf16(fast=fast)
-    devices.configure(tiny(train={"precision": precision}).train, measuring)
-    assert capsys.readouterr().err == ""
-
-
 @pytest.mark.parametrize("device", ["auto", "cuda"])
 def test_a_gpu_that_pytorch_has_kernels_for_is_used(tiny, machine, capsys, device):
     machine(cuda=True)

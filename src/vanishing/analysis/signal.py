@@ -28,6 +28,7 @@ from vanishing import config
 from vanishing.analysis.snapshots import Snapshot
 from vanishing.analysis.vectors import Batch, Loss, cosine
 from vanishing.results.depth_prediction import ROUNDING
+from vanishing.training.precision import autocast
 
 WEIGHTS = (nn.modules.conv._ConvNd, nn.Linear)
 """Modules that are layers."""
@@ -200,7 +201,7 @@ def agreement(model: nn.Module, inputs: Tensor, precision: torch.dtype) -> list[
             single.copy_(single.to(precision))
             precise.copy_(single)
         reference, _ = trace(exact, inputs.double())
-        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=precision is torch.bfloat16):
+        with autocast(inputs.device.type, precision is torch.bfloat16):
             found, _ = trace(rounded, inputs.float())
     pairs = zip(reference, found, strict=True)
     deviations = ([_deviations(_flat(site.after)).reshape(1, -1) for site in pair] for pair in pairs)

@@ -89,25 +89,12 @@ def choose(train: config.Train, measuring: bool = False) -> torch.device:
     if train.device == "cpu" or (train.device == "auto" and obstacle):
         if obstacle not in ("", NO_GPU):
             _say_once(f"train.device = 'auto': {obstacle}; computing on the CPU")
-        if train.precision == "bf16" and not measuring:
-            _warn_of_slow_bf16()
         return torch.device("cpu")
     if obstacle:
         raise UserError(f"train.device = 'cuda': {obstacle}; allowed here: auto, cpu")
     if train.kernels == "fused" and not measuring:
         _check_compiler()
     return torch.device("cuda")
-
-
-def _warn_of_slow_bf16() -> None:
-    """Say once if PyTorch convolves in bf16 without oneDNN, which has it for AVX-512 and AVX-NE-CONVERT on x86.
-
-    On two cores with AVX2 a step then takes 12 to 16 times as long as in fp32 (`docs/performance.md`).
-    """
-    with_onednn: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    if with_onednn and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        kind = torch.backends.cpu.get_cpu_capability()
-        _say_once(f"bf16 takes many times as long as train.precision=fp32 on this processor ({kind})")
 
 
 def _check_compiler() -> None:

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from vanishing import config
 from vanishing.data.records import Split
-from vanishing.training import augmentation, devices, models
+from vanishing.training import augmentation, devices, models, precision
 from vanishing.training.streams import Stream
 
 EVALUATION_BATCH = {"cpu": 250, "cuda": 2500}
@@ -82,7 +82,7 @@ class Learner:
         batch = augmentation.normalise(augmentation.augment(images[draws.order], draws), self.scaling)
         batch = batch.contiguous(memory_format=self.memory_format)
         self.optimiser.zero_grad()
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+        with precision.autocast(self.device.type, self.bf16):
             logits = self.cast(batch) if self.cast else self.model(batch)
             loss = functional.cross_entropy(logits, target)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -268,7 +268,7 @@ def _evaluated(
     model.eval()
     found = []
     for part, target in zip(torch.split(images, size), torch.split(labels, size), strict=True):
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
+        with precision.autocast(images.device.type, bf16):
             found.append(metric(model(augmentation.normalise(part, scaling)), target))
     model.train(training)
     return found
