@@ -174,7 +174,7 @@ def build(once: Callable[[str, Callable[[Path], object]], Path], calendar: Calla
             process = engines.start(
                 chosen.command, folder / chosen.folder, calendar(chosen.days) | chosen.variables, chosen.umask
             )
-            printed, _ = process.communicate(timeout=600)
+            printed, _ = process.communicate(timeout=engines.HUNG)
             assert process.returncode == 0, f"{name}:\n{printed[-3000:]}"
 
         return once(f"build-{name}", start) / chosen.folder

@@ -8,7 +8,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from engines import BUILDS, COMMANDS, content, lay_out, planned, run, start
+from engines import BUILDS, COMMANDS, HUNG, content, lay_out, planned, run, start
 
 from vanishing import cli
 
@@ -47,7 +47,7 @@ def changed(synced, once):
         def make(folder):
             shutil.copytree(synced(engine), folder)
             lay_out(folder, OTHER_RATE)
-            printed, _ = (process := start(COMMANDS[engine], folder)).communicate(timeout=300)
+            printed, _ = (process := start(COMMANDS[engine], folder)).communicate(timeout=HUNG)
             assert process.returncode == 0, printed
             (folder / "output.txt").write_text(printed)
 
@@ -93,7 +93,7 @@ def test_an_earlier_report_stays_where_latex_is_missing(synced, copy, tmp_path, 
     with (folder / "report/report.tex").open("a") as handle:
         handle.write("% edited\n")
     process = start(COMMANDS[engine], folder, {"PATH": f"{Path(sys.executable).parent}:{programs}"})
-    printed, _ = process.communicate(timeout=300)
+    printed, _ = process.communicate(timeout=HUNG)
     assert process.returncode != 0
     assert "vanishing report: LaTeX: bibtex, kpsewhich, latexmk, pdflatex: not installed; on Debian: apt-get" in printed
     assert (folder / "report/report.pdf").read_bytes() == before
@@ -233,7 +233,7 @@ def test_a_mistake_in_the_parameters_costs_dvc_nothing(built, copy):
     before = content(folder)
     lay_out(folder, {"vgg08": {"train": {"epochs": 0}}})
     process = start(COMMANDS["dvc"], folder)
-    output, _ = process.communicate(timeout=300)
+    output, _ = process.communicate(timeout=HUNG)
     assert process.returncode != 0
     assert (
         "vanishing configure: params.yaml: runs.vgg08.train.epochs = 0: allowed: greater than or equal to 1" in output
@@ -256,7 +256,7 @@ def test_a_longer_list_of_runs_takes_dvc_the_same_command_twice(built, copy):
     lay_out(folder, {"vgg20_bn": {"model": {"blocks": 2, "norm": "batch"}}})
     before = content(folder)
     target = "gradients@vgg08-0"  # which is there before and after
-    first, _ = (process := start([*COMMANDS["dvc"], target], folder)).communicate(timeout=300)
+    first, _ = (process := start([*COMMANDS["dvc"], target], folder)).communicate(timeout=HUNG)
     assert process.returncode != 0
     assert "workflow/jobs.json: runs, seeds or studies have changed; run the same command again" in first
     assert content(folder) == before
@@ -286,7 +286,7 @@ def test_a_report_without_any_result_says_so(tmp_path):
 def test_a_failing_job_names_its_log_and_shows_its_end(tmp_path):
     lay_out(tmp_path / "broken", {}, data={"set": "cifar100", "sources": ["nowhere"], "validation_per_class": 25})
     process = start(COMMANDS["snakemake"], tmp_path / "broken")
-    output, _ = process.communicate(timeout=300)
+    output, _ = process.communicate(timeout=HUNG)
     assert process.returncode == 1
     assert "logs/data.log" in output
     assert output.count("vanishing data: ") >= 2, "once as it happens, once from the log"

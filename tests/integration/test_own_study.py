@@ -5,7 +5,7 @@ import re
 import shutil
 
 import pytest
-from engines import COMMANDS, content, lay_out, start
+from engines import COMMANDS, HUNG, content, lay_out, start
 from PIL import Image
 
 from vanishing import config, paths
@@ -56,7 +56,7 @@ def built(once):
         shutil.copytree(folder / "snakemake", folder / "dvc", symlinks=True)
         running = {engine: start([*command, "report"], folder / engine) for engine, command in COMMANDS.items()}
         for engine, process in running.items():
-            printed, _ = process.communicate(timeout=600)
+            printed, _ = process.communicate(timeout=HUNG)
             assert process.returncode == 0, f"{engine}:\n{printed[-3000:]}"
 
     folder = once("own-study", make)

@@ -43,7 +43,7 @@ def with_remote(folder, place):
 def refused(folder, command, allowed=""):
     """Run a command that must fail; return the line that it ends in, after what is `allowed` and its name."""
     process = engines.start(["vanishing", command], folder)
-    printed, _ = process.communicate(timeout=120)
+    printed, _ = process.communicate(timeout=engines.HUNG)
     assert process.returncode == 1, printed
     before, name, told = printed.rpartition(f"vanishing {command}: ")
     assert (before, name) == (allowed, f"vanishing {command}: "), printed
@@ -116,7 +116,7 @@ def test_a_mismatch_stops_it_before_anything_leaves_the_machine(study):
     cached.write_bytes(b"damaged")
     cached.chmod(0o444)  # which DVC trusts
     process = engines.start(["vanishing", "share"], study)
-    printed, _ = process.communicate(timeout=300)
+    printed, _ = process.communicate(timeout=engines.HUNG)
     assert process.returncode == 1, printed
     assert f"{cached.relative_to(study)}: found " in printed
     assert printed.splitlines()[-1].startswith("vanishing share: 1 file does not match")
@@ -187,7 +187,7 @@ def test_a_list_that_a_remote_has_made_up_brings_no_file(study, tmp_path, name):
     (study / "dvc.lock").write_text(LOCK.format(digest=right))
     before = {path for path in tmp_path.rglob("*") if ".dvc" not in path.parts}
     process = engines.start(["vanishing", "restore"], study)
-    printed, _ = process.communicate(timeout=120)
+    printed, _ = process.communicate(timeout=engines.HUNG)
     assert process.returncode == 1, printed
     assert "checkpoints/vgg08/seed0: found no intact copy on 'storage'" in printed
     after = {path for path in tmp_path.rglob("*") if ".dvc" not in path.parts}

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 from clones import git, nothing_to_do, under_git
-from engines import WINDOWS, planned, run, start
+from engines import HUNG, WINDOWS, planned, run, start
 
 from vanishing import config, files
 
@@ -152,7 +152,7 @@ def test_an_experiment_with_another_setting_takes_one_try(experiment):
 def test_an_experiment_with_another_seed_says_what_takes_one_try_and_that_does(experiment):
     """Each begins from a copy of what is here, so that the same command again would fail for ever."""
     process = start(["dvc", "exp", "run", "--temp", "-S", "seeds=[0,1]", "gradients@vgg08-0"], experiment)
-    printed, _ = process.communicate(timeout=300)
+    printed, _ = process.communicate(timeout=HUNG)
     assert process.returncode != 0
     assert "make the change in params.yaml, type `vanishing configure`, then `dvc exp run` without -S for it" in printed
     assert git(experiment, "status", "--porcelain") == ""

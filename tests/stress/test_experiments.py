@@ -182,7 +182,7 @@ def test_started_both_ways_at_once_one_trains_and_the_other_names_it(study, firs
     said = refused.stdout + refused.stderr
     assert refused.returncode not in (0, 2), said
     assert re.search(BUSY[first].format(pid=process.pid), said, re.M), said
-    printed, _ = process.communicate(timeout=300)
+    printed, _ = process.communicate(timeout=engines.HUNG)
     assert process.returncode == 0, printed
     made = (study / SUMMARY).read_bytes()
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from engines import HUNG
 
 import examples
 from vanishing import stages
@@ -59,7 +60,7 @@ def unshare(*command: str, folder: Path) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=HUNG,
     )
 
 
@@ -175,7 +176,7 @@ def drawn(built, tmp_path_factory):
     environment = os.environ | {"PYTHONPATH": str(examples.ROOT / "src")}
     for arguments in (["figures", "core"], ["published"], ["explain"], ["report"]):
         command = [sys.executable, "-m", "vanishing.cli", *arguments]
-        subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True, timeout=300)
+        subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True, timeout=HUNG)
     return folder
 
 

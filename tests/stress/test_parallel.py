@@ -33,7 +33,7 @@ def test_the_notebooks_of_twenty_builds_at_once_do_not_clash(tmp_path, monkeypat
         for at in range(BUILDS)
     ]  # fmt: skip
     for process in started:
-        _, complaint = process.communicate(timeout=600)
+        _, complaint = process.communicate(timeout=engines.HUNG)
         assert process.returncode == 0, complaint
     made = [{path.name: path.read_bytes() for path in (paths.FIGURES / key).iterdir()} for key in content["studies"]]
     assert set(made[0]) == {f"{name}.pdf" for name in CAPTIONS["training"]}

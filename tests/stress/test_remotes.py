@@ -13,7 +13,7 @@ import pytest
 import users
 import yaml
 from clones import git, nothing_to_do, under_git
-from engines import content, run, start
+from engines import HUNG, content, run, start
 from programs import needs
 from servers import KINDS, Relay
 
@@ -84,7 +84,7 @@ def test_the_record_is_committed_alone_and_the_rest_is_on_the_remote(shared, ser
     new = tracked(shared) - tracked(shared, "HEAD~1")
     assert {"dvc.lock", "results/runs/vgg08/seed0/summary.json", "docs/results.md", "docs/analyses.md"} <= new
     assert {name for name in new if not name.startswith("results/")} == {
-        "dvc.lock", "docs/results.md", "docs/analyses.md",
+        "dvc.lock", "docs/results.md", "docs/result.svg", "docs/analyses.md",
     }  # fmt: skip
     assert git(shared, "diff", "--name-only", "HEAD~1", "HEAD", "--diff-filter=M").split() == ["README.md"]
     assert git(shared, "log", "-1", "--format=%s").strip() == "Record the results of 2 trainings"
@@ -127,7 +127,7 @@ def cut(server, folder, place):
     """Yield a wait for the moment at which a push is half done, and let nothing more through."""
     with Relay(server.port, PUSHED) as relay:
         settle(folder, server.through(relay.port))
-        yield lambda: relay.dead.wait(timeout=300)
+        yield lambda: relay.dead.wait(timeout=HUNG)
 
 
 @pytest.mark.parametrize("server", ["ssh", "s3"], indirect=True, scope="module")
@@ -200,7 +200,7 @@ def damaged(shared, server):
 def last_line(folder, *command):
     """Run a command that must fail, and return its last line and all that it printed."""
     process = start(list(command), folder)
-    printed, _ = process.communicate(timeout=300)
+    printed, _ = process.communicate(timeout=HUNG)
     assert process.returncode == 1, printed
     return printed.splitlines()[-1], printed
 
@@ -288,7 +288,7 @@ def test_openssh_checks_the_host_where_it_makes_the_connection(tmp_path):
             (project / name).write_text(name)
             run(project, "dvc", "add", "--quiet", name)
             pushed = start(["dvc", "push", f"{name}.dvc"], project, {"HOME": f"{tmp_path}/home"})
-            printed, _ = pushed.communicate(timeout=120)
+            printed, _ = pushed.communicate(timeout=HUNG)
             assert (pushed.returncode == 0) == bool(expected), printed
             assert len(server.keys("hosts")) == expected
 

@@ -125,7 +125,7 @@ def test_a_study_whose_jobs_are_stopped_ends_in_the_bytes_of_a_local_build(local
     second = cluster.start(folder, *PROFILE)
     assert "at work here: snakemake" in second.communicate(timeout=60)[0]
     assert second.returncode == 1
-    said = process.communicate(timeout=600)[0]
+    said = process.communicate(timeout=engines.HUNG)[0]
     assert process.returncode == 0, said
     assert differing(engines.content(folder), local) == []
     for seed in SEEDS:
@@ -150,7 +150,7 @@ def test_partition_gres_and_settings_reach_a_job(cluster, tmp_path):
     resources = ["--default-resources", "slurm_partition=urgent", "mem_mb=500", "runtime=7"]
     settings = ["--config", "gres=gpu:1", "train={epochs: 1}"]
     process = cluster.start(folder, *PROFILE, *resources, *settings, "--", target)
-    said = process.communicate(timeout=300)[0]
+    said = process.communicate(timeout=engines.HUNG)[0]
     assert process.returncode == 0, said
     assert '"epochs": 1,' in (folder / target).read_text()
     (data, _), (job, _) = cluster.jobs()

@@ -33,6 +33,9 @@ ANALYSED = ["vgg14_bn"]
 WINDOWS = ["-c", "core.autocrlf=true", "-c", "core.symlinks=false", "-c", "core.eol=crlf"]
 """Options of `git clone`: settings that Git for Windows has, or its users choose."""
 
+HUNG = 1800
+"""Seconds after which a command of some seconds has hung: on cores that others use too, minutes may be right."""
+
 COMMANDS = {"snakemake": ["snakemake", "--cores", "1"], "dvc": ["dvc", "repro"]}
 BYTES_OF = ["data", "checkpoints", "results", "report"]
 
