@@ -449,7 +449,7 @@ def test_plain_shows_per_cent_and_nats():
     study = examples.study()
     examples.result(study, "vgg08", val=(1.23456, 0.4321))
     lines = tables.study_text("Depth", aggregate.collect(study)["core"]).splitlines()
-    assert lines[0] == "Depth"
+    assert lines[0] == "Depth (losses in nats, accuracies in %)"
     assert "val_accuracy" in lines[1]
     assert "1.235" in lines[2]
     assert "43.21" in lines[2]

@@ -1,6 +1,7 @@
 """What `vanishing show` and `vanishing compare` print."""
 
 import io
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -88,9 +89,17 @@ def test_without_results_the_next_step_is_named(tmp_path, monkeypatch, capsys):
     assert err.endswith("vanishing show: study 'core' has no results yet; `snakemake core` makes them\n")
 
 
+def test_show_names_the_runs_that_have_no_results(tmp_path, capsys):
+    _, complete, _ = call(capsys, "show", "core")
+    assert "no results yet" not in complete
+    shutil.rmtree(tmp_path / "results/runs/vgg38")
+    _, text, _ = call(capsys, "show", "core")
+    assert text.splitlines()[-1] == "no results yet: vgg38"
+
+
 def test_show_writes_the_table_of_a_study_in_each_format(capsys):
     _, text, _ = call(capsys, "show", "core")
-    assert text.startswith("Depth\n  run  layers")
+    assert text.startswith("Depth (losses in nats, accuracies in %)\n  run  layers")
     _, markdown, _ = call(capsys, "show", "core", "--format", "markdown")
     assert markdown.splitlines()[:3] == ["Depth (`core`, 2 epochs):", "", markdown.splitlines()[2]]
     assert "| vgg08 | per epoch | 2 | fp32 |" in markdown

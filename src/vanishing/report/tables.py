@@ -119,7 +119,7 @@ def common_settings(rows: list[Row]) -> str:
 
 
 def study_text(title: str, rows: list[Row]) -> str:
-    """Return the table of a study for a terminal: per cent and nats."""
+    """Return the table of a study for a terminal."""
     shown = pd.DataFrame(
         {
             "run": row.run,
@@ -131,7 +131,7 @@ def study_text(title: str, rows: list[Row]) -> str:
         }
         for row in rows
     )
-    return f"{title}\n{shown.to_string(index=False)}"
+    return f"{title} (losses in nats, accuracies in %)\n{shown.to_string(index=False)}"
 
 
 def endings(row: Row) -> list[str]:
