@@ -135,7 +135,7 @@ def test_a_push_that_is_killed_goes_on_with_the_same_command(finished, server, t
     folder = with_remote(finished, tmp_path / "study", server, "killed")
     with cut(server, folder, "killed") as wait:
         process = start(["vanishing", "share"], folder)
-        wait()
+        assert wait()
         process.kill()
         process.communicate()
     settle(folder, server.settings)

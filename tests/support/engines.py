@@ -34,7 +34,7 @@ WINDOWS = ["-c", "core.autocrlf=true", "-c", "core.symlinks=false", "-c", "core.
 """Options of `git clone`: settings that Git for Windows has, or its users choose."""
 
 HUNG = 1800
-"""Seconds after which a command of some seconds has hung: on cores that others use too, minutes may be right."""
+"""Seconds after which a command counts as hung: far more than any of them takes, on busy cores too."""
 
 COMMANDS = {"snakemake": ["snakemake", "--cores", "1"], "dvc": ["dvc", "repro"]}
 BYTES_OF = ["data", "checkpoints", "results", "report"]

@@ -157,10 +157,11 @@ def test_ci_runs_what_the_repository_says_it_does():
     job = workflow["jobs"]["test"]
     assert job["strategy"]["matrix"]["python"] == ["3.11", "3.13"]
     assert PROJECT["requires-python"] == ">=3.11,<3.14"
-    assert re.findall(r"'(\.ci/\w+)'", job["steps"][-1]["run"]) == [
-        ".ci/weekly",
-        ".ci/run",
-    ]  # root installs LaTeX by it
+    assert workflow[True]["schedule"]  # YAML reads `on` as true
+    assert re.findall(r"'(\.ci/\w+)'", job["steps"][-1]["run"]) == [".ci/weekly", ".ci/run"]
+    commands = {name: (examples.ROOT / ".ci" / name).read_text().splitlines() for name in ("run", "weekly")}
+    assert {"make test", ".ci/audit"} <= set(commands["run"])
+    assert {"make test-stress", ".ci/oldest", ".ci/audit"} <= set(commands["weekly"])
     latex = re.search(r'^latex="(.+)"$', (examples.ROOT / "workflow/setup.sh").read_text(), re.MULTILINE)[1]
     assert f"--no-install-recommends {latex}\n" in (examples.ROOT / "README.md").read_text()
 

@@ -16,7 +16,7 @@ torch.cuda.device_count = lambda: int(sys.argv[1])
 from vanishing import config
 from vanishing.training import devices
 train = config.load().run("vgg08").train
-devices.choose(train.model_copy(update={"precision": "fp32"}))  # of bf16, some processors have more to say
+devices.choose(train)
 print("on", os.environ.get("CUDA_VISIBLE_DEVICES"), flush=True)
 sys.stdin.read()
 """

@@ -41,7 +41,7 @@ def test_a_run_on_the_cpu_asks_for_no_gpu_and_more_time():
     settings = examples.study({"train": {"device": "cpu", "epochs": 3, "batch_size": 100}})
     run = settings.run(next(iter(settings.runs)))
     steps = 3 * -(-run.data.sizes[0] // 100)
-    expected = 10 + -(-steps * run.model.layers * 20 // 60000)
+    expected = 10 + -(-steps * run.model.layers * 40 // 60000)
     found = asked(resources.training(settings, {}), next(iter(settings.runs)))
     assert (found["gpu"], found["mem_mb"], found["runtime"]) == (0, 8000, expected)
 

@@ -22,11 +22,11 @@ Resources = dict[str, Callable[[Any], int | str]]
 GRES = "gres"
 """Key of `--config` for clusters that hand out GPUs by `--gres` and not by `--gpus`: what stands after it."""
 
-STEP = {"cuda": 0.0065, "cpu": 0.02}
+STEP = {"cuda": 0.0065, "cpu": 0.04}
 """Seconds that a training step of a hundred images takes for each layer of 32 filters of 3 x 3, at most.
 
-On a GPU: r4's slowest, 132 layers at 1.2 iterations per second. On a CPU: about twice what vgg38_bn_rc takes in single
-precision, with two threads (docs/performance.md).
+On a GPU: r4's slowest, 132 layers at 1.2 iterations per second. On a CPU: a quarter more than vgg38_bn_rc takes with
+AVX2 and two threads (docs/performance.md).
 """
 
 START = 10

@@ -19,7 +19,7 @@ from vanishing import config
 from vanishing.console import say
 from vanishing.environment import switches
 from vanishing.errors import UserError
-from vanishing.training import gpus
+from vanishing.training import gpus, precision
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 """Options of glibc's mallopt: the size from which free memory is returned, and the number of blocks from mmap."""
@@ -198,13 +198,19 @@ def describe(device: torch.device) -> str:
 
 
 def environment(train: config.Train, device: torch.device) -> dict[str, Any]:
-    """Return what the results depend on beside the configuration; `switches` only where the user has set any."""
+    """Return what the results depend on beside the configuration.
+
+    Two keys are there only where they say something: `switches` that the user has set, and `bf16` where it is computed
+    in fp32 (`precision.autocast`).
+    """
     chosen = switches()
+    in_fp32 = train.precision == "bf16" and device.type == "cpu" and not precision.fast()
     return {
         "device": device.type,
         "kind": torch.cuda.get_device_name() if device.type == "cuda" else torch.backends.cpu.get_cpu_capability(),
         "torch": torch.__version__,
         "precision": train.precision,
         "threads": train.threads,
+        **({"bf16": "in fp32"} if in_fp32 else {}),
         **({"switches": chosen} if chosen else {}),
     }

@@ -1,4 +1,4 @@
-"""Computing in bfloat16, on processors too that have no instructions for it."""
+"""Computing in bfloat16 on every processor, those too for which PyTorch has no fast convolutions in it."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from torch.overrides import TorchFunctionMode
 
 @contextmanager
 def autocast(kind: str, bf16: bool) -> Iterator[None]:
-    """Compute in bfloat16 where autocast does, with sums in single precision.
+    """Compute in bfloat16 where PyTorch's autocast does, with sums in single precision.
 
-    Where PyTorch has no fast convolutions in bfloat16, as on x86 without AVX-512, those and the linear layers compute
-    in single precision with operands and results rounded to bfloat16, forward and backward. A product of two bfloat16
-    numbers is exact in single precision, so only the order of a sum is another than in bfloat16.
+    Where that is slow (see `fast`), `conv2d` and `linear` compute in single precision on operands rounded to bfloat16,
+    and their results are rounded, forward and backward. A product of two bfloat16 numbers is exact in single precision
+    unless it underflows, so the results differ from those of other processors by little more than the order of sums.
 
     Args:
         kind: "cpu" or "cuda".
-        bf16: without it, nothing changes.
+        bf16: whether to; if not, nothing changes.
     """
     with torch.autocast(kind, torch.bfloat16, enabled=bf16):
         if bf16 and kind == "cpu" and not fast():
@@ -41,16 +41,22 @@ def fast() -> bool:
 
 
 class _Rounded(TorchFunctionMode):
-    """Computes `conv2d` and `linear` in single precision, of operands rounded to bfloat16, and rounds the result.
+    """Computes `conv2d` and `linear` in single precision from operands rounded to bfloat16, and rounds the result.
 
-    The gradients are rounded in the same places, as the derivative of a change of type is one too.
+    Gradients are rounded in the same places, since the gradient of a cast is cast back.
     """
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func not in (functional.conv2d, functional.linear):
-            return func(*args, **(kwargs or {}))
+        named = kwargs or {}
+        if func not in (functional.conv2d, functional.linear) or not torch.is_autocast_enabled("cpu"):
+            return func(*args, **named)
         with torch.autocast("cpu", enabled=False):
-            operands = [value.bfloat16().float() if isinstance(value, Tensor) else value for value in args]
-            return func(*operands, **(kwargs or {})).bfloat16()
+            operands = (_rounded(value) for value in args)
+            return func(*operands, **{name: _rounded(value) for name, value in named.items()}).bfloat16()
+
+
+def _rounded(value: Any) -> Any:
+    """Return a tensor in single precision with values of bfloat16, and anything else as it is."""
+    return value.bfloat16().float() if isinstance(value, Tensor) else value
