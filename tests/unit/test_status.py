@@ -283,10 +283,17 @@ def test_an_engine_at_work_is_named(study, holder):
     assert status.read(study).engine == ""
 
 
+PROGRAM = """
+import signal, sys
+from vanishing import cli
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which tests in the background are started without
+sys.exit(cli.main())
+"""
+
+
 def call(*arguments):
     environment = os.environ | {"PYTHONPATH": str(examples.ROOT / "src")}
-    command = [sys.executable, "-c", "import sys; from vanishing import cli; sys.exit(cli.main())", *arguments]
-    return command, environment
+    return [sys.executable, "-c", PROGRAM, *arguments], environment
 
 
 def test_it_imports_no_pytorch_writes_nothing_and_has_the_keys_that_scripts_read(study):
