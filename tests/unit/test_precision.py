@@ -9,9 +9,6 @@ from vanishing.training import augmentation, devices, precision
 from vanishing.training.step import Learner
 
 CPU = torch.device("cpu")
-MODELS = pytest.mark.parametrize(
-    "model", [{}, {"norm": "batch", "shortcut": "identity"}], ids=["plain", "with both cures"]
-)
 
 
 @pytest.fixture
@@ -95,7 +92,7 @@ def test_every_product_of_a_training_step_is_in_the_type_that_is_fast(tiny, fast
     assert {kind for _, *kinds in products.seen for kind in kinds} == {computes}
 
 
-@MODELS
+@pytest.mark.parametrize("model", [{}, {"norm": "batch", "shortcut": "identity"}], ids=["plain", "with both cures"])
 def test_a_training_step_is_as_near_to_fp32_as_with_pytorchs_own_bfloat16(tiny, fast, model):
     def gradients(kind: str, has: bool) -> list[torch.Tensor]:
         fast(has)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -24,6 +25,10 @@ class Study(Block):
     compare: list[Annotated[list[Name], Field(min_length=2, max_length=2)]] | None = None
     """Pairs whose difference by seed is given; None for each run against the first."""
     draw: Annotated[list[Literal["training", "gradient_flow"]], Field(min_length=1)] = ["training", "gradient_flow"]
+
+    def missing(self, present: Container[str]) -> list[str]:
+        """List its runs that are not among those present, in its order."""
+        return [run for run in self.runs if run not in present]
 
     @property
     def pairs(self) -> list[tuple[str, str]]:

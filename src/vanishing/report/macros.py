@@ -394,6 +394,5 @@ def _caption(study: config.Study, rows: list[Row]) -> str:
     if any(len(row.devices) > 1 for row in rows):
         text = f"{text} {tables.MIXED}: trained on CPU and on GPU."
     text = f"{text} {_devices(rows)}"
-    present = {row.run for row in rows}
-    missing = [run for run in study.runs if run not in present]
+    missing = study.missing({row.run for row in rows})
     return f"{text} Not run: {escape(', '.join(missing))}." if missing else text

@@ -102,8 +102,7 @@ def columns_page() -> str:
 
 def _missing(settings: config.Parameters, core: list[Row]) -> str:
     """Say how many of the study's trainings are there, and which runs of the core study have none."""
-    present = {row.run for row in core}
-    missing = [f"`{run}`" for run in settings.study(config.CORE).runs if run not in present]
+    missing = [f"`{run}`" for run in settings.study(config.CORE).missing({row.run for row in core})]
     lacking = f" `{config.CORE}` has no results yet for {', '.join(missing)}." if missing else ""
     return f"{_count(settings)}{lacking} [All results]({PAGE})."
 

@@ -29,7 +29,7 @@ def studies(settings: config.Parameters, found: Mapping[str, list[Row]], form: s
     for key, rows in found.items():
         title = settings.studies[key].title
         parts.append(
-            f"{tables.study_text(title, rows)}\n{_missing(settings, key, rows)}" if form == "text"
+            f"{tables.study_text(title, rows)}\n{_missing(settings.studies[key], rows)}" if form == "text"
             else f"% {title}\n{tables.study_table(rows)}" if form == "latex"
             else "\n".join([*markdown.table(key, settings, rows), ""])
         )  # fmt: skip
@@ -56,9 +56,9 @@ def comparison(settings: config.Parameters, first: Collection[Job], second: Coll
     return "\n".join([settings_text, "", aligned(rows, gap=2), *_remarks(found[0].n, [left, right], heads)])
 
 
-def _missing(settings: config.Parameters, key: str, rows: Sequence[Row]) -> str:
-    """Name the runs of a study that its table lacks."""
-    missing = [run for run in settings.study(key).runs if run not in {row.run for row in rows}]
+def _missing(study: config.Study, rows: Sequence[Row]) -> str:
+    """Name the runs of a study that its table lacks, in a line; nothing where it has all."""
+    missing = study.missing({row.run for row in rows})
     return f"no results yet: {', '.join(missing)}\n" if missing else ""
 
 
