@@ -83,7 +83,7 @@ COLUMNS = {
         "run", "layers", "parameters", *SETTINGS, "averaged_epochs", "n", "diverged", "devices",
         *(f"{metric}_{statistic}" for metric in (*HISTORY, *SUMMARY, *DYNAMICS) for statistic in ("mean", "std")),
     ],
-    "differences": ["first", "second", "metric", "n", "mean", "margin", "verdict"],
+    "differences": ["first", "second", "metric", "first_n", "second_n", "mean", "margin", "spread", "verdict"],
     "published": [
         "report", "table", "origin", "run", "schedule", "metric", "published", "reproduced", "std", "n", "diverged",
         "difference", "spread", "freedom", "tolerance", "p", "verdict",
@@ -197,7 +197,7 @@ def records(settings: config.Parameters, key: str) -> dict[str, list[Record]]:
     found = {run: raws for run in settings.study(key).runs if (raws := of_run(settings, run))}
     return {
         "": [_row(settings, key, run, raws) for run, raws in found.items()],
-        "differences": list(_differences(settings.study(key), found)),
+        "differences": list(_differences(settings.study(key), found, Lent(settings, found))),
     }
 
 
@@ -275,18 +275,31 @@ def _row(settings: config.Parameters, key: str, run: str, raws: list[Raw]) -> Re
     return record
 
 
-def _differences(study: config.Study, found: dict[str, list[Raw]]) -> Iterator[Record]:
-    """Yield what stands behind `higher` and `lower`: differences by seed, and their interval."""
+def _differences(study: config.Study, found: dict[str, list[Raw]], lent: Lent) -> Iterator[Record]:
+    """Yield what stands behind `higher` and `lower`: differences, by seed where there are three, and their interval."""
     for first, second in study.pairs:
         for metric in ("val_accuracy", "test_accuracy") if first in found and second in found else ():
             left, right = (_values(found[run], metric, study.average) for run in (first, second))
             values = [left[seed] - right[seed] for seed in left if seed in right]
             mean, deviation = spread(values)
-            n = len(values)
-            margin = quantile(n - 1) * deviation / math.sqrt(n) if n > 1 else math.nan
+            counts = [len(values)] * 2
+            margin = quantile(counts[0] - 1) * deviation / math.sqrt(counts[0]) if counts[0] > 1 else math.nan
+            pools = [
+                pooled(lent.groups(lent.settings.run(run).train.schedule, False, metric, study.average))
+                for run in (first, second)
+            ]
+            lends = len(values) < 3 and bool(left) and bool(right) and all(pool and pool[0] for pool in pools)
+            if lends:
+                counts = [len(left), len(right)]
+                mean = sum(left.values()) / counts[0] - sum(right.values()) / counts[1]
+                own = [statistics.stdev(side.values()) if len(side) > 1 else 0 for side in (left, right)]
+                stds = [max(pool[0], of_run) for pool, of_run in zip(pools, own, strict=True) if pool]
+                width = math.sqrt(sum(std**2 / n for std, n in zip(stds, counts, strict=True)))
+                margin = quantile(min(pool[1] for pool in pools if pool)) * width
             verdict = ("higher" if mean > 0 else "lower") if abs(mean) > margin else "cannot tell"
-            keys = {"first": first, "second": second, "metric": metric, "n": str(n)}
-            yield {**keys, "mean": mean, "margin": margin, "verdict": verdict}
+            keys = {"first": first, "second": second, "metric": metric}
+            keys |= {"first_n": str(counts[0]), "second_n": str(counts[1])}
+            yield {**keys, "mean": mean, "margin": margin, "spread": "borrowed" if lends else "own", "verdict": verdict}
 
 
 def _printed(name: str = "published.csv") -> list[dict[str, str]]:

@@ -200,4 +200,7 @@ def test_show_prints_the_tables_or_says_that_there_are_none(capsys):
     assert capsys.readouterr().err == "no results yet\n"
     examples.result(examples.study(), "vgg08")
     cli.main(["show"])
-    assert capsys.readouterr().out.startswith("Depth\n  run  layers")
+    title, head, _, missing, *_ = capsys.readouterr().out.splitlines()
+    assert title == "Depth (losses in nats, accuracies in %)"
+    assert head.split()[:2] == ["run", "layers"]
+    assert missing == "no results yet: vgg38"

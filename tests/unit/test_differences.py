@@ -1,13 +1,16 @@
 """Differences by seed: what may be said of two runs."""
 
 import math
+from dataclasses import dataclass, field
 
+import numpy as np
 import pytest
 
 import examples
 from vanishing import config
 from vanishing.report import tables
 from vanishing.results import aggregate, differences, statistics
+from vanishing.results.lending import Pool
 
 
 @pytest.fixture(autouse=True)
@@ -15,26 +18,52 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def found(first, second):
-    """Return the difference in validation accuracy of two runs, given by seed; None for a seed that diverged."""
-    seeds = sorted({*first, *second})
-    study = examples.study({"seeds": seeds})
-    for run, accuracies in (("vgg38", first), ("vgg08", second)):
+def rows(**by_run):
+    """Return the rows of runs whose validation accuracy is given by seed; None for a seed that diverged."""
+    seeds = sorted({seed for accuracies in by_run.values() for seed in accuracies})
+    study = examples.study({"seeds": seeds}, runs=list(by_run))
+    for run, accuracies in by_run.items():
         for seed, accuracy in accuracies.items():
             train = (1.0, 0.5) if accuracy is not None else (math.nan, 0.1)
             examples.result(study, run, seed, train=train, val=(1.0, accuracy or 0.1))
-    rows = aggregate.collect(study)["core"]
-    return next(differences.paired_differences(study.studies["core"], rows))
+    return {row.run: row for row in aggregate.collect(study)["core"]}
+
+
+@dataclass(frozen=True)
+class Drawn(aggregate.Row):
+    """A row whose metrics are drawn."""
+
+    drawn: dict = field(default_factory=dict)
+
+    def values(self, metric):
+        return {result.seed: self.drawn[self.run, result.seed] for result in self.results}
+
+
+def found(first, second):
+    """Return the difference in validation accuracy of two runs, given by seed, with nothing lent."""
+    of = rows(vgg38=first, vgg08=second)
+    return differences.between(of["vgg38"], of["vgg08"], "val_accuracy")
+
+
+def lent(first, second, **others):
+    """Return the same beside other runs, which lend their spread."""
+    of = rows(vgg38=first, vgg08=second, **others)
+    return differences.between(of["vgg38"], of["vgg08"], "val_accuracy", Pool(tuple(of.values())))
 
 
 def test_three_seeds_have_the_interval_worked_out_by_hand():
     item = found({0: 0.50, 1: 0.53, 2: 0.56}, {0: 0.40, 1: 0.42, 2: 0.44})
     assert (item.first, item.second, item.metric) == ("vgg38", "vgg08", "val_accuracy")
-    assert item.values == pytest.approx([0.10, 0.11, 0.12])
+    assert (item.counts, item.borrowed) == ((3, 3), False)
     assert item.mean == pytest.approx(0.11)
     assert item.margin == pytest.approx(4.302653 * 0.01 / math.sqrt(3), rel=1e-6)  # Student, 2 degrees of freedom
     assert item.verdict == "higher"
     assert found({0: 0.40, 1: 0.42, 2: 0.44}, {0: 0.50, 1: 0.53, 2: 0.56}).verdict == "lower"
+
+
+def test_three_seeds_borrow_nothing():
+    first, second = {0: 0.50, 1: 0.53, 2: 0.56}, {0: 0.40, 1: 0.42, 2: 0.44}
+    assert lent(first, second, vgg38_bn={0: 0.5, 1: 0.51}) == found(first, second)
 
 
 def test_an_interval_that_contains_zero_cannot_tell():
@@ -44,16 +73,75 @@ def test_an_interval_that_contains_zero_cannot_tell():
     assert item.verdict == "cannot tell"
 
 
-def test_one_seed_cannot_tell_however_large_the_difference():
+def test_one_seed_each_cannot_tell_by_itself():
     item = found({0: 0.9}, {0: 0.1})
     assert math.isnan(item.margin)
     assert item.verdict == "cannot tell"
     assert "1 & $+$80.00 & cannot tell" in tables.differences_table([item])
 
 
+def test_one_seed_each_borrows_the_spread_of_a_third_run():
+    """The third run has 50, 52 and 54 %: s = 2 points, of 2 degrees, so 4.3027 x 2 x sqrt(1 + 1) = 12.17 points."""
+    item = lent({0: 0.50}, {1: 0.37}, vgg38_bn={0: 0.50, 1: 0.52, 2: 0.54})
+    assert (item.counts, item.borrowed, item.verdict) == ((1, 1), True, "higher")
+    assert item.mean == pytest.approx(0.13)
+    assert item.margin == pytest.approx(4.302653 * 0.02 * math.sqrt(2), rel=1e-6)
+    assert "1 and 1\\textsuperscript{b} & $+$13.00 $\\pm$ 12.17 & higher" in tables.differences_table([item])
+    assert lent({0: 0.50}, {1: 0.38}, vgg38_bn={0: 0.50, 1: 0.52, 2: 0.54}).verdict == "cannot tell"
+
+
+def test_a_run_that_scatters_more_than_the_others_keeps_its_own_spread():
+    """s is 3 points for 47 and 53 %, times sqrt(2); pooled with 50, 50, 51 and 51 % it is 2.5, of 4 degrees."""
+    item = lent({0: 0.47, 1: 0.53}, {0: 0.40}, vgg38_bn={0: 0.50, 1: 0.50, 2: 0.51, 3: 0.51})
+    pooled = math.sqrt((0.0018 + 0.0001) / 4)
+    assert item.counts == (2, 1)
+    assert item.margin == pytest.approx(2.776445 * math.sqrt(0.0018 / 2 + pooled**2), rel=1e-6)
+
+
+def test_what_stays_at_chance_borrows_from_what_learns():
+    """Two trainings at chance agree to the last digit; that is no spread to judge another by."""
+    study = examples.study({"seeds": [0, 1, 2]}, runs=["vgg38", "vgg08"])
+    guess = math.log(study.data.classes), 1 / study.data.classes
+    for seed in (0, 1):
+        examples.result(study, "vgg38", seed, train=guess, val=guess)
+    for seed, accuracy in enumerate((0.48, 0.50, 0.52)):
+        examples.result(study, "vgg08", seed, train=(1.0, 0.5), val=(1.0, accuracy))
+    deep, shallow = sorted(aggregate.collect(study)["core"], key=lambda row: row.run, reverse=True)
+    assert deep.at_chance
+    item = differences.between(shallow, deep, "val_accuracy", Pool((deep, shallow)))
+    assert item.margin == pytest.approx(4.302653 * 0.02 * math.sqrt(1 / 3 + 1 / 2), rel=1e-6)
+    assert item.verdict == "higher"
+
+
+def test_each_schedule_lends_its_own_spread():
+    """s is 2 points under one schedule, of 2 degrees, and 4 under the other, of 1: the fewer degrees count."""
+    of = rows(
+        vgg08={0: 0.48, 1: 0.50, 2: 0.52},
+        vgg08_it={0: 0.40, 1: 0.40 + 0.04 * math.sqrt(2)},
+        vgg38={0: 0.7},
+        vgg38_it={0: 0.2},
+    )
+    item = differences.between(of["vgg38"], of["vgg38_it"], "val_accuracy", Pool(tuple(of.values())))
+    assert item.margin == pytest.approx(12.706205 * math.hypot(0.02, 0.04), rel=1e-6)
+
+
+def test_intervals_with_a_borrowed_spread_cover_what_they_promise():
+    """Of 2,000 studies whose networks scatter alike, without a difference; one that promised 90 % would fail."""
+    drawn = np.random.default_rng(0).normal(0.5, 0.01, (2000, 7))
+    of = rows(vgg38={0: 0.5}, vgg08={0: 0.5, 1: 0.5}, vgg38_bn={0: 0.5, 1: 0.5}, vgg38_rc={0: 0.5, 1: 0.5})
+    places = [(row.run, seed) for row in of.values() for seed in row.values("val_accuracy")]
+    outside = 0
+    for draw in drawn:
+        at = dict(zip(places, draw, strict=True))
+        made = {run: Drawn(run, row.configuration, row.results, drawn=at) for run, row in of.items()}
+        item = differences.between(made["vgg38"], made["vgg08"], "val_accuracy", Pool(tuple(made.values())))
+        outside += item.verdict != "cannot tell"
+    assert 0.02 < outside / len(drawn) < 0.06
+
+
 def test_only_seeds_that_both_completed_are_paired():
     item = found({0: 0.5, 1: 0.6, 3: None}, {1: 0.4, 2: 0.1, 3: 0.2})
-    assert item.values == pytest.approx([0.2])
+    assert (item.counts, item.mean) == ((1, 1), pytest.approx(0.2))
 
 
 def test_a_test_loss_that_overflowed_has_no_difference():
@@ -67,7 +155,7 @@ def test_a_test_loss_that_overflowed_has_no_difference():
 
 def test_no_common_seed_is_a_dash():
     item = found({0: 0.5}, {1: 0.4})
-    assert (item.values, item.verdict) == ([], "cannot tell")
+    assert (item.counts, item.verdict) == ((0, 0), "cannot tell")
     assert "0 & -- & --" in tables.differences_table([item])
 
 

@@ -35,7 +35,7 @@ WRITTEN = {
     "results/runs/RUN/seedS/history.csv": store.HISTORY_COLUMNS,
     "results/runs/RUN/seedS/gradients.csv": [*store.GRADIENT_COLUMNS, *store.GRADIENT_MEASURES],
     "results/tables/STUDY.csv": STUDY,
-    "results/tables/STUDY-differences.csv": list(differences.differences_frame([])),
+    "results/tables/STUDY-differences.csv": list(differences.frame([])),
     "results/comparison/published.csv": published.COLUMNS,
     "results/comparison/schedules.csv": list(published_schedules.schedules_frame([])),
     "results/comparison/scatter.csv": list(published_schedules.scatter_frame([])),

@@ -280,8 +280,8 @@ def test_every_fact_that_the_report_asks_for_can_be_defined():
         f"{key}/{first}-{second}/{metric}{verdict}"
         for key, study in studies.items()
         for first, second in study.pairs
-        for metric in differences.METRICS
-        for verdict in ("", "/higher", "/lower")
+        for metric in differences.COMPARED
+        for verdict in ("", "/higher", "/lower", "/open", "/interval")
     }
     assert len(used & pairs) > 8
     assert used <= known | pairs | {f"{key}/one" for key in studies} | {

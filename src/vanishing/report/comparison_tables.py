@@ -192,7 +192,7 @@ def _held(claims: list[Claim]) -> str:
     """Write how many of a row's values hold, losses beside accuracies among them; b marks a borrowed spread."""
     judged = [claim.verdict for claim in claims if claim.verdict in (*published.JUDGED, published.DIVERGED)]
     borrowed = any(claim.prediction is not None and claim.prediction.borrowed for claim in claims)
-    mark = r"\textsuperscript{b}" if borrowed else ""
+    mark = latex.BORROWED if borrowed else ""
     return f"{judged.count(published.HOLDS)} of {len(judged)}{mark}" if judged else "--"
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
+BORROWED = r"\textsuperscript{b}"
+"""Marks an interval that has its width from other runs."""
+
 
 def number(value: float, digits: int | None = None) -> str:
     """Write a number: with `digits` decimals, or by itself with an exponent where it is far from 1; a dash for NaN."""

@@ -245,11 +245,13 @@ def _numbers(key: str, study: config.Study, rows: list[Row]) -> Iterator[str]:
         yield fact(f"{key}/one")
     for row in rows:
         yield from _run_numbers(f"{key}/{row.run}", row)
-    for item in differences.paired_differences(study, rows):
+    for item in differences.of_study(study, rows):
         stem = f"{key}/{item.first}-{item.second}/{item.metric}"
-        if item.values:
+        if all(item.counts):
             yield result(stem, 100 * item.mean, tables.difference_text(item))
             yield fact(f"{stem}/{item.verdict.replace('cannot tell', 'open')}")
+        if not math.isnan(item.margin):
+            yield fact(f"{stem}/interval")
 
 
 def _run_numbers(stem: str, row: Row) -> Iterator[str]:
@@ -343,7 +345,7 @@ def _section(key: str, settings: config.Parameters, rows: list[Row], shown: Coll
     lines = [f"\\begin{{study}}{{{key}}}{{{escape(study.title)}}}", f"\\studytable{{{key}}}{{{_caption(study, rows)}}}"]
     if settings.data.set != "folder" and any(published.repeats(row.run) for row in rows if row.run not in shown):
         lines.append(f"\\studypublished{{{key}}}")
-    if any(item.n > 1 for item in differences.paired_differences(study, rows)):
+    if any(not math.isnan(item.margin) for item in differences.of_study(study, rows)):
         lines.append(f"\\studydifferences{{{key}}}")
     for family in study.draw:
         name = PRINTED[family]

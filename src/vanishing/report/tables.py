@@ -1,7 +1,7 @@
 """The tables of a study.
 
 `results/tables/STUDY.csv` is the table for machines: fractions and nats, mean and standard deviation
-(n - 1) over the seeds. `STUDY-differences.csv` has the paired differences. `report/tables/` has the same
+(n - 1) over the seeds. `STUDY-differences.csv` has the differences between runs. `report/tables/` has the same
 for people, with the columns on how trainings went in `STUDY-dynamics.tex`.
 """
 
@@ -17,10 +17,10 @@ from vanishing import config, files, paths
 from vanishing.errors import UserError
 from vanishing.report import latex
 from vanishing.report.cells import latex_metric, plain_metric
-from vanishing.results import aggregate, columns, store
+from vanishing.results import aggregate, columns, differences, store
 from vanishing.results.aggregate import Row
 from vanishing.results.columns import SCHEDULES, SETTINGS
-from vanishing.results.differences import Difference, differences_frame, paired_differences
+from vanishing.results.differences import Difference
 
 MIXED = r"\dag{}"
 """Marks an n over trainings on both kinds of device."""
@@ -33,9 +33,9 @@ def write_tables(settings: config.Parameters, keys: Iterable[str] | None = None)
         if key not in found:
             raise UserError(f"study {key!r} has no results yet; `snakemake {key}` makes them")
     for key, rows in found.items():
-        pairs = list(paired_differences(settings.studies[key], rows))
+        pairs = list(differences.of_study(settings.studies[key], rows))
         store.write_table(paths.TABLES / f"{key}.csv", aggregate.study_frame(rows))
-        store.write_table(paths.TABLES / f"{key}-differences.csv", differences_frame(pairs))
+        store.write_table(paths.TABLES / f"{key}-differences.csv", differences.frame(pairs))
         for name, text in (
             (key, study_table(rows)),
             (f"{key}-dynamics", dynamics_table(rows)),
@@ -93,12 +93,17 @@ def differences_table(found: list[Difference]) -> str:
         [
             latex.code(first),
             latex.code(second),
-            str(items[0].n),
-            *(cell for it in items for cell in (difference_text(it), it.verdict if it.values else "--")),
+            _counts(items[0]),
+            *(cell for it in items for cell in (difference_text(it), it.verdict if all(it.counts) else "--")),
         ]
         for (first, second), items in pairs.items()
     ]
-    return latex.tabular("llrrlrl", head, body)
+    return latex.tabular("lllrlrl", head, body)
+
+
+def _counts(item: Difference) -> str:
+    """Write of how many trainings a difference is: of so many pairs, or of so many of either run, with `BORROWED`."""
+    return "{} and {}".format(*item.counts) + latex.BORROWED if item.borrowed else str(item.counts[0])
 
 
 def difference_text(item: Difference) -> str:

@@ -53,7 +53,7 @@ def comparison(settings: config.Parameters, first: Collection[Job], second: Coll
     found = [between(left, right, key) for key in columns.shown()]
     head = ("metric", *heads, "difference", "95 % interval", "n", "verdict")
     rows = [head, *(_cells(each, left, right) for each in found)]
-    return "\n".join([settings_text, "", aligned(rows, gap=2), *_remarks(found[0].n, [left, right], heads)])
+    return "\n".join([settings_text, "", aligned(rows, gap=2), *_remarks(found[0].counts[0], [left, right], heads)])
 
 
 def _missing(study: config.Study, rows: Sequence[Row]) -> str:
@@ -83,7 +83,7 @@ def _cells(item: Difference, left: Row, right: Row) -> Sequence[str]:
     mean, low, high = (f"{each * metric.scale:+.{metric.decimals}f}" for each in ends)
     interval = "-" if math.isnan(item.margin) else f"{low} to {high}"
     values = (markdown.metric(row, item.metric) for row in (left, right))
-    return metric.title, *values, mean if item.n else "-", interval, f"{item.n}", item.verdict
+    return metric.title, *values, mean if item.counts[0] else "-", interval, f"{item.counts[0]}", item.verdict
 
 
 def _remarks(n: int, rows: Sequence[Row], heads: Sequence[str]) -> Iterator[str]:

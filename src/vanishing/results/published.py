@@ -29,9 +29,10 @@ from importlib import resources
 import pandas as pd
 
 from vanishing import config
-from vanishing.results import aggregate, columns, statistics
+from vanishing.results import aggregate, columns, lending, statistics
 from vanishing.results.aggregate import Cell, Row
-from vanishing.results.statistics import Prediction, Spread
+from vanishing.results.lending import Pool
+from vanishing.results.statistics import Prediction
 
 METRICS = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "test_loss", "test_accuracy")
 """Columns with results."""
@@ -48,9 +49,6 @@ ORIGINS = ("handout", "report")
 
 SCHEDULES = columns.SCHEDULES | {"constant": "constant rate"}
 """The schedules that a published row may have been trained with, and what they are called beside one another."""
-
-LENDERS = {"constant": "cosine_per_iteration"}
-"""Whose spread a schedule borrows that the core study does not have: the other one that does not anneal."""
 
 PLAIN = {
     "stages": 3, "blocks": 5, "filters": 32, "kernel_size": 3, "activation": "leaky_relu", "norm": "none", "groups": 8,
@@ -170,34 +168,6 @@ class Claim:
         return HOLDS if abs(self.difference) <= self.tolerance else FAILS
 
 
-@dataclass(frozen=True)
-class Pool:
-    """What the rows of the core study lend to runs with few seeds: at chance those at chance, else those that learn."""
-
-    rows: tuple[Row, ...]
-
-    def spread(self, row: Row, metric: str) -> Spread | None:
-        """Return the spread over seeds of rows like `row`, in per cent or nats, as means over as many final epochs.
-
-        None if the trainings of networks that learn all agree: a few can have the same accuracy by chance, and their
-        interval would have no width.
-        """
-        schedule = row.configuration.train.schedule
-        lender = LENDERS.get(schedule, schedule)
-        alike = (
-            replace(other, average=row.average)
-            for other in self.rows
-            if other.configuration.train.schedule == lender and other.at_chance == row.at_chance
-        )
-        found = statistics.pool([_scaled(other, metric) for other in alike])
-        return found if row.at_chance or (found and found.std) else None
-
-    def loss_std(self, row: Row) -> float | None:
-        """Return the standard deviation of the validation loss over images: the run's own, or else the core study's."""
-        found = _loss_stds([row]) or _loss_stds(other for other in self.rows if other.at_chance == row.at_chance)
-        return math.sqrt(sum(each**2 for each in found) / len(found)) if found else None
-
-
 @cache
 def load() -> tuple[Published, ...]:
     """Return every published row."""
@@ -306,18 +276,6 @@ def _setting(text: str) -> tuple[str, object]:
     return key, int(written) if written.isdigit() else written
 
 
-def _scaled(row: Row, metric: str) -> list[float]:
-    """List a metric of each completed seed, in per cent or nats, as far as it is finite."""
-    values = row.values(metric).values()
-    return [each * columns.METRICS[metric].scale for each in values if math.isfinite(each)]
-
-
-def _loss_stds(rows: Iterable[Row]) -> list[float]:
-    """List the standard deviation of the validation loss over images of each training that says it."""
-    found = (result.summary["validation"].get("loss_std") for row in rows for result in row.completed)
-    return [each for each in found if each is not None]
-
-
 def _sampling(row: Row, metric: str, mean: float, lent: Pool) -> float | None:
     """Return the variance between two sets of images, in squared points or nats; None where it is unknown."""
     if metric == "val_accuracy":
@@ -350,7 +308,7 @@ def _claims(source: Published, row: Row, lent: Pool) -> Iterator[Claim]:
     row = replace(row, average=source.average)
     comparable, schedule = source.describes(row.configuration), row.configuration.train.schedule
     for metric in source.printed:
-        values = _scaled(row, metric)
+        values = lending.scaled(row, metric)
         sampling = _sampling(row, metric, math.fsum(values) / len(values), lent) if values else None
         borrowed = lent.spread(row, metric)
         prediction = None if sampling is None else statistics.predict(values, borrowed, sampling)
