@@ -1,6 +1,7 @@
 """The results in README.md, and the page and the figure beside it."""
 
 import dataclasses
+import math
 import re
 import subprocess
 from pathlib import Path
@@ -91,6 +92,23 @@ def test_the_core_study_is_in_the_readme_and_first_on_the_page_with_each_run_onc
     assert re.findall(r"^.*:$", page(), re.MULTILINE) == titles
     assert [cells[0] for cells in rows(page())] == ["vgg08", "vgg38", "vgg38_short"]
     assert page().endswith("\n3 of the study's 3 trainings are complete.\n")
+
+
+def test_the_answer_stands_first_once_every_network_of_it_has_results():
+    accuracies = {"vgg08": 0.5, "vgg38": 0.1, "vgg38_bn": 0.48, "vgg38_rc": 0.52}
+    study = examples.study(runs=[*accuracies, "vgg38_bn_rc"])
+    guess = math.log(study.data.classes), 1 / study.data.classes
+    for run, accuracy in accuracies.items():
+        chance = {"train": guess, "val": guess} if run == "vgg38" else {}
+        examples.result(study, run, test=(1.7, accuracy), layers=8 if run == "vgg08" else 38, **chance)
+    assert "On the test set" not in written(study)
+    examples.result(study, "vgg38_bn_rc", test=(1.7, 0.59))
+    assert written(study).startswith(
+        "\n\nOn the test set, 8 plain layers end at 50.00 %, and 38 at 10.00 %, which is chance. "
+        "With 38 layers, BN gives 48.00 %, RC 52.00 %, and both 59.00 %.\n\nDepth"
+    )
+    examples.result(study, "vgg38", test=(1.7, 0.2), layers=38)
+    assert "and 38 at 20.00 %. With" in written(study)
 
 
 def test_without_results_they_say_so():

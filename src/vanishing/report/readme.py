@@ -22,6 +22,8 @@ COLUMNS = DOCS / "analyses.md"
 BEGIN, END = "<!-- results: made by vanishing readme -->", "<!-- end of results -->"
 """Lines that the results in README.md stand between."""
 
+ANSWERING = ("vgg08", "vgg38", "vgg38_bn", "vgg38_rc", "vgg38_bn_rc")
+"""Runs of the core study that answer the project's question."""
 
 ANALYSES = """# Analyses of trajectories
 
@@ -67,7 +69,22 @@ def block(settings: config.Parameters, found: Mapping[str, list[Row]]) -> str:
     """Return the results for README.md: the table of the core study, and what is missing."""
     core = found.get(config.CORE, [])
     table = [*markdown.table(config.CORE, settings, core), ""] if core else []
-    return "\n".join(["", *_other_images(settings), *table, _missing(settings, core), "", ""])
+    return "\n".join(["", *_other_images(settings), *_answer(core), *table, _missing(settings, core), "", ""])
+
+
+def _answer(core: list[Row]) -> list[str]:
+    """Say in a line what depth does to plain networks and what each cure restores, once all have results."""
+    by_run = {row.run: row for row in core}
+    if not by_run.keys() >= set(ANSWERING):
+        return []
+    shallow, deep, *cured = (markdown.metric(by_run[run], "test_accuracy") for run in ANSWERING)
+    few, many = (by_run[run].results[0].summary["layers"] for run in ANSWERING[:2])
+    chance = ", which is chance" if by_run["vgg38"].at_chance else ""
+    return [
+        f"On the test set, {few} plain layers end at {shallow}, and {many} at {deep}{chance}. "
+        f"With {many} layers, BN gives {cured[0]}, RC {cured[1]}, and both {cured[2]}.",
+        "",
+    ]
 
 
 def _other_images(settings: config.Parameters) -> list[str]:
