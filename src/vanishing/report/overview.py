@@ -16,7 +16,7 @@ from vanishing.results.aggregate import Row
 START = "initialisation", config.CORE, "short"
 """Studies that have networks at initialisation, those first that are for it."""
 
-TRAINED = config.CORE, "short"
+TRAINED = config.CORE, "controls", "short"
 """Studies that show how these train, the longest trainings first."""
 
 Chosen = dict[str, tuple[str, figures.StudyResults]]
