@@ -20,6 +20,7 @@ from typing import Any
 from oracle_statistics import (
     PROBABILITY,
     half_width,
+    margin_of_difference,
     pooled,
     predicted,
     probability,
@@ -292,10 +293,11 @@ def _differences(study: config.Study, found: dict[str, list[Raw]], lent: Lent) -
             if lends:
                 counts = [len(left), len(right)]
                 mean = sum(left.values()) / counts[0] - sum(right.values()) / counts[1]
-                own = [statistics.stdev(side.values()) if len(side) > 1 else 0 for side in (left, right)]
-                stds = [max(pool[0], of_run) for pool, of_run in zip(pools, own, strict=True) if pool]
-                width = math.sqrt(sum(std**2 / n for std, n in zip(stds, counts, strict=True)))
-                margin = quantile(min(pool[1] for pool in pools if pool)) * width
+                own = [
+                    (statistics.stdev(side.values()) if len(side) > 1 else 0, len(side) - 1) for side in (left, right)
+                ]
+                larger = [max(pool, of_run) for pool, of_run in zip(pools, own, strict=True) if pool]
+                margin = margin_of_difference(larger, counts)
             verdict = ("higher" if mean > 0 else "lower") if abs(mean) > margin else "cannot tell"
             keys = {"first": first, "second": second, "metric": metric}
             keys |= {"first_n": str(counts[0]), "second_n": str(counts[1])}

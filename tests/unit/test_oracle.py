@@ -106,7 +106,7 @@ def test_two_seeds_have_the_interval_worked_out_by_hand():
     tables.write_tables(study)
     assert oracle.compare(study, "core") == []
     text = DIFFERENCES.read_text()
-    # t s sqrt(1/2 + 1/2), s = 0.1 / sqrt(2) its own, as the pooled one is 0.05, of 2 degrees; and 0.05 of the other
+    # s^2 is its own 0.005, of 1 degree, and the pooled 0.0025, of 2: 3.75^2 / (2.5^2 / 1 + 1.25^2 / 2) = 2 degrees
     margin = 4.3026527297 * math.sqrt((0.005 + 0.0025) / 2)
     line = re.search(r"vgg38,vgg08,val_accuracy,2,2,0\.25,([\d.]+),borrowed,cannot tell", text)
     assert float(line[1]) == pytest.approx(margin)

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from vanishing.training import augmentation, devices, precision
-from vanishing.training.step import Learner
+from vanishing.training.step import Learner, cross_entropy
 
 CPU = torch.device("cpu")
 
@@ -120,3 +121,27 @@ def test_a_summary_says_where_bf16_is_computed_in_fp32(tiny, fast, kind, has, na
     fast(has)
     found = devices.environment(tiny(train={"precision": kind}).train, CPU)
     assert found.get("bf16") == ("in fp32" if named else None)
+
+
+def test_the_loss_is_taken_in_fp32_under_cudas_autocast_too():
+    """It would leave the logarithms of the probabilities in bfloat16; fake tensors need no GPU to show it."""
+    taken = Products()
+    taken.NAMES = ("_log_softmax",)
+    torch.set_autocast_dtype("cuda", torch.bfloat16)
+    torch.set_autocast_enabled("cuda", True)
+    try:
+        with FakeTensorMode(), taken:
+            logits = torch.empty(4, 100, device="cuda", dtype=torch.bfloat16)
+            loss = cross_entropy(logits, torch.empty(4, device="cuda", dtype=torch.long), "sum")
+    finally:
+        torch.set_autocast_enabled("cuda", False)
+    assert (taken.seen, loss.dtype) == ({("_log_softmax", torch.float32)}, torch.float32)
+
+
+def test_a_summary_says_where_the_loss_of_bf16_is_in_fp32_on_a_gpu(tiny, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+    found = [
+        devices.environment(tiny(train={"precision": kind}).train, device).get("loss")
+        for kind, device in (("bf16", torch.device("cuda")), ("fp32", torch.device("cuda")), ("bf16", CPU))
+    ]
+    assert found == ["in fp32", None, None]

@@ -127,6 +127,11 @@ def _trainings(settings: config.Parameters) -> Iterator[str]:
         yield result(f"trainings/{key}", count)
     if seeds > 1:
         yield fact("trainings/spread")
+    trained_in = [summary["environment"] for summary in summaries]
+    if any(
+        (each.get("device"), each.get("precision")) == ("cuda", "bf16") and "loss" not in each for each in trained_in
+    ):
+        yield fact("trainings/rounded_loss")
     for name, keys in (("hardware", ("device", "kind")), *((key, (key,)) for key in ("torch", "threads", "precision"))):
         found = {" ".join(str(summary["environment"].get(key, "?")) for key in keys) for summary in summaries}
         yield result(f"trainings/{name}", len(found), escape(", ".join(sorted(found)) or "no training yet"))

@@ -3,9 +3,9 @@
 Where two runs have `statistics.OWN` seeds in common, the difference is paired by seed, and its interval is Student's.
 Fewer say too little of the spread: two have a quantile of 12.7, and one has no interval at all. Then the difference is
 that of the means over all seeds of either run, and the standard deviation of one training is borrowed: the one pooled
-over the runs of the study that learn under the same schedule, or the run's own where that is larger. For a run at
-chance, whose trainings all end alike, it is an upper bound. Networks need not scatter alike, so a borrowed interval is
-the weaker statement.
+over the runs of the study that learn under the same schedule, or the run's own where that is larger, with the degrees
+of freedom of `statistics.margin`. For a run at chance, whose trainings all end alike, it is an upper bound. Networks
+need not scatter alike, so a borrowed interval is the weaker statement.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from vanishing.results import aggregate, lending, statistics
 from vanishing.results.aggregate import Row
 from vanishing.results.columns import METRICS
 from vanishing.results.lending import Pool
+from vanishing.results.statistics import Spread
 
 COMPARED = ("val_accuracy", "test_accuracy")
 """Metrics that runs are compared by."""
@@ -92,15 +93,16 @@ def frame(found: list[Difference]) -> pd.DataFrame:
 
 def _borrowed(first: Row, second: Row, metric: str, lent: Pool) -> Difference | None:
     """Return the difference of means with a borrowed spread; None where there is no mean, or none is lent."""
-    values = [lending.scaled(row, metric) for row in (first, second)]
-    spreads = [spread for row in (first, second) if (spread := lent.of_learners(row, metric))]
-    if not all(values) or len(spreads) < 2:
-        return None
-    variance = sum(
-        max(spread.std, stdev(own) if len(own) > 1 else 0.0) ** 2 / len(own)
-        for spread, own in zip(spreads, values, strict=True)
+    values, parts = [lending.scaled(row, metric) for row in (first, second)], dict[Spread, float]()
+    for row, own in zip((first, second), values, strict=True):
+        spread = lent.of_learners(row, metric)
+        if not own or not spread:
+            return None
+        if len(own) > 1 and stdev(own) > spread.std:
+            spread = Spread(stdev(own), len(own) - 1)
+        parts[spread] = parts.get(spread, 0.0) + 1 / len(own)
+    mean, scale = fmean(values[0]) - fmean(values[1]), METRICS[metric].scale
+    counts = len(values[0]), len(values[1])
+    return Difference(
+        first.run, second.run, metric, counts, mean / scale, statistics.margin(parts) / scale, borrowed=True
     )
-    quantile, scale = statistics.quantile(min(spread.freedom for spread in spreads)), METRICS[metric].scale
-    mean, counts = fmean(values[0]) - fmean(values[1]), (len(values[0]), len(values[1]))
-    margin = quantile * math.sqrt(variance)
-    return Difference(first.run, second.run, metric, counts, mean / scale, margin / scale, borrowed=True)

@@ -200,8 +200,8 @@ def describe(device: torch.device) -> str:
 def environment(train: config.Train, device: torch.device) -> dict[str, Any]:
     """Return what the results depend on beside the configuration.
 
-    Two keys are there only where they say something: `switches` that the user has set, and `bf16` where it is computed
-    in fp32 (`precision.autocast`).
+    Some keys are there only where they say something: `switches` that the user has set; `bf16` where it is computed in
+    fp32 (`precision.autocast`); `loss` of bf16 on CUDA, whose trainings without it rounded it (`step.cross_entropy`).
     """
     chosen = switches()
     in_fp32 = train.precision == "bf16" and device.type == "cpu" and not precision.fast()
@@ -212,5 +212,6 @@ def environment(train: config.Train, device: torch.device) -> dict[str, Any]:
         "precision": train.precision,
         "threads": train.threads,
         **({"bf16": "in fp32"} if in_fp32 else {}),
+        **({"loss": "in fp32"} if train.precision == "bf16" and device.type == "cuda" else {}),
         **({"switches": chosen} if chosen else {}),
     }
