@@ -165,12 +165,17 @@ class Lent:
         return {run: raws for run, raws in self.runs.items() if _at_chance(self.settings.run(run), raws) == chance}
 
     def groups(self, schedule: str, chance: bool, metric: str, average: int) -> list[list[float]]:
-        """List a metric of each seed, a list a run; a constant rate borrows from the schedule per iteration."""
-        lender = "cosine_per_iteration" if schedule == "constant" else schedule
-        chosen = {
-            run: raws for run, raws in self.alike(chance).items() if self.settings.run(run).train.schedule == lender
-        }
-        return [list(_values(raws, metric, average).values()) for raws in chosen.values()]
+        """List a metric of each seed, a list a run; a constant rate that has no two borrows from that per iteration."""
+        by_schedule: dict[str, list[list[float]]] = {}
+        for run, raws in self.alike(chance).items():
+            if not chance and any(_at_chance(self.settings.run(run), [raw]) for raw in raws):
+                continue  # a run that learns with some seeds only
+            of_run = list(_values(raws, metric, average).values())
+            by_schedule.setdefault(self.settings.run(run).train.schedule, []).append(of_run)
+        own = by_schedule.get(schedule, [])
+        if schedule == "constant" and all(len(values) < 2 for values in own):
+            return by_schedule.get("cosine_per_iteration", [])
+        return own
 
 
 def compare(settings: config.Parameters, key: str) -> list[str]:
@@ -297,7 +302,7 @@ def _differences(study: config.Study, found: dict[str, list[Raw]], lent: Lent) -
                     (statistics.stdev(side.values()) if len(side) > 1 else 0, len(side) - 1) for side in (left, right)
                 ]
                 larger = [max(pool, of_run) for pool, of_run in zip(pools, own, strict=True) if pool]
-                margin = margin_of_difference(larger, counts)
+                margin = margin_of_difference(larger, counts, shared=pools[0] == pools[1] and larger == pools)
             verdict = ("higher" if mean > 0 else "lower") if abs(mean) > margin else "cannot tell"
             keys = {"first": first, "second": second, "metric": metric}
             keys |= {"first_n": str(counts[0]), "second_n": str(counts[1])}

@@ -53,12 +53,12 @@ def predicted(values: Sequence[float], lent: Estimate | None, sampling: float | 
     return Predicted(mean, estimate[0] * estimate[0] * (len(values) + 1) / len(values), estimate[1], sampling)
 
 
-def margin_of_difference(estimates: Sequence[Estimate], counts: Sequence[int]) -> float:
-    """Return the margin of a difference of two means (Satterthwaite 1946); one estimate of both has its own freedom."""
+def margin_of_difference(estimates: Sequence[Estimate], counts: Sequence[int], shared: bool) -> float:
+    """Return the margin of a difference of two means (Satterthwaite 1946); `shared`: both have one estimate."""
     of_means = [std**2 / n for (std, _), n in zip(estimates, counts, strict=True)]
-    variance, (one, other) = sum(of_means), estimates
-    if one == other:
-        return quantile(one[1]) * math.sqrt(variance)
+    variance = sum(of_means)
+    if shared:
+        return quantile(estimates[0][1]) * math.sqrt(variance)
     squares = [each**2 / freedom for each, (_, freedom) in zip(of_means, estimates, strict=True)]
     return quantile(variance**2 / sum(squares)) * math.sqrt(variance)
 

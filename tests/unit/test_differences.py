@@ -86,7 +86,7 @@ def test_one_seed_each_borrows_the_spread_of_a_third_run():
     assert (item.counts, item.borrowed, item.verdict) == ((1, 1), True, "higher")
     assert item.mean == pytest.approx(0.13)
     assert item.margin == pytest.approx(4.302653 * 0.02 * math.sqrt(2), rel=1e-6)
-    assert "1 and 1\\textsuperscript{b} & $+$13.00 $\\pm$ 12.17 & higher" in tables.differences_table([item])
+    assert "1 and 1 & $+$13.00 $\\pm$ 12.17\\textsuperscript{b} & higher" in tables.differences_table([item])
     assert lent({0: 0.50}, {1: 0.38}, vgg38_bn={0: 0.50, 1: 0.52, 2: 0.54}).verdict == "cannot tell"
 
 
@@ -113,6 +113,42 @@ def test_what_stays_at_chance_borrows_from_what_learns():
     item = differences.between(shallow, deep, "val_accuracy", Pool((deep, shallow)))
     assert item.margin == pytest.approx(4.302653 * 0.02 * math.sqrt(1 / 3 + 1 / 2), rel=1e-6)
     assert item.verdict == "higher"
+
+
+def test_lenders_that_all_agree_lend_nothing():
+    item = lent({0: 0.9}, {0: 0.1}, vgg38_bn={0: 0.5, 1: 0.5})
+    assert (item.borrowed, math.isnan(item.margin), item.verdict) == (False, True, "cannot tell")
+
+
+def test_a_run_that_learns_with_some_seeds_only_lends_nothing():
+    """Its 2 and 50 % would lend 34 points."""
+    study = examples.study({"seeds": [0, 1]}, runs=["vgg38", "vgg08", "vgg38_rc"])
+    guess = math.log(study.data.classes), 1 / study.data.classes
+    examples.result(study, "vgg38", 0)
+    examples.result(study, "vgg08", 0)
+    examples.result(study, "vgg38_rc", 0, train=guess, val=guess)
+    examples.result(study, "vgg38_rc", 1, train=(1.0, 0.5), val=(1.0, 0.5))
+    of = {row.run: row for row in aggregate.collect(study)["core"]}
+    assert (of["vgg38_rc"].at_chance, of["vgg38_rc"].learns) == (False, False)
+    assert Pool(tuple(of.values())).of_learners(of["vgg38"], "val_accuracy") is None
+
+
+def test_a_constant_rate_borrows_from_its_own_schedule_first():
+    """s is 2 points with a constant rate, and 4 with the schedule per iteration."""
+    others = {
+        "vgg08_constant": {0: 0.5, 1: 0.5 + 0.02 * math.sqrt(2)},
+        "vgg08_it": {0: 0.4, 1: 0.4 + 0.04 * math.sqrt(2)},
+    }
+    of = rows(vgg38_bn_constant={0: 0.5}, **others)
+    alone = Pool((of["vgg38_bn_constant"], of["vgg08_it"]))
+    assert Pool(tuple(of.values())).of_learners(of["vgg38_bn_constant"], "val_accuracy").std == pytest.approx(2)
+    assert alone.of_learners(of["vgg38_bn_constant"], "val_accuracy").std == pytest.approx(4)
+
+
+def test_two_own_spreads_are_two_estimates_even_when_they_are_equal():
+    """Each has s^2 / n = 18 / 2, of 1 degree: 18^2 / (9^2 + 9^2) = 2 degrees, and 4.3027 sqrt(18) points."""
+    item = lent({0: 0.47, 1: 0.53}, {0: 0.37, 1: 0.43}, vgg38_bn=dict.fromkeys(range(9), 0.5))
+    assert item.margin == pytest.approx(4.302653 * math.sqrt(0.0018), rel=1e-6)
 
 
 def test_each_schedule_lends_its_own_spread():

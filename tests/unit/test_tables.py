@@ -1,3 +1,4 @@
+import json
 import math
 import re
 from pathlib import Path
@@ -11,7 +12,6 @@ import examples
 from vanishing import config, paths
 from vanishing.errors import UserError
 from vanishing.report import latex, macros, readme, tables
-from vanishing.report.captions import CAPTIONS
 from vanishing.results import aggregate, checks, columns, differences
 
 SEEDS = {"seeds": [0, 1, 2]}
@@ -115,7 +115,7 @@ def test_the_documented_study_has_its_tables_and_its_section():
     assert pairs.loc["val_accuracy", "mean"] == pytest.approx(0.1)
     section = Path("report/studies.tex").read_text()
     assert r"\begin{study}{saturation}{Batch normalisation and a saturating activation}" in section
-    assert section.count(r"\studyfigure{saturation}") == len(CAPTIONS)
+    assert section.count(r"\studyfigure{saturation}") == 1
 
 
 def test_a_run_whose_seeds_all_diverged_has_dashes_and_no_numbers():
@@ -179,6 +179,7 @@ def test_the_core_study_stands_in_the_text_and_the_others_in_the_appendix_with_t
     assert re.findall(r"\\begin\{study\}\{(\w+)\}", main) == ["core"]
     assert re.findall(r"\\begin\{study\}\{(\w+)\}", appendix) == ["other"]
     assert re.findall(r"\\studyfigure\{core\}\{(\w+)\}", main) == ["accuracy", "gradient_flow_log"]
+    assert re.findall(r"\\studyfigure\{other\}\{(\w+)\}\{(\S+) ", appendix) == [("accuracy", r"\emph{More.}")]
     assert "$n = 1$; fp32, trained on CPU." in main
 
 
@@ -281,7 +282,7 @@ def test_every_fact_that_the_report_asks_for_can_be_defined():
         for key, study in studies.items()
         for first, second in study.pairs
         for metric in differences.COMPARED
-        for verdict in ("", "/higher", "/lower", "/open", "/interval")
+        for verdict in ("", "/higher", "/lower", "/open", "/interval", "/borrowed")
     }
     assert len(used & pairs) > 8
     assert used <= known | pairs | {f"{key}/one" for key in studies} | {
@@ -296,6 +297,7 @@ def test_every_fact_that_the_report_asks_for_can_be_defined():
         "otherstudies",
         "overview",
         "trainings/spread",
+        "trainings/rounded_loss",
         "initialisation/vgg08/met",
         "published/entry_scale/respects",
         "published/gradients/r4/vgg08/1/min/plain",
@@ -517,6 +519,23 @@ def test_a_diverged_seed_is_in_no_mean_of_how_trainings_went():
     examples.rewrite("vgg08", 1, train_loss=[9.0, math.inf], val_loss=[9.0, math.inf])
     make(study)
     assert table().loc["vgg08"].peak_loss_mean == 1.5
+
+
+def test_trainings_whose_loss_was_rounded_on_a_gpu_are_told():
+    study = examples.study(runs=["vgg08"])
+    examples.result(study, "vgg08")
+    path, told = paths.results("vgg08", 0) / "summary.json", []
+    summary = json.loads(path.read_text())
+    for environment in (
+        {"device": "cuda", "precision": "bf16"},
+        {"device": "cuda", "precision": "bf16", "loss": "in fp32"},
+        {"device": "cuda", "precision": "fp32"},
+        {"device": "cpu", "precision": "bf16"},
+    ):
+        path.write_text(json.dumps(summary | {"environment": environment | {"kind": "", "torch": "", "threads": 1}}))
+        make(study)
+        told.append("trainings/rounded_loss" in facts())
+    assert told == [True, False, False, False]
 
 
 def test_an_n_over_both_kinds_of_device_is_marked_and_explained():

@@ -24,4 +24,4 @@ CAPTIONS: dict[str, dict[str, str]] = {
 """Every figure of each family, by file name, with what its caption says."""
 
 PRINTED = {"training": "accuracy", "gradient_flow": "gradient_flow_log"}
-"""The figure of each family that the report prints; `report.html` and `report/figures/` have all."""
+"""The figure of a family that the report prints; `report.html` and `report/figures/` have all."""

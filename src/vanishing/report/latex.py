@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 BORROWED = r"\textsuperscript{b}"
-"""Marks an interval that has its width from other runs."""
+"""Marks an interval whose width is pooled over several runs."""
 
 
 def number(value: float, digits: int | None = None) -> str:

@@ -257,6 +257,8 @@ def _numbers(key: str, study: config.Study, rows: list[Row]) -> Iterator[str]:
             yield fact(f"{stem}/{item.verdict.replace('cannot tell', 'open')}")
         if not math.isnan(item.margin):
             yield fact(f"{stem}/interval")
+        if item.borrowed:
+            yield fact(f"{stem}/borrowed")
 
 
 def _run_numbers(stem: str, row: Row) -> Iterator[str]:
@@ -342,19 +344,20 @@ def _steps(run: config.Run) -> int:
 
 
 def _section(key: str, settings: config.Parameters, rows: list[Row], shown: Collection[str]) -> str:
-    """Lay out a study: its tables, then the figures that the report prints.
+    """Lay out a study: its tables, then a figure of each family for the core study and of the first for others.
 
-    What was published of its runs is not repeated where the studies before it have `shown` these.
+    What was published of its runs is not repeated where the studies before it have `shown` these. Figures of other
+    studies name theirs, since they may stand beside the text of the next.
     """
-    study = settings.studies[key]
+    study, core = settings.studies[key], key == config.CORE
     lines = [f"\\begin{{study}}{{{key}}}{{{escape(study.title)}}}", f"\\studytable{{{key}}}{{{_caption(study, rows)}}}"]
     if settings.data.set != "folder" and any(published.repeats(row.run) for row in rows if row.run not in shown):
         lines.append(f"\\studypublished{{{key}}}")
     if any(not math.isnan(item.margin) for item in differences.of_study(study, rows)):
         lines.append(f"\\studydifferences{{{key}}}")
-    for family in study.draw:
-        name = PRINTED[family]
-        lines.append(f"\\studyfigure{{{key}}}{{{name}}}{{{CAPTIONS[family][name]} {_made_on(rows)}}}")
+    for family in study.draw if core else study.draw[:1]:
+        name, title = PRINTED[family], "" if core else f"\\emph{{{escape(study.title)}.}} "
+        lines.append(f"\\studyfigure{{{key}}}{{{name}}}{{{title}{CAPTIONS[family][name]} {_made_on(rows)}}}")
     return "\n".join([*lines, r"\end{study}", ""])
 
 

@@ -75,13 +75,13 @@ def block(settings: config.Parameters, found: Mapping[str, list[Row]]) -> str:
 def _answer(core: list[Row]) -> list[str]:
     """Say in a line what depth does to plain networks and what each cure restores, once all have results."""
     by_run = {row.run: row for row in core}
-    if not by_run.keys() >= set(ANSWERING):
+    if not all(run in by_run and by_run[run].completed for run in ANSWERING):
         return []
     shallow, deep, *cured = (markdown.metric(by_run[run], "test_accuracy") for run in ANSWERING)
     few, many = (by_run[run].results[0].summary["layers"] for run in ANSWERING[:2])
-    chance = ", which is chance" if by_run["vgg38"].at_chance else ""
+    chance = ", which stay at chance," if by_run["vgg38"].at_chance else ""
     return [
-        f"On the test set, {few} plain layers end at {shallow}, and {many} at {deep}{chance}. "
+        f"On the test set, {few} plain layers reach {shallow}, and {many}{chance} {deep}. "
         f"With {many} layers, BN gives {cured[0]}, RC {cured[1]}, and both {cured[2]}.",
         "",
     ]

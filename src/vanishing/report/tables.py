@@ -94,7 +94,7 @@ def differences_table(found: list[Difference]) -> str:
             latex.code(first),
             latex.code(second),
             _counts(items[0]),
-            *(cell for it in items for cell in (difference_text(it), it.verdict if all(it.counts) else "--")),
+            *(cell for it in items for cell in (_marked(it), it.verdict if all(it.counts) else "--")),
         ]
         for (first, second), items in pairs.items()
     ]
@@ -102,8 +102,12 @@ def differences_table(found: list[Difference]) -> str:
 
 
 def _counts(item: Difference) -> str:
-    """Write of how many trainings a difference is: of so many pairs, or of so many of either run, with `BORROWED`."""
-    return "{} and {}".format(*item.counts) + latex.BORROWED if item.borrowed else str(item.counts[0])
+    """Write of how many trainings a difference is: of so many pairs, or of so many of either run."""
+    return "{} and {}".format(*item.counts) if item.borrowed else str(item.counts[0])
+
+
+def _marked(item: Difference) -> str:
+    return difference_text(item) + latex.BORROWED * item.borrowed
 
 
 def difference_text(item: Difference) -> str:

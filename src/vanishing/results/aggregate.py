@@ -89,12 +89,19 @@ class Row:
     @property
     def at_chance(self) -> bool:
         """Whether every seed ends where it began: at the loss and the accuracy of an answer that ignores the image."""
+        return bool(self.results) and all(self._guesses(result) for result in self.results)
+
+    @property
+    def learns(self) -> bool:
+        """Whether no seed ends at chance."""
+        return not any(self._guesses(result) for result in self.results)
+
+    def _guesses(self, result: Result) -> bool:
         loss, accuracy = self.configuration.data.chance("train").loss, self.configuration.data.chance("val").accuracy
-        return bool(self.results) and all(
+        return (
             not result.diverged
             and abs(result.summary["train"]["loss"] - loss) <= CHANCE_LOSS * loss
-            and result.summary["validation"]["accuracy"] <= accuracy + CHANCE_ACCURACY
-            for result in self.results
+            and bool(result.summary["validation"]["accuracy"] <= accuracy + CHANCE_ACCURACY)
         )
 
 

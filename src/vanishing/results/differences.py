@@ -42,7 +42,7 @@ class Difference:
     margin: float
     """Half the width of the interval of confidence; NaN where there is none."""
     borrowed: bool
-    """Whether the width is that of other runs."""
+    """Whether the width is pooled over the runs of the study."""
 
     @property
     def verdict(self) -> str:
@@ -93,16 +93,15 @@ def frame(found: list[Difference]) -> pd.DataFrame:
 
 def _borrowed(first: Row, second: Row, metric: str, lent: Pool) -> Difference | None:
     """Return the difference of means with a borrowed spread; None where there is no mean, or none is lent."""
-    values, parts = [lending.scaled(row, metric) for row in (first, second)], dict[Spread, float]()
+    values, pooled, parts = [lending.scaled(row, metric) for row in (first, second)], dict[Spread, float](), []
     for row, own in zip((first, second), values, strict=True):
         spread = lent.of_learners(row, metric)
         if not own or not spread:
             return None
         if len(own) > 1 and stdev(own) > spread.std:
-            spread = Spread(stdev(own), len(own) - 1)
-        parts[spread] = parts.get(spread, 0.0) + 1 / len(own)
+            parts.append((Spread(stdev(own), len(own) - 1), 1 / len(own)))
+        else:
+            pooled[spread] = pooled.get(spread, 0.0) + 1 / len(own)  # one estimate, where both are of one schedule
     mean, scale = fmean(values[0]) - fmean(values[1]), METRICS[metric].scale
-    counts = len(values[0]), len(values[1])
-    return Difference(
-        first.run, second.run, metric, counts, mean / scale, statistics.margin(parts) / scale, borrowed=True
-    )
+    counts, margin = (len(values[0]), len(values[1])), statistics.margin([*pooled.items(), *parts]) / scale
+    return Difference(first.run, second.run, metric, counts, mean / scale, margin, borrowed=True)

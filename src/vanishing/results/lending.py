@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from vanishing.results import columns, statistics
@@ -11,7 +11,7 @@ from vanishing.results.aggregate import Row
 from vanishing.results.statistics import Spread
 
 LENDERS = {"constant": "cosine_per_iteration"}
-"""Whose spread a schedule borrows that the rows do not have: the other one that does not anneal."""
+"""Whose spread a schedule borrows where rows of its own lend none: the other one that does not anneal."""
 
 
 @dataclass(frozen=True)
@@ -22,16 +22,18 @@ class Pool:
 
     def spread(self, row: Row, metric: str) -> Spread | None:
         """Return the spread of rows like `row`: at chance those at chance, else those that learn; see `of_learners`."""
-        return self._pooled(row, metric) if row.at_chance else self.of_learners(row, metric)
+        if not row.at_chance:
+            return self.of_learners(row, metric)
+        return self._pooled([other for other in self.rows if other.at_chance], row, metric)
 
     def of_learners(self, row: Row, metric: str) -> Spread | None:
-        """Return the spread over seeds of rows that learn under the schedule of `row`.
+        """Return the spread over seeds of rows that learn, with every seed, under the schedule of `row`.
 
         It is in per cent or nats, of means over as many final epochs, pooled over the rows with two seeds or more. None
         where there is no such row, or where all their trainings agree: a few can have the same accuracy by chance, and
         their interval would have no width.
         """
-        found = self._pooled(row, metric, chance=False)
+        found = self._pooled([other for other in self.rows if other.learns], row, metric)
         return found if found and found.std else None
 
     def loss_std(self, row: Row) -> float | None:
@@ -39,15 +41,18 @@ class Pool:
         found = _loss_stds([row]) or _loss_stds(other for other in self.rows if other.at_chance == row.at_chance)
         return math.sqrt(sum(each**2 for each in found) / len(found)) if found else None
 
-    def _pooled(self, row: Row, metric: str, chance: bool = True) -> Spread | None:
-        schedule = row.configuration.train.schedule
-        lender = LENDERS.get(schedule, schedule)
-        alike = (
-            replace(other, average=row.average)
-            for other in self.rows
-            if other.configuration.train.schedule == lender and other.at_chance == chance
-        )
-        return statistics.pool([scaled(other, metric) for other in alike])
+    @staticmethod
+    def _pooled(lenders: Sequence[Row], row: Row, metric: str) -> Spread | None:
+        own = _schedule(row)
+        for schedule in (own, LENDERS.get(own)):
+            alike = (replace(other, average=row.average) for other in lenders if _schedule(other) == schedule)
+            if found := statistics.pool([scaled(other, metric) for other in alike]):
+                return found
+        return None
+
+
+def _schedule(row: Row) -> str:
+    return row.configuration.train.schedule
 
 
 def scaled(row: Row, metric: str) -> list[float]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean, variance
 
@@ -174,19 +174,16 @@ def pool(groups: Iterable[Sequence[float]]) -> Spread | None:
     return Spread(math.sqrt(sum(weight * each for weight, each in estimated) / freedom), freedom)
 
 
-def margin(parts: Mapping[Spread, float]) -> float:
+def margin(parts: Sequence[tuple[Spread, float]]) -> float:
     """Return half the width of the interval of confidence of a sum, each part of which has a spread of its own.
 
     The variance is the sum of theirs, with degrees of freedom by Satterthwaite (1946).
 
     Args:
-        parts: what the variance of a single value counts of each spread, 1/n for a mean of n.
+        parts: spreads that were estimated independently, and what the variance counts of each, 1/n for a mean of n.
     """
-    variances = {spread: share * spread.std**2 for spread, share in parts.items()}
-    total = sum(variances.values())
-    if not total:
-        return 0.0
-    freedom = total**2 / sum(variance**2 / spread.freedom for spread, variance in variances.items())
+    total = sum(share * spread.std**2 for spread, share in parts)
+    freedom = total**2 / sum((share * spread.std**2) ** 2 / spread.freedom for spread, share in parts)
     return quantile(freedom) * math.sqrt(total)
 
 
