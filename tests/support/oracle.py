@@ -301,7 +301,11 @@ def _differences(study: config.Study, found: dict[str, list[Raw]], lent: Lent) -
                 own = [
                     (statistics.stdev(side.values()) if len(side) > 1 else 0, len(side) - 1) for side in (left, right)
                 ]
-                larger = [max(pool, of_run) for pool, of_run in zip(pools, own, strict=True) if pool]
+                larger = [
+                    of_run if of_run[0] > pool[0] * (1 + 1e-9) else pool
+                    for pool, of_run in zip(pools, own, strict=True)
+                    if pool
+                ]
                 margin = margin_of_difference(larger, counts, shared=pools[0] == pools[1] and larger == pools)
             verdict = ("higher" if mean > 0 else "lower") if abs(mean) > margin else "cannot tell"
             keys = {"first": first, "second": second, "metric": metric}

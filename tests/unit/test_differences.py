@@ -145,6 +145,12 @@ def test_a_constant_rate_borrows_from_its_own_schedule_first():
     assert alone.of_learners(of["vgg38_bn_constant"], "val_accuracy").std == pytest.approx(4)
 
 
+def test_a_run_that_is_the_only_lender_has_one_estimate_with_the_other():
+    """s^2 is 18 points^2, of 1 degree, for both: 12.7062 sqrt(18 (1/2 + 1)) points."""
+    item = lent({0: 0.47, 1: 0.53}, {0: 0.37})
+    assert item.margin == pytest.approx(12.706205 * math.sqrt(0.0018 * 1.5), rel=1e-6)
+
+
 def test_two_own_spreads_are_two_estimates_even_when_they_are_equal():
     """Each has s^2 / n = 18 / 2, of 1 degree: 18^2 / (9^2 + 9^2) = 2 degrees, and 4.3027 sqrt(18) points."""
     item = lent({0: 0.47, 1: 0.53}, {0: 0.37, 1: 0.43}, vgg38_bn=dict.fromkeys(range(9), 0.5))

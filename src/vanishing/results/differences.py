@@ -98,8 +98,9 @@ def _borrowed(first: Row, second: Row, metric: str, lent: Pool) -> Difference | 
         spread = lent.of_learners(row, metric)
         if not own or not spread:
             return None
-        if len(own) > 1 and stdev(own) > spread.std:
-            parts.append((Spread(stdev(own), len(own) - 1), 1 / len(own)))
+        # the only lender may be the run itself, whose spread is then the pooled one up to rounding
+        if len(own) > 1 and (std := stdev(own)) > spread.std and not math.isclose(std, spread.std):
+            parts.append((Spread(std, len(own) - 1), 1 / len(own)))
         else:
             pooled[spread] = pooled.get(spread, 0.0) + 1 / len(own)  # one estimate, where both are of one schedule
     mean, scale = fmean(values[0]) - fmean(values[1]), METRICS[metric].scale
