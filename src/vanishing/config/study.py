@@ -23,7 +23,7 @@ class Study(Block):
     average: Positive = 1
     """Final epochs that its table takes the mean of."""
     compare: list[Annotated[list[Name], Field(min_length=2, max_length=2)]] | None = None
-    """Pairs whose difference by seed is given; None for each run against the first."""
+    """Pairs whose difference is given; None for each run against the first."""
     draw: Annotated[list[Literal["training", "gradient_flow"]], Field(min_length=1)] = ["training", "gradient_flow"]
 
     def missing(self, present: Container[str]) -> list[str]:

@@ -84,7 +84,7 @@ def values_table(claims: list[Claim]) -> str:
 
 
 def schedules_table(found: Iterable[Attribution]) -> str:
-    """Return in LaTeX how probable each published row is under each schedule, the handout's rows first."""
+    """Return in LaTeX how well each published row fits each schedule, the handout's rows first."""
     head = [
         rf"& & \multicolumn{{{len(SCHEDULES)}}}{{c}}{{Adjusted $p$}} & \\",
         rf"\cmidrule(lr){{3-{2 + len(SCHEDULES)}}}",

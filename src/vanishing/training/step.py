@@ -42,7 +42,7 @@ def cross_entropy(logits: Tensor, target: Tensor, reduction: str = "mean") -> Te
     """Return the cross-entropy in nats, in single precision under autocast too.
 
     CUDA's autocast leaves the logarithms of the probabilities in bfloat16, in steps of 1/32 where they are near that of
-    1 %, as `cross_entropy` asks for the type of the logits; the CPU's does not (PyTorch 2.11 to 2.15).
+    1 %, since PyTorch's own function asks for the type of the logits; the CPU's does not (PyTorch 2.11 to 2.15).
 
     Args:
         logits: (batch, classes).
